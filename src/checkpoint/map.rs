@@ -1,0 +1,90 @@
+//! Read-only memory maps of weight files.
+
+#![allow(unsafe_code)] // Mapping a file is a promise that nobody rewrites it in place.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memmap2::{Mmap, UncheckedAdvice};
+
+use crate::error::LoadError;
+
+/// A whole file, mapped read-only. Nothing is read until touched. Clones share the map.
+#[derive(Debug, Clone)]
+pub struct Map(Arc<Mmap>);
+
+impl AsRef<[u8]> for Map {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Map {
+    /// Maps the file at `path`.
+    ///
+    /// # Errors
+    /// When it is missing, unreadable, empty or no regular file.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+        let metadata = file.metadata().map_err(|e| LoadError::io(path, &e))?;
+        if !metadata.is_file() {
+            return Err(LoadError::new(path, "is not a regular file"));
+        }
+        if metadata.len() == 0 {
+            return Err(LoadError::new(path, "is empty").expected("a safetensors file"));
+        }
+        // SAFETY: the map is read-only and only ever lent as `&[u8]`. A process that rewrites or truncates the file
+        // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
+        // it is (ARCHITECTURE.md, "Memory maps").
+        let map = unsafe { Mmap::map(&file) }.map_err(|e| LoadError::io(path, &e))?;
+        Ok(Self(Arc::new(map)))
+    }
+
+    /// The whole file; the bytes keep the map alive.
+    pub fn bytes(&self) -> Bytes {
+        Bytes::from_owner(self.clone())
+    }
+
+    /// Takes the pages out of this process's resident memory. They stay in the page cache and come back on the next
+    /// touch: after a scan of a table, resident memory again follows the rows in use.
+    pub fn release(&self) {
+        // SAFETY: MADV_DONTNEED on a shared, read-only file map drops page table entries, never contents.
+        let released = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        if let Err(error) = released {
+            tracing::debug!(%error, "pages of a scanned table stay resident");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn released_pages_read_the_same() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let content: Vec<u8> = (0..100_000u32).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(file.path(), &content).unwrap();
+        let map = Map::open(file.path()).unwrap();
+        let bytes = map.bytes();
+        assert_eq!(bytes, content);
+        map.release();
+        assert_eq!(bytes, content);
+        drop(map);
+        assert_eq!(bytes.slice(4..8).as_ref(), 1u32.to_le_bytes());
+    }
+
+    #[test]
+    fn a_replaced_file_leaves_the_map_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        std::fs::write(&path, [1u8; 4096]).unwrap();
+        let map = Map::open(&path).unwrap();
+        std::fs::write(dir.path().join("next"), [2u8; 16]).unwrap();
+        std::fs::rename(dir.path().join("next"), &path).unwrap();
+        map.release();
+        assert_eq!(map.as_ref(), [1u8; 4096]);
+    }
+}

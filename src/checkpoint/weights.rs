@@ -1,0 +1,170 @@
+//! Finds single tensors in a directory of safetensors files, opening no file that is not needed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
+use serde::Deserialize;
+
+use super::map::Map;
+use crate::error::LoadError;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// One tensor as the file holds it: little-endian, row-major.
+#[derive(Debug, Clone)]
+pub struct StoredTensor {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Bytes,
+    /// The file that holds it, and the file's map.
+    pub path: PathBuf,
+    pub map: Map,
+}
+
+/// The weight files of a checkpoint directory: one file, or shards and their index.
+#[derive(Debug)]
+pub enum Weights {
+    Single(PathBuf),
+    Sharded { dir: PathBuf, index: PathBuf, weight_map: HashMap<String, String> },
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl Weights {
+    /// Looks for `model.safetensors.index.json`, then `model.safetensors`, then the only `*.safetensors` file.
+    ///
+    /// # Errors
+    /// When there is none, or the index cannot be read.
+    pub fn open(dir: &Path) -> Result<Self, LoadError> {
+        let index = dir.join(INDEX);
+        if index.exists() {
+            return Self::sharded(dir, index);
+        }
+        let single = dir.join(SINGLE);
+        if single.exists() {
+            return Ok(Self::Single(single));
+        }
+        match other_safetensors(dir)?.as_slice() {
+            [only] => Ok(Self::Single(only.clone())),
+            [] => Err(LoadError::new(dir, "holds no weights")
+                .expected(format!("{SINGLE}, or shards with {INDEX}"))
+                .remedy("a model in another format (pytorch_model.bin) must be saved as safetensors first")),
+            several => Err(LoadError::new(dir, format!("holds {} safetensors files and no index", several.len()))
+                .expected(format!("{SINGLE}, or shards with {INDEX}"))),
+        }
+    }
+
+    fn sharded(dir: &Path, index: PathBuf) -> Result<Self, LoadError> {
+        let text = std::fs::read(&index).map_err(|e| LoadError::io(&index, &e))?;
+        let Index { weight_map } = serde_json::from_slice(&text).map_err(|e| {
+            LoadError::new(&index, format!("is not a shard index: {e}")).expected("{\"weight_map\": {tensor: file}}")
+        })?;
+        // A file name from the index is opened: it must not lead out of the directory.
+        if let Some(outside) = weight_map.values().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
+            return Err(LoadError::new(&index, format!("names the shard {outside:?}"))
+                .expected("plain file names beside the index"));
+        }
+        Ok(Self::Sharded { dir: dir.to_owned(), index, weight_map })
+    }
+
+    /// The file or index that lists the tensors, for messages.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Single(path) => path,
+            Self::Sharded { index, .. } => index,
+        }
+    }
+
+    /// The names of all tensors.
+    ///
+    /// # Errors
+    /// When the file's header is broken.
+    pub fn names(&self) -> Result<Vec<String>, LoadError> {
+        match self {
+            Self::Single(path) => Ok(SafeTensorsFile::open(path)?.names()),
+            Self::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
+        }
+    }
+
+    /// The first of `names` that exists, or `None`.
+    ///
+    /// # Errors
+    /// When the file or shard that should hold it is missing or broken.
+    pub fn find<S: AsRef<str>>(&self, names: &[S]) -> Result<Option<StoredTensor>, LoadError> {
+        match self {
+            Self::Single(path) => {
+                let file = SafeTensorsFile::open(path)?;
+                Ok(names.iter().find_map(|name| file.tensor(name.as_ref())))
+            }
+            Self::Sharded { dir, index, weight_map } => {
+                let Some((name, shard)) = names.iter().find_map(|name| weight_map.get_key_value(name.as_ref())) else {
+                    return Ok(None);
+                };
+                let path = dir.join(shard);
+                let found = SafeTensorsFile::open(&path)?.tensor(name);
+                found.map(Some).ok_or_else(|| {
+                    LoadError::new(&path, format!("has no tensor {name}"))
+                        .expected(format!("it, as {} says", index.display()))
+                })
+            }
+        }
+    }
+}
+
+fn other_safetensors(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
+    let entries = std::fs::read_dir(dir).map_err(|e| LoadError::io(dir, &e))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+/// One mapped safetensors file with a checked header.
+struct SafeTensorsFile {
+    path: PathBuf,
+    map: Map,
+    data_start: usize,
+    metadata: safetensors::tensor::Metadata,
+}
+
+impl SafeTensorsFile {
+    fn open(path: &Path) -> Result<Self, LoadError> {
+        let map = Map::open(path)?;
+        let (header, metadata) = SafeTensors::read_metadata(map.as_ref()).map_err(|e| match e {
+            SafeTensorError::MetadataIncompleteBuffer => {
+                LoadError::new(path, format!("is {} bytes long, which is not what its header says", map.as_ref().len()))
+                    .expected("a complete safetensors file; this one was cut short: copy or download it again")
+            }
+            e => LoadError::new(path, format!("has no valid safetensors header: {e}"))
+                .expected("a safetensors file; a Git LFS pointer in its place needs `git lfs pull`"),
+        })?;
+        let data_start = header + size_of::<u64>();
+        Ok(Self { path: path.to_owned(), map, data_start, metadata })
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.metadata.tensors().into_keys().collect()
+    }
+
+    fn tensor(&self, name: &str) -> Option<StoredTensor> {
+        let info = self.metadata.info(name)?;
+        let (start, end) = info.data_offsets;
+        Some(StoredTensor {
+            name: name.to_owned(),
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes: self.map.bytes().slice(self.data_start + start..self.data_start + end),
+            path: self.path.clone(),
+            map: self.map.clone(),
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! The command line: serve, check, inspect. Turns flags into a layer of configuration, and errors into exit codes.
+
+mod inspect;
+mod serve;
+
+use std::fmt::Display;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::layers::{self, Effective, Flags};
+use crate::config::{LogFormat, Model};
+
+/// sysexits.h's EX_CONFIG: something in the configuration must change before a restart can help.
+const CONFIG_ERROR: u8 = 78;
+
+/// An OpenAI-compatible embeddings server over LLMs' own token embeddings.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = false, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the configured models (the default command).
+    Serve(ServeArgs),
+    /// Validate the configuration and print it with the origin of each value.
+    Check(ServeArgs),
+    /// Print what a checkpoint is, without serving it.
+    Inspect(InspectArgs),
+}
+
+#[derive(Args, Default)]
+struct ServeArgs {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The address to listen on.
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// The port to listen on; 0 takes a free one.
+    #[arg(long, short)]
+    port: Option<u16>,
+    /// A model to serve; PATH alone is served as text-embedding-3-small. Repeatable.
+    #[arg(long = "model", short, value_name = "NAME=PATH")]
+    models: Vec<String>,
+    /// How to write the log.
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+struct InspectArgs {
+    /// The checkpoint's directory.
+    path: PathBuf,
+    /// Take the settings of the model with this path or id from a configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command {
+        None => serve::run(&cli.serve),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Check(args)) => check(&args),
+        Some(Command::Inspect(args)) => inspect::run(&args),
+    }
+}
+
+impl ServeArgs {
+    /// The configuration that these flags give on top of the other layers; an error is printed.
+    fn effective(&self) -> Result<Effective, ExitCode> {
+        let flags = Flags {
+            config: self.config.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            log_format: self.log_format.map(|format| match format {
+                LogFormat::Text => "text".to_owned(),
+                LogFormat::Json => "json".to_owned(),
+            }),
+            models: self.models.clone(),
+        };
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        layers::effective(&flags, environment).map_err(|e| config_error(&e))
+    }
+}
+
+fn config_error(error: &dyn Display) -> ExitCode {
+    eprintln!("embedding-server: {error}");
+    ExitCode::from(CONFIG_ERROR)
+}
+
+fn check(args: &ServeArgs) -> ExitCode {
+    let effective = match args.effective() {
+        Ok(effective) => effective,
+        Err(code) => return code,
+    };
+    print!("{effective}");
+    for warning in &effective.warnings {
+        eprintln!("embedding-server: warning: {warning}");
+    }
+    match missing_path(&effective.config.models) {
+        Some(missing) => config_error(&missing),
+        None => ExitCode::SUCCESS,
+    }
+}
+
+/// What can be known of the models before a port is bound.
+fn missing_path(models: &[Model]) -> Option<String> {
+    let model = models.iter().find(|model| !model.path.exists())?;
+    Some(format!(
+        "the model {:?} is configured at {}, which does not exist: give --model NAME=PATH, or set path in [[models]]; \
+         mergekit-yaml writes a checkpoint to the directory it is told",
+        model.id,
+        model.path.display()
+    ))
+}
+
+fn start_log(effective: &Effective) {
+    let log = &effective.config.log;
+    let filter = EnvFilter::builder().parse_lossy(&log.level);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match log.format {
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    for warning in &effective.warnings {
+        tracing::warn!("{warning}");
+    }
+}

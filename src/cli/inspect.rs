@@ -1,0 +1,96 @@
+//! `embedding-server inspect`
+
+use std::process::ExitCode;
+
+use bytesize::ByteSize;
+
+use super::InspectArgs;
+use crate::checkpoint::{Checkpoint, Overrides};
+use crate::config::Model;
+use crate::config::layers::{Flags, effective};
+use crate::embedder::{Embedder, Input, Settings};
+use crate::norm::Norm;
+
+/// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
+const SAMPLE: &str = "Hello, 세계!";
+
+pub fn run(args: &InspectArgs) -> ExitCode {
+    match report(args) {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("embedding-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
+    let model = configured(args)?;
+    let (path, overrides, settings) = match &model {
+        Some(model) => (model.path.as_path(), model.overrides(), model.settings()),
+        None => (args.path.as_path(), Overrides::default(), Settings::default()),
+    };
+    let checkpoint = Checkpoint::open(path, &overrides)?;
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    let table = &checkpoint.table;
+    let bytes = ByteSize(table.bytes().len() as u64);
+    lines.push(("path", checkpoint.path.display().to_string()));
+    lines.push(("model type", checkpoint.model_type.clone()));
+    lines.push(("table", format!("{} in {}", checkpoint.table_source.name, checkpoint.table_source.path.display())));
+    lines.push(("rows", table.rows().to_string()));
+    lines.push(("dimensions", table.dimensions().to_string()));
+    lines.push(("dtype", table.dtype().name().to_owned()));
+    if let Some(norm) = &checkpoint.norm.embedding_norm {
+        lines.push(("embedding norm", describe(norm, None)));
+    }
+    lines.push(("final norm", describe(&checkpoint.norm.norm, checkpoint.norm_source.as_deref())));
+    lines.push(("embedding scale", checkpoint.norm.embedding_scale.to_string()));
+    let scalars = table.rows() * 4 * (1 + checkpoint.norm.scalars_per_row());
+    lines.push((
+        "memory",
+        format!(
+            "{bytes} mapped, of which the rows in use are resident; {} of scalars per row",
+            ByteSize(scalars as u64)
+        ),
+    ));
+    lines
+        .push(("tokenizer", format!("{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.vocabulary.size)));
+    let special: Vec<String> = checkpoint
+        .vocabulary
+        .added
+        .iter()
+        .filter(|t| t.special)
+        .take(8)
+        .map(|t| format!("{} {}", t.id, t.content))
+        .collect();
+    lines.push(("special tokens", if special.is_empty() { "none".to_owned() } else { special.join(", ") }));
+    lines.extend(checkpoint.warnings.iter().map(|warning| ("warning", warning.clone())));
+
+    let embedder = Embedder::new(checkpoint, settings)?;
+    let sample = embedder.tokens(0, &Input::Text(SAMPLE.to_owned()))?;
+    lines.push(("tokenized by", embedder.tokenizer().to_owned()));
+    lines.push(("sample", format!("{SAMPLE:?} is {:?}", sample.ids())));
+    lines.push(("finite", "every row".to_owned()));
+    Ok(lines.into_iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect())
+}
+
+fn configured(args: &InspectArgs) -> Result<Option<Model>, Box<dyn std::error::Error>> {
+    let Some(file) = &args.config else { return Ok(None) };
+    let config = effective(&Flags { config: Some(file.clone()), ..Flags::default() }, std::iter::empty())?.config;
+    let found = config.models.into_iter().find(|m| m.path == args.path || args.path.to_str() == Some(m.id.as_str()));
+    found.map(Some).ok_or_else(|| format!("{} has no model at {}", file.display(), args.path.display()).into())
+}
+
+fn describe(norm: &Norm, tensor: Option<&str>) -> String {
+    let mut text = norm.kind.name().to_owned();
+    if let Some(tensor) = tensor {
+        text += &format!(", {tensor}");
+    }
+    if norm.bias.is_some() {
+        text += " with bias";
+    }
+    format!("{text}, eps {:e}", norm.eps)
+}

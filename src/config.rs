@@ -1,0 +1,231 @@
+//! The server's configuration: its keys, their defaults, their units. No clap, no axum, no tensors.
+//!
+//! Layers: defaults < file < environment < flags; [`layers`] merges them and remembers where each value came from.
+
+pub mod layers;
+pub mod units;
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Overrides;
+use crate::embedder::{DeviceChoice, Settings, TokenInput};
+use crate::norm::NormKind;
+use units::{ByteCount, Seconds};
+
+/// The name that the system we replace serves, and that its clients ask for.
+pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
+
+/// Everything that can be set. `config/embedding-server.toml` documents each key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_model: Option<String>,
+    pub server: Server,
+    pub log: Log,
+    pub models: Vec<Model>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    pub host: IpAddr,
+    pub port: u16,
+    pub threads: usize,
+    pub max_body: ByteCount,
+    pub max_inputs: usize,
+    pub drain_timeout: Seconds,
+    pub cors_origins: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// One served checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub id: String,
+    pub path: PathBuf,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default = "yes")]
+    pub special_tokens: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dimensions: Option<usize>,
+    #[serde(default)]
+    pub token_input: TokenInput,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_tokens: Option<usize>,
+    #[serde(default)]
+    pub device: DeviceChoice,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm: Option<NormKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_eps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_scale: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_tensor: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm_tensor: Option<String>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for Config {
+    /// One model, where mergekit's documented command leaves it.
+    fn default() -> Self {
+        Self {
+            default_model: None,
+            server: Server::default(),
+            log: Log::default(),
+            models: vec![Model::new(DEFAULT_MODEL_ID, "./test")],
+        }
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            host: IpAddr::from([127, 0, 0, 1]),
+            port: 5000,
+            threads: 0,
+            max_body: ByteCount(32 << 20),
+            max_inputs: 2048,
+            drain_timeout: Seconds(std::time::Duration::from_secs(30)),
+            cors_origins: vec!["*".to_owned()],
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+impl Model {
+    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            id: id.into(),
+            path: path.into(),
+            aliases: Vec::new(),
+            normalize: true,
+            special_tokens: true,
+            dimensions: None,
+            token_input: TokenInput::default(),
+            max_input_tokens: None,
+            device: DeviceChoice::default(),
+            tokenizer: None,
+            config: None,
+            norm: None,
+            norm_eps: None,
+            embedding_scale: None,
+            embedding_tensor: None,
+            norm_tensor: None,
+        }
+    }
+
+    /// How its vectors are made.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            normalize: self.normalize,
+            special_tokens: self.special_tokens,
+            dimensions: self.dimensions,
+            token_input: self.token_input,
+            max_input_tokens: self.max_input_tokens,
+            device: self.device,
+            ..Settings::default()
+        }
+    }
+
+    /// What replaces the checkpoint's own word.
+    pub fn overrides(&self) -> Overrides {
+        Overrides {
+            config: self.config.clone(),
+            tokenizer: self.tokenizer.clone(),
+            norm: self.norm,
+            norm_eps: self.norm_eps,
+            embedding_scale: self.embedding_scale,
+            embedding_tensor: self.embedding_tensor.clone(),
+            norm_tensor: self.norm_tensor.clone(),
+        }
+    }
+}
+
+impl Config {
+    /// The id of the model that a request without `model` gets.
+    pub fn default_model(&self) -> &str {
+        let first = || self.models.first().map_or("", |model| model.id.as_str());
+        self.default_model.as_deref().unwrap_or_else(first)
+    }
+
+    /// What types do not say: names that clash, limits that admit nothing.
+    ///
+    /// # Errors
+    /// A sentence on the first thing wrong.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.models.is_empty() {
+            return Err("no model is configured: add a [[models]] entry, or --model NAME=PATH".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        for model in &self.models {
+            for name in std::iter::once(&model.id).chain(&model.aliases) {
+                if name.is_empty() {
+                    return Err(format!("a model at {} has an empty id or alias", model.path.display()));
+                }
+                if !names.insert(name.as_str()) {
+                    return Err(format!("the model name {name:?} is given twice; ids and aliases must differ"));
+                }
+            }
+            for (key, value) in [("dimensions", model.dimensions), ("max_input_tokens", model.max_input_tokens)] {
+                if value == Some(0) {
+                    return Err(format!("{key} of the model {:?} is 0; leave it out for no limit", model.id));
+                }
+            }
+            for (key, value) in [("norm_eps", model.norm_eps), ("embedding_scale", model.embedding_scale)] {
+                if value.is_some_and(|x| !x.is_finite() || x < 0.0) {
+                    return Err(format!("{key} of the model {:?} must be a number of at least 0", model.id));
+                }
+            }
+        }
+        if !names.contains(self.default_model()) {
+            return Err(format!(
+                "default_model is {:?}, which no model is called; there is {}",
+                self.default_model(),
+                names.into_iter().collect::<Vec<_>>().join(", ")
+            ));
+        }
+        if self.server.max_inputs == 0 || self.server.max_body.0 == 0 {
+            return Err("server.max_inputs and server.max_body must be more than 0".to_owned());
+        }
+        tracing_subscriber::EnvFilter::builder()
+            .parse(&self.log.level)
+            .map_err(|e| format!("log.level is no filter: {e}; use error, warn, info, debug or trace"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,99 @@
+//! Values with their unit: "32 MiB", "30s".
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes, written "32 MiB" or as a plain number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ByteCount(pub u64);
+
+/// A length of time, written "30s" or "1m 30s".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seconds(pub Duration);
+
+impl fmt::Display for ByteCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ByteSize(self.0).fmt(f)
+    }
+}
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl FromStr for ByteCount {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        s.parse::<ByteSize>().map(|size| Self(size.0)).map_err(|_| format!("{s:?} is no size: write \"32 MiB\""))
+    }
+}
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        humantime::parse_duration(s).map(Self).map_err(|_| format!("{s:?} is no length of time: write \"30s\""))
+    }
+}
+
+impl Serialize for ByteCount {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteCount {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a size: \"32 MiB\", or a number of bytes")]
+        enum Written {
+            Bytes(u64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_parses_back() {
+        for bytes in [1, 1000, 32 << 20, 5 << 30] {
+            let size = ByteCount(bytes);
+            assert_eq!(size.to_string().parse(), Ok(size), "{size}");
+        }
+        let time = Seconds(Duration::from_millis(90_500));
+        assert_eq!(time.to_string().parse(), Ok(time));
+        assert_eq!("1m 30s".parse(), Ok(Seconds(Duration::from_secs(90))));
+    }
+
+    #[test]
+    fn no_unit_is_an_error_that_shows_one() {
+        assert!("fast".parse::<Seconds>().unwrap_err().contains("30s"));
+        assert!("big".parse::<ByteCount>().unwrap_err().contains("32 MiB"));
+    }
+}

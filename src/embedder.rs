@@ -1,0 +1,276 @@
+//! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::cl100k;
+use crate::error::{EmbedError, LoadError};
+use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
+use crate::tokenize::Tokenize;
+
+/// What an array of token ids in place of a text means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenInput {
+    /// cl100k_base, as OpenAI's contract and LangChain have it: decoded, then tokenized by the model's own tokenizer.
+    #[default]
+    #[serde(rename = "cl100k_base")]
+    Cl100k,
+    /// Ids of the model's own vocabulary, taken as they are.
+    Model,
+    /// An error.
+    Reject,
+}
+
+/// Where the table lives and the means are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    #[default]
+    Cpu,
+    Cuda(usize),
+    Metal,
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        match s.split_once(':').unwrap_or((&s, "0")) {
+            ("cpu", _) if s == "cpu" => Ok(Self::Cpu),
+            ("metal", _) if s == "metal" => Ok(Self::Metal),
+            ("cuda", n) => n.parse().map(Self::Cuda).map_err(|_| format!("{s:?} has no device number after \"cuda:\"")),
+            _ => Err(format!("{s:?} is not a device: \"cpu\", \"cuda\", \"cuda:N\" or \"metal\"")),
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(device: DeviceChoice) -> Self {
+        match device {
+            DeviceChoice::Cpu => "cpu".to_owned(),
+            DeviceChoice::Cuda(n) => format!("cuda:{n}"),
+            DeviceChoice::Metal => "metal".to_owned(),
+        }
+    }
+}
+
+/// How a checkpoint's vectors are made. The defaults are OpenAI's length and the transformers library's tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Scale vectors to length 1, as OpenAI's are. `false` leaves the mean as transformers computes it.
+    pub normalize: bool,
+    /// Pool the special tokens that the tokenizer's template adds (BOS), as transformers does.
+    pub special_tokens: bool,
+    /// Dimensions of an answer that asks for none: a prefix, renormalized. `None`: all.
+    pub dimensions: Option<usize>,
+    pub token_input: TokenInput,
+    /// Longer inputs are an error. `None`: any length.
+    pub max_input_tokens: Option<usize>,
+    pub device: DeviceChoice,
+    /// Threads that read the table at load.
+    pub load_threads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            normalize: true,
+            special_tokens: true,
+            dimensions: None,
+            token_input: TokenInput::default(),
+            max_input_tokens: None,
+            device: DeviceChoice::default(),
+            load_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// One input: a text, or token ids whose meaning [`TokenInput`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    Text(String),
+    TokenIds(Vec<u32>),
+}
+
+/// The ids that are pooled for one input: each has a row in the table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PooledTokens(Vec<u32>);
+
+impl PooledTokens {
+    /// How many tokens are pooled: what `usage` counts.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn ids(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+/// A loaded checkpoint, ready to embed. Shared between threads.
+pub struct Embedder {
+    tokenizer: Box<dyn Tokenize>,
+    pooling: Box<dyn Pooling>,
+    rows: usize,
+    table_dimensions: usize,
+    settings: Settings,
+}
+
+impl Embedder {
+    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found.
+    ///
+    /// # Errors
+    /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
+    pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
+        let Checkpoint { path, table, table_source, norm, tokenizer, .. } = checkpoint;
+        if let Some(dimensions) = settings.dimensions
+            && !(1..=table.dimensions()).contains(&dimensions)
+        {
+            return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
+                .expected(format!("between 1 and {}, the columns of the table", table.dimensions())));
+        }
+        let collapsed = norm.collapse(&table, settings.load_threads).map_err(|bad| {
+            LoadError::new(
+                &table_source.path,
+                format!("holds a number that is not finite in row {} of {}", bad.row, table_source.name),
+            )
+            .expected("a finite table; this one is damaged or was trained astray")
+        })?;
+        let (rows, table_dimensions) = (table.rows(), table.dimensions());
+        let pooling: Box<dyn Pooling> = match device(settings.device).map_err(|e| LoadError::new(&path, e))? {
+            None => Box::new(CpuPooling::new(table, collapsed)),
+            Some(device) => Box::new(DevicePooling::new(&table, &collapsed, device).map_err(|e| {
+                LoadError::new(&path, format!("its table does not go to the device: {e}"))
+                    .remedy("set device = \"cpu\" for this model")
+            })?),
+        };
+        table_source.map.release();
+        Ok(Self { tokenizer: Box::new(tokenizer), pooling, rows, table_dimensions, settings })
+    }
+
+    /// The length of a vector when a request asks for no other.
+    pub fn dimensions(&self) -> usize {
+        self.settings.dimensions.unwrap_or(self.table_dimensions)
+    }
+
+    /// The device's name, for people.
+    pub fn device(&self) -> String {
+        self.pooling.device()
+    }
+
+    /// The tokenizer's implementation, for people.
+    pub fn tokenizer(&self) -> &'static str {
+        self.tokenizer.name()
+    }
+
+    /// The length of the vectors that `requested` asks for.
+    ///
+    /// # Errors
+    /// [`EmbedError::Dimensions`] for 0 and for more than the table has.
+    pub fn resolve_dimensions(&self, requested: Option<u64>) -> Result<usize, EmbedError> {
+        let Some(requested) = requested else { return Ok(self.dimensions()) };
+        usize::try_from(requested)
+            .ok()
+            .filter(|d| (1..=self.table_dimensions).contains(d))
+            .ok_or(EmbedError::Dimensions { requested, max: self.table_dimensions })
+    }
+
+    /// The tokens of one input; `index` is for errors. All errors of an input come from here.
+    ///
+    /// # Errors
+    /// When the input is not one that this model takes.
+    pub fn tokens(&self, index: usize, input: &Input) -> Result<PooledTokens, EmbedError> {
+        let mut ids = match (input, self.settings.token_input) {
+            (Input::Text(text), _) => self.encode(index, text)?,
+            (Input::TokenIds(ids), TokenInput::Cl100k) => {
+                let text = cl100k::decode(ids).map_err(|e| EmbedError::NotCl100k {
+                    input: index,
+                    position: e.position,
+                    id: e.id,
+                })?;
+                self.encode(index, &text)?
+            }
+            (Input::TokenIds(ids), TokenInput::Model) => {
+                if let Some(position) = ids.iter().position(|&id| id as usize >= self.rows) {
+                    let id = ids.get(position).copied().unwrap_or_default();
+                    return Err(EmbedError::TokenIdOutOfRange { input: index, position, id, rows: self.rows });
+                }
+                ids.clone()
+            }
+            (Input::TokenIds(_), TokenInput::Reject) => return Err(EmbedError::TokenIdsRejected { input: index }),
+        };
+        // Added tokens may lie beyond the table (Gemma 3 has one).
+        ids.retain(|&id| (id as usize) < self.rows);
+        if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
+            return Err(EmbedError::TooManyTokens { input: index, tokens: ids.len(), max });
+        }
+        Ok(PooledTokens(ids))
+    }
+
+    fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
+        let mut ids = Vec::new();
+        self.tokenizer
+            .encode(text, self.settings.special_tokens, &mut ids)
+            .map_err(|message| EmbedError::Tokenizer { input: index, message })?;
+        Ok(ids)
+    }
+
+    /// Writes the vectors of `texts` to `out` (texts x `dimensions`). One without tokens is the first unit vector.
+    ///
+    /// # Errors
+    /// When a device fails; on the CPU never.
+    pub fn pool(&self, texts: &[PooledTokens], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
+        let ids: Vec<&[u32]> = texts.iter().map(PooledTokens::ids).collect();
+        self.pooling.mean(&ids, dimensions, out)?;
+        for (text, vector) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
+            if self.settings.normalize || text.is_empty() {
+                normalize(vector);
+            }
+        }
+        Ok(())
+    }
+
+    /// The vectors of `texts`, on this thread.
+    ///
+    /// # Errors
+    /// When a text cannot be tokenized, is longer than `max_input_tokens`, or the device fails.
+    pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let dimensions = self.dimensions();
+        texts
+            .iter()
+            .enumerate()
+            .map(|(index, text)| {
+                let tokens = self.tokens(index, &Input::Text(text.as_ref().to_owned()))?;
+                let mut vector = vec![0.0; dimensions];
+                self.pool(&[tokens], dimensions, &mut vector)?;
+                Ok(vector)
+            })
+            .collect()
+    }
+}
+
+/// candle's device, or none for the CPU's own pooling.
+fn device(choice: DeviceChoice) -> Result<Option<Device>, String> {
+    let missing = |name: &str, feature: &str| {
+        format!(
+            "is set to device = \"{name}\", which this build lacks: build with `cargo build --release --features {feature}`, or set device = \"cpu\""
+        )
+    };
+    match choice {
+        DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => Err(missing("cuda", "cuda")),
+        DeviceChoice::Metal if !candle_core::utils::metal_is_available() => Err(missing("metal", "metal")),
+        DeviceChoice::Cuda(n) => Device::new_cuda(n)
+            .map(Some)
+            .map_err(|e| format!("is set to device = \"cuda:{n}\", which does not start: {e}")),
+        DeviceChoice::Metal => Device::new_metal(0)
+            .map(Some)
+            .map_err(|e| format!("is set to device = \"metal\", which does not start: {e}")),
+    }
+}

@@ -1,0 +1,101 @@
+//! The library's errors. Neither knows HTTP: `server/error.rs` gives them their status.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Why a checkpoint cannot be served: what is wrong where, what was expected, and what to set or do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    path: PathBuf,
+    problem: String,
+    expected: Option<String>,
+    remedy: Option<String>,
+}
+
+impl LoadError {
+    /// `problem` reads on from the path: "/models/x/config.json: is missing".
+    pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self { path: path.into(), problem: problem.into(), expected: None, remedy: None }
+    }
+
+    /// What would have been right; reads on from "expected".
+    #[must_use]
+    pub fn expected(mut self, expected: impl Into<String>) -> Self {
+        self.expected = Some(expected.into());
+        self
+    }
+
+    /// The setting that overrides it, or what to do: a sentence without its full stop.
+    #[must_use]
+    pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+
+    /// An I/O error on `path`, with the remedies of the usual ones.
+    pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        let found = Self::new(path, error.to_string());
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => found
+                .expected("a file that this user may read")
+                .remedy("mergekit and save_pretrained write model.safetensors with mode 0600: run `chmod a+r` on it, or serve as the user who owns it"),
+            std::io::ErrorKind::NotFound => found.expected("an existing file"),
+            _ => found,
+        }
+    }
+
+    /// The file or directory at fault.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.problem)?;
+        if let Some(expected) = &self.expected {
+            write!(f, "; expected {expected}")?;
+        }
+        if let Some(remedy) = &self.remedy {
+            write!(f, " ({remedy})")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Why an input has no vector. `input` is its index among the inputs of one call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EmbedError {
+    /// An id of the model's own vocabulary that has no row.
+    #[error("token id {id} at position {position} of input {input} is not in this model's vocabulary of {rows} tokens")]
+    TokenIdOutOfRange { input: usize, position: usize, id: u32, rows: usize },
+    /// An id that cl100k_base does not have.
+    #[error(
+        "token id {id} at position {position} of input {input} is not a cl100k_base token; \
+         send text, or set token_input = \"model\" for this model if these are ids of its own vocabulary"
+    )]
+    NotCl100k { input: usize, position: usize, id: u32 },
+    /// Token ids where the model is configured to take text only.
+    #[error(
+        "input {input} is an array of token ids, and this model takes text only (token_input = \"reject\"); \
+         with LangChain, set check_embedding_ctx_length=False"
+    )]
+    TokenIdsRejected { input: usize },
+    /// More tokens than `max_input_tokens` allows. Nothing is ever truncated instead.
+    #[error(
+        "this model's maximum input length is {max} tokens, and input {input} has {tokens}; \
+         please shorten it (the limit is this server's setting max_input_tokens)"
+    )]
+    TooManyTokens { input: usize, tokens: usize, max: usize },
+    /// `dimensions` asks for what the table does not have.
+    #[error("invalid value for 'dimensions' = {requested}: must be between 1 and {max}, the dimensions of this model")]
+    Dimensions { requested: u64, max: usize },
+    /// The tokenizer could not encode the text.
+    #[error("input {input} could not be tokenized: {message}")]
+    Tokenizer { input: usize, message: String },
+    /// The accelerator failed.
+    #[error("the device failed: {message}")]
+    Device { message: String },
+}

@@ -1,0 +1,362 @@
+//! The final norm, collapsed to numbers per vocabulary row.
+//!
+//! Every final norm here is a function of the token's row `x` alone, and linear in it but for a few scalars:
+//!
+//! * RMSNorm (Zhang & Sennrich 2019, <https://arxiv.org/abs/1910.07467>): `x / sqrt(mean(x^2) + eps) * w`
+//! * LayerNorm (Ba et al. 2016, <https://arxiv.org/abs/1607.06450>): `(x - mean(x)) / sqrt(var(x) + eps) * w + b`
+//!
+//! So the mean over a text's tokens is `w * mean(s[t] * E[t]) + sum_k mean(c_k[t]) * v_k + b`, with the scalars
+//! `s[t]`, `c_k[t]` computed once at load: see [`CollapsedNorm`]. The table stays as it is stored.
+
+use serde::{Deserialize, Serialize};
+
+use crate::table::EmbeddingTable;
+
+/// What kind of norm follows the embedding, as its model's source defines it. Shapes do not tell: it goes by model type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// `x / rms(x) * w`
+    Rms,
+    /// `x / rms(x) * (1 + w)`: Gemma 1 to 3 store `w` around zero.
+    RmsPlusOne,
+    /// `(x - mean) / std * w + b`; without `b`, or without both, where the checkpoint has none.
+    Layer,
+    /// `(x - mean) / std * (1 + w) + b`: Nemotron.
+    LayerPlusOne,
+    /// The rows as they are.
+    None,
+}
+
+impl NormKind {
+    pub const ALL: [Self; 5] = [Self::Rms, Self::RmsPlusOne, Self::Layer, Self::LayerPlusOne, Self::None];
+
+    /// The name in configuration and in `inspect`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rms => "rms",
+            Self::RmsPlusOne => "rms_plus_one",
+            Self::Layer => "layer",
+            Self::LayerPlusOne => "layer_plus_one",
+            Self::None => "none",
+        }
+    }
+
+    const fn removes_mean(self) -> bool {
+        matches!(self, Self::Layer | Self::LayerPlusOne)
+    }
+
+    const fn adds_one(self) -> bool {
+        matches!(self, Self::RmsPlusOne | Self::LayerPlusOne)
+    }
+}
+
+/// A norm with its parameters, as the checkpoint stores them (before `1 + w`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Norm {
+    pub kind: NormKind,
+    /// Added to the mean square or the variance.
+    pub eps: f64,
+    /// `dimensions` numbers; `None` stands for ones.
+    pub weight: Option<Vec<f32>>,
+    /// `dimensions` numbers; `None` stands for zeros.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// All that happens to a row between the table and the mean.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FinalNorm {
+    /// What the model multiplies its embeddings with before the norm: `sqrt(hidden)` in Gemma, 1 in most.
+    pub embedding_scale: f64,
+    /// A norm on the embedding itself: Bloom.
+    pub embedding_norm: Option<Norm>,
+    /// The model's last norm.
+    pub norm: Norm,
+}
+
+/// Numbers per vocabulary row, and the direction that their mean is added along.
+#[derive(Debug, Clone)]
+pub struct Correction {
+    /// `rows` numbers.
+    pub per_row: Vec<f32>,
+    /// `dimensions` numbers.
+    pub direction: Vec<f32>,
+}
+
+/// A [`FinalNorm`] over one table: the vector of token `t` is
+/// `weight * scale[t] * E[t] + sum_k corrections[k].per_row[t] * corrections[k].direction + bias`.
+#[derive(Debug, Clone)]
+pub struct CollapsedNorm {
+    /// `rows` numbers.
+    pub scale: Vec<f32>,
+    /// `dimensions` numbers, `1 +` included.
+    pub weight: Vec<f32>,
+    /// `dimensions` numbers, or none.
+    pub bias: Option<Vec<f32>>,
+    /// Empty for RMS norms, one for a LayerNorm, three for two LayerNorms in a row.
+    pub corrections: Vec<Correction>,
+}
+
+/// A row that no norm can make a finite vector of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NonFiniteRow {
+    pub row: usize,
+}
+
+impl FinalNorm {
+    /// Reads the whole table once, on `threads` threads.
+    ///
+    /// # Errors
+    /// When a row holds NaN or an infinity, or has no norm because it is zero and `eps` is too.
+    pub fn collapse(&self, table: &EmbeddingTable, threads: usize) -> Result<CollapsedNorm, NonFiniteRow> {
+        let directions = self.directions(table.dimensions());
+        let mut scalars = vec![RowScalars::default(); table.rows()];
+        let share = table.rows().div_ceil(threads.max(1));
+        let bad = std::thread::scope(|scope| {
+            let parts: Vec<_> = scalars
+                .chunks_mut(share)
+                .enumerate()
+                .map(|(part, scalars)| scope.spawn(move || self.scan(table, part * share, scalars)))
+                .collect();
+            // Joining all before looking keeps the lowest row, whichever thread ends first.
+            let ends: Vec<_> = parts.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+            ends.into_iter().find_map(|end| match end {
+                Ok(bad) => bad,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        });
+        if let Some(row) = bad {
+            return Err(NonFiniteRow { row });
+        }
+        let weights =
+            self.embedding_norm.iter().chain([&self.norm]).map(|norm| norm.effective_weight(table.dimensions()));
+        Ok(CollapsedNorm {
+            scale: scalars.iter().map(|row| row.scale).collect(),
+            weight: weights.reduce(|a, b| product(&a, &b)).unwrap_or_default(),
+            bias: self.norm.bias.clone(),
+            corrections: directions
+                .into_iter()
+                .enumerate()
+                .map(|(k, direction)| Correction {
+                    per_row: scalars.iter().map(|row| row.corrections.get(k).copied().unwrap_or(0.0)).collect(),
+                    direction,
+                })
+                .collect(),
+        })
+    }
+
+    /// Scalars kept for each row beside its scale.
+    pub fn scalars_per_row(&self) -> usize {
+        self.directions(0).len()
+    }
+
+    /// The directions that [`RowScalars::corrections`] go along, in their order.
+    fn directions(&self, dimensions: usize) -> Vec<Vec<f32>> {
+        let outer = self.norm.effective_weight(dimensions);
+        match &self.embedding_norm {
+            None if self.norm.kind.removes_mean() => vec![outer],
+            None => Vec::new(),
+            Some(inner) => {
+                let bias = inner.bias.clone().unwrap_or_else(|| vec![0.0; dimensions]);
+                vec![product(&inner.effective_weight(dimensions), &outer), product(&bias, &outer), outer]
+            }
+        }
+    }
+
+    /// Fills the scalars of the rows from `first` on; the first row that is not finite ends it.
+    fn scan(&self, table: &EmbeddingTable, first: usize, scalars: &mut [RowScalars]) -> Option<usize> {
+        let mut row = vec![0.0f32; table.dimensions()];
+        for (i, slot) in scalars.iter_mut().enumerate() {
+            let id = u32::try_from(first + i).ok().filter(|&id| table.read_row(id, &mut row));
+            *slot = self.row_scalars(&row);
+            if id.is_none() || !slot.is_finite() {
+                return Some(first + i);
+            }
+        }
+        None
+    }
+
+    fn row_scalars(&self, row: &[f32]) -> RowScalars {
+        let Some(inner) = &self.embedding_norm else {
+            let (mean, inverse) = self.norm.statistics(row, self.embedding_scale);
+            return RowScalars {
+                scale: (self.embedding_scale * inverse) as f32,
+                corrections: [(-mean * inverse) as f32, 0.0, 0.0],
+            };
+        };
+        let (mean, inverse) = inner.statistics(row, self.embedding_scale);
+        let weight = inner.effective_weight(row.len());
+        let bias = inner.bias.as_deref().unwrap_or(&[]);
+        let normed: Vec<f32> = row
+            .iter()
+            .zip(&weight)
+            .zip(bias.iter().copied().chain(std::iter::repeat(0.0)))
+            .map(|((x, w), b)| ((f64::from(*x) * self.embedding_scale - mean) * inverse) as f32 * w + b)
+            .collect();
+        let (outer_mean, outer_inverse) = self.norm.statistics(&normed, 1.0);
+        RowScalars {
+            scale: (self.embedding_scale * inverse * outer_inverse) as f32,
+            corrections: [
+                (-mean * inverse * outer_inverse) as f32,
+                outer_inverse as f32,
+                (-outer_mean * outer_inverse) as f32,
+            ],
+        }
+    }
+}
+
+impl Norm {
+    /// The mean that the norm takes off (0 for an RMS norm), and what it multiplies with, for the row times `scale`.
+    fn statistics(&self, row: &[f32], scale: f64) -> (f64, f64) {
+        if self.kind == NormKind::None {
+            // Summed all the same: a row that is not finite must not pass for want of a norm.
+            return (0.0, if mean_of(row, |x| x * 0.0) == 0.0 { 1.0 } else { f64::NAN });
+        }
+        let mean = if self.kind.removes_mean() { mean_of(row, |x| x) } else { 0.0 };
+        let offset = mean as f32;
+        let spread = match mean_of(row, |x| (x - offset) * (x - offset)) {
+            spread if spread.is_finite() => spread,
+            // Squares of finite numbers can pass f32's range; a number that is not finite must not become a norm of 0.
+            _ if row.iter().all(|x| x.is_finite()) => {
+                row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / row.len() as f64
+            }
+            _ => f64::NAN,
+        };
+        (mean * scale, 1.0 / (spread * scale * scale + self.eps).sqrt())
+    }
+
+    fn effective_weight(&self, dimensions: usize) -> Vec<f32> {
+        let one = if self.kind.adds_one() { 1.0 } else { 0.0 };
+        self.weight.as_ref().map_or_else(|| vec![1.0; dimensions], |w| w.iter().map(|w| one + w).collect())
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct RowScalars {
+    scale: f32,
+    corrections: [f32; 3],
+}
+
+impl RowScalars {
+    fn is_finite(&self) -> bool {
+        self.scale.is_finite() && self.corrections.iter().all(|c| c.is_finite())
+    }
+}
+
+fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a * b).collect()
+}
+
+/// The mean of `f(x)`. Sixteen f32 sums, which vectorize, added up in f64.
+fn mean_of(row: &[f32], f: impl Fn(f32) -> f32) -> f64 {
+    let (chunks, rest) = row.as_chunks::<16>();
+    let mut lanes = [0.0f32; 16];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(x);
+        }
+    }
+    let sum: f64 = lanes.iter().copied().chain(rest.iter().map(|&x| f(x))).map(f64::from).sum();
+    sum / row.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::TableDtype;
+
+    fn table(rows: &[[f32; 4]]) -> EmbeddingTable {
+        let bytes: Vec<u8> = rows.iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
+        EmbeddingTable::new(bytes.into(), TableDtype::F32, rows.len(), 4).unwrap()
+    }
+
+    fn norm(kind: NormKind, weight: Option<[f32; 4]>, bias: Option<[f32; 4]>) -> Norm {
+        Norm { kind, eps: 0.5, weight: weight.map(Into::into), bias: bias.map(Into::into) }
+    }
+
+    fn only(norm: Norm) -> FinalNorm {
+        FinalNorm { embedding_scale: 2.0, embedding_norm: None, norm }
+    }
+
+    /// The vector of one token, put together from the collapsed numbers.
+    fn vector(collapsed: &CollapsedNorm, row: &[f32; 4], t: usize) -> Vec<f32> {
+        (0..4)
+            .map(|d| {
+                let corrections: f32 = collapsed.corrections.iter().map(|c| c.per_row[t] * c.direction[d]).sum();
+                let bias = collapsed.bias.as_ref().map_or(0.0, |b| b[d]);
+                collapsed.weight[d] * collapsed.scale[t] * row[d] + corrections + bias
+            })
+            .collect()
+    }
+
+    /// A norm by its definition, in f64.
+    fn by_definition(norm: &Norm, x: &[f64]) -> Vec<f64> {
+        let n = x.len() as f64;
+        let mean = if norm.kind.removes_mean() { x.iter().sum::<f64>() / n } else { 0.0 };
+        let spread = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n;
+        let one = if norm.kind.adds_one() { 1.0 } else { 0.0 };
+        (0..x.len())
+            .map(|d| {
+                let w = norm.weight.as_ref().map_or(1.0, |w| one + f64::from(w[d]));
+                let b = norm.bias.as_ref().map_or(0.0, |b| f64::from(b[d]));
+                let inverse = if norm.kind == NormKind::None { 1.0 } else { 1.0 / (spread + norm.eps).sqrt() };
+                (x[d] - mean) * inverse * w + b
+            })
+            .collect()
+    }
+
+    const ROWS: [[f32; 4]; 3] = [[1.0, -2.0, 3.0, 0.5], [0.0, 0.0, 0.0, 0.0], [-1.0, 4.0, 2.0, 2.5]];
+    const W: [f32; 4] = [0.5, -1.0, 2.0, 1.5];
+    const B: [f32; 4] = [0.1, 0.2, -0.3, 0.4];
+
+    fn check(norm: &FinalNorm) {
+        let collapsed = norm.collapse(&table(&ROWS), 2).unwrap();
+        for (t, row) in ROWS.iter().enumerate() {
+            let mut expected: Vec<f64> = row.iter().map(|&x| f64::from(x) * norm.embedding_scale).collect();
+            for step in norm.embedding_norm.iter().chain([&norm.norm]) {
+                expected = by_definition(step, &expected);
+            }
+            for (got, expected) in vector(&collapsed, row, t).iter().zip(expected) {
+                assert!((f64::from(*got) - expected).abs() < 1e-6, "{norm:?} row {t}: {got} != {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_equals_its_definition() {
+        for kind in NormKind::ALL {
+            check(&only(norm(kind, Some(W), None)));
+            check(&only(norm(kind, None, None)));
+        }
+        check(&only(norm(NormKind::Layer, Some(W), Some(B))));
+        check(&only(norm(NormKind::LayerPlusOne, Some(W), Some(B))));
+    }
+
+    #[test]
+    fn two_layer_norms_in_a_row_equal_their_definition() {
+        for bias in [None, Some([0.3, -0.1, 0.2, 0.7])] {
+            let inner = norm(NormKind::Layer, Some([1.5, 0.5, -0.5, 2.0]), bias);
+            let outer = norm(NormKind::Layer, Some(W), Some(B));
+            check(&FinalNorm { embedding_scale: 1.0, embedding_norm: Some(inner), norm: outer });
+        }
+    }
+
+    #[test]
+    fn squares_past_the_range_of_f32_are_no_infinity() {
+        let collapsed =
+            only(norm(NormKind::Rms, None, None)).collapse(&table(&[[1e30, 1e30, -1e30, 1e30]]), 1).unwrap();
+        assert!((collapsed.scale[0] * 1e30 - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_row_that_is_not_finite_is_named_for_every_kind() {
+        for kind in NormKind::ALL {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut rows = ROWS;
+                rows[1][3] = bad;
+                let found = only(norm(kind, Some(W), None)).collapse(&table(&rows), 2).unwrap_err();
+                assert_eq!(found.row, 1, "{kind:?} {bad}");
+            }
+        }
+    }
+}

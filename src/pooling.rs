@@ -1,0 +1,70 @@
+//! Mean pooling: the seam between token ids and arithmetic.
+
+mod cpu;
+mod device;
+
+pub use cpu::CpuPooling;
+pub use device::DevicePooling;
+
+use crate::error::EmbedError;
+
+/// Means of normalized token vectors, over one table, on one kind of hardware.
+pub trait Pooling: Send + Sync {
+    /// Writes the first `dimensions` numbers of each text's mean vector to `out` (texts x `dimensions`, row-major).
+    ///
+    /// Every id must be below the table's rows, and no text empty: [`crate::embedder::Embedder`] sees to both. An id past the
+    /// table adds nothing, and a text without ids gets zeros.
+    ///
+    /// # Errors
+    /// When a device fails; on the CPU never.
+    fn mean(&self, texts: &[&[u32]], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError>;
+
+    /// Where it runs, for people: "cpu", "cuda:0".
+    fn device(&self) -> String;
+}
+
+/// Scales `vector` to length 1; one of length 0 becomes the first unit vector.
+///
+/// The first unit vector stands for a text without tokens, too: any prefix of it is one again.
+pub fn normalize(vector: &mut [f32]) {
+    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+    let length = squares.sqrt();
+    if length > 0.0 && length.is_finite() {
+        for x in &mut *vector {
+            *x = (f64::from(*x) / length) as f32;
+        }
+    } else {
+        vector.fill(0.0);
+        if let Some(first) = vector.first_mut() {
+            *first = 1.0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::normalize;
+
+    #[test]
+    fn a_vector_gets_length_one() {
+        let mut v = [3.0, 4.0];
+        normalize(&mut v);
+        assert_eq!(v, [0.6, 0.8]);
+    }
+
+    #[test]
+    fn tiny_and_huge_vectors_keep_their_direction() {
+        for scale in [1e-30f32, 1e30] {
+            let mut v = [3.0 * scale, 4.0 * scale];
+            normalize(&mut v);
+            assert!((v[0] - 0.6).abs() < 1e-6 && (v[1] - 0.8).abs() < 1e-6, "{v:?}");
+        }
+    }
+
+    #[test]
+    fn no_direction_becomes_the_first_unit_vector() {
+        let mut v = [0.0, 0.0, 0.0];
+        normalize(&mut v);
+        assert_eq!(v, [1.0, 0.0, 0.0]);
+    }
+}

@@ -1,0 +1,106 @@
+//! Pooling on a device of candle's: the table lives there, a batch is one gather and one segment sum.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Embedding, Module};
+
+use super::Pooling;
+use crate::error::EmbedError;
+use crate::norm::CollapsedNorm;
+use crate::table::{EmbeddingTable, TableDtype};
+
+/// Tokens gathered at a time: bounds the f32 copy of the rows (at 4096 dimensions 64 MiB).
+const TOKENS_AT_A_TIME: usize = 4096;
+
+/// Pools over a table on a [`Device`], in f32.
+#[derive(Debug)]
+pub struct DevicePooling {
+    device: Device,
+    rows: Embedding,
+    /// rows x 1
+    scale: Embedding,
+    /// rows x corrections, and corrections x dimensions
+    corrections: Option<(Embedding, Tensor)>,
+    /// dimensions
+    weight: Tensor,
+    /// dimensions
+    bias: Option<Tensor>,
+}
+
+impl DevicePooling {
+    /// Copies the table to `device`.
+    ///
+    /// # Errors
+    /// When it does not fit, or the device fails.
+    pub fn new(table: &EmbeddingTable, norm: &CollapsedNorm, device: Device) -> Result<Self> {
+        let (rows, dimensions) = (table.rows(), table.dimensions());
+        let dtype = match table.dtype() {
+            TableDtype::Bf16 => DType::BF16,
+            TableDtype::F16 => DType::F16,
+            TableDtype::F32 => DType::F32,
+        };
+        let stored = Tensor::from_raw_buffer(table.bytes(), dtype, &[rows, dimensions], &device)?;
+        let scale = Tensor::from_slice(&norm.scale, (rows, 1), &device)?;
+        let corrections = if norm.corrections.is_empty() {
+            None
+        } else {
+            let columns: Vec<Tensor> = norm
+                .corrections
+                .iter()
+                .map(|c| Tensor::from_slice(&c.per_row, (rows, 1), &device))
+                .collect::<Result<_>>()?;
+            let directions: Vec<Tensor> = norm
+                .corrections
+                .iter()
+                .map(|c| Tensor::from_slice(&c.direction, (1, dimensions), &device))
+                .collect::<Result<_>>()?;
+            let count = columns.len();
+            Some((Embedding::new(Tensor::cat(&columns, 1)?, count), Tensor::cat(&directions, 0)?))
+        };
+        Ok(Self {
+            rows: Embedding::new(stored, dimensions),
+            scale: Embedding::new(scale, 1),
+            corrections,
+            weight: Tensor::from_slice(&norm.weight, dimensions, &device)?,
+            bias: norm.bias.as_ref().map(|b| Tensor::from_slice(b, dimensions, &device)).transpose()?,
+            device,
+        })
+    }
+
+    fn mean_of(&self, ids: &[u32]) -> Result<Tensor> {
+        let mut total: Option<Tensor> = None;
+        for ids in ids.chunks(TOKENS_AT_A_TIME) {
+            let ids = Tensor::new(ids, &self.device)?;
+            let rows = self.rows.forward(&ids)?.to_dtype(DType::F32)?;
+            let mut sum = rows.broadcast_mul(&self.scale.forward(&ids)?)?.sum(0)?.mul(&self.weight)?;
+            if let Some((per_row, directions)) = &self.corrections {
+                let along = per_row.forward(&ids)?.sum_keepdim(0)?.matmul(directions)?;
+                sum = (sum + along.squeeze(0)?)?;
+            }
+            total = Some(match total {
+                None => sum,
+                Some(total) => (total + sum)?,
+            });
+        }
+        let Some(total) = total else { return Tensor::zeros_like(&self.weight) };
+        let mean = (total / ids.len() as f64)?;
+        self.bias.as_ref().map_or(Ok(mean.clone()), |bias| mean.add(bias))
+    }
+}
+
+impl Pooling for DevicePooling {
+    fn mean(&self, texts: &[&[u32]], dimensions: usize, out: &mut [f32]) -> std::result::Result<(), EmbedError> {
+        for (ids, out) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
+            let mean = self.mean_of(ids).and_then(|mean| mean.narrow(0, 0, dimensions)?.to_vec1::<f32>());
+            out.copy_from_slice(&mean.map_err(|e| EmbedError::Device { message: e.to_string() })?);
+        }
+        Ok(())
+    }
+
+    fn device(&self) -> String {
+        match self.device.location() {
+            candle_core::DeviceLocation::Cpu => "cpu (candle)".to_owned(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
+}

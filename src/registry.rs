@@ -1,0 +1,106 @@
+//! Which models there are, under which names, and whether they are loaded. No HTTP.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{Config, Model};
+use crate::embedder::Embedder;
+use crate::error::LoadError;
+
+/// The configured models.
+pub struct Registry {
+    models: Vec<Arc<Entry>>,
+    by_name: HashMap<String, Arc<Entry>>,
+    default: String,
+}
+
+/// One configured model, loaded or not yet.
+pub struct Entry {
+    config: Model,
+    embedder: OnceLock<Arc<Embedder>>,
+    /// When its files were last changed, in Unix seconds.
+    created: u64,
+}
+
+impl Registry {
+    /// Nothing is loaded yet.
+    pub fn new(config: &Config) -> Self {
+        let models: Vec<Arc<Entry>> = config.models.iter().map(|model| Arc::new(Entry::new(model.clone()))).collect();
+        let by_name =
+            models.iter().flat_map(|entry| entry.names().map(|name| (name.to_owned(), Arc::clone(entry)))).collect();
+        Self { models, by_name, default: config.default_model().to_owned() }
+    }
+
+    /// The model of that id or alias; for `None` the default one.
+    pub fn get(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
+        self.by_name.get(name.unwrap_or(&self.default))
+    }
+
+    /// All models, in the order of the configuration.
+    pub fn models(&self) -> &[Arc<Entry>] {
+        &self.models
+    }
+
+    /// The ids that are not loaded yet.
+    pub fn loading(&self) -> Vec<&str> {
+        self.models.iter().filter(|entry| entry.embedder().is_none()).map(|entry| entry.id()).collect()
+    }
+}
+
+impl Entry {
+    fn new(config: Model) -> Self {
+        let modified = std::fs::metadata(&config.path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
+        let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        Self { config, embedder: OnceLock::new(), created }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.config.id
+    }
+
+    /// Its id, then its aliases.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&self.config.id).chain(&self.config.aliases).map(String::as_str)
+    }
+
+    pub fn created(&self) -> u64 {
+        self.created
+    }
+
+    /// `None` while it loads.
+    pub fn embedder(&self) -> Option<&Arc<Embedder>> {
+        self.embedder.get()
+    }
+
+    /// Opens the checkpoint and reads its table once.
+    ///
+    /// # Errors
+    /// When it cannot be served as configured.
+    pub fn load(&self) -> Result<(), LoadError> {
+        let started = std::time::Instant::now();
+        let checkpoint = Checkpoint::open(&self.config.path, &self.config.overrides())?;
+        for warning in &checkpoint.warnings {
+            tracing::warn!(model = self.id(), "{warning}");
+        }
+        let (model_type, dtype, rows) =
+            (checkpoint.model_type.clone(), checkpoint.table.dtype().name(), checkpoint.table.rows());
+        let embedder = Embedder::new(checkpoint, self.config.settings())?;
+        tracing::info!(
+            model = self.id(),
+            path = %self.config.path.display(),
+            model_type,
+            dtype,
+            rows,
+            dimensions = embedder.dimensions(),
+            tokenizer = embedder.tokenizer(),
+            device = embedder.device(),
+            duration_ms = started.elapsed().as_millis() as u64,
+            "model loaded"
+        );
+        // Already set only if two threads load the same entry: either is good.
+        let _ = self.embedder.set(Arc::new(embedder));
+        Ok(())
+    }
+}

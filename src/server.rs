@@ -1,0 +1,144 @@
+//! The HTTP server: binds first, answers while models load, drains before it stops.
+
+mod access;
+mod embeddings;
+mod error;
+mod health;
+mod json;
+mod models;
+mod router;
+mod write;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::error::LoadError;
+use crate::registry::Registry;
+use crate::workers::Workers;
+pub use router::router;
+
+/// What every request may look at.
+pub struct State {
+    pub registry: Registry,
+    pub workers: Workers,
+    pub config: Config,
+    draining: AtomicBool,
+}
+
+impl State {
+    /// # Errors
+    /// When no worker threads can be started.
+    pub fn new(config: Config) -> std::io::Result<Self> {
+        Ok(Self {
+            registry: Registry::new(&config),
+            workers: Workers::start(config.server.threads)?,
+            draining: AtomicBool::new(false),
+            config,
+        })
+    }
+
+    /// Loads all models, each on a thread of its own.
+    ///
+    /// # Errors
+    /// The first model that cannot be loaded.
+    pub async fn load(&self) -> Result<(), LoadError> {
+        let loads: Vec<_> = self
+            .registry
+            .models()
+            .iter()
+            .map(|entry| {
+                let entry = Arc::clone(entry);
+                let path = entry.id().to_owned();
+                (path, tokio::task::spawn_blocking(move || entry.load()))
+            })
+            .collect();
+        for (id, load) in loads {
+            load.await.unwrap_or_else(|panic| Err(LoadError::new(id, format!("failed to load: {panic}"))))?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves on `listener` until `shutdown`, then lets requests in flight finish for at most `server.drain_timeout`.
+/// Returns how many connections were cut at that deadline.
+pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) -> usize {
+    let service = TowerToHyperService::new(router(Arc::clone(&state)));
+    let graceful = GracefulShutdown::new();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new());
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: what is open must be able to finish first.
+                    tracing::error!(%error, "cannot accept connections");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = &mut shutdown => break,
+        };
+        // Answers are single writes; waiting to fill a packet only delays them.
+        let _ = stream.set_nodelay(true);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service.clone()).into_owned();
+        let watched = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = watched.await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    state.draining.store(true, Ordering::Relaxed);
+    drop(listener);
+    let open = graceful.count();
+    tracing::info!(connections = open, deadline = %state.config.server.drain_timeout, "draining");
+    tokio::select! {
+        () = graceful.shutdown() => 0,
+        () = tokio::time::sleep(state.config.server.drain_timeout.0) => {
+            tracing::warn!("the drain deadline is over: cutting what is still open");
+            open
+        }
+    }
+}
+
+/// Resolves at SIGTERM or ctrl-c.
+///
+/// # Errors
+/// When the system refuses signal handlers.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(async move {
+            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        })
+    }
+    #[cfg(not(unix))]
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+    })
+}
+
+/// Binds the configured address.
+///
+/// # Errors
+/// With the address, and the setting that changes it.
+pub async fn bind(config: &Config) -> Result<TcpListener, String> {
+    let address = SocketAddr::new(config.server.host, config.server.port);
+    TcpListener::bind(address)
+        .await
+        .map_err(|e| format!("cannot listen on {address}: {e} (set server.port or --port to a free one; 0 takes any)"))
+}

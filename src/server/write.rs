@@ -1,0 +1,88 @@
+//! Writes the answer to POST /v1/embeddings, piece by piece, straight into bytes.
+//!
+//! `{"object":"list","data":[` EMBEDDING `,` EMBEDDING ... `],"model":...,"usage":{...}}`
+
+use crate::openai::EncodingFormat;
+
+pub const HEAD: &[u8] = br#"{"object":"list","data":["#;
+
+/// Appends one entry of `data`.
+pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: EncodingFormat) {
+    if index > 0 {
+        out.push(b',');
+    }
+    out.extend_from_slice(br#"{"object":"embedding","index":"#);
+    out.extend_from_slice(index.to_string().as_bytes());
+    out.extend_from_slice(br#","embedding":"#);
+    match format {
+        EncodingFormat::Float => floats(out, vector),
+        EncodingFormat::Base64 => {
+            out.push(b'"');
+            let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+            base64_simd::STANDARD.encode_append(&bytes, out);
+            out.push(b'"');
+        }
+    }
+    out.push(b'}');
+}
+
+/// The shortest decimals that parse back to the same f32. The vectors are finite: see `pooling::normalize`.
+fn floats(out: &mut Vec<u8>, vector: &[f32]) {
+    let mut buffer = zmij::Buffer::new();
+    let mut separator = b'[';
+    for &x in vector {
+        out.push(separator);
+        out.extend_from_slice(buffer.format_finite(x).as_bytes());
+        separator = b',';
+    }
+    out.push(b']');
+}
+
+/// Appends what follows `data`.
+pub fn tail(out: &mut Vec<u8>, model: &str, tokens: usize) {
+    out.extend_from_slice(br#"],"model":"#);
+    // A string always serializes, and a Vec takes every write.
+    let _ = serde_json::to_writer(&mut *out, model);
+    out.extend_from_slice(format!(r#","usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#).as_bytes());
+}
+
+/// About how many bytes one embedding takes.
+pub fn size_of_embedding(dimensions: usize, format: EncodingFormat) -> usize {
+    let number = match format {
+        EncodingFormat::Float => 14,
+        EncodingFormat::Base64 => 6,
+    };
+    64 + dimensions * number
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pieces_make_one_answer_whose_numbers_parse_back() {
+        let vectors = [[1.0f32, -1.0e-9, 0.1], [f32::MIN_POSITIVE, 0.333_333_34, -1.0]];
+        for format in [EncodingFormat::Float, EncodingFormat::Base64] {
+            let mut out = HEAD.to_vec();
+            for (index, vector) in vectors.iter().enumerate() {
+                embedding(&mut out, index, vector, format);
+            }
+            tail(&mut out, "a \"quoted\" name", 7);
+            let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(answer["model"], "a \"quoted\" name");
+            assert_eq!(answer["usage"]["total_tokens"], 7);
+            for (index, vector) in vectors.iter().enumerate() {
+                let entry = &answer["data"][index];
+                assert_eq!(entry["index"], index);
+                let numbers: Vec<f32> = match format {
+                    EncodingFormat::Float => serde_json::from_value(entry["embedding"].clone()).unwrap(),
+                    EncodingFormat::Base64 => {
+                        let bytes = base64_simd::STANDARD.decode_to_vec(entry["embedding"].as_str().unwrap()).unwrap();
+                        bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+                    }
+                };
+                assert_eq!(numbers, vector);
+            }
+        }
+    }
+}

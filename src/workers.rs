@@ -1,0 +1,332 @@
+//! The threads that do the arithmetic, and the order in which they take work.
+//!
+//! A job is cut into slices of a few milliseconds. Jobs take turns slice by slice, so a one-line request waits for a
+//! slice or two, never for a whole batch; a job alone gets every thread. A job runs at most a window of slices ahead
+//! of its reader, which bounds what a slow reader holds in memory; one whose reader goes away runs no further.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread;
+
+/// A fixed set of threads. Dropping it ends them after the slices they are at.
+pub struct Workers {
+    queue: Arc<Queue>,
+}
+
+/// A slice panicked. The thread lives on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panicked(pub String);
+
+struct Queue {
+    state: Mutex<QueueState>,
+    wake: Condvar,
+    threads: usize,
+}
+
+#[derive(Default)]
+struct QueueState {
+    /// Jobs with a slice to claim, in turn. A job is here at most once.
+    jobs: VecDeque<Arc<dyn Slice>>,
+    closed: bool,
+}
+
+trait Slice: Send + Sync {
+    /// The next slice to run, and whether another can be claimed after it; `None` when there is nothing to do now.
+    fn claim(&self) -> Option<(usize, bool)>;
+    fn run(&self, slice: usize);
+}
+
+struct Job<T, F> {
+    work: F,
+    state: Mutex<JobState<T>>,
+}
+
+struct JobState<T> {
+    slices: usize,
+    window: usize,
+    /// The next slice to claim.
+    next: usize,
+    /// Slices that the reader has taken.
+    read: usize,
+    /// Results of the slices from `read` on.
+    done: VecDeque<Option<Result<T, Panicked>>>,
+    reader: Option<Waker>,
+    /// Whether the job stands in the queue.
+    queued: bool,
+    abandoned: bool,
+}
+
+/// The results of a job, in the order of its slices. Dropping it abandons the slices not yet begun.
+pub struct Slices<T: Send + 'static> {
+    queue: Arc<Queue>,
+    job: Arc<dyn Reader<T>>,
+}
+
+trait Reader<T>: Slice {
+    fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool);
+    fn abandon(&self);
+    fn as_slice(self: Arc<Self>) -> Arc<dyn Slice>;
+}
+
+/// A poisoned lock is taken all the same: no code that can panic runs under one.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Workers {
+    /// Starts `threads` threads, or as many as the process may use (its cgroup's quota included) for 0.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(threads: usize) -> std::io::Result<Self> {
+        let threads = if threads > 0 { threads } else { thread::available_parallelism().map_or(1, usize::from) };
+        let queue = Arc::new(Queue { state: Mutex::default(), wake: Condvar::new(), threads });
+        let workers = Self { queue: Arc::clone(&queue) };
+        for n in 0..threads {
+            let queue = Arc::clone(&queue);
+            thread::Builder::new().name(format!("worker-{n}")).spawn(move || queue.work())?;
+        }
+        Ok(workers)
+    }
+
+    pub fn threads(&self) -> usize {
+        self.queue.threads
+    }
+
+    /// Runs `work(0)..work(slices - 1)`, in turns with other jobs.
+    pub fn run<T, F>(&self, slices: usize, work: F) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
+        let state = JobState {
+            slices,
+            window: 2 * self.queue.threads + 2,
+            next: 0,
+            read: 0,
+            done: VecDeque::new(),
+            reader: None,
+            queued: slices > 0,
+            abandoned: false,
+        };
+        let job = Arc::new(Job { work, state: Mutex::new(state) });
+        if slices > 0 {
+            self.queue.push(Arc::clone(&job) as Arc<dyn Slice>);
+        }
+        Slices { queue: Arc::clone(&self.queue), job }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        lock(&self.queue.state).closed = true;
+        self.queue.wake.notify_all();
+    }
+}
+
+impl Queue {
+    fn push(&self, job: Arc<dyn Slice>) {
+        lock(&self.state).jobs.push_back(job);
+        self.wake.notify_one();
+    }
+
+    fn work(&self) {
+        while let Some((job, slice)) = self.next() {
+            job.run(slice);
+        }
+    }
+
+    fn next(&self) -> Option<(Arc<dyn Slice>, usize)> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.closed {
+                return None;
+            }
+            let Some(job) = state.jobs.pop_front() else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if let Some((slice, more)) = job.claim() {
+                if more {
+                    state.jobs.push_back(Arc::clone(&job));
+                    self.wake.notify_one();
+                }
+                return Some((job, slice));
+            }
+        }
+    }
+}
+
+impl<T: Send, F: Fn(usize) -> T + Send + Sync> Slice for Job<T, F> {
+    fn claim(&self) -> Option<(usize, bool)> {
+        let mut state = lock(&self.state);
+        if !state.may_claim() {
+            state.queued = false;
+            return None;
+        }
+        let slice = state.next;
+        state.next += 1;
+        state.done.push_back(None);
+        state.queued = state.may_claim();
+        Some((slice, state.queued))
+    }
+
+    fn run(&self, slice: usize) {
+        let result = catch_unwind(AssertUnwindSafe(|| (self.work)(slice))).map_err(|panic| Panicked(message(&*panic)));
+        let mut state = lock(&self.state);
+        let place = slice - state.read;
+        if let Some(slot) = state.done.get_mut(place) {
+            *slot = Some(result);
+        }
+        if let Some(reader) = state.reader.take() {
+            drop(state);
+            reader.wake();
+        }
+    }
+}
+
+impl<T: Send, F: Fn(usize) -> T + Send + Sync + 'static> Reader<T> for Job<T, F>
+where
+    T: 'static,
+{
+    /// The next result, and whether the job must be queued again.
+    fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool) {
+        let mut state = lock(&self.state);
+        if state.read == state.slices {
+            return (Poll::Ready(None), false);
+        }
+        let Some(result) = state.done.front_mut().and_then(Option::take) else {
+            state.reader = Some(context.waker().clone());
+            return (Poll::Pending, false);
+        };
+        state.done.pop_front();
+        state.read += 1;
+        let requeue = !state.queued && state.may_claim();
+        state.queued |= requeue;
+        (Poll::Ready(Some(result)), requeue)
+    }
+
+    fn abandon(&self) {
+        lock(&self.state).abandoned = true;
+    }
+
+    fn as_slice(self: Arc<Self>) -> Arc<dyn Slice> {
+        self
+    }
+}
+
+impl<T> JobState<T> {
+    fn may_claim(&self) -> bool {
+        !self.abandoned && self.next < self.slices && self.next - self.read < self.window
+    }
+}
+
+impl<T: Send + 'static> Slices<T> {
+    /// The result of the next slice; `None` after the last.
+    ///
+    /// # Errors
+    /// When the slice panicked.
+    pub async fn next(&mut self) -> Option<Result<T, Panicked>> {
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`Slices::next`], for streams.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, Panicked>>> {
+        let (result, requeue) = self.job.poll(context);
+        if requeue {
+            self.queue.push(Arc::clone(&self.job).as_slice());
+        }
+        result
+    }
+}
+
+impl<T: Send + 'static> Drop for Slices<T> {
+    fn drop(&mut self) {
+        self.job.abandon();
+    }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<&str>().map(|s| (*s).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    async fn collect<T: Send + 'static>(mut slices: Slices<T>) -> Vec<Result<T, Panicked>> {
+        let mut all = Vec::new();
+        while let Some(result) = slices.next().await {
+            all.push(result);
+        }
+        all
+    }
+
+    #[tokio::test]
+    async fn results_come_in_order_and_all() {
+        let workers = Workers::start(3).unwrap();
+        for slices in [0, 1, 7, 500] {
+            let results = collect(workers.run(slices, |i| i * i)).await;
+            assert_eq!(results, (0..slices).map(|i| Ok(i * i)).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_its_slice_alone() {
+        let workers = Workers::start(1).unwrap();
+        let results = collect(workers.run(3, |i| if i == 1 { panic!("slice {i}") } else { i })).await;
+        assert_eq!(results, [Ok(0), Err(Panicked("slice 1".to_owned())), Ok(2)]);
+        assert_eq!(collect(workers.run(1, |i| i)).await, [Ok(0)]);
+    }
+
+    /// One thread, held at the first slice of a long job while a short one arrives: the short one is next.
+    #[tokio::test]
+    async fn a_short_job_waits_for_one_slice_of_a_long_one() {
+        let workers = Workers::start(1).unwrap();
+        let (started, at_first) = mpsc::channel();
+        let (go, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&order);
+        let long = workers.run(4, move |i| {
+            if i == 0 {
+                started.send(()).unwrap();
+                lock(&held).recv().unwrap();
+            }
+            lock(&log).push(format!("long {i}"));
+        });
+        at_first.recv().unwrap();
+        let log = Arc::clone(&order);
+        let short = workers.run(1, move |_| lock(&log).push("short".to_owned()));
+        go.send(()).unwrap();
+        collect(short).await;
+        collect(long).await;
+        assert_eq!(*lock(&order), ["long 0", "long 1", "short", "long 2", "long 3"]);
+    }
+
+    #[tokio::test]
+    async fn a_job_stays_within_its_window_and_ends_with_its_reader() {
+        let workers = Workers::start(1).unwrap();
+        let ran = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&ran);
+        let mut slices = workers.run(1000, move |_| count.fetch_add(1, Ordering::SeqCst));
+        // The only thread serves both jobs in turn: when the second is done, the first is as far as it may go.
+        collect(workers.run(100, |_| ())).await;
+        assert_eq!(ran.load(Ordering::SeqCst), 4);
+        slices.next().await.unwrap().unwrap();
+        collect(workers.run(100, |_| ())).await;
+        assert_eq!(ran.load(Ordering::SeqCst), 5);
+        drop(slices);
+        collect(workers.run(100, |_| ())).await;
+        assert_eq!(ran.load(Ordering::SeqCst), 5);
+    }
+}

@@ -1,0 +1,70 @@
+"""One server for all clients. CLIENT_CHECKPOINT names the checkpoint that it serves: any layer-0 directory will do."""
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "real"))
+
+from harness import Checkpoint, Server  # noqa: E402
+
+CONFIG = """
+default_model = "text-embedding-3-small"
+
+[[models]]
+id = "text-embedding-3-small"
+path = '{path}'
+aliases = ["alias"]
+
+[[models]]
+id = "org/own-ids"
+path = '{path}'
+token_input = "model"
+
+[[models]]
+id = "text-only"
+path = '{path}'
+token_input = "reject"
+"""
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory):
+    path = Path(os.environ.get("CLIENT_CHECKPOINT", HERE.parent / "fixtures/checkpoints/llama")).resolve()
+    config = tmp_path_factory.mktemp("config") / "config.toml"
+    config.write_text(CONFIG.format(path=path))
+    with Server(config=config) as server:
+        # Through the environment, as the clients are configured in the field.
+        os.environ["OPENAI_BASE_URL"] = server.url + "/v1"
+        os.environ["OPENAI_API_KEY"] = "sk-any"
+        yield SimpleNamespace(
+            server=server,
+            default="text-embedding-3-small",
+            own_ids="org/own-ids",
+            text_only="text-only",
+            ids={"text-embedding-3-small", "org/own-ids", "text-only"},
+            checkpoint=Checkpoint(path),
+        )
+
+
+def cosine(a, b):
+    import numpy as np
+
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+def pytest_report_header():
+    from importlib.metadata import PackageNotFoundError, version
+
+    def find(name):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            return "none"
+
+    return "clients: " + ", ".join(f"{name} {find(name)}" for name in ("openai", "langchain-openai", "tiktoken"))

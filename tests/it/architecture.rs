@@ -1,0 +1,102 @@
+//! What ARCHITECTURE.md promises of the sources, held against them.
+
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(String, String)> {
+    fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path, found) } else { found.push(path) }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    files.sort();
+    files
+        .into_iter()
+        .map(|path| {
+            let name = path.strip_prefix(&root).unwrap().to_str().unwrap().replace('\\', "/");
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Tests at the end of a file may know more than the module.
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+            (name, code)
+        })
+        .collect()
+}
+
+/// Asserts that `word` stands in the code of no file but `allowed`.
+fn only_in(word: &str, allowed: &[&str], within: &str) {
+    for (name, text) in sources() {
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let found = code.filter(|line| line.contains(word)).count() > 0;
+        if name.starts_with(within) && !allowed.iter().any(|a| name == *a || (a.ends_with('/') && name.starts_with(a)))
+        {
+            assert!(!found, "src/{name} knows {word}, which only {allowed:?} may");
+        }
+    }
+}
+
+const CORE: [&str; 10] = [
+    "checkpoint.rs",
+    "checkpoint/",
+    "cl100k.rs",
+    "embedder.rs",
+    "error.rs",
+    "norm.rs",
+    "pooling.rs",
+    "pooling/",
+    "table.rs",
+    "tokenize.rs",
+];
+
+#[test]
+fn unsafe_code_is_in_its_files_alone() {
+    only_in("unsafe ", &["checkpoint/map.rs"], "");
+    only_in("allow(unsafe_code)", &["checkpoint/map.rs"], "");
+}
+
+#[test]
+fn status_codes_are_in_one_file() {
+    only_in("StatusCode", &["server/error.rs"], "");
+}
+
+#[test]
+fn no_tensor_type_reaches_the_handlers() {
+    for word in ["candle", "EmbeddingTable", "tokenizers::", "safetensors"] {
+        only_in(word, &[], "server/");
+    }
+}
+
+#[test]
+fn the_core_knows_no_http_and_no_configuration() {
+    for (name, text) in sources() {
+        if CORE.iter().any(|core| name == *core || (core.ends_with('/') && name.starts_with(core))) {
+            for word in ["axum", "hyper::", "tokio::", "crate::config", "crate::server", "clap"] {
+                let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                assert!(code.filter(|line| line.contains(word)).count() == 0, "src/{name} knows {word}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_command_line_is_all_that_knows_clap() {
+    only_in("clap", &["cli.rs", "cli/", "config.rs"], "");
+}
+
+#[test]
+fn no_file_needs_a_table_of_contents() {
+    for (name, text) in sources() {
+        assert!(text.lines().count() <= 600, "src/{name} has {} lines", text.lines().count());
+    }
+}
+
+#[test]
+fn the_map_is_short_and_names_every_module() {
+    let map = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md")).unwrap();
+    assert!(map.lines().count() < 150);
+    for (name, _) in sources() {
+        assert!(map.contains(&name) || name.ends_with("main.rs"), "ARCHITECTURE.md does not mention {name}");
+    }
+}

@@ -1,0 +1,176 @@
+//! A server in this process on a free port, and the committed checkpoints.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use embedding_server::config::{Config, Model};
+use embedding_server::server::{self, State};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+/// A committed checkpoint, by its directory's name.
+pub fn checkpoint(name: &str) -> PathBuf {
+    fixtures("checkpoints").join(name)
+}
+
+/// A committed checkpoint that must not load.
+pub fn broken(name: &str) -> PathBuf {
+    fixtures("broken").join(name)
+}
+
+fn fixtures(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind)
+}
+
+/// A copy of a committed checkpoint that a test may change.
+pub fn copy_of(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(checkpoint(name)).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+/// A running server, stopped when dropped.
+pub struct TestApp {
+    pub address: String,
+    runtime: Option<Runtime>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl TestApp {
+    /// The tiny Llama as `text-embedding-3-small`, changed by `change`.
+    pub fn start(change: impl FnOnce(&mut Config)) -> Self {
+        let models = vec![Model::new("text-embedding-3-small", checkpoint("llama"))];
+        let mut config = Config { models, ..Config::default() };
+        change(&mut config);
+        config.validate().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let address = runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let state = Arc::new(State::new(config).unwrap());
+            state.load().await.unwrap();
+            tokio::spawn(server::serve(listener, state, async {
+                let _ = stopped.await;
+            }));
+            address
+        });
+        Self { address, runtime: Some(runtime), stop: Some(stop) }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// POST /v1/embeddings.
+    pub fn embed(&self, body: &Value) -> Answer {
+        self.post("/v1/embeddings", "application/json", body.to_string().as_bytes())
+    }
+
+    pub fn post(&self, path: &str, content_type: &str, body: &[u8]) -> Answer {
+        Answer::read(agent().post(self.url(path)).header("content-type", content_type).send(body).unwrap())
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        Answer::read(agent().get(self.url(path)).call().unwrap())
+    }
+
+    /// The vectors of a request that must succeed.
+    pub fn vectors(&self, body: &Value) -> Vec<Vec<f32>> {
+        let answer = self.embed(body);
+        assert_eq!(answer.status, 200, "{body}: {}", answer.body);
+        answer.vectors()
+    }
+}
+
+impl Drop for TestApp {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_timeout(Duration::from_secs(5));
+        }
+    }
+}
+
+pub fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(60)))
+        .build()
+        .into()
+}
+
+/// A response, read whole.
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    fn read(mut response: ureq::http::Response<ureq::Body>) -> Self {
+        let text = response.body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
+        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
+        Self { status: response.status().as_u16(), headers: response.headers().clone(), body }
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Checks OpenAI's error shape; gives back `(status, type, code, param, message)`.
+    pub fn error(&self) -> (u16, &str, Option<&str>, Option<&str>, &str) {
+        assert_eq!(self.header("content-type"), "application/json");
+        let object = self.body.as_object().unwrap();
+        assert_eq!(object.keys().collect::<Vec<_>>(), ["error"]);
+        let error = &object["error"];
+        let mut keys: Vec<_> = error.as_object().unwrap().keys().map(String::as_str).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["code", "message", "param", "type"]);
+        (
+            self.status,
+            error["type"].as_str().unwrap(),
+            error["code"].as_str(),
+            error["param"].as_str(),
+            error["message"].as_str().unwrap(),
+        )
+    }
+
+    pub fn vectors(&self) -> Vec<Vec<f32>> {
+        let data = self.body["data"].as_array().unwrap();
+        data.iter()
+            .enumerate()
+            .map(|(index, entry)| {
+                assert_eq!(entry["index"], index);
+                assert_eq!(entry["object"], "embedding");
+                match &entry["embedding"] {
+                    Value::String(base64) => from_base64(base64),
+                    numbers => serde_json::from_value(numbers.clone()).unwrap(),
+                }
+            })
+            .collect()
+    }
+}
+
+pub fn from_base64(text: &str) -> Vec<f32> {
+    let bytes = base64_simd::STANDARD.decode_to_vec(text).unwrap();
+    let (numbers, rest) = bytes.as_chunks::<4>();
+    assert!(rest.is_empty());
+    numbers.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+pub fn length(vector: &[f32]) -> f64 {
+    vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+}
+
+/// The largest difference of two vectors' numbers.
+pub fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}

@@ -1,0 +1,13 @@
+//! The one integration binary: real requests over a socket, real checkpoints, the real command line.
+
+// Tests say what must hold by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod architecture;
+mod common;
+mod config;
+mod contract;
+mod golden;
+mod loading;
+mod process;
+mod properties;

@@ -1,0 +1,266 @@
+//! The real binary: exit codes, readiness, signals, what it prints.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{agent, broken, checkpoint, copy_of};
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EMBEDDING_SERVER_")) {
+        command.env_remove(name);
+    }
+    command.args(args);
+    command
+}
+
+fn output(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(args: &[&str]) -> Self {
+        let mut child =
+            command(args).args(["--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+        Self { child, address }
+    }
+
+    fn status(&self, path: &str) -> u16 {
+        agent().get(format!("http://{}{path}", self.address)).call().unwrap().status().as_u16()
+    }
+
+    fn wait_until_ready(&self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.status("/ready") != 200 {
+            assert!(Instant::now() < deadline, "not ready");
+            std::thread::yield_now();
+        }
+    }
+
+    fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end: the exit code and the log.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (self.child.wait().unwrap().code(), log)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn model(path: &Path) -> String {
+    format!("m={}", path.display())
+}
+
+#[test]
+fn a_bad_configuration_exits_with_78_before_a_port_is_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "[server]\nprot = 1").unwrap();
+    for args in [
+        vec!["serve", "--config", file.to_str().unwrap()],
+        vec!["serve", "--config", "/nowhere.toml"],
+        vec!["serve", "--model", "m=/nowhere"],
+        vec!["--host", "localhost:1"],
+        vec!["check", "--config", file.to_str().unwrap()],
+    ] {
+        let output = output(&args);
+        assert_eq!(output.status.code(), Some(78), "{args:?}: {}", stderr(&output));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("listening"), "{args:?}");
+        assert!(stderr(&output).starts_with("embedding-server: "), "{args:?}");
+    }
+    assert_eq!(output(&["serve", "--no-such-flag"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_checkpoint_that_does_not_load_ends_the_process_with_its_error() {
+    let server = Server::start(&["serve", "--model", &model(&broken("nan"))]);
+    let (code, log) = server.end();
+    assert_eq!(code, Some(1));
+    assert!(log.contains("not finite"), "{log}");
+}
+
+#[test]
+fn the_default_command_serves_and_sigterm_and_interrupt_end_it_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let server = Server::start(&["--model", checkpoint("llama").to_str().unwrap()]);
+        server.wait_until_ready();
+        let url = format!("http://{}/v1/embeddings", server.address);
+        let body = r#"{"input": "hello", "model": "text-embedding-3-small"}"#;
+        let mut answer = agent().post(&url).header("content-type", "application/json").send(body).unwrap();
+        assert!(answer.body_mut().read_to_string().unwrap().contains("\"embedding\""));
+        server.signal(signal);
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        let line = log.lines().find(|line| line.contains("/v1/embeddings")).unwrap();
+        for field in
+            ["status=200", "inputs=1", "tokens=", "duration_ms=", "request_id=", "model=\"text-embedding-3-small\""]
+        {
+            assert!(line.contains(field), "{line}");
+        }
+        assert!(!log.contains("hello"), "the log holds a text: {log}");
+    }
+}
+
+/// The port answers before the models are loaded: a FIFO in place of the tokenizer holds the load until it is fed.
+#[test]
+fn the_port_is_bound_first_and_ready_says_when() {
+    let dir = copy_of("llama");
+    let tokenizer = std::fs::read(dir.path().join("tokenizer.json")).unwrap();
+    let fifo = dir.path().join("tokenizer.json");
+    std::fs::remove_file(&fifo).unwrap();
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let server = Server::start(&["--model", &model(dir.path())]);
+    assert_eq!((server.status("/health"), server.status("/ready"), server.status("/v1/models")), (200, 503, 200));
+    let url = format!("http://{}/v1/embeddings", server.address);
+    let mut answer = agent().post(&url).header("content-type", "application/json").send(r#"{"input":"a"}"#).unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert!(answer.body_mut().read_to_string().unwrap().contains("not_ready"));
+    std::fs::OpenOptions::new().write(true).open(&fifo).unwrap().write_all(&tokenizer).unwrap();
+    server.wait_until_ready();
+}
+
+/// A request whose body is still arriving at SIGTERM is answered; new connections are not taken.
+#[test]
+fn requests_in_flight_are_drained() {
+    let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
+    server.wait_until_ready();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let body = r#"{"input":"in flight"}"#;
+    write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
+    // The server asks for the body: the request is in flight.
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+    server.signal("TERM");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while TcpStream::connect(&server.address).is_ok() {
+        assert!(Instant::now() < deadline, "still accepts connections");
+        std::thread::yield_now();
+    }
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("HTTP/1.1 200") && answer.contains("\"usage\""), "{answer}");
+    assert_eq!(server.end().0, Some(0));
+}
+
+#[test]
+fn what_does_not_end_is_cut_at_the_drain_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    let path = checkpoint("llama");
+    std::fs::write(&config, format!("[server]\ndrain_timeout = \"200ms\"\n[[models]]\nid = \"m\"\npath = {path:?}"))
+        .unwrap();
+    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    server.wait_until_ready();
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n").unwrap();
+    let mut line = String::new();
+    BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
+    server.signal("TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("drain deadline"), "{log}");
+}
+
+#[test]
+fn the_log_can_be_json() {
+    let server = Server::start(&["--log-format", "json", "--model", &model(&checkpoint("llama"))]);
+    server.wait_until_ready();
+    assert_eq!(server.status("/v1/models"), 200);
+    server.signal("TERM");
+    let (_, log) = server.end();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let request = lines.iter().find(|line| line["message"] == "request").unwrap();
+    assert_eq!((request["route"].as_str(), request["status"].as_u64()), (Some("/v1/models"), Some(200)));
+}
+
+#[test]
+fn a_taken_port_names_the_setting() {
+    let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
+    let port = server.address.rsplit(':').next().unwrap();
+    let output = output(&["--model", &model(&checkpoint("llama")), "--port", port]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("server.port"), "{}", stderr(&output));
+}
+
+/// mergekit and save_pretrained write weights with mode 0600; containers run as another user.
+#[test]
+fn an_unreadable_file_says_which_and_what_to_do() {
+    let dir = copy_of("llama");
+    let weights = dir.path().join("model.safetensors");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut inspect = command(&["inspect", dir.path().to_str().unwrap()]);
+    // The owner may always read: be somebody else. Only root can, so others look at mode 0 themselves.
+    let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
+    if root {
+        let copy = dir.path().join("binary");
+        std::fs::copy(env!("CARGO_BIN_EXE_embedding-server"), &copy).unwrap();
+        inspect = Command::new(copy);
+        inspect.args(["inspect", dir.path().to_str().unwrap()]).uid(65534).gid(65534);
+    } else {
+        std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o000)).unwrap();
+    }
+    let output = inspect.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = stderr(&output);
+    assert!(error.contains("model.safetensors") && error.contains("chmod a+r"), "{error}");
+}
+
+#[test]
+fn inspect_says_what_a_checkpoint_is() {
+    let output = output(&["inspect", checkpoint("gemma").to_str().unwrap()]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        "model type       gemma",
+        "rms_plus_one",
+        "model.embed_tokens.weight",
+        "bf16",
+        "embedding scale  4",
+        "3e-5",
+        "<bos>",
+    ] {
+        assert!(text.contains(part), "{text}\nlacks {part}");
+    }
+}
+
+#[test]
+fn check_prints_values_and_origins() {
+    let path = checkpoint("llama");
+    let output = output(&["check", "--port", "7", "--model", &model(&path)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap_or_else(|| panic!("{key}: {text}"));
+    assert!(line("server.port = 7 ").ends_with("# flag --port"));
+    assert!(line("server.max_body = \"32.0 MiB\" ").ends_with("# default"));
+    assert!(line("models.m.path = ").ends_with("# flag --model"));
+}

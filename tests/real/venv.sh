@@ -1,0 +1,19 @@
+# Sourced by the runners: make_venv DIR REQUIREMENTS ... makes (or completes) a virtual environment.
+# An argument that is a file is a requirements file, anything else is a requirement. The stamp is written last, so an
+# interrupted or outdated environment is made anew.
+make_venv() {
+  local venv=$1 base=${PYTHON:-python3} stamp="" args=() arg start=$SECONDS
+  shift
+  command -v "$base" > /dev/null || { echo "$base is not installed" >&2; return 1; }
+  for arg; do
+    if [ -f "$arg" ]; then args+=(-r "$arg") stamp+=$(cat "$arg"); else args+=("$arg") stamp+=" $arg"; fi
+  done
+  stamp="$("$base" --version) $stamp"
+  if [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.complete" 2> /dev/null)" = "$stamp" ]; then return 0; fi
+  echo "$venv: installing ${args[*]##*/}"
+  rm -rf "$venv"
+  "$base" -m venv "$venv" || { echo "$base has no venv module (on Debian: apt install python3-venv)" >&2; return 1; }
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check "${args[@]}" || { echo "pip could not install ${args[*]}" >&2; return 1; }
+  printf '%s\n' "$stamp" > "$venv/.complete"
+  echo "$venv: ready after $((SECONDS - start)) s"
+}
