@@ -336,3 +336,22 @@ fn health_and_readiness_answer() {
     let app = app();
     assert_eq!((app.get("/health").status, app.get("/ready").status), (200, 200));
 }
+
+/// Were a batch served in one piece, the one-line requests sent meanwhile would all wait for its end.
+#[test]
+fn one_line_requests_are_answered_while_a_batch_is_worked_on() {
+    let app = TestApp::start(|c| c.server.threads = 1);
+    let texts: Vec<String> = (0..2048).map(|i| format!("{i} {}", "some words of a document ".repeat(20))).collect();
+    let batch = json!({"input": texts});
+    let answered = std::thread::scope(|scope| {
+        let batch = scope.spawn(|| app.embed(&batch).status);
+        let mut answered = 0;
+        while !batch.is_finished() {
+            assert_eq!(app.embed(&json!({"input": "one line"})).status, 200);
+            answered += 1;
+        }
+        assert_eq!(batch.join().unwrap(), 200);
+        answered
+    });
+    assert!(answered >= 10, "{answered} one-line requests were answered during a batch of 2048 documents");
+}
