@@ -2,6 +2,7 @@
 
 mod cpu;
 mod device;
+pub mod kernel;
 
 pub use cpu::CpuPooling;
 pub use device::DevicePooling;

@@ -176,7 +176,7 @@ impl<T: Send, F: Fn(usize) -> T + Send + Sync> Slice for Job<T, F> {
     }
 
     fn run(&self, slice: usize) {
-        let result = catch_unwind(AssertUnwindSafe(|| (self.work)(slice))).map_err(|panic| Panicked(message(&*panic)));
+        let result = here(|| (self.work)(slice));
         let mut state = lock(&self.state);
         let place = slice - state.read;
         if let Some(slot) = state.done.get_mut(place) {
@@ -248,6 +248,14 @@ impl<T: Send + 'static> Drop for Slices<T> {
     fn drop(&mut self) {
         self.job.abandon();
     }
+}
+
+/// Runs `work` on this thread, for work that is shorter than the way to another.
+///
+/// # Errors
+/// When it panics.
+pub fn here<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked(message(&*panic)))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

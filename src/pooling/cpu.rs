@@ -1,45 +1,56 @@
 //! The CPU's pooling: gather, scale and add, over the table as stored.
 
 use super::Pooling;
+use super::kernel::{self, GROUP, Kernel};
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
-use crate::table::{EmbeddingTable, for_each};
-
-/// Tokens added up before their sum joins the total: the rounding error of a long text stays that of a short one.
-const BLOCK: usize = 32;
+use crate::table::EmbeddingTable;
 
 /// Pools over a table in memory or in a memory map.
 #[derive(Debug)]
 pub struct CpuPooling {
     table: EmbeddingTable,
     norm: CollapsedNorm,
+    kernel: Kernel,
 }
 
 impl CpuPooling {
     pub fn new(table: EmbeddingTable, norm: CollapsedNorm) -> Self {
-        Self { table, norm }
+        Self { table, norm, kernel: kernel::best() }
     }
 
-    /// Writes the mean of one text. `block` is scratch as long as `out`.
-    fn mean_of(&self, ids: &[u32], block: &mut [f32], out: &mut [f32]) {
+    /// The same with another kernel, to compare them.
+    pub fn with_kernel(self, kernel: Kernel) -> Self {
+        Self { kernel, ..self }
+    }
+
+    /// Writes the mean of one text.
+    fn mean_of(&self, ids: &[u32], out: &mut [f32]) {
         out.fill(0.0);
         let mut corrections = [0.0f64; 3];
-        for ids in ids.chunks(BLOCK) {
-            block.fill(0.0);
-            for &id in ids {
-                let (Some(row), Some(&scale)) = (self.table.row(id), self.norm.scale.get(id as usize)) else {
-                    continue;
-                };
-                for_each(self.table.dtype(), row, block, |sum, x| *sum += scale * x);
-                for (sum, correction) in corrections.iter_mut().zip(&self.norm.corrections) {
-                    *sum += f64::from(correction.per_row.get(id as usize).copied().unwrap_or(0.0));
-                }
-            }
-            for (total, sum) in out.iter_mut().zip(&*block) {
-                *total += sum;
-            }
+        let mut groups = ids.chunks(GROUP);
+        let mut next = groups.next().map_or_else(Rows::default, |ids| self.rows(ids));
+        while !next.is_empty() {
+            let rows = next;
+            next = groups.next().map_or_else(Rows::default, |ids| self.rows(ids));
+            let (now, scales) = rows.get();
+            self.kernel.add(self.table.dtype(), now, scales, next.get().0, out);
+        }
+        self.kernel.order(self.table.dtype(), out);
+        for (sum, correction) in corrections.iter_mut().zip(&self.norm.corrections) {
+            *sum = ids.iter().filter_map(|&id| correction.per_row.get(id as usize)).map(|&c| f64::from(c)).sum();
         }
         self.finish(ids.len(), corrections, out);
+    }
+
+    /// The rows and scales of up to [`GROUP`] ids. An id past the table is a row of nothing.
+    fn rows(&self, ids: &[u32]) -> Rows<'_> {
+        let mut rows = Rows { count: ids.len().min(GROUP), ..Rows::default() };
+        for ((row, scale), &id) in rows.rows.iter_mut().zip(&mut rows.scales).zip(ids) {
+            *row = self.table.row(id).unwrap_or_default();
+            *scale = self.norm.scale.get(id as usize).copied().unwrap_or_default();
+        }
+        rows
     }
 
     /// From sums over `count` tokens to their mean under the norm's weight, corrections and bias.
@@ -63,16 +74,33 @@ impl CpuPooling {
     }
 }
 
+/// One group of rows.
+#[derive(Default, Clone, Copy)]
+struct Rows<'a> {
+    rows: [&'a [u8]; GROUP],
+    scales: [f32; GROUP],
+    count: usize,
+}
+
+impl Rows<'_> {
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn get(&self) -> (&[&[u8]], &[f32]) {
+        (self.rows.get(..self.count).unwrap_or_default(), self.scales.get(..self.count).unwrap_or_default())
+    }
+}
+
 impl Pooling for CpuPooling {
     fn mean(&self, texts: &[&[u32]], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
-        let mut block = vec![0.0; dimensions];
         for (ids, out) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
-            self.mean_of(ids, &mut block, out);
+            self.mean_of(ids, out);
         }
         Ok(())
     }
 
     fn device(&self) -> String {
-        "cpu".to_owned()
+        format!("cpu ({})", self.kernel.name)
     }
 }

@@ -53,7 +53,7 @@ pub async fn log(request: Request, next: Next) -> Response<axum::body::Body> {
     let status = response.status();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let request_id = id.as_ref().and_then(|RequestId(id)| id.to_str().ok()).unwrap_or_default();
-    let duration_ms = started.elapsed().as_secs_f64() * 1e3;
+    let duration_ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     let none = Accounting::default();
     let Accounting { model, inputs, tokens } = response.extensions().get().unwrap_or(&none);
     macro_rules! line {

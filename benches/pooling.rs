@@ -1,0 +1,159 @@
+//! Pooling against the speed at which its rows can be read at all, in one run: `cargo bench --bench pooling`.
+//!
+//! The ceiling is a loop that reads the same rows in the same order by the widest loads, a group ahead prefetched, and does
+//! nothing but add up their words. Ids are uniform (every row a miss) and Zipfian (as words are). Tables are random: only their size matters.
+
+// A benchmark may end by panicking.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(unsafe_code)] // The ceiling's loads and prefetches.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use embedding_server::norm::CollapsedNorm;
+use embedding_server::pooling::kernel::{self, GROUP};
+use embedding_server::pooling::{CpuPooling, Pooling};
+use embedding_server::table::{EmbeddingTable, TableDtype};
+
+const TOKENS: usize = 512;
+const TEXTS: usize = 64;
+/// Alternating rounds, so that all see the same disturbances.
+const ROUNDS: usize = 9;
+
+fn main() {
+    println!("ns per token, {TOKENS} tokens a text, median of {ROUNDS} rounds (percent of the ceiling)\n");
+    let names: Vec<&str> = kernel::available().iter().map(|k| k.name).collect();
+    println!("{:<28}{:>9}{}", "table and ids", "ceiling", names.iter().map(|n| format!("{n:>18}")).collect::<String>());
+    for (rows, dimensions) in [(128_256, 4096), (262_144, 640)] {
+        for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32] {
+            if dtype != TableDtype::Bf16 && dimensions == 4096 {
+                continue;
+            }
+            let table = random_table(rows, dimensions, dtype);
+            for zipfian in [true, false] {
+                report(&table, zipfian);
+            }
+        }
+    }
+}
+
+fn report(table: &EmbeddingTable, zipfian: bool) {
+    let mut rng = fastrand::Rng::with_seed(7);
+    let texts: Vec<Vec<u32>> =
+        (0..TEXTS).map(|_| (0..TOKENS).map(|_| id(&mut rng, table.rows(), zipfian)).collect()).collect();
+    let poolings: Vec<CpuPooling> =
+        kernel::available().into_iter().map(|k| CpuPooling::new(table.clone(), norm(table)).with_kernel(k)).collect();
+    let mut times = vec![Vec::new(); poolings.len() + 1];
+    for _ in 0..ROUNDS {
+        times[0].push(time(|| {
+            for ids in &texts {
+                black_box(read(table, ids));
+            }
+        }));
+        for (pooling, times) in poolings.iter().zip(&mut times[1..]) {
+            let mut out = vec![0.0; table.dimensions()];
+            times.push(time(|| {
+                texts.iter().for_each(|ids| pooling.mean(&[ids], table.dimensions(), black_box(&mut out)).unwrap())
+            }));
+        }
+    }
+    let per_token: Vec<f64> =
+        times.iter_mut().map(|t| median(t).as_secs_f64() * 1e9 / (TEXTS * TOKENS) as f64).collect();
+    let name = format!(
+        "{} x {} {} {}",
+        table.rows(),
+        table.dimensions(),
+        table.dtype().name(),
+        if zipfian { "zipf" } else { "uniform" }
+    );
+    let columns: String =
+        per_token[1..].iter().map(|ns| format!("{:>10.1} ({:>4.0}%)", ns, 100.0 * per_token[0] / ns)).collect();
+    println!("{name:<28}{:>9.1}  {columns}", per_token[0]);
+}
+
+/// Reads the rows of `ids`: a sum that depends on every word.
+fn read(table: &EmbeddingTable, ids: &[u32]) -> u64 {
+    let groups: Vec<Vec<&[u8]>> =
+        ids.chunks(GROUP).map(|ids| ids.iter().map(|&id| table.row(id).unwrap()).collect()).collect();
+    let mut sum = 0;
+    for (i, rows) in groups.iter().enumerate() {
+        let ahead = groups.get(i + 1).map_or(&[][..], Vec::as_slice);
+        sum ^= read_group(rows, ahead);
+    }
+    sum
+}
+
+#[cfg(target_arch = "x86_64")]
+fn read_group(rows: &[&[u8]], ahead: &[&[u8]]) -> u64 {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f")]
+    fn widest(rows: &[&[u8]], ahead: &[&[u8]]) -> u64 {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for offset in (0..rows[0].len()).step_by(64) {
+            for (i, row) in rows.iter().enumerate() {
+                let line: &[u8; 64] = row[offset..].first_chunk().unwrap();
+                // SAFETY: 64 bytes, at any alignment.
+                let words = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
+                sums[i % 2] = _mm512_add_epi64(sums[i % 2], words);
+            }
+            for row in ahead {
+                // SAFETY: a prefetch reads nothing and cannot fault.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(offset).cast()) };
+            }
+        }
+        _mm512_reduce_add_epi64(_mm512_add_epi64(sums[0], sums[1])).cast_unsigned()
+    }
+
+    // SAFETY: the CPU has the feature.
+    if is_x86_feature_detected!("avx512f") { unsafe { widest(rows, ahead) } } else { read_words(rows) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn read_group(rows: &[&[u8]], _ahead: &[&[u8]]) -> u64 {
+    read_words(rows)
+}
+
+fn read_words(rows: &[&[u8]]) -> u64 {
+    rows.iter().flat_map(|row| row.as_chunks::<8>().0).fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
+}
+
+fn id(rng: &mut fastrand::Rng, rows: usize, zipfian: bool) -> u32 {
+    // Inverse of the cumulated 1/rank; the rows of frequent tokens lie anywhere in the table.
+    let rank = if zipfian { (rng.f64() * (rows as f64).ln()).exp() as usize } else { rng.usize(..rows) };
+    (rank.wrapping_mul(0x9e37_79b1) % rows) as u32
+}
+
+fn random_table(rows: usize, dimensions: usize, dtype: TableDtype) -> EmbeddingTable {
+    let mut bytes = vec![0u8; rows * dimensions * dtype.size()];
+    // Small positive numbers in every dtype: neither NaN nor subnormal.
+    let pattern: &[u8] = match dtype {
+        TableDtype::Bf16 => &[0x12, 0x3c, 0x34, 0x3c],
+        TableDtype::F16 => &[0x12, 0x24, 0x34, 0x24],
+        TableDtype::F32 => &[0x12, 0x34, 0x56, 0x3c],
+    };
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = pattern[i % pattern.len()];
+    }
+    EmbeddingTable::new(bytes.into(), dtype, rows, dimensions).unwrap()
+}
+
+fn norm(table: &EmbeddingTable) -> CollapsedNorm {
+    CollapsedNorm {
+        scale: vec![0.5; table.rows()],
+        weight: vec![1.0; table.dimensions()],
+        bias: None,
+        corrections: Vec::new(),
+    }
+}
+
+fn time(f: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    f();
+    start.elapsed()
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}

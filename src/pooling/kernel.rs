@@ -1,0 +1,195 @@
+//! The inner loop of pooling: adds rows times their scales to a sum, in vector registers where the CPU has them.
+//!
+//! Rows come in groups of up to [`GROUP`]. Each group is summed in registers column by column and joins the total once,
+//! so the total is read and written an eighth as often as rows are, and its rounding error grows with the groups, not
+//! with the tokens. While a group is summed, the next one's rows are prefetched at the same columns: rows lie far apart
+//! in memory, and the hardware prefetcher cannot know which comes next.
+
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::LazyLock;
+
+use crate::table::{TableDtype, for_each};
+
+/// The most rows in one call.
+pub const GROUP: usize = 8;
+
+/// One way to add rows. All equal each other up to f32 rounding.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Its instruction set, for people.
+    pub name: &'static str,
+    /// Columns at a time: what `sums` holds in the kernel's own order, see [`Kernel::order`].
+    block: usize,
+    add: Add,
+}
+
+/// Adds the group's rows to `sums`, over the whole blocks that `sums` has room for. Returns how many columns that is: 0 for
+/// a dtype that it leaves to the portable loop.
+type Add = fn(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize;
+
+/// The best kernel of this CPU.
+pub fn best() -> Kernel {
+    static BEST: LazyLock<Kernel> = LazyLock::new(|| available().into_iter().next().unwrap_or(PORTABLE));
+    *BEST
+}
+
+/// Every kernel that this CPU can run, best first.
+pub fn available() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    kernels.extend(x86::available());
+    #[cfg(target_arch = "aarch64")]
+    kernels.extend(neon::available());
+    kernels.push(PORTABLE);
+    kernels
+}
+
+/// The rows of one call and of the next.
+struct Group<'a> {
+    rows: [&'a [u8]; GROUP],
+    scales: [f32; GROUP],
+    /// How many of `rows` there are.
+    count: usize,
+    ahead: &'a [&'a [u8]],
+}
+
+impl<'a> Group<'a> {
+    /// Leaves out rows of fewer than `width` bytes.
+    fn new(rows: &[&'a [u8]], scales: &[f32], ahead: &'a [&'a [u8]], width: usize) -> Self {
+        let mut group = Self { rows: [&[]; GROUP], scales: [0.0; GROUP], count: 0, ahead };
+        let whole = rows.iter().zip(scales).filter(|(row, _)| row.len() >= width);
+        for ((row, scale), to) in whole.zip(group.rows.iter_mut().zip(&mut group.scales)) {
+            (*to.0, *to.1) = (row, *scale);
+            group.count += 1;
+        }
+        group
+    }
+
+    /// The rows with their scales.
+    fn rows(&self) -> impl Iterator<Item = (&'a [u8], f32)> {
+        self.rows.into_iter().zip(self.scales).take(self.count)
+    }
+}
+
+/// Columns at a time of the portable loop: their sums stay in the nearest cache.
+const PORTABLE_COLUMNS: usize = 64;
+
+const PORTABLE: Kernel = Kernel { name: "portable", block: 1, add: |_, _, _| 0 };
+
+impl Kernel {
+    /// Adds `scales[i] * rows[i]` to `sums` for up to [`GROUP`] rows; `ahead` are the rows of the next call.
+    ///
+    /// `sums` is as long as the dimensions wanted, a prefix of each row, and stays in the kernel's own order until
+    /// [`Kernel::order`]. A row that is shorter than that, and those past [`GROUP`], add nothing.
+    pub fn add(&self, dtype: TableDtype, rows: &[&[u8]], scales: &[f32], ahead: &[&[u8]], sums: &mut [f32]) {
+        let group = Group::new(rows, scales, ahead, sums.len() * dtype.size());
+        let done = (self.add)(dtype, &group, sums);
+        for (i, sums) in sums.get_mut(done..).unwrap_or_default().chunks_mut(PORTABLE_COLUMNS).enumerate() {
+            let at = (done + i * PORTABLE_COLUMNS) * dtype.size();
+            let mut total = [0.0; PORTABLE_COLUMNS];
+            for (row, scale) in group.rows() {
+                for_each(dtype, row.get(at..).unwrap_or_default(), &mut total, |sum, x| *sum += scale * x);
+            }
+            for (sum, total) in sums.iter_mut().zip(total) {
+                *sum += total;
+            }
+        }
+    }
+
+    /// Puts the sums into the order of the columns.
+    ///
+    /// Two bf16 are decoded from one 32-bit lane: the lower by a shift, the upper by a mask. So a block is kept as its even
+    /// columns, then its odd ones, and only the finished sum is put in order.
+    pub fn order(&self, dtype: TableDtype, sums: &mut [f32]) {
+        if dtype != TableDtype::Bf16 || self.block == 1 {
+            return;
+        }
+        let half = self.block / 2;
+        let mut ordered = [0.0f32; 32];
+        for block in sums.chunks_exact_mut(self.block) {
+            let (even, odd) = block.split_at(half);
+            for (pair, (even, odd)) in ordered.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd)) {
+                *pair = [*even, *odd];
+            }
+            for (column, x) in block.iter_mut().zip(&ordered) {
+                *column = *x;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn stored(dtype: TableDtype, numbers: &[f32]) -> Vec<u8> {
+        match dtype {
+            TableDtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+            TableDtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            TableDtype::F32 => numbers.iter().flat_map(|&x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    fn sum(kernel: Kernel, dtype: TableDtype, rows: &[&[u8]], scales: &[f32], dimensions: usize) -> Vec<f32> {
+        let mut sums = vec![0.0; dimensions];
+        for (i, (rows_now, scales)) in rows.chunks(GROUP).zip(scales.chunks(GROUP)).enumerate() {
+            let ahead = rows.chunks(GROUP).nth(i + 1).unwrap_or_default();
+            kernel.add(dtype, rows_now, scales, ahead, &mut sums);
+        }
+        kernel.order(dtype, &mut sums);
+        sums
+    }
+
+    proptest! {
+        /// Every kernel of this CPU, every dtype, widths with and without a rest, prefixes, unaligned rows.
+        #[test]
+        fn every_kernel_equals_the_portable_one(
+            seed in any::<u64>(), count in 0usize..40, width in 1usize..200, less in 0usize..200, shift in 0usize..5,
+        ) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let dimensions = width - less % width;
+            let scales: Vec<f32> = (0..count).map(|_| rng.f32() * 4.0 - 2.0).collect();
+            for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32] {
+                let numbers: Vec<f32> = (0..count * width).map(|_| rng.f32() * 2.0 - 1.0).collect();
+                let mut bytes = vec![0; shift];
+                bytes.extend(stored(dtype, &numbers));
+                let rows: Vec<&[u8]> = bytes[shift..].chunks(width * dtype.size()).collect();
+                let expected = sum(PORTABLE, dtype, &rows, &scales, dimensions);
+                let length = expected.iter().map(|x| x * x).sum::<f32>().sqrt().max(1.0);
+                for kernel in available() {
+                    let found = sum(kernel, dtype, &rows, &scales, dimensions);
+                    for (found, expected) in found.iter().zip(&expected) {
+                        prop_assert!((found - expected).abs() <= 1e-6 * length, "{} {dtype:?}", kernel.name);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What is not there cannot be read: neither past a row's end, nor past the last of a group.
+    #[test]
+    fn a_short_row_adds_nothing() {
+        for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32] {
+            let (long, short) = (stored(dtype, &[1.0; 128]), stored(dtype, &[1.0; 127]));
+            let column: Vec<f32> = (0..128).map(|i| i as f32).collect();
+            let counted = stored(dtype, &column);
+            for kernel in available() {
+                let rows: [&[u8]; 4] = [&long, &short, &counted, &[]];
+                let expected: Vec<f32> = column.iter().map(|x| x + 2.0).collect();
+                assert_eq!(
+                    sum(kernel, dtype, &rows, &[2.0, 5.0, 1.0, 7.0], 128),
+                    expected,
+                    "{} {dtype:?}",
+                    kernel.name
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! AVX-512 and AVX2, chosen when the program runs.
+
+#![allow(unsafe_code)] // Vector loads and stores take pointers.
+
+use std::arch::x86_64::*;
+
+use super::{GROUP, Group, Kernel};
+use crate::table::TableDtype;
+
+/// The kernels that this CPU can run, best first.
+pub(super) fn available() -> Vec<Kernel> {
+    let mut kernels = Vec::new();
+    if is_x86_feature_detected!("avx512f") {
+        kernels.push(Kernel { name: "avx512", block: avx512::BLOCK, add: avx512::add });
+    }
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+        kernels.push(Kernel { name: "avx2", block: avx2::BLOCK, add: avx2::add });
+    }
+    kernels
+}
+
+/// Asks for the cache lines of `bytes` bytes from `at`.
+#[inline(always)]
+fn prefetch(at: *const u8, bytes: usize) {
+    // SAFETY: a prefetch reads nothing and cannot fault.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+        if bytes > 64 {
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64).cast());
+        }
+    }
+}
+
+/// The module of one instruction set: from its vectors' loads, sums and decoders.
+macro_rules! instruction_set {
+    (
+        $name:ident, $features:literal, $lanes:literal x $vector:ty,
+        $zero:ident, $splat:ident, $load:ident, $store:ident, $plus:ident, $fma:ident,
+        $($dtype:ident $columns:ident $size:literal |$at:ident| $decode:expr),+
+    ) => {
+        mod $name {
+            use super::*;
+
+            /// Columns of one step: two vectors.
+            pub(super) const BLOCK: usize = 2 * $lanes;
+
+            pub(super) fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
+                let blocks = sums.len() / BLOCK;
+                match dtype {
+                    // SAFETY: `available` has found these CPU features. The rows of a group are as long as `sums`.
+                    $(TableDtype::$dtype => unsafe {
+                        match group.count {
+                            0 => {}
+                            1 => $columns::<1>(group, blocks, sums),
+                            2 => $columns::<2>(group, blocks, sums),
+                            3 => $columns::<3>(group, blocks, sums),
+                            4 => $columns::<4>(group, blocks, sums),
+                            5 => $columns::<5>(group, blocks, sums),
+                            6 => $columns::<6>(group, blocks, sums),
+                            7 => $columns::<7>(group, blocks, sums),
+                            _ => $columns::<GROUP>(group, blocks, sums),
+                        }
+                    })+
+                }
+                blocks * BLOCK
+            }
+
+            $(
+                /// Adds the first `ROWS` rows, over `blocks` blocks.
+                ///
+                /// # Safety
+                /// The CPU has the features; the first `ROWS` rows of `group` and `sums` are `blocks` blocks long.
+                #[target_feature(enable = $features)]
+                unsafe fn $columns<const ROWS: usize>(group: &Group<'_>, blocks: usize, sums: &mut [f32]) {
+                    let mut scales = [$zero(); ROWS];
+                    for (vector, scale) in scales.iter_mut().zip(group.scales) {
+                        *vector = $splat(scale);
+                    }
+                    let sums = sums.as_mut_ptr();
+                    for block in 0..blocks {
+                        let offset = block * BLOCK * $size;
+                        let (mut low, mut high) = ($zero(), $zero());
+                        for (row, scale) in group.rows.iter().zip(scales) {
+                            // SAFETY: the block lies within the row.
+                            let (a, b) = unsafe {
+                                let $at = row.as_ptr().add(offset);
+                                $decode
+                            };
+                            low = $fma(a, scale, low);
+                            high = $fma(b, scale, high);
+                        }
+                        for row in group.ahead {
+                            prefetch(row.as_ptr().wrapping_add(offset), BLOCK * $size);
+                        }
+                        // SAFETY: the block lies within the sums.
+                        unsafe {
+                            let to = sums.add(block * BLOCK);
+                            $store(to, $plus($load(to), low));
+                            $store(to.add($lanes), $plus($load(to.add($lanes)), high));
+                        }
+                    }
+                }
+            )+
+        }
+    };
+}
+
+instruction_set! {
+    avx512, "avx512f", 16 x __m512,
+    _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
+    Bf16 bf16 2 |at| {
+        let pairs = _mm512_loadu_si512(at.cast());
+        let even = _mm512_slli_epi32::<16>(pairs);
+        let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+        (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd))
+    },
+    F16 f16 2 |at| (
+        _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
+        _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))
+    ),
+    F32 f32 4 |at| (_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast()))
+}
+
+instruction_set! {
+    avx2, "avx2,fma,f16c", 8 x __m256,
+    _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps,
+    Bf16 bf16 2 |at| {
+        let pairs = _mm256_loadu_si256(at.cast());
+        let even = _mm256_slli_epi32::<16>(pairs);
+        let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
+        (_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd))
+    },
+    F16 f16 2 |at| (
+        _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+        _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()))
+    ),
+    F32 f32 4 |at| (_mm256_loadu_ps(at.cast()), _mm256_loadu_ps(at.add(32).cast()))
+}
