@@ -53,7 +53,9 @@ fn report(table: &EmbeddingTable, zipfian: bool) {
         for (pooling, times) in poolings.iter().zip(&mut times[1..]) {
             let mut out = vec![0.0; table.dimensions()];
             times.push(time(|| {
-                texts.iter().for_each(|ids| pooling.mean(&[ids], table.dimensions(), black_box(&mut out)).unwrap())
+                for ids in &texts {
+                    pooling.mean(&[ids], table.dimensions(), black_box(&mut out)).unwrap();
+                }
             }));
         }
     }
@@ -98,8 +100,7 @@ fn read_group(rows: &[&[u8]], ahead: &[&[u8]]) -> u64 {
                 sums[i % 2] = _mm512_add_epi64(sums[i % 2], words);
             }
             for row in ahead {
-                // SAFETY: a prefetch reads nothing and cannot fault.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(offset).cast()) };
+                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(offset).cast());
             }
         }
         _mm512_reduce_add_epi64(_mm512_add_epi64(sums[0], sums[1])).cast_unsigned()
