@@ -1,0 +1,132 @@
+//! The whole server against a handler that does nothing, in one run: `cargo bench --bench http -- NAME=CHECKPOINT...`.
+//!
+//! Needs `wrk`. The ceiling is axum on the same runtime and connection loop, answering a ready-made body of the same size.
+//! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something.
+
+// A benchmark may end by panicking.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::process::Command;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::CONTENT_TYPE;
+use axum::routing::post;
+use bytes::Bytes;
+use embedding_server::config::{Config, Model};
+use embedding_server::server::{self, State};
+use tokio::net::TcpListener;
+
+const SECONDS: u32 = 4;
+const ROUNDS: usize = 3;
+
+fn main() {
+    let models: Vec<Model> = std::env::args()
+        .skip(1)
+        .filter_map(|argument| argument.split_once('=').map(|(name, path)| Model::new(name, path)))
+        .collect();
+    if models.is_empty() {
+        println!(
+            "skipped: name the checkpoints to serve, as in `cargo bench --bench http -- gemma=target/real/gemma-3-270m-layer0`"
+        );
+        return;
+    }
+    if Command::new("wrk").arg("--version").output().is_err() {
+        println!("skipped: wrk is not installed");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(run(models));
+}
+
+async fn run(models: Vec<Model>) {
+    let config = Config { models, ..Config::default() };
+    let state = Arc::new(State::new(config.clone()).unwrap());
+    state.load().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let ours = listener.local_addr().unwrap().to_string();
+    tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending()));
+
+    println!("requests/s, one sentence of 11 words a request, best of {ROUNDS} rounds of {SECONDS} s\n");
+    println!(
+        "{:<14}{:<8}{:>12}{:>10}{:>12}{:>8}{:>24}",
+        "model", "format", "connections", "ours", "ceiling", "", "p50 / p99 of ours"
+    );
+    for model in &config.models {
+        for format in ["base64", "float"] {
+            let body = answer(&ours, &model.id, format).await;
+            let ceiling = ready_made(body).await;
+            for connections in [1, 64] {
+                let mut best = [Measured::default(), Measured::default()];
+                for _ in 0..ROUNDS {
+                    for (best, address) in best.iter_mut().zip([&ours, &ceiling]) {
+                        let (address, id) = (address.clone(), model.id.clone());
+                        let found =
+                            tokio::task::spawn_blocking(move || wrk(&address, &id, format, connections)).await.unwrap();
+                        if found.rate > best.rate {
+                            *best = found;
+                        }
+                    }
+                }
+                let [ours, ceiling] = &best;
+                println!(
+                    "{:<14}{:<8}{:>12}{:>10.0}{:>12.0}{:>7.0}%{:>24}",
+                    model.id,
+                    format,
+                    connections,
+                    ours.rate,
+                    ceiling.rate,
+                    100.0 * ours.rate / ceiling.rate,
+                    format!("{} / {}", ours.p50, ours.p99)
+                );
+            }
+        }
+    }
+}
+
+/// One real answer, whose size the ceiling takes.
+async fn answer(address: &str, model: &str, format: &str) -> Bytes {
+    let body = format!(
+        r#"{{"input":"the of and to in is that for it was on","model":"{model}","encoding_format":"{format}"}}"#
+    );
+    let url = format!("http://{address}/v1/embeddings");
+    tokio::task::spawn_blocking(move || {
+        let mut answer = ureq::post(url).header("content-type", "application/json").send(body).unwrap();
+        answer.body_mut().read_to_vec().unwrap().into()
+    })
+    .await
+    .unwrap()
+}
+
+/// The same body for every request, which is read and not looked at.
+async fn ready_made(body: Bytes) -> String {
+    let handler = move |_: Bytes| std::future::ready(([(CONTENT_TYPE, "application/json")], body.clone()));
+    let router = Router::new().route("/v1/embeddings", post(handler));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[derive(Default)]
+struct Measured {
+    rate: f64,
+    p50: String,
+    p99: String,
+}
+
+fn wrk(address: &str, model: &str, format: &str, connections: u32) -> Measured {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/wrk.lua");
+    let output = Command::new("wrk")
+        .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{SECONDS}s"), "-s", script])
+        .args([&format!("http://{address}"), "--", format, model])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let after = |label: &str| {
+        let line = text.lines().find(|line| line.trim_start().starts_with(label)).unwrap_or_else(|| panic!("{text}"));
+        line.split_whitespace().nth(1).unwrap().to_owned()
+    };
+    assert!(!text.contains("Non-2xx"), "{text}");
+    Measured { rate: after("Requests/sec:").parse().unwrap(), p50: after("50%"), p99: after("99%") }
+}
