@@ -220,6 +220,14 @@ impl Config {
                 names.into_iter().collect::<Vec<_>>().join(", ")
             ));
         }
+        let is_origin = |o: &String| o == "*" || o.starts_with("http://") || o.starts_with("https://");
+        if let Some(origin) =
+            self.server.cors_origins.iter().find(|o| !is_origin(o) || !o.bytes().all(|b| b.is_ascii_graphic()))
+        {
+            return Err(format!(
+                "server.cors_origins has {origin:?}, which is no origin: write \"https://page.example\" or \"*\""
+            ));
+        }
         if self.server.max_inputs == 0 || self.server.max_body.0 == 0 {
             return Err("server.max_inputs and server.max_body must be more than 0".to_owned());
         }

@@ -58,8 +58,7 @@ impl State {
             .iter()
             .map(|entry| {
                 let entry = Arc::clone(entry);
-                let path = entry.id().to_owned();
-                (path, tokio::task::spawn_blocking(move || entry.load()))
+                (entry.id().to_owned(), tokio::task::spawn_blocking(move || entry.load()))
             })
             .collect();
         for (id, load) in loads {

@@ -127,7 +127,7 @@ fn what_kubernetes_sets_is_not_taken_for_configuration() {
 #[test]
 fn mistakes_are_named_with_their_place_and_their_remedy() {
     let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
-    let cases: [(&str, &[&str]); 12] = [
+    let cases: [(&str, &[&str]); 13] = [
         ("[server]\nprot = 1", &["prot", "[server]", "did you mean \"port\""]),
         ("[sever]\nport = 1", &["sever", "did you mean \"server\""]),
         ("[[models]]\nid = \"a\"\npth = \"b\"", &["pth", "did you mean \"path\""]),
@@ -137,6 +137,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
         ("[server", &["line 1"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\ndevice = \"gpu\"", &["gpu", "cuda"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\ntoken_input = \"ids\"", &["cl100k_base", "reject"]),
+        ("[server]\ncors_origins = [\"page.example\"]", &["page.example", "https://"]),
         ("models = []", &["--model NAME=PATH"]),
         (
             "[[models]]\nid = \"a\"\npath = \"b\"\n[[models]]\nid = \"c\"\npath = \"b\"\naliases = [\"a\"]",
