@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request};
-use axum::http::{HeaderValue, Response};
+use axum::http::{HeaderMap, HeaderValue, Response};
 use axum::middleware::Next;
 
 /// On every response; taken from the request where it has one.
@@ -21,38 +21,18 @@ pub struct Accounting {
     pub tokens: usize,
 }
 
-#[derive(Debug, Clone)]
-struct RequestId(HeaderValue);
-
-/// Gives every request an id: the client's own if it sent one, for its logs' sake.
-pub async fn request_id(mut request: Request, next: Next) -> Response<axum::body::Body> {
-    let sent = [REQUEST_ID, CLIENT_REQUEST_ID].iter().find_map(|name| request.headers().get(*name)).filter(|id| {
-        let id = id.as_bytes();
-        (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
-    });
-    let id = sent.cloned().unwrap_or_else(new_id);
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let mut response = next.run(request).await;
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-fn new_id() -> HeaderValue {
-    let id = format!("req_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
-}
-
-/// One line a request, when its answer begins. No text, no vectors, no keys.
+/// Gives every request an id, the client's own if it sent one, and logs it when its answer begins: one line, without
+/// texts, vectors or keys.
 pub async fn log(request: Request, next: Next) -> Response<axum::body::Body> {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let id = request.extensions().get::<RequestId>().cloned();
-    let response = next.run(request).await;
+    let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
+    let mut response = next.run(request).await;
 
     let status = response.status();
     let route = route.as_ref().map_or("-", MatchedPath::as_str);
-    let request_id = id.as_ref().and_then(|RequestId(id)| id.to_str().ok()).unwrap_or_default();
+    let request_id = id.to_str().unwrap_or_default();
     let duration_ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     let none = Accounting::default();
     let Accounting { model, inputs, tokens } = response.extensions().get().unwrap_or(&none);
@@ -68,5 +48,19 @@ pub async fn log(request: Request, next: Next) -> Response<axum::body::Body> {
     } else {
         line!(info);
     }
+    response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// The client's own id, if it is short and printable.
+fn sent_id(headers: &HeaderMap) -> Option<&HeaderValue> {
+    [REQUEST_ID, CLIENT_REQUEST_ID].iter().find_map(|name| headers.get(*name)).filter(|id| {
+        let id = id.as_bytes();
+        (1..=LONGEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+    })
+}
+
+fn new_id() -> HeaderValue {
+    let id = format!("req_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
 }

@@ -23,13 +23,12 @@ pub fn router(state: Arc<State>) -> Router {
         .route("/ready", get(health::ready))
         .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method_not_allowed(&method, uri.path()))
-        .with_state(state)
-        .layer(middleware::from_fn(access::log));
+        .with_state(state);
     let routes = match cors {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
-    routes.layer(middleware::from_fn(access::request_id))
+    routes.layer(middleware::from_fn(access::log))
 }
 
 /// Browsers ask for `authorization` by name: `*` does not cover it, so the names asked for are mirrored.
