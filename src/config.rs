@@ -64,10 +64,10 @@ pub struct Model {
     pub path: PathBuf,
     #[serde(default)]
     pub aliases: Vec<String>,
-    #[serde(default = "yes")]
-    pub normalize: bool,
-    #[serde(default = "yes")]
-    pub special_tokens: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalize: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<usize>,
     #[serde(default)]
@@ -90,10 +90,6 @@ pub struct Model {
     pub embedding_tensor: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub norm_tensor: Option<String>,
-}
-
-fn yes() -> bool {
-    true
 }
 
 impl Default for Config {
@@ -134,8 +130,8 @@ impl Model {
             id: id.into(),
             path: path.into(),
             aliases: Vec::new(),
-            normalize: true,
-            special_tokens: true,
+            normalize: None,
+            special_tokens: None,
             dimensions: None,
             token_input: TokenInput::default(),
             max_input_tokens: None,

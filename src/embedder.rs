@@ -3,7 +3,7 @@
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
 use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
@@ -56,13 +56,14 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// How a checkpoint's vectors are made. The defaults are OpenAI's length and the transformers library's tokens.
+/// How a checkpoint's vectors are made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Scale vectors to length 1, as OpenAI's are. `false` leaves the mean as transformers computes it.
-    pub normalize: bool,
-    /// Pool the special tokens that the tokenizer's template adds (BOS), as transformers does.
-    pub special_tokens: bool,
+    /// Scale vectors to length 1, as OpenAI's are; `false` leaves the mean as it is. `None`: as the checkpoint's
+    /// [`Conventions`] have it.
+    pub normalize: Option<bool>,
+    /// Pool the special tokens that the tokenizer's template adds (BOS). `None`: as the checkpoint's [`Conventions`] have it.
+    pub special_tokens: Option<bool>,
     /// Dimensions of an answer that asks for none: a prefix, renormalized. `None`: all.
     pub dimensions: Option<usize>,
     pub token_input: TokenInput,
@@ -76,8 +77,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            normalize: true,
-            special_tokens: true,
+            normalize: None,
+            special_tokens: None,
             dimensions: None,
             token_input: TokenInput::default(),
             max_input_tokens: None,
@@ -120,6 +121,7 @@ pub struct Embedder {
     rows: usize,
     table_dimensions: usize,
     settings: Settings,
+    conventions: Conventions,
 }
 
 impl Embedder {
@@ -128,7 +130,12 @@ impl Embedder {
     /// # Errors
     /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
-        let Checkpoint { path, table, table_source, norm, tokenizer, .. } = checkpoint;
+        let Checkpoint { path, table, table_source, norm, tokenizer, conventions: by_kind, .. } = checkpoint;
+        let conventions = Conventions {
+            normalize: settings.normalize.unwrap_or(by_kind.normalize),
+            special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
+            ..by_kind
+        };
         if let Some(dimensions) = settings.dimensions
             && !(1..=table.dimensions()).contains(&dimensions)
         {
@@ -150,8 +157,10 @@ impl Embedder {
                     .remedy("set device = \"cpu\" for this model")
             })?),
         };
-        table_source.map.release();
-        Ok(Self { tokenizer: Box::new(tokenizer), pooling, rows, table_dimensions, settings })
+        if let Some(map) = &table_source.map {
+            map.release();
+        }
+        Ok(Self { tokenizer: Box::new(tokenizer), pooling, rows, table_dimensions, settings, conventions })
     }
 
     /// The length of a vector when a request asks for no other.
@@ -206,7 +215,7 @@ impl Embedder {
             (Input::TokenIds(_), TokenInput::Reject) => return Err(EmbedError::TokenIdsRejected { input: index }),
         };
         // Added tokens may lie beyond the table (Gemma 3 has one).
-        ids.retain(|&id| (id as usize) < self.rows);
+        ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
         if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
             return Err(EmbedError::TooManyTokens { input: index, tokens: ids.len(), max });
         }
@@ -216,7 +225,7 @@ impl Embedder {
     fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
         let mut ids = Vec::new();
         self.tokenizer
-            .encode(text, self.settings.special_tokens, &mut ids)
+            .encode(text, self.conventions.special_tokens, &mut ids)
             .map_err(|message| EmbedError::Tokenizer { input: index, message })?;
         Ok(ids)
     }
@@ -229,7 +238,7 @@ impl Embedder {
         let ids: Vec<&[u32]> = texts.iter().map(PooledTokens::ids).collect();
         self.pooling.mean(&ids, dimensions, out)?;
         for (text, vector) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
-            if self.settings.normalize || text.is_empty() {
+            if self.conventions.normalize || text.is_empty() {
                 normalize(vector);
             }
         }

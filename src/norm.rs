@@ -42,6 +42,16 @@ impl NormKind {
         }
     }
 
+    /// The same norm, for a file that stores `1 + w`: GGUF.
+    #[must_use]
+    pub const fn with_one_added(self) -> Self {
+        match self {
+            Self::RmsPlusOne => Self::Rms,
+            Self::LayerPlusOne => Self::Layer,
+            other => other,
+        }
+    }
+
     const fn removes_mean(self) -> bool {
         matches!(self, Self::Layer | Self::LayerPlusOne)
     }
@@ -72,6 +82,8 @@ pub struct FinalNorm {
     pub embedding_norm: Option<Norm>,
     /// The model's last norm.
     pub norm: Norm,
+    /// `rows` numbers that the normed rows are multiplied with, before the norm's bias: a static table's token weights.
+    pub row_weights: Option<Vec<f32>>,
 }
 
 /// Numbers per vocabulary row, and the direction that their mean is added along.
@@ -168,12 +180,16 @@ impl FinalNorm {
         let mut row = vec![0.0f32; table.dimensions()];
         for (i, slot) in scalars.iter_mut().enumerate() {
             let id = u32::try_from(first + i).ok().filter(|&id| table.read_row(id, &mut row));
-            *slot = self.row_scalars(&row);
+            *slot = self.row_scalars(&row).times(self.row_weight(first + i));
             if id.is_none() || !slot.is_finite() {
                 return Some(first + i);
             }
         }
         None
+    }
+
+    fn row_weight(&self, row: usize) -> f32 {
+        self.row_weights.as_ref().map_or(1.0, |weights| weights.get(row).copied().unwrap_or(f32::NAN))
     }
 
     fn row_scalars(&self, row: &[f32]) -> RowScalars {
@@ -238,6 +254,10 @@ struct RowScalars {
 }
 
 impl RowScalars {
+    fn times(self, weight: f32) -> Self {
+        Self { scale: self.scale * weight, corrections: self.corrections.map(|c| c * weight) }
+    }
+
     fn is_finite(&self) -> bool {
         self.scale.is_finite() && self.corrections.iter().all(|c| c.is_finite())
     }
@@ -275,7 +295,7 @@ mod tests {
     }
 
     fn only(norm: Norm) -> FinalNorm {
-        FinalNorm { embedding_scale: 2.0, embedding_norm: None, norm }
+        FinalNorm { embedding_scale: 2.0, embedding_norm: None, norm, row_weights: None }
     }
 
     /// The vector of one token, put together from the collapsed numbers.
@@ -337,8 +357,24 @@ mod tests {
         for bias in [None, Some([0.3, -0.1, 0.2, 0.7])] {
             let inner = norm(NormKind::Layer, Some([1.5, 0.5, -0.5, 2.0]), bias);
             let outer = norm(NormKind::Layer, Some(W), Some(B));
-            check(&FinalNorm { embedding_scale: 1.0, embedding_norm: Some(inner), norm: outer });
+            check(&FinalNorm { embedding_scale: 1.0, embedding_norm: Some(inner), norm: outer, row_weights: None });
         }
+    }
+
+    #[test]
+    fn row_weights_multiply_the_normed_row() {
+        for kind in [NormKind::None, NormKind::Rms, NormKind::Layer] {
+            let plain = only(norm(kind, Some(W), None));
+            let weighted = FinalNorm { row_weights: Some(vec![2.0, 0.5, -1.0]), ..plain.clone() };
+            let (a, b) = (plain.collapse(&table(&ROWS), 1).unwrap(), weighted.collapse(&table(&ROWS), 2).unwrap());
+            for (t, weight) in [2.0, 0.5, -1.0].into_iter().enumerate() {
+                for (a, b) in vector(&a, &ROWS[t], t).iter().zip(vector(&b, &ROWS[t], t)) {
+                    assert!((a * weight - b).abs() < 1e-6, "{kind:?}: {a} * {weight} != {b}");
+                }
+            }
+        }
+        let short = FinalNorm { row_weights: Some(vec![1.0]), ..only(norm(NormKind::None, None, None)) };
+        assert_eq!(short.collapse(&table(&ROWS), 1).unwrap_err().row, 1);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The embedding table: rows of numbers as they are stored, wherever they live.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use half::f16;
 
 /// How one number of a table is stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub enum TableDtype {
     Bf16,
     F16,
     F32,
+    /// Whole numbers from -128 to 127, without a scale: Model2Vec's quantization.
+    I8,
 }
 
 impl TableDtype {
@@ -17,6 +20,7 @@ impl TableDtype {
         match self {
             Self::Bf16 | Self::F16 => 2,
             Self::F32 => 4,
+            Self::I8 => 1,
         }
     }
 
@@ -25,33 +29,54 @@ impl TableDtype {
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::F32 => "f32",
+            Self::I8 => "int8",
         }
     }
 }
 
 /// `rows` x `dimensions` numbers, kept as stored: a slice of a memory map, or of memory.
+///
+/// Tokens can share rows: then `rows` counts token ids, and a mapping tells each id's stored row.
 #[derive(Debug, Clone)]
 pub struct EmbeddingTable {
     bytes: Bytes,
     dtype: TableDtype,
-    rows: usize,
+    stored_rows: usize,
     dimensions: usize,
+    mapping: Option<Arc<[u32]>>,
 }
 
 impl EmbeddingTable {
     /// `None` unless `bytes` is exactly `rows * dimensions` numbers of `dtype`, and neither is zero.
     pub fn new(bytes: Bytes, dtype: TableDtype, rows: usize, dimensions: usize) -> Option<Self> {
         let size = rows.checked_mul(dimensions)?.checked_mul(dtype.size())?;
-        (size == bytes.len() && size > 0).then_some(Self { bytes, dtype, rows, dimensions })
+        (size == bytes.len() && size > 0).then_some(Self { bytes, dtype, stored_rows: rows, dimensions, mapping: None })
+    }
+
+    /// The table whose row `id` is the stored row `mapping[id]`. `None` unless every one of those exists.
+    #[must_use]
+    pub fn with_mapping(self, mapping: Arc<[u32]>) -> Option<Self> {
+        let exists = |&row: &u32| (row as usize) < self.stored_rows;
+        (!mapping.is_empty() && mapping.iter().all(exists)).then_some(Self { mapping: Some(mapping), ..self })
     }
 
     pub fn dtype(&self) -> TableDtype {
         self.dtype
     }
 
-    /// The number of vocabulary rows.
+    /// The number of token ids that have a row.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.mapping.as_ref().map_or(self.stored_rows, |mapping| mapping.len())
+    }
+
+    /// The number of rows in [`EmbeddingTable::bytes`].
+    pub fn stored_rows(&self) -> usize {
+        self.stored_rows
+    }
+
+    /// Each token id's stored row; `None` where they are the same.
+    pub fn mapping(&self) -> Option<&[u32]> {
+        self.mapping.as_deref()
     }
 
     /// The number of columns.
@@ -59,15 +84,19 @@ impl EmbeddingTable {
         self.dimensions
     }
 
-    /// All rows, row-major, as stored.
+    /// All stored rows, row-major.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The stored bytes of one row, or `None` past the last.
+    /// The stored bytes of token `id`'s row, or `None` past the last.
     pub fn row(&self, id: u32) -> Option<&[u8]> {
+        let row = match &self.mapping {
+            None => id,
+            Some(mapping) => *mapping.get(id as usize)?,
+        };
         let width = self.dimensions * self.dtype.size();
-        let start = (id as usize).checked_mul(width)?;
+        let start = (row as usize).checked_mul(width)?;
         self.bytes.get(start..start.checked_add(width)?)
     }
 
@@ -95,7 +124,7 @@ pub fn for_each(dtype: TableDtype, row: &[u8], out: &mut [f32], mut f: impl FnMu
         TableDtype::F16 => {
             let (row, _) = row.as_chunks();
             for (out, &x) in out.iter_mut().zip(row) {
-                f(out, f16::from_le_bytes(x).to_f32());
+                f(out, f16_to_f32(u16::from_le_bytes(x)));
             }
         }
         TableDtype::F32 => {
@@ -104,12 +133,30 @@ pub fn for_each(dtype: TableDtype, row: &[u8], out: &mut [f32], mut f: impl FnMu
                 f(out, f32::from_le_bytes(x));
             }
         }
+        TableDtype::I8 => {
+            for (out, &x) in out.iter_mut().zip(row) {
+                f(out, f32::from(x.cast_signed()));
+            }
+        }
     }
+}
+
+/// An f16 as f32, exactly, without the branches and calls of half's conversion, which stop vectorization.
+///
+/// The exponent's bias is mended by a multiplication, which also makes normal numbers of subnormal ones
+/// (<https://fgiesen.wordpress.com/2012/03/28/half-to-float-done-quic/>).
+#[inline]
+fn f16_to_f32(x: u16) -> f32 {
+    const BIAS: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let magnitude = u32::from(x & 0x7fff) << 13;
+    let special = if x & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    let sign = u32::from(x & 0x8000) << 16;
+    f32::from_bits((f32::from_bits(magnitude) * BIAS).to_bits() | special | sign)
 }
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
+    use half::{bf16, f16};
 
     use super::*;
 
@@ -118,6 +165,7 @@ mod tests {
             TableDtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F32 => numbers.iter().flat_map(|&x| x.to_le_bytes()).collect(),
+            TableDtype::I8 => numbers.iter().map(|&x| x as i8 as u8).collect(),
         };
         EmbeddingTable::new(bytes.into(), dtype, 2, 3).unwrap()
     }
@@ -132,6 +180,39 @@ mod tests {
             assert!(!table.read_row(2, &mut row));
             assert!(!table.read_row(u32::MAX, &mut row));
         }
+    }
+
+    #[test]
+    fn whole_numbers_keep_their_sign() {
+        let mut row = [0.0; 3];
+        assert!(table(TableDtype::I8, &[0.0, 0.0, 0.0, 127.0, -128.0, -1.0]).read_row(1, &mut row));
+        assert_eq!(row, [127.0, -128.0, -1.0]);
+    }
+
+    #[test]
+    fn every_f16_is_decoded_as_half_does() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (f16_to_f32(bits), f16::from_bits(bits).to_f32());
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "{bits:#06x}: {ours} {theirs}"
+            );
+        }
+    }
+
+    #[test]
+    fn tokens_share_rows_by_a_mapping_that_must_hold() {
+        let stored = table(TableDtype::F32, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let mapped = stored.clone().with_mapping([1, 0, 1].into()).unwrap();
+        assert_eq!((mapped.rows(), mapped.stored_rows()), (3, 2));
+        let mut row = [0.0; 3];
+        for (id, first) in [(0, 4.0), (1, 1.0), (2, 4.0)] {
+            assert!(mapped.read_row(id, &mut row));
+            assert_eq!(row[0], first);
+        }
+        assert!(!mapped.read_row(3, &mut row));
+        assert!(stored.clone().with_mapping([0, 2].into()).is_none());
+        assert!(stored.with_mapping([].into()).is_none());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use tokenizers::ModelWrapper;
+
 use crate::error::LoadError;
 
 /// A model's own tokenizer.
@@ -50,6 +52,12 @@ pub struct AddedToken {
     pub special: bool,
 }
 
+impl From<tokenizers::Tokenizer> for HfTokenizer {
+    fn from(tokenizer: tokenizers::Tokenizer) -> Self {
+        Self(tokenizer)
+    }
+}
+
 impl HfTokenizer {
     /// Reads a tokenizer.json.
     ///
@@ -75,6 +83,28 @@ impl HfTokenizer {
             .map_err(|e| LoadError::new(path, format!("has a truncation that cannot be removed: {e}")))?;
         tokenizer.with_padding(None);
         Ok(Self(tokenizer))
+    }
+
+    /// The tokenizer as the content of a tokenizer.json.
+    ///
+    /// # Errors
+    /// When the library cannot write it.
+    pub fn to_json(&self) -> Result<String, String> {
+        self.0.to_string(false).map_err(|e| e.to_string())
+    }
+
+    /// The id of the token that stands for what the vocabulary does not have.
+    pub fn unknown_id(&self) -> Option<u32> {
+        let token = match self.0.get_model() {
+            ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref()?,
+            ModelWrapper::WordPiece(model) => &model.unk_token,
+            ModelWrapper::WordLevel(model) => &model.unk_token,
+            // Only the model's JSON says it.
+            ModelWrapper::Unigram(model) => {
+                return serde_json::to_value(model).ok()?.get("unk_id")?.as_u64()?.try_into().ok();
+            }
+        };
+        self.0.token_to_id(token)
     }
 
     pub fn vocabulary(&self) -> Vocabulary {

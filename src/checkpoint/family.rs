@@ -227,13 +227,18 @@ impl ModelConfig {
     }
 }
 
+/// The family of a model type, or `None` for one that is not known.
+pub fn known(model_type: &str) -> Option<Family> {
+    FAMILIES.iter().find(|(_, types)| types.contains(&model_type)).map(|(family, _)| *family)
+}
+
 /// The family of a config, or the one that the user's `norm` makes.
 ///
 /// # Errors
 /// For a model type that is unknown or depends on positions, unless `norm` is set.
 pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, LoadError> {
     let model_type = config.model_type();
-    let known = FAMILIES.iter().find(|(_, types)| types.contains(&model_type)).map(|(family, _)| *family);
+    let known = known(model_type);
     if let Some(norm) = overrides.norm {
         let family = known.unwrap_or(Family { eps: Eps::Any, ..rms("", 0.0) });
         return Ok(Family { norm, bare: family.bare && overrides.norm_tensor.is_none(), ..family });
@@ -280,9 +285,8 @@ impl Family {
     /// When the config's own factor is no positive number.
     pub fn embedding_scale(&self, config: &ModelConfig, dimensions: usize) -> Result<f64, LoadError> {
         let scale = match self.scale {
-            Scale::One => 1.0,
-            Scale::SqrtHidden => (dimensions as f64).sqrt(),
             Scale::Key(key) => config.number(key).unwrap_or(1.0),
+            Scale::One | Scale::SqrtHidden => self.fixed_scale(dimensions).unwrap_or(1.0),
         };
         if scale.is_finite() && scale > 0.0 {
             Ok(scale)
@@ -290,6 +294,15 @@ impl Family {
             Err(LoadError::new(&config.path, format!("has an embedding scale of {scale}"))
                 .expected("a positive number")
                 .remedy("set embedding_scale"))
+        }
+    }
+
+    /// What multiplies the rows before the norm, where that is not the single model's to say.
+    pub fn fixed_scale(&self, dimensions: usize) -> Option<f64> {
+        match self.scale {
+            Scale::One => Some(1.0),
+            Scale::SqrtHidden => Some((dimensions as f64).sqrt()),
+            Scale::Key(_) => None,
         }
     }
 

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::map::Map;
 use crate::error::LoadError;
+use crate::table::{EmbeddingTable, TableDtype};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -23,6 +24,61 @@ pub struct StoredTensor {
     /// The file that holds it, and the file's map.
     pub path: PathBuf,
     pub map: Map,
+}
+
+impl StoredTensor {
+    /// The tensor as an embedding table.
+    ///
+    /// # Errors
+    /// When it is quantized, or not two-dimensional.
+    pub fn table(&self) -> Result<EmbeddingTable, LoadError> {
+        let dtype = match self.dtype {
+            Dtype::BF16 => TableDtype::Bf16,
+            Dtype::F16 => TableDtype::F16,
+            Dtype::F32 => TableDtype::F32,
+            other => return Err(quantized(&self.path, &format!("holds {} as {other:?}", self.name))),
+        };
+        self.as_table(dtype).ok_or_else(|| {
+            LoadError::new(&self.path, format!("holds {} with shape {:?}", self.name, self.shape))
+                .expected("a table of shape [vocabulary, dimensions], neither zero")
+                .remedy("set embedding_tensor if another tensor is meant")
+        })
+    }
+
+    /// The tensor's bytes as a table of `dtype`; `None` unless it is two-dimensional and as long as that.
+    pub fn as_table(&self, dtype: TableDtype) -> Option<EmbeddingTable> {
+        match self.shape.as_slice() {
+            &[rows, dimensions] => EmbeddingTable::new(self.bytes.clone(), dtype, rows, dimensions),
+            _ => None,
+        }
+    }
+
+    /// The tensor as `count` finite numbers.
+    ///
+    /// # Errors
+    /// When it has another shape or dtype, or a number that is not finite.
+    pub fn vector(&self, count: usize) -> Result<Vec<f32>, LoadError> {
+        let wrong = |what: String| LoadError::new(&self.path, what).expected(format!("{count} finite numbers"));
+        let as_row = Self { shape: [&[1], self.shape.as_slice()].concat(), ..self.clone() };
+        let table = as_row
+            .table()
+            .ok()
+            .filter(|table| table.dimensions() == count)
+            .ok_or_else(|| wrong(format!("holds {} as {:?} {:?}", self.name, self.dtype, self.shape)))?;
+        let mut numbers = vec![0.0; count];
+        table.read_row(0, &mut numbers);
+        if numbers.iter().any(|x| !x.is_finite()) {
+            return Err(wrong(format!("holds a number in {} that is not finite", self.name)));
+        }
+        Ok(numbers)
+    }
+}
+
+/// `holds` says what was found in place of rows of numbers.
+pub fn quantized(path: &Path, holds: &str) -> LoadError {
+    LoadError::new(path, format!("{holds}: a quantized table"))
+        .expected("BF16, F16 or F32")
+        .remedy("use the model's original, unquantized checkpoint")
 }
 
 /// The weight files of a checkpoint directory: one file, or shards and their index.
@@ -91,6 +147,16 @@ impl Weights {
             Self::Single(path) => Ok(SafeTensorsFile::open(path)?.names()),
             Self::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
         }
+    }
+
+    /// The names that the files do have, for errors: which of them is the table is the user's to say.
+    pub fn has(&self) -> String {
+        const SHOWN: usize = 8;
+        let mut names = self.names().unwrap_or_default();
+        names.sort();
+        let more = if names.len() > SHOWN { format!(" and {} more", names.len() - SHOWN) } else { String::new() };
+        names.truncate(SHOWN);
+        format!("it has {}{more}", if names.is_empty() { "no tensors".to_owned() } else { names.join(", ") })
     }
 
     /// The first of `names` that exists, or `None`.

@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, Overrides};
 use crate::config::Model;
 use crate::config::layers::{Flags, effective};
 use crate::embedder::{Embedder, Input, Settings};
-use crate::norm::Norm;
+use crate::norm::{Norm, NormKind};
 
 /// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
 const SAMPLE: &str = "Hello, 세계!";
@@ -36,28 +36,22 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     let checkpoint = Checkpoint::open(path, &overrides)?;
     let mut lines: Vec<(&str, String)> = Vec::new();
     let table = &checkpoint.table;
-    let bytes = ByteSize(table.bytes().len() as u64);
     lines.push(("path", checkpoint.path.display().to_string()));
+    lines.push(("kind", checkpoint.kind.name().to_owned()));
     lines.push(("model type", checkpoint.model_type.clone()));
     lines.push(("table", format!("{} in {}", checkpoint.table_source.name, checkpoint.table_source.path.display())));
     lines.push(("rows", table.rows().to_string()));
     lines.push(("dimensions", table.dimensions().to_string()));
-    lines.push(("dtype", table.dtype().name().to_owned()));
+    lines.push(("dtype", dtype(&checkpoint)));
     if let Some(norm) = &checkpoint.norm.embedding_norm {
         lines.push(("embedding norm", describe(norm, None)));
     }
     lines.push(("final norm", describe(&checkpoint.norm.norm, checkpoint.norm_source.as_deref())));
     lines.push(("embedding scale", checkpoint.norm.embedding_scale.to_string()));
-    let scalars = table.rows() * 4 * (1 + checkpoint.norm.scalars_per_row());
-    lines.push((
-        "memory",
-        format!(
-            "{bytes} mapped, of which the rows in use are resident; {} of scalars per row",
-            ByteSize(scalars as u64)
-        ),
-    ));
-    lines
-        .push(("tokenizer", format!("{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.vocabulary.size)));
+    lines.push(("memory", memory(&checkpoint)));
+    let rebuilt = if checkpoint.tokenizer_path == checkpoint.path { "rebuilt from " } else { "" };
+    let tokenizer = format!("{rebuilt}{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.vocabulary.size);
+    lines.push(("tokenizer", tokenizer));
     let special: Vec<String> = checkpoint
         .vocabulary
         .added
@@ -67,6 +61,14 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         .map(|t| format!("{} {}", t.id, t.content))
         .collect();
     lines.push(("special tokens", if special.is_empty() { "none".to_owned() } else { special.join(", ") }));
+    let pooled =
+        if settings.special_tokens.unwrap_or(checkpoint.conventions.special_tokens) { "pooled" } else { "left out" };
+    let length = if settings.normalize.unwrap_or(checkpoint.conventions.normalize) {
+        "scaled to length 1"
+    } else {
+        "the plain mean"
+    };
+    lines.push(("vectors", format!("{length}; the template's special tokens are {pooled}")));
     lines.extend(checkpoint.warnings.iter().map(|warning| ("warning", warning.clone())));
 
     let embedder = Embedder::new(checkpoint, settings)?;
@@ -84,6 +86,22 @@ fn configured(args: &InspectArgs) -> Result<Option<Model>, Box<dyn std::error::E
     found.map(Some).ok_or_else(|| format!("{} has no model at {}", file.display(), args.path.display()).into())
 }
 
+fn dtype(checkpoint: &Checkpoint) -> String {
+    let (stored, served) = (&checkpoint.table_source.dtype, checkpoint.table.dtype().name());
+    if stored.eq_ignore_ascii_case(served) { served.to_owned() } else { format!("{stored}, decoded to {served}") }
+}
+
+fn memory(checkpoint: &Checkpoint) -> String {
+    let table = &checkpoint.table;
+    let bytes = ByteSize(table.bytes().len() as u64);
+    let scalars = table.rows() * 4 * (1 + checkpoint.norm.scalars_per_row() + usize::from(table.mapping().is_some()));
+    let held = match checkpoint.table_source.map {
+        Some(_) => "mapped, of which the rows in use are resident",
+        None => "decoded at load, all of it resident",
+    };
+    format!("{bytes} {held}; {} of scalars per row", ByteSize(scalars as u64))
+}
+
 fn describe(norm: &Norm, tensor: Option<&str>) -> String {
     let mut text = norm.kind.name().to_owned();
     if let Some(tensor) = tensor {
@@ -92,5 +110,5 @@ fn describe(norm: &Norm, tensor: Option<&str>) -> String {
     if norm.bias.is_some() {
         text += " with bias";
     }
-    format!("{text}, eps {:e}", norm.eps)
+    if norm.kind == NormKind::None { text } else { format!("{text}, eps {:e}", norm.eps) }
 }

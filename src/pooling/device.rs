@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Embedding, Module};
+use half::f16;
 
 use super::Pooling;
 use crate::error::EmbedError;
@@ -16,6 +17,8 @@ const TOKENS_AT_A_TIME: usize = 4096;
 pub struct DevicePooling {
     device: Device,
     rows: Embedding,
+    /// Each id's row, where they differ.
+    mapping: Option<Tensor>,
     /// rows x 1
     scale: Embedding,
     /// rows x corrections, and corrections x dimensions
@@ -33,12 +36,18 @@ impl DevicePooling {
     /// When it does not fit, or the device fails.
     pub fn new(table: &EmbeddingTable, norm: &CollapsedNorm, device: Device) -> Result<Self> {
         let (rows, dimensions) = (table.rows(), table.dimensions());
-        let dtype = match table.dtype() {
-            TableDtype::Bf16 => DType::BF16,
-            TableDtype::F16 => DType::F16,
-            TableDtype::F32 => DType::F32,
+        let shape = &[table.stored_rows(), dimensions];
+        let stored = match table.dtype() {
+            TableDtype::Bf16 => Tensor::from_raw_buffer(table.bytes(), DType::BF16, shape, &device)?,
+            TableDtype::F16 => Tensor::from_raw_buffer(table.bytes(), DType::F16, shape, &device)?,
+            TableDtype::F32 => Tensor::from_raw_buffer(table.bytes(), DType::F32, shape, &device)?,
+            // candle has no int8; f16 holds every whole number to 2048.
+            TableDtype::I8 => {
+                let numbers: Vec<f16> = table.bytes().iter().map(|&x| f16::from_f32(x.cast_signed().into())).collect();
+                Tensor::from_vec(numbers, shape, &device)?
+            }
         };
-        let stored = Tensor::from_raw_buffer(table.bytes(), dtype, &[rows, dimensions], &device)?;
+        let mapping = table.mapping().map(|mapping| Tensor::new(mapping, &device)).transpose()?;
         let scale = Tensor::from_slice(&norm.scale, (rows, 1), &device)?;
         let corrections = if norm.corrections.is_empty() {
             None
@@ -58,6 +67,7 @@ impl DevicePooling {
         };
         Ok(Self {
             rows: Embedding::new(stored, dimensions),
+            mapping,
             scale: Embedding::new(scale, 1),
             corrections,
             weight: Tensor::from_slice(&norm.weight, dimensions, &device)?,
@@ -70,7 +80,11 @@ impl DevicePooling {
         let mut total: Option<Tensor> = None;
         for ids in ids.chunks(TOKENS_AT_A_TIME) {
             let ids = Tensor::new(ids, &self.device)?;
-            let rows = self.rows.forward(&ids)?.to_dtype(DType::F32)?;
+            let rows = match &self.mapping {
+                None => self.rows.forward(&ids)?,
+                Some(mapping) => self.rows.forward(&mapping.index_select(&ids, 0)?)?,
+            };
+            let rows = rows.to_dtype(DType::F32)?;
             let mut sum = rows.broadcast_mul(&self.scale.forward(&ids)?)?.sum(0)?.mul(&self.weight)?;
             if let Some((per_row, directions)) = &self.corrections {
                 let along = per_row.forward(&ids)?.sum_keepdim(0)?.matmul(directions)?;

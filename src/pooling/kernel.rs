@@ -134,6 +134,7 @@ mod tests {
             TableDtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F32 => numbers.iter().flat_map(|&x| x.to_le_bytes()).collect(),
+            TableDtype::I8 => numbers.iter().map(|&x| ((x * 127.0) as i8).cast_unsigned()).collect(),
         }
     }
 
@@ -156,7 +157,7 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let dimensions = width - less % width;
             let scales: Vec<f32> = (0..count).map(|_| rng.f32() * 4.0 - 2.0).collect();
-            for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32] {
+            for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::I8] {
                 let numbers: Vec<f32> = (0..count * width).map(|_| rng.f32() * 2.0 - 1.0).collect();
                 let mut bytes = vec![0; shift];
                 bytes.extend(stored(dtype, &numbers));

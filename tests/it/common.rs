@@ -21,7 +21,7 @@ pub fn broken(name: &str) -> PathBuf {
     fixtures("broken").join(name)
 }
 
-fn fixtures(kind: &str) -> PathBuf {
+pub fn fixtures(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind)
 }
 

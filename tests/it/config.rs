@@ -64,7 +64,11 @@ fn file_environment_and_flags_override_in_this_order_and_are_named() {
     assert_eq!(merged.config.server.max_inputs, 3);
     assert_eq!(merged.config.models.len(), 2);
     assert_eq!(merged.config.models[0].path, PathBuf::from("/b"));
-    assert!(!merged.config.models[0].normalize, "the flag moves the model, and leaves the rest as the file has it");
+    assert_eq!(
+        merged.config.models[0].normalize,
+        Some(false),
+        "the flag moves the model, and leaves the rest as the file has it"
+    );
     assert_eq!(merged.config.models[1].id, "text-embedding-3-small");
     let printed = merged.to_string();
     let origin =

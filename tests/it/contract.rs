@@ -93,8 +93,8 @@ fn settings_change_the_vector_as_they_say() {
         let model = |id: &str| Model::new(id, checkpoint("llama"));
         c.models = vec![
             model("plain"),
-            Model { normalize: false, ..model("raw") },
-            Model { special_tokens: false, ..model("bare") },
+            Model { normalize: Some(false), ..model("raw") },
+            Model { special_tokens: Some(false), ..model("bare") },
             Model { dimensions: Some(4), ..model("short") },
             Model { max_input_tokens: Some(4), ..model("capped") },
         ];

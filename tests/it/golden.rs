@@ -42,7 +42,7 @@ fn every_family_equals_transformers() {
     for name in names() {
         let dir = checkpoint(&name);
         let golden = golden(&dir);
-        let settings = Settings { normalize: false, ..Settings::default() };
+        let settings = Settings { normalize: Some(false), ..Settings::default() };
         let embedder = match Checkpoint::open(&dir, &Overrides::default()).and_then(|c| Embedder::new(c, settings)) {
             Ok(embedder) => embedder,
             Err(error) => {

@@ -161,7 +161,7 @@ fn dimensions_beyond_the_table_are_refused_at_load() {
 /// eps is not a detail: rows of untrained tokens are small.
 #[test]
 fn eps_and_scale_overrides_change_the_vector() {
-    let settings = || Settings { normalize: false, ..Settings::default() };
+    let settings = || Settings { normalize: Some(false), ..Settings::default() };
     let plain = load(&checkpoint("gemma"), &Overrides::default(), settings()).unwrap().embed(&["hello"]).unwrap();
     let eps = Overrides { norm_eps: Some(0.5), ..Overrides::default() };
     let scale = Overrides { embedding_scale: Some(0.01), ..Overrides::default() };

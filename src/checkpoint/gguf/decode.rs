@@ -1,0 +1,165 @@
+//! A GGUF file's tensors as rows of numbers: mapped where they are plain, decoded where they are quantized.
+
+use std::borrow::Cow;
+
+use candle_core::Device;
+use candle_core::quantized::{GgmlDType, QStorage, QTensor};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::header::{Gguf, TensorInfo};
+use crate::checkpoint::TableSource;
+use crate::error::LoadError;
+use crate::table::{EmbeddingTable, TableDtype};
+
+/// Numbers decoded at a time by one thread: bounds its scratch to a few hundred KB.
+const NUMBERS_AT_A_TIME: usize = 64 << 10;
+
+/// How the numbers of a tensor are stored.
+enum Stored {
+    Plain(TableDtype),
+    Quantized(GgmlDType),
+}
+
+/// ggml.h's numbers, of the types that candle decodes too.
+const fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
+    Some(match dtype {
+        0 => ("F32", Stored::Plain(TableDtype::F32)),
+        1 => ("F16", Stored::Plain(TableDtype::F16)),
+        30 => ("BF16", Stored::Plain(TableDtype::Bf16)),
+        2 => ("Q4_0", Stored::Quantized(GgmlDType::Q4_0)),
+        3 => ("Q4_1", Stored::Quantized(GgmlDType::Q4_1)),
+        6 => ("Q5_0", Stored::Quantized(GgmlDType::Q5_0)),
+        7 => ("Q5_1", Stored::Quantized(GgmlDType::Q5_1)),
+        8 => ("Q8_0", Stored::Quantized(GgmlDType::Q8_0)),
+        10 => ("Q2_K", Stored::Quantized(GgmlDType::Q2K)),
+        11 => ("Q3_K", Stored::Quantized(GgmlDType::Q3K)),
+        12 => ("Q4_K", Stored::Quantized(GgmlDType::Q4K)),
+        13 => ("Q5_K", Stored::Quantized(GgmlDType::Q5K)),
+        14 => ("Q6_K", Stored::Quantized(GgmlDType::Q6K)),
+        _ => return None,
+    })
+}
+
+/// The tensor as an embedding table: a part of the map, or decoded to f16.
+///
+/// f16 and not bf16: a quantized number is a small integer times an f16, so f16 rounds it to 2^-12 of itself at worst and
+/// bf16 to 2^-9, in the same memory. f32 would double that for an error which pooling already hides.
+/// A number past f16's range (65504) becomes an infinity, and such a table is refused.
+///
+/// # Errors
+/// When it is no table, reaches past the file, or is quantized in a way that candle does not decode.
+pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableSource), LoadError> {
+    let (name, stored, rows, columns) = checked(file, tensor)?;
+    let source =
+        |map| TableSource { name: tensor.name.clone(), path: file.path().to_owned(), dtype: name.to_owned(), map };
+    let (table, source) = match stored {
+        Stored::Plain(dtype) => {
+            let bytes = file.bytes(tensor, size(file, tensor, rows, columns, 1, dtype.size())?)?;
+            (EmbeddingTable::new(bytes, dtype, rows, columns), source(Some(file.map().clone())))
+        }
+        Stored::Quantized(dtype) => {
+            let bytes =
+                file.bytes(tensor, size(file, tensor, rows, columns, dtype.block_size(), dtype.type_size())?)?;
+            let decoded = decode_rows(&bytes, dtype, rows, columns).map_err(|e| undecodable(file, tensor, &e))?;
+            file.map().release();
+            (EmbeddingTable::new(decoded.into(), TableDtype::F16, rows, columns), source(None))
+        }
+    };
+    table.map(|table| (table, source)).ok_or_else(|| no_table(file, tensor))
+}
+
+/// The tensor as `count` finite numbers.
+///
+/// # Errors
+/// When it has another shape, or a number that is not finite.
+pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>, LoadError> {
+    let row = TensorInfo { shape: [&[1], tensor.shape.as_slice()].concat(), ..tensor.clone() };
+    let wrong = |problem: String| LoadError::new(file.path(), problem).expected(format!("{count} finite numbers"));
+    if tensor.shape != [count as u64] {
+        return Err(wrong(format!("holds {} with shape {:?}", tensor.name, tensor.shape)));
+    }
+    let mut numbers = vec![0.0; count];
+    table(file, &row)?.0.read_row(0, &mut numbers);
+    if numbers.iter().any(|x| !x.is_finite()) {
+        return Err(wrong(format!("holds a number in {} that is not finite", tensor.name)));
+    }
+    Ok(numbers)
+}
+
+fn checked(file: &Gguf, tensor: &TensorInfo) -> Result<(&'static str, Stored, usize, usize), LoadError> {
+    let &[rows, columns] = tensor.shape.as_slice() else { return Err(no_table(file, tensor)) };
+    let (Ok(rows), Ok(columns)) = (usize::try_from(rows), usize::try_from(columns)) else {
+        return Err(no_table(file, tensor));
+    };
+    let (name, stored) = stored(tensor.dtype).ok_or_else(|| {
+        LoadError::new(file.path(), format!("holds {} as ggml type {}", tensor.name, tensor.dtype))
+            .expected("F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K")
+            .remedy("take another quantization of the model, such as Q8_0")
+    })?;
+    Ok((name, stored, rows, columns))
+}
+
+/// Bytes of `rows` x `columns` numbers in blocks of `block` numbers and `bytes` bytes.
+fn size(
+    file: &Gguf,
+    tensor: &TensorInfo,
+    rows: usize,
+    columns: usize,
+    block: usize,
+    bytes: usize,
+) -> Result<usize, LoadError> {
+    let whole = columns.is_multiple_of(block).then_some(columns / block);
+    let size = whole.and_then(|blocks| blocks.checked_mul(bytes)?.checked_mul(rows)).filter(|&size| size > 0);
+    size.ok_or_else(|| no_table(file, tensor))
+}
+
+fn no_table(file: &Gguf, tensor: &TensorInfo) -> LoadError {
+    LoadError::new(file.path(), format!("holds {} with shape {:?}", tensor.name, tensor.shape))
+        .expected("a table of shape [vocabulary, dimensions], neither zero, in whole blocks of its type")
+        .remedy("set embedding_tensor if another tensor is meant")
+}
+
+fn undecodable(file: &Gguf, tensor: &TensorInfo, error: &candle_core::Error) -> LoadError {
+    LoadError::new(file.path(), format!("holds {}, which cannot be decoded: {error}", tensor.name))
+        .expected("blocks of quantized numbers")
+}
+
+/// All rows as little-endian f16, decoded by candle on every core.
+fn decode_rows(bytes: &[u8], dtype: GgmlDType, rows: usize, columns: usize) -> Result<Vec<u8>, candle_core::Error> {
+    let stored = columns / dtype.block_size() * dtype.type_size();
+    let decoded = columns * TableDtype::F16.size();
+    let mut out = vec![0; rows * decoded];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = rows.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = bytes
+            .chunks(share * stored)
+            .zip(out.chunks_mut(share * decoded))
+            .map(|(bytes, out)| scope.spawn(move || decode_part(bytes, dtype, columns, out)))
+            .collect();
+        for part in parts {
+            part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        }
+        Ok::<_, candle_core::Error>(())
+    })?;
+    Ok(out)
+}
+
+fn decode_part(bytes: &[u8], dtype: GgmlDType, columns: usize, out: &mut [u8]) -> Result<(), candle_core::Error> {
+    let stored = columns / dtype.block_size() * dtype.type_size();
+    let at_a_time = (NUMBERS_AT_A_TIME / columns).max(1);
+    let mut halves = vec![f16::ZERO; at_a_time * columns];
+    for (bytes, out) in bytes.chunks(at_a_time * stored).zip(out.chunks_mut(at_a_time * columns * 2)) {
+        let blocks = QStorage::from_data(Cow::Borrowed(bytes), &Device::Cpu, dtype)?;
+        let numbers = QTensor::new(blocks, (bytes.len() / stored, columns))?.dequantize(&Device::Cpu)?;
+        let numbers = numbers.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(halves) = halves.get_mut(..numbers.len()) {
+            halves.convert_from_f32_slice(&numbers);
+            for (out, half) in out.as_chunks_mut().0.iter_mut().zip(halves) {
+                *out = half.to_le_bytes();
+            }
+        }
+    }
+    Ok(())
+}

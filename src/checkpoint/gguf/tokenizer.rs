@@ -1,0 +1,321 @@
+//! The tokenizer that a GGUF file's metadata describe, as the `tokenizers` crate has it.
+//!
+//! GGUF keeps tokens, merges or scores, and two names; what else a tokenizer.json says is llama.cpp's to know. So only
+//! those names are taken for which the result was compared with the model's own tokenizer.json (`tests/real`), and a
+//! tokenizer.json beside the file (`tokenizer`) always wins.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer};
+
+use super::header::Gguf;
+use crate::error::LoadError;
+use crate::tokenize::HfTokenizer;
+
+/// Longer pieces are no vocabulary's; every way to cut one in two is tried.
+const LONGEST_PIECE: usize = 256;
+
+/// llama.h: LLAMA_TOKEN_TYPE_*.
+mod token_type {
+    pub const UNKNOWN: i32 = 2;
+    pub const CONTROL: i32 = 3;
+    pub const USER_DEFINED: i32 = 4;
+    pub const BYTE: i32 = 6;
+}
+
+/// How a byte-level vocabulary's texts are cut before its merges are applied.
+struct Split {
+    /// A regular expression, or `None` for GPT-2's own.
+    regex: Option<&'static str>,
+    single_digits: bool,
+    nfc: bool,
+    /// A word that is a token whole is that token, whatever the merges say.
+    whole_words_first: bool,
+    /// Where the file does not say.
+    add_bos: bool,
+}
+
+const GPT2: Split = Split { regex: None, single_digits: false, nfc: false, whole_words_first: false, add_bos: false };
+
+/// `tokenizer.ggml.pre`, by the tokenizer.json of the models that each is named after.
+const SPLITS: &[(&[&str], Split)] = &[
+    (&["gpt-2"], GPT2),
+    (&["smollm"], Split { single_digits: true, ..GPT2 }),
+    (
+        &["qwen2"],
+        Split {
+            regex: Some(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            nfc: true,
+            ..GPT2
+        },
+    ),
+    (
+        &["llama-bpe", "llama-v3", "llama3"],
+        Split {
+            regex: Some(
+                r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ),
+            whole_words_first: true,
+            add_bos: true,
+            ..GPT2
+        },
+    ),
+];
+
+/// Builds the tokenizer.
+///
+/// # Errors
+/// When the metadata do not determine it, with `tokenizer` as the remedy.
+pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError> {
+    let refused = |problem: &str| {
+        LoadError::new(file.path(), format!("{problem}, so its tokenizer cannot be rebuilt exactly"))
+            .expected(
+                "tokenizer.ggml.model \"llama\" (SentencePiece), or \"gpt2\" with pre llama-bpe, qwen2, smollm or gpt-2",
+            )
+            .remedy("set tokenizer to the model's tokenizer.json")
+    };
+    let gemma = architecture.starts_with("gemma");
+    let metadata = Metadata::read(file, gemma)?;
+    let model = file.text("tokenizer.ggml.model")?.unwrap_or_default();
+    let built = match model {
+        // Its added tokens swallow the spaces on their right, of which GGUF says nothing.
+        "llama" if architecture == "phi3" => return Err(refused("is of the architecture \"phi3\"")),
+        "llama" => {
+            if file.has("tokenizer.ggml.precompiled_charsmap")
+                || file.flag("tokenizer.ggml.remove_extra_whitespaces") == Some(true)
+            {
+                return Err(refused("has a SentencePiece vocabulary that normalizes texts"));
+            }
+            sentence_piece(file, &metadata, gemma)
+        }
+        "gpt2" => {
+            let pre = file.text("tokenizer.ggml.pre")?.unwrap_or_default();
+            let Some((_, split)) = SPLITS.iter().find(|(names, _)| names.contains(&pre)) else {
+                return Err(refused(&format!("has tokenizer.ggml.pre {pre:?}")));
+            };
+            byte_level(file, &metadata, split)
+        }
+        other => return Err(refused(&format!("has tokenizer.ggml.model {other:?}"))),
+    };
+    built.map(HfTokenizer::from).map_err(|e| {
+        LoadError::new(file.path(), format!("describes no tokenizer that can be built: {e}"))
+            .expected("tokenizer.ggml.* as llama.cpp's converter writes them")
+            .remedy("set tokenizer to the model's tokenizer.json")
+    })
+}
+
+type Built = Result<Tokenizer, tokenizers::Error>;
+
+/// What both kinds of vocabulary have.
+struct Metadata<'a> {
+    tokens: Vec<Cow<'a, str>>,
+    types: Vec<i32>,
+    bos: Option<usize>,
+    eos: Option<usize>,
+    unknown: Option<usize>,
+}
+
+impl<'a> Metadata<'a> {
+    /// `spaces`: tokens of nothing but spaces are spelled with ▁, as Gemma's tokenizer.json has them and its GGUF has not.
+    fn read(file: &'a Gguf, spaces: bool) -> Result<Self, LoadError> {
+        let tokens = file.texts("tokenizer.ggml.tokens")?.filter(|tokens| !tokens.is_empty()).ok_or_else(|| {
+            LoadError::new(file.path(), "has no tokenizer.ggml.tokens")
+                .expected("the model's vocabulary")
+                .remedy("set tokenizer to the model's tokenizer.json")
+        })?;
+        let id = |name: &str| {
+            let id = file.number(&format!("tokenizer.ggml.{name}_token_id"))?;
+            (id >= 0.0 && id < tokens.len() as f64).then_some(id as usize)
+        };
+        let (bos, eos, unknown) = (id("bos"), id("eos"), id("unknown"));
+        let spelled = |token: &'a str| match token.bytes().all(|b| b == b' ') {
+            true if spaces => Cow::Owned("▁".repeat(token.len())),
+            _ => Cow::Borrowed(token),
+        };
+        let tokens = tokens.into_iter().map(spelled).collect();
+        let types = file.integers("tokenizer.ggml.token_type").unwrap_or_default();
+        Ok(Self { tokens, types, bos, eos, unknown })
+    }
+
+    /// Each token's id. Two tokens that read the same cannot be told apart.
+    fn vocabulary(&self) -> Result<Vocab, tokenizers::Error> {
+        let mut ids = Vocab::default();
+        for (token, id) in self.tokens.iter().zip(0..) {
+            if ids.insert(token.to_string(), id).is_some() {
+                return Err(format!("the token {token:?} is there twice").into());
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The tokens that are matched whole, before anything else happens to a text.
+    fn added(&self) -> impl Iterator<Item = AddedToken> {
+        self.tokens.iter().zip(&self.types).filter_map(|(token, &kind)| {
+            let special = matches!(kind, token_type::CONTROL | token_type::UNKNOWN);
+            let added = (special || kind == token_type::USER_DEFINED) && !token.is_empty();
+            added.then(|| AddedToken::from(token.as_ref(), special).normalized(false))
+        })
+    }
+
+    /// BOS and EOS around the text, as the file's flags or the kind's defaults have it.
+    fn template(&self, file: &Gguf, add_bos: bool) -> Result<Option<PostProcessorWrapper>, tokenizers::Error> {
+        let flag = |name: &str, default| file.flag(&format!("tokenizer.ggml.add_{name}_token")).unwrap_or(default);
+        let mut single = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
+        let mut special = serde_json::Map::new();
+        for (name, wanted, id) in [("bos", flag("bos", add_bos), self.bos), ("eos", flag("eos", false), self.eos)] {
+            if !wanted {
+                continue;
+            }
+            let (id, token) = id
+                .and_then(|id| Some((id, self.tokens.get(id)?)))
+                .ok_or_else(|| format!("tokenizer.ggml.add_{name}_token is set, and there is no such token"))?;
+            special.insert(token.to_string(), json!({"id": token, "ids": [id], "tokens": [token]}));
+            let piece = json!({"SpecialToken": {"id": token, "type_id": 0}});
+            if name == "bos" { single.insert(0, piece) } else { single.push(piece) }
+        }
+        if special.is_empty() {
+            return Ok(None);
+        }
+        let pair: Vec<Value> = single.iter().cloned().chain([json!({"Sequence": {"id": "B", "type_id": 1}})]).collect();
+        part(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special})).map(Some)
+    }
+}
+
+/// SentencePiece BPE, with the merges that its scores imply.
+fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool) -> Built {
+    let scores = file.floats("tokenizer.ggml.scores").unwrap_or_default();
+    if scores.len() != metadata.tokens.len() {
+        return Err("tokenizer.ggml.scores are not as many as the tokens".into());
+    }
+    let vocabulary = metadata.vocabulary()?;
+    // Gemma's merges are in the order of its ids; its scores are zero for the first hundreds.
+    let scores = if gemma { (0..scores.len()).map(|id| -(id as f32)).collect() } else { scores };
+    let merges = merges(&vocabulary, &scores)?;
+    let unknown = metadata.unknown.and_then(|id| metadata.tokens.get(id)).ok_or("there is no unknown token")?;
+    let model = BPE::builder()
+        .vocab_and_merges(vocabulary, merges)
+        .unk_token(unknown.to_string())
+        .fuse_unk(true)
+        .byte_fallback(metadata.types.contains(&token_type::BYTE))
+        .build()?;
+    let prefix = file.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+    let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
+    let normalizer = if prefix {
+        json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, spaces]})
+    } else {
+        spaces
+    };
+    let mut decoders = vec![
+        json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
+        json!({"type": "ByteFallback"}),
+        json!({"type": "Fuse"}),
+    ];
+    if prefix {
+        decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+    }
+    let mut tokenizer = Tokenizer::new(model);
+    tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizer)?))?;
+    tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
+    tokenizer.with_post_processor(metadata.template(file, true)?);
+    tokenizer.add_tokens(metadata.added())?;
+    Ok(tokenizer)
+}
+
+/// Every way to cut a piece into two others, best score first: `generate_merges` of transformers'
+/// `convert_slow_tokenizer.py`, which is how its tokenizer.json files came to their merges.
+fn merges(vocabulary: &Vocab, scores: &[f32]) -> Result<Vec<(String, String)>, tokenizers::Error> {
+    struct Merge<'a> {
+        score: f32,
+        ids: (u32, u32),
+        pieces: (&'a str, &'a str),
+        merged: u32,
+    }
+    let mut found = Vec::new();
+    for (piece, &merged) in vocabulary {
+        if piece.len() > LONGEST_PIECE {
+            return Err(format!("the token {merged} is {} bytes long", piece.len()).into());
+        }
+        let score = scores.get(merged as usize).copied().unwrap_or_default();
+        for (cut, _) in piece.char_indices().skip(1) {
+            let (left, right) = piece.split_at(cut);
+            if let (Some(&l), Some(&r)) = (vocabulary.get(left), vocabulary.get(right)) {
+                found.push(Merge { score, ids: (l, r), pieces: (left, right), merged });
+            }
+        }
+    }
+    // The last two keys are the order in which the original finds them, its sort being stable.
+    found.sort_by_cached_key(|merge| {
+        let letters = |piece: &str| std::cmp::Reverse(piece.chars().count());
+        (
+            std::cmp::Reverse(Ordered(merge.score)),
+            letters(merge.pieces.0),
+            letters(merge.pieces.1),
+            merge.merged,
+            merge.ids,
+        )
+    });
+    Ok(found.into_iter().map(|merge| (merge.pieces.0.to_owned(), merge.pieces.1.to_owned())).collect())
+}
+
+/// A float in its total order.
+#[derive(PartialEq)]
+struct Ordered(f32);
+
+impl Eq for Ordered {}
+
+impl PartialOrd for Ordered {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ordered {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// Byte-level BPE, with the file's merges.
+fn byte_level(file: &Gguf, metadata: &Metadata<'_>, split: &Split) -> Built {
+    let merges = file.texts("tokenizer.ggml.merges").map_err(|e| e.to_string())?.unwrap_or_default();
+    let merges: Vec<(String, String)> = merges
+        .into_iter()
+        .map(|merge| match merge.split_once(' ') {
+            Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
+            _ => Err(format!("the merge {merge:?} is not of two tokens")),
+        })
+        .collect::<Result<_, _>>()?;
+    let model = BPE::builder()
+        .vocab_and_merges(metadata.vocabulary()?, merges)
+        .ignore_merges(split.whole_words_first)
+        .build()?;
+    let bytes = |use_regex| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let mut steps = Vec::new();
+    if split.single_digits {
+        steps.push(json!({"type": "Digits", "individual_digits": true}));
+    }
+    if let Some(regex) = split.regex {
+        steps.push(json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false}));
+    }
+    steps.push(bytes(split.regex.is_none()));
+    let mut tokenizer = Tokenizer::new(model);
+    if split.nfc {
+        tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(json!({"type": "NFC"}))?))?;
+    }
+    let steps = json!({"type": "Sequence", "pretokenizers": steps});
+    tokenizer.with_pre_tokenizer(Some(part::<PreTokenizerWrapper>(steps)?));
+    tokenizer.with_decoder(Some(part::<DecoderWrapper>(bytes(true))?));
+    tokenizer.with_post_processor(metadata.template(file, split.add_bos)?);
+    tokenizer.add_tokens(metadata.added())?;
+    Ok(tokenizer)
+}
+
+/// A part of a tokenizer, from what a tokenizer.json would say.
+fn part<T: DeserializeOwned>(json: Value) -> Result<T, tokenizers::Error> {
+    serde_json::from_value(json).map_err(Into::into)
+}

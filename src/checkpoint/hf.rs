@@ -1,0 +1,143 @@
+//! Hugging Face directories: config.json, tokenizer.json and safetensors.
+//!
+//! A layer-0 checkpoint and the full model's directory are alike: two tensors are looked up by name and mapped;
+//! `lm_head` and layers are never touched.
+
+use std::path::Path;
+
+use super::family::{self, ModelConfig, NormNames};
+use super::weights::{StoredTensor, Weights, quantized};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use crate::error::LoadError;
+use crate::norm::{FinalNorm, Norm, NormKind};
+
+/// Opens the directory `path`.
+///
+/// # Errors
+/// When a file or tensor is missing or broken, or the model type is not known.
+pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+    let mut warnings = Vec::new();
+    let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
+    let config = ModelConfig::open(&config_path)?;
+    let family = family::resolve(&config, overrides)?;
+
+    let weights = Weights::open(path)?;
+    let tensor = find_table(&weights, overrides)?;
+    let table = tensor.table()?;
+    let scale = family.embedding_scale(&config, table.dimensions())?;
+    let (norm, norm_source) = find_norm(&weights, &family, &config, overrides, table.dimensions())?;
+    let embedding_norm = match family.embedding_norm {
+        None => None,
+        Some(names) => Some(read_norm(&weights, &family, &config, overrides, names, table.dimensions())?),
+    };
+    warnings.extend(family.warnings(&config, overrides));
+
+    let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
+    let vocabulary = tokenizer.vocabulary();
+    check_vocabulary(&vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        kind: Kind::HuggingFace,
+        model_type: config.model_type().to_owned(),
+        table_source: TableSource::mapped(tensor, &table),
+        table,
+        norm: FinalNorm {
+            embedding_scale: overrides.embedding_scale.unwrap_or(scale),
+            embedding_norm,
+            norm,
+            row_weights: None,
+        },
+        norm_source,
+        tokenizer,
+        tokenizer_path,
+        vocabulary,
+        conventions: Conventions::TRANSFORMERS,
+        warnings,
+    })
+}
+
+fn find_table(weights: &Weights, overrides: &Overrides) -> Result<StoredTensor, LoadError> {
+    let found = match &overrides.embedding_tensor {
+        Some(name) => weights.find(std::slice::from_ref(name))?,
+        None => weights.find(&family::embedding_names())?,
+    };
+    found.ok_or_else(|| {
+        let error = LoadError::new(weights.path(), "has no embedding table");
+        if let Some(packed) = weights.names().unwrap_or_default().into_iter().find(|name| is_packed_table(name)) {
+            return quantized(weights.path(), &format!("holds {packed}"));
+        }
+        match &overrides.embedding_tensor {
+            Some(name) => error.expected(format!("a tensor {name}, as embedding_tensor says; {}", weights.has())),
+            None => error
+                .expected(format!(
+                    "a tensor named model.embed_tokens.weight or as other families name it; {}",
+                    weights.has()
+                ))
+                .remedy("set embedding_tensor to its name"),
+        }
+    })
+}
+
+/// GPTQ, AWQ and compressed-tensors store a packed matrix under these names.
+fn is_packed_table(name: &str) -> bool {
+    let stem = [".qweight", ".weight_packed"].iter().find_map(|suffix| name.strip_suffix(suffix));
+    stem.is_some_and(|stem| family::embedding_names().contains(&format!("{stem}.weight")))
+}
+
+fn find_norm(
+    weights: &Weights,
+    family: &family::Family,
+    config: &ModelConfig,
+    overrides: &Overrides,
+    dimensions: usize,
+) -> Result<(Norm, Option<String>), LoadError> {
+    if family.norm == NormKind::None {
+        return Ok((Norm { kind: NormKind::None, eps: 0.0, weight: None, bias: None }, None));
+    }
+    let eps = family.eps(config, overrides)?;
+    if family.bare {
+        return Ok((Norm { kind: family.norm, eps, weight: None, bias: None }, None));
+    }
+    let names = match &overrides.norm_tensor {
+        Some(name) => vec![name.clone()],
+        None => family::norm_names(),
+    };
+    let Some(tensor) = weights.find(&names)? else {
+        return Err(LoadError::new(weights.path(), "has no final norm")
+            .expected(format!("a tensor {}; {}", names.first().map_or("", String::as_str), weights.has()))
+            .remedy("set norm_tensor to its name, or norm = \"none\" to serve the rows as they are"));
+    };
+    let (weight, bias) = parameters(weights, &tensor, dimensions)?;
+    Ok((Norm { kind: family.norm, eps, weight: Some(weight), bias }, Some(tensor.name)))
+}
+
+/// The norm on the embedding itself, of the families that have one: always a LayerNorm.
+fn read_norm(
+    weights: &Weights,
+    family: &family::Family,
+    config: &ModelConfig,
+    overrides: &Overrides,
+    names: NormNames,
+    dimensions: usize,
+) -> Result<Norm, LoadError> {
+    let eps = family.eps(config, overrides)?;
+    let Some(tensor) = weights.find(names)? else {
+        return Err(LoadError::new(weights.path(), "has no norm on the embedding")
+            .expected(format!("a tensor {}", names.first().unwrap_or(&""))));
+    };
+    let (weight, bias) = parameters(weights, &tensor, dimensions)?;
+    Ok(Norm { kind: NormKind::Layer, eps, weight: Some(weight), bias })
+}
+
+fn parameters(
+    weights: &Weights,
+    weight: &StoredTensor,
+    dimensions: usize,
+) -> Result<(Vec<f32>, Option<Vec<f32>>), LoadError> {
+    let bias = match weight.name.strip_suffix(".weight") {
+        Some(stem) => weights.find(&[format!("{stem}.bias")])?,
+        None => None,
+    };
+    Ok((weight.vector(dimensions)?, bias.map(|bias| bias.vector(dimensions)).transpose()?))
+}

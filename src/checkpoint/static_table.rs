@@ -1,0 +1,230 @@
+//! What static-embedding libraries save: Model2Vec, sentence-transformers' StaticEmbedding, WordLlama.
+//!
+//! Each is one table without a norm, and its own rules for tokens. They are read off the libraries' sources: model2vec
+//! 0.10 (`model.py`), sentence-transformers 6.2 (`static_embedding.py`), wordllama 0.4 (`inference.py`).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use safetensors::Dtype;
+use serde::Deserialize;
+
+use super::weights::{StoredTensor, Weights};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use crate::error::LoadError;
+use crate::norm::{FinalNorm, Norm, NormKind};
+use crate::table::{EmbeddingTable, TableDtype};
+use crate::tokenize::HfTokenizer;
+
+const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
+
+/// A directory of a static-embedding library.
+#[derive(Debug)]
+pub struct StaticTable {
+    kind: Kind,
+    /// Where table and tokenizer lie.
+    dir: PathBuf,
+    normalize: bool,
+}
+
+#[derive(Deserialize)]
+struct Model2VecConfig {
+    model_type: Option<String>,
+    #[serde(default)]
+    architectures: Vec<String>,
+    #[serde(default)]
+    normalize: bool,
+}
+
+/// One entry of sentence-transformers' modules.json.
+#[derive(Deserialize)]
+struct Module {
+    #[serde(default)]
+    path: String,
+    r#type: String,
+}
+
+/// Looks what kind of static table the directory is; `None` where it is none.
+///
+/// # Errors
+/// When it is one, but its modules are not a table alone.
+pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable>, LoadError> {
+    if overrides.norm.is_some() {
+        return Ok(None);
+    }
+    let config = overrides.config.clone().unwrap_or_else(|| dir.join("config.json"));
+    if let Some(config) = read_json::<Model2VecConfig>(&config) {
+        let named = config.model_type.as_deref() == Some("model2vec")
+            || config.architectures.iter().any(|name| name == "StaticModel");
+        if named {
+            let found = StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize: config.normalize };
+            return Ok(Some(found));
+        }
+    }
+    let modules = dir.join("modules.json");
+    if let Some(list) = read_json::<Vec<Module>>(&modules) {
+        return sentence_transformers(dir, &modules, &list);
+    }
+    if config.exists() {
+        return Ok(None);
+    }
+    // WordLlama ships the two files without a word on what they are; no model saves a lone tensor under this name.
+    let Ok(weights) = Weights::open(dir) else { return Ok(None) };
+    let wordllama = weights.names().is_ok_and(|names| names == ["embedding.weight"]);
+    // WordLlama's answers are scaled or not as each call says; a server's default is OpenAI's length.
+    Ok(wordllama.then(|| StaticTable { kind: Kind::WordLlama, dir: dir.to_owned(), normalize: true }))
+}
+
+fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Option<StaticTable>, LoadError> {
+    let kind = |module: &Module| module.r#type.rsplit('.').next().unwrap_or_default().to_owned();
+    let kinds: Vec<String> = list.iter().map(kind).collect();
+    if kinds.first().is_none_or(|first| first != "StaticEmbedding") {
+        return Ok(None);
+    }
+    let normalize = match kinds.get(1..) {
+        Some([]) => false,
+        Some([only]) if only == "Normalize" => true,
+        _ => {
+            return Err(LoadError::new(file, format!("lists the modules {}", kinds.join(", ")))
+                .expected("StaticEmbedding, and Normalize or nothing after it"));
+        }
+    };
+    let path = list.first().map_or("", |module| module.path.as_str());
+    let plain = Path::new(path)
+        .components()
+        .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
+    if !plain {
+        return Err(
+            LoadError::new(file, format!("has the module path {path:?}")).expected("a directory inside its own")
+        );
+    }
+    Ok(Some(StaticTable { kind: Kind::StaticEmbedding, dir: dir.join(path), normalize }))
+}
+
+fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+impl StaticTable {
+    /// Opens what [`recognize`] found in `path`.
+    ///
+    /// # Errors
+    /// When a file or tensor is missing or broken, or an override does not apply.
+    pub fn open(self, path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+        self.refuse_norms(path, overrides)?;
+        let weights = Weights::open(&self.dir)?;
+        let names = overrides
+            .embedding_tensor
+            .as_ref()
+            .map_or_else(|| TABLES.map(str::to_owned).to_vec(), |name| vec![name.clone()]);
+        let tensor = weights.find(&names)?.ok_or_else(|| {
+            LoadError::new(weights.path(), "has no embedding table")
+                .expected(format!("a tensor {}; {}", names.join(" or "), weights.has()))
+                .remedy("set embedding_tensor to its name")
+        })?;
+        let mut table = table(&tensor)?;
+        // sentence-transformers reads these two as well, from Model2Vec's own files.
+        if let Some(mapping) = weights.find(&["mapping"])? {
+            table = mapped(table, &mapping)?;
+        }
+        let row_weights = weights.find(&["weights"])?.map(|weights| numbers(&weights, table.rows())).transpose()?;
+
+        let (tokenizer, tokenizer_path) = open_tokenizer(&self.dir, overrides)?;
+        let vocabulary = tokenizer.vocabulary();
+        let mut warnings = Vec::new();
+        check_vocabulary(&vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+        Ok(Checkpoint {
+            path: path.to_owned(),
+            kind: self.kind,
+            model_type: match self.kind {
+                Kind::Model2Vec => "model2vec",
+                Kind::WordLlama => "wordllama",
+                _ => "static_embedding",
+            }
+            .to_owned(),
+            table_source: TableSource::mapped(tensor, &table),
+            table,
+            norm: FinalNorm {
+                embedding_scale: 1.0,
+                embedding_norm: None,
+                norm: Norm { kind: NormKind::None, eps: 0.0, weight: None, bias: None },
+                row_weights,
+            },
+            norm_source: None,
+            conventions: self.conventions(&tokenizer),
+            tokenizer,
+            tokenizer_path,
+            vocabulary,
+            warnings,
+        })
+    }
+
+    /// None of the libraries pools the template's special tokens; Model2Vec also leaves out the unknown one.
+    fn conventions(&self, tokenizer: &HfTokenizer) -> Conventions {
+        let left_out = if self.kind == Kind::Model2Vec { tokenizer.unknown_id() } else { None };
+        Conventions { special_tokens: false, normalize: self.normalize, left_out }
+    }
+
+    fn refuse_norms(&self, path: &Path, overrides: &Overrides) -> Result<(), LoadError> {
+        let set = [
+            ("norm_eps", overrides.norm_eps.is_some()),
+            ("norm_tensor", overrides.norm_tensor.is_some()),
+            ("embedding_scale", overrides.embedding_scale.is_some()),
+        ];
+        match set.iter().find(|(_, set)| *set) {
+            Some((name, _)) => Err(LoadError::new(path, format!("is a {}, which has no norm", self.kind.name()))
+                .expected(format!("no {name} for this model"))
+                .remedy(format!("remove {name}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
+    let found = match tensor.dtype {
+        // Model2Vec averages the whole numbers as they are; their scale is gone, and cosines do not need it.
+        Dtype::I8 => tensor.as_table(TableDtype::I8),
+        Dtype::F64 => {
+            return Err(LoadError::new(&tensor.path, format!("holds {} as F64", tensor.name))
+                .expected("F32, F16, BF16 or I8")
+                .remedy("save the model again with StaticModel.from_pretrained(..., quantize_to=\"float32\")"));
+        }
+        _ => Some(tensor.table()?),
+    };
+    found.ok_or_else(|| {
+        LoadError::new(&tensor.path, format!("holds {} with shape {:?}", tensor.name, tensor.shape))
+            .expected("a table of shape [vocabulary, dimensions], neither zero")
+    })
+}
+
+/// The table by token ids, of which several can share a row.
+fn mapped(table: EmbeddingTable, mapping: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
+    let rows: Option<Arc<[u32]>> = match mapping.dtype {
+        Dtype::I64 | Dtype::U64 => integers(mapping, |b| u32::try_from(i64::from_le_bytes(b)).ok()),
+        Dtype::I32 | Dtype::U32 => integers(mapping, |b| u32::try_from(i32::from_le_bytes(b)).ok()),
+        Dtype::U16 => integers(mapping, |b| Some(u16::from_le_bytes(b).into())),
+        _ => None,
+    };
+    let stored = table.stored_rows();
+    rows.and_then(|rows| table.with_mapping(rows)).ok_or_else(|| {
+        LoadError::new(&mapping.path, format!("holds mapping as {:?} {:?}", mapping.dtype, mapping.shape))
+            .expected(format!("for each token id, the number of one of the {stored} rows"))
+    })
+}
+
+fn integers<const N: usize>(tensor: &StoredTensor, read: impl Fn([u8; N]) -> Option<u32>) -> Option<Arc<[u32]>> {
+    tensor.bytes.as_chunks().0.iter().map(|bytes| read(*bytes)).collect()
+}
+
+/// One weight for each token id.
+fn numbers(tensor: &StoredTensor, count: usize) -> Result<Vec<f32>, LoadError> {
+    if tensor.dtype != Dtype::F64 {
+        return tensor.vector(count);
+    }
+    let numbers: Vec<f32> = tensor.bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect();
+    if tensor.shape != [count] || numbers.iter().any(|x| !x.is_finite()) {
+        return Err(LoadError::new(&tensor.path, format!("holds {} as F64 {:?}", tensor.name, tensor.shape))
+            .expected(format!("{count} finite numbers, one for each token id")));
+    }
+    Ok(numbers)
+}
