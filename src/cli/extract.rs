@@ -12,6 +12,7 @@ use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::source::LocalSource;
 use crate::extract::staging::Existing;
+use crate::extract::tensors::Written;
 use crate::extract::{self, Options};
 use crate::location::{HubId, Location};
 use crate::table::TableDtype;
@@ -44,7 +45,7 @@ pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     let options = Options { dtype, existing, overrides };
     let written = extract::extract(&source, &args.out, &options, &bar)?;
-    let lines = written.iter().flat_map(|written| written.tensors()).map(|tensor| {
+    let lines = written.iter().flat_map(Written::tensors).map(|tensor| {
         let info = &tensor.info;
         format!("  {}  {:?} {:?}, {}\n", info.name, info.dtype, info.shape, ByteSize(info.len))
     });

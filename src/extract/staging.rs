@@ -93,6 +93,7 @@ impl Drop for Staging {
         if !self.resumable {
             let _ = fs::remove_dir_all(&self.dir);
         }
+        let _ = fs::remove_file(&self.lock.path);
     }
 }
 
@@ -161,12 +162,6 @@ impl Lock {
                 return Ok(Self { path: path.to_owned(), _file: file });
             }
         }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }
 

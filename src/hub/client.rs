@@ -266,7 +266,7 @@ impl<'a> Client<'a> {
                         .expected("an HTTP address in HF_ENDPOINT, and a token of plain letters"),
                 )
             })?;
-            let response = self.agent().run(request).map_err(|e| unanswered(&at, e))?;
+            let response = self.agent().run(request).map_err(|e| unanswered(&at, &e))?;
             let (head, body) = response.into_parts();
             let answer = Answer { url: at, status: head.status.as_u16(), headers: head.headers, body };
             let target = answer.header("location").filter(|_| (300..400).contains(&answer.status));
@@ -308,7 +308,7 @@ impl<'a> Client<'a> {
         let error = LoadError::new(&answer.url, format!("answered {status}{said}"));
         let page = self.page();
         let error = match (status, answer.header("x-error-code")) {
-            (401, Some("RepoNotFound")) | (404, Some("RepoNotFound")) => error
+            (401 | 404, Some("RepoNotFound")) => error
                 .expected(format!("a public model {}, or a token that may see it", self.id.name))
                 .remedy(format!("there is no local directory {} either; a private model needs HF_TOKEN", self.id.name)),
             (401 | 403, _) if at_hub => match (&self.settings.token, status) {
@@ -326,7 +326,7 @@ impl<'a> Client<'a> {
                 .expected(format!("an existing model at {page}, with the revision {:?}", self.id.revision))
                 .remedy(format!("there is no local directory {} either", self.id.name)),
             // An address at the store of large files is good for minutes: the Hub gives a new one.
-            (408 | 425 | 429 | 500.., _) | (401 | 403, _) => {
+            (401 | 403 | 408 | 425 | 429 | 500.., _) => {
                 let wait = answer.header("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
                 return Err(Failure::Passing(error.remedy("try again later: what has come so far is kept"), wait));
             }
@@ -379,7 +379,7 @@ fn cut(url: &str, problem: &dyn std::fmt::Display) -> Failure {
     )
 }
 
-fn unanswered(url: &str, error: ureq::Error) -> Failure {
+fn unanswered(url: &str, error: &ureq::Error) -> Failure {
     let problem = error.to_string();
     let found = LoadError::new(url, format!("does not answer: {problem}"));
     let certificate = ["ertificate", "UnknownIssuer", "tls", "TLS"].iter().any(|word| problem.contains(word));
@@ -391,7 +391,7 @@ fn unanswered(url: &str, error: ureq::Error) -> Failure {
             Failure::Final(found.remedy("check HF_ENDPOINT and the proxy variables"))
         }
         _ => Failure::Passing(
-            found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has"),
+            found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
             None,
         ),
     }

@@ -7,7 +7,13 @@ mod architecture;
 mod common;
 mod config;
 mod contract;
+mod extract;
+#[cfg(feature = "hub")]
+mod fake_hub;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod loading;
+mod models;
 mod process;
 mod properties;
