@@ -72,7 +72,7 @@ pub fn extract(
 
     // What is handed over can be served: a damaged table or another model's tokenizer shows here, not at the first start.
     let check = Overrides { config: None, tokenizer: None, ..overrides.clone() };
-    Checkpoint::open(dir, &selection.renamed(check))?;
+    Checkpoint::open(dir, &check)?;
     staging.commit()?;
     Ok(Some(written))
 }
@@ -93,7 +93,8 @@ pub fn is_tokenizer_file(name: &str) -> bool {
         "tekken.json",
         "generation_config.json",
     ];
-    FILES.contains(&name) || (name.starts_with("chat_template") && !name.contains('/'))
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    FILES.contains(&name) || (name.starts_with("chat_template") && plain)
 }
 
 /// The tokenizer's files and the names that they get.

@@ -151,7 +151,9 @@ impl Hub {
             }
             return Ok(());
         }
-        let options = Options { existing: Existing::Keep, overrides: overrides.clone(), ..Options::default() };
+        // What is there and not complete lacks what these overrides name, or is damaged.
+        let existing = if cache.layer0(commit).exists() { Existing::Replace } else { Existing::Keep };
+        let options = Options { existing, overrides: overrides.clone(), ..Options::default() };
         extract::extract(&source, &cache.layer0(commit), &options, progress)?;
         Ok(())
     }

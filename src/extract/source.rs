@@ -116,7 +116,11 @@ impl Source for LocalSource {
 
 /// The tensors of a model's layer 0: the table first, then its norms.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Selection(Vec<TensorInfo>);
+pub struct Selection {
+    tensors: Vec<TensorInfo>,
+    /// The user named a tensor, and will do so of what is written.
+    named: bool,
+}
 
 impl Selection {
     /// Finds them by the names that families give them, or `overrides`.
@@ -160,31 +164,17 @@ impl Selection {
             }
             found.push(info);
         }
-        Ok(Self(found))
+        Ok(Self { tensors: found, named: overrides.embedding_tensor.is_some() || overrides.norm_tensor.is_some() })
     }
 
     /// The table first.
     pub fn tensors(&self) -> &[TensorInfo] {
-        &self.0
+        &self.tensors
     }
 
-    /// All their bytes.
-    pub fn len(&self) -> u64 {
-        self.0.iter().map(|tensor| tensor.len).sum()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// `overrides`, with the names that the tensors have in what is written.
-    pub fn renamed(&self, overrides: Overrides) -> Overrides {
-        let rename = |name: Option<String>| name.map(|name| canonical(&name));
-        Overrides {
-            embedding_tensor: rename(overrides.embedding_tensor),
-            norm_tensor: rename(overrides.norm_tensor),
-            ..overrides
-        }
+    /// The name under which a tensor is written.
+    pub fn written_name(&self, name: &str) -> String {
+        if self.named { name.to_owned() } else { canonical(name) }
     }
 }
 
@@ -200,7 +190,7 @@ pub fn table_dtype(dtype: Dtype) -> Option<TableDtype> {
 
 /// The name of a tensor once its model is a language model alone, as config.json then says: transformers looks for it
 /// without the prefix of the multimodal model.
-pub fn canonical(name: &str) -> String {
+fn canonical(name: &str) -> String {
     const MULTIMODAL: [&str; 4] =
         ["language_model.model.", "model.language_model.", "model.text_model.", "language_model."];
     let rest = MULTIMODAL.iter().find_map(|prefix| name.strip_prefix(prefix));

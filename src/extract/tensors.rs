@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Entry};
 use sha2::{Digest, Sha256};
 
-use super::source::{Selection, Source, TensorInfo, canonical, table_dtype};
+use super::source::{Selection, Source, TensorInfo, table_dtype};
 use super::staging::readable;
 use crate::error::LoadError;
 use crate::progress::Progress;
@@ -112,8 +112,11 @@ struct Layout {
 
 impl Layout {
     fn new(selection: &Selection, dtype: Option<TableDtype>) -> Result<Self, Box<dyn std::error::Error>> {
-        let mut tensors: Vec<(TensorInfo, TensorInfo)> =
-            selection.tensors().iter().map(|from| (from.clone(), target(from, dtype))).collect();
+        let mut tensors: Vec<(TensorInfo, TensorInfo)> = selection
+            .tensors()
+            .iter()
+            .map(|from| (from.clone(), target(from, selection.written_name(&from.name), dtype)))
+            .collect();
         // As the safetensors library orders them, so that every tensor is aligned to its numbers.
         tensors.sort_by(|(_, a), (_, b)| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
         let mut end = 0;
@@ -147,7 +150,7 @@ impl Layout {
     }
 }
 
-fn target(from: &TensorInfo, dtype: Option<TableDtype>) -> TensorInfo {
+fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorInfo {
     let dtype = match dtype {
         None => from.dtype,
         Some(TableDtype::Bf16) => Dtype::BF16,
@@ -156,7 +159,7 @@ fn target(from: &TensorInfo, dtype: Option<TableDtype>) -> TensorInfo {
     };
     let size = |dtype: Dtype| dtype.bitsize() as u64 / 8;
     let len = from.len / size(from.dtype).max(1) * size(dtype);
-    TensorInfo { name: canonical(&from.name), dtype, shape: from.shape.clone(), len }
+    TensorInfo { name, dtype, shape: from.shape.clone(), len }
 }
 
 /// The file, positioned at its end, and how many bytes of tensors it holds already.

@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use embedding_server::checkpoint::{Checkpoint, Overrides};
 use embedding_server::embedder::{Embedder, Settings};
@@ -274,11 +275,14 @@ fn killed_while_it_writes_it_leaves_no_output() {
     ]);
     let mut child = extract.spawn().unwrap();
     fs::write(&fifo, fs::read(checkpoint("llama-full").join("config.json")).unwrap()).unwrap();
-    // Opens as soon as the process reads it for the second time: the tensors are written.
-    let second = OpenOptions::new().write(true).open(&fifo).unwrap();
+    let weights = work.path().join(".out.incomplete/model.safetensors");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !fs::read(&weights).is_ok_and(|bytes| SafeTensors::deserialize(&bytes).is_ok()) {
+        assert!(Instant::now() < deadline, "no tensors were written");
+        std::thread::yield_now();
+    }
     child.kill().unwrap();
     child.wait().unwrap();
-    drop(second);
     assert!(!work.path().join("out").exists());
     let half = tensors(&work.path().join(".out.incomplete"));
     assert_eq!(half.len(), 2);

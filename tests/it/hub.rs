@@ -379,6 +379,22 @@ fn a_whole_snapshot_of_pythons_needs_no_network() {
     setup.assert_right(&cached.dir);
 }
 
+/// Tensors that the user names keep their names, and a cache that lacks them is made again.
+#[test]
+fn overrides_reach_what_is_fetched() {
+    let setup = Setup::new();
+    setup.fetch().unwrap();
+    let overrides = Overrides { norm_tensor: Some("model.layers.9.norm.weight".to_owned()), ..Overrides::default() };
+    let hub = setup.hub.hub(setup.cache.path());
+    let error = hub.cached_or_fetched(&id(), &overrides, &Silent).unwrap_err().to_string();
+    assert!(error.contains("no final norm"), "{error}");
+    let head = Overrides { embedding_tensor: Some("lm_head.weight".to_owned()), ..Overrides::default() };
+    let cached = hub.cached_or_fetched(&id(), &head, &Silent).unwrap();
+    assert_eq!(safetensors_names(&cached.dir), ["lm_head.weight", "model.norm.weight"]);
+    let open = |dir: &Path| Checkpoint::open(dir, &head).unwrap().table.bytes().clone();
+    assert_eq!(open(&cached.dir), open(&setup.source));
+}
+
 // The real binary ------------------------------------------------------------------------------------------------------
 
 /// Killed at any byte: no OUT, and the next run goes on from there.
