@@ -1,6 +1,10 @@
-//! The command line: serve, check, inspect. Turns flags into a layer of configuration, and errors into exit codes.
+//! The command line: serve, check, inspect, extract, fetch. Turns flags into a layer of configuration, and errors into exit codes.
 
+mod extract;
+mod fetch;
 mod inspect;
+mod progress;
+mod recipe;
 mod serve;
 
 use std::fmt::Display;
@@ -13,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::layers::{self, Effective, Flags};
 use crate::config::{LogFormat, Model};
+use crate::location::Location;
 
 /// sysexits.h's EX_CONFIG: something in the configuration must change before a restart can help.
 const CONFIG_ERROR: u8 = 78;
@@ -35,6 +40,10 @@ enum Command {
     Check(ServeArgs),
     /// Print what a checkpoint is, without serving it.
     Inspect(InspectArgs),
+    /// Make a layer-0 checkpoint of a model: a directory, a Hub id, or a mergekit recipe.
+    Extract(ExtractArgs),
+    /// Fetch the layer 0 of a model of the Hub into its cache, and print where it is.
+    Fetch(FetchArgs),
 }
 
 #[derive(Args, Default)]
@@ -48,7 +57,7 @@ struct ServeArgs {
     /// The port to listen on; 0 takes a free one.
     #[arg(long, short)]
     port: Option<u16>,
-    /// A model to serve; PATH alone is served as text-embedding-3-small. Repeatable.
+    /// A model to serve: a directory or a Hub id (org/name); PATH alone is served as text-embedding-3-small. Repeatable.
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
     /// How to write the log.
@@ -58,11 +67,47 @@ struct ServeArgs {
 
 #[derive(Args)]
 struct InspectArgs {
-    /// The checkpoint's directory.
+    /// The checkpoint's directory, a GGUF file, or a Hub id.
     path: PathBuf,
     /// Take the settings of the model with this path or id from a configuration file.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ExtractArgs {
+    /// A model's directory, a GGUF file, a Hub id (org/name or org/name@revision), or a mergekit recipe (.yaml, .yml).
+    source: String,
+    /// The directory to make.
+    out: PathBuf,
+    /// Convert the tensors; without it their bytes stay as they are.
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+    /// Replace OUT if it is a checkpoint.
+    #[arg(long)]
+    force: bool,
+    /// A branch, a tag or a commit of a Hub id.
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+    /// The tokenizer.json, or a directory with the tokenizer's files, if the source has none or another is meant.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The config.json, if the source has none or another is meant.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Dtype {
+    Bf16,
+    F16,
+    F32,
+}
+
+#[derive(Args)]
+struct FetchArgs {
+    /// org/name or org/name@revision.
+    id: String,
 }
 
 /// Runs the command line of this process.
@@ -73,6 +118,8 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Check(args)) => check(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        Some(Command::Extract(args)) => finish(extract::run(&args)),
+        Some(Command::Fetch(args)) => finish(fetch::run(&args)),
     }
 }
 
@@ -92,6 +139,20 @@ impl ServeArgs {
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         layers::effective(&flags, environment).map_err(|e| config_error(&e))
+    }
+}
+
+/// Prints the result of a command that ends by itself.
+fn finish<E: Display>(result: Result<String, E>) -> ExitCode {
+    match result {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("embedding-server: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -117,10 +178,11 @@ fn check(args: &ServeArgs) -> ExitCode {
 
 /// What can be known of the models before a port is bound.
 fn missing_path(models: &[Model]) -> Option<String> {
-    let model = models.iter().find(|model| !model.path.exists())?;
+    let missing = |model: &&Model| matches!(Location::of(&model.path), Location::Local(path) if !path.exists());
+    let model = models.iter().find(missing)?;
     Some(format!(
         "the model {:?} is configured at {}, which does not exist: give --model NAME=PATH, or set path in [[models]]; \
-         mergekit-yaml writes a checkpoint to the directory it is told",
+         `embedding-server extract SOURCE OUT` makes a checkpoint of any model",
         model.id,
         model.path.display()
     ))

@@ -13,6 +13,8 @@
 //! * [`pooling`] is the seam to the arithmetic: the CPU's own kernel, or candle on a device.
 //! * [`tokenize`] is the seam to tokenizers; [`cl100k`] reads the token ids that OpenAI's clients send.
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
+//! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
+//!   [`location`] tells an id from a path.
 //! * [`config`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
@@ -29,8 +31,13 @@ pub mod checkpoint;
 pub mod cl100k;
 pub mod embedder;
 pub mod error;
+pub mod extract;
+#[cfg(feature = "hub")]
+pub mod hub;
+pub mod location;
 pub mod norm;
 pub mod pooling;
+pub mod progress;
 pub mod table;
 pub mod tokenize;
 

@@ -8,6 +8,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{Config, Model};
 use crate::embedder::Embedder;
 use crate::error::LoadError;
+use crate::location::Location;
+use crate::progress::Logged;
 
 /// The configured models.
 pub struct Registry {
@@ -74,13 +76,15 @@ impl Entry {
         self.embedder.get()
     }
 
-    /// Opens the checkpoint and reads its table once.
+    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once.
     ///
     /// # Errors
     /// When it cannot be served as configured.
     pub fn load(&self) -> Result<(), LoadError> {
         let started = std::time::Instant::now();
-        let checkpoint = Checkpoint::open(&self.config.path, &self.config.overrides())?;
+        let overrides = self.config.overrides();
+        let path = Location::of(&self.config.path).directory(&overrides, &Logged)?;
+        let checkpoint = Checkpoint::open(&path, &overrides)?;
         for warning in &checkpoint.warnings {
             tracing::warn!(model = self.id(), "{warning}");
         }
@@ -89,7 +93,7 @@ impl Entry {
         let embedder = Embedder::new(checkpoint, self.config.settings())?;
         tracing::info!(
             model = self.id(),
-            path = %self.config.path.display(),
+            path = %path.display(),
             model_type,
             dtype,
             rows,

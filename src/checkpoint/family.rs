@@ -279,6 +279,22 @@ impl Family {
         }
     }
 
+    /// The key of config.json that holds the eps; `None` where the model's code does.
+    pub fn eps_key(&self) -> Option<&'static str> {
+        match self.eps {
+            Eps::Key(key, _) => Some(key),
+            Eps::Fixed(_) | Eps::Any => None,
+        }
+    }
+
+    /// The key of config.json that holds the embedding scale, where each model has its own.
+    pub fn scale_key(&self) -> Option<&'static str> {
+        match self.scale {
+            Scale::Key(key) => Some(key),
+            Scale::One | Scale::SqrtHidden => None,
+        }
+    }
+
     /// What multiplies the rows before the norm.
     ///
     /// # Errors

@@ -5,10 +5,12 @@ use std::process::ExitCode;
 use bytesize::ByteSize;
 
 use super::InspectArgs;
+use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::config::Model;
 use crate::config::layers::{Flags, effective};
 use crate::embedder::{Embedder, Input, Settings};
+use crate::location::Location;
 use crate::norm::{Norm, NormKind};
 
 /// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
@@ -33,7 +35,8 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         Some(model) => (model.path.as_path(), model.overrides(), model.settings()),
         None => (args.path.as_path(), Overrides::default(), Settings::default()),
     };
-    let checkpoint = Checkpoint::open(path, &overrides)?;
+    let path = Location::of(path).directory(&overrides, &Bar::new())?;
+    let checkpoint = Checkpoint::open(&path, &overrides)?;
     let mut lines: Vec<(&str, String)> = Vec::new();
     let table = &checkpoint.table;
     lines.push(("path", checkpoint.path.display().to_string()));

@@ -37,15 +37,18 @@ fn only_in(word: &str, allowed: &[&str], within: &str) {
     }
 }
 
-const CORE: [&str; 10] = [
+const CORE: [&str; 13] = [
     "checkpoint.rs",
     "checkpoint/",
     "cl100k.rs",
     "embedder.rs",
     "error.rs",
+    "extract.rs",
+    "extract/",
     "norm.rs",
     "pooling.rs",
     "pooling/",
+    "progress.rs",
     "table.rs",
     "tokenize.rs",
 ];
@@ -84,6 +87,13 @@ fn the_core_knows_no_http_and_no_configuration() {
 #[test]
 fn the_command_line_is_all_that_knows_clap() {
     only_in("clap", &["cli.rs", "cli/", "config.rs"], "");
+}
+
+#[test]
+fn the_hub_is_all_that_knows_the_network_and_one_file_leads_to_it() {
+    only_in("ureq", &["hub/client.rs"], "");
+    only_in("hf_hub", &["hub/cache.rs"], "");
+    only_in("crate::hub", &["location.rs", "cli/extract.rs", "cli/fetch.rs"], "");
 }
 
 #[test]

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use embedding_server::checkpoint::{Checkpoint, Kind, Overrides};
 use embedding_server::embedder::{Embedder, Input, Settings};
+use embedding_server::extract::gguf::GgufSource;
+use embedding_server::extract::{Options, extract};
 use embedding_server::norm::NormKind;
+use embedding_server::progress::Silent;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -218,5 +221,28 @@ fn a_server_takes_a_gguf_file_as_path() {
         let mean = mean.as_ref().unwrap();
         let unit: Vec<f32> = mean.iter().map(|x| (f64::from(*x) / length(mean)) as f32).collect();
         assert!(difference(vector, &unit) < 1e-3);
+    }
+}
+
+/// The directory that `extract` makes of a GGUF file is the file: Gemma's one is taken off its norm, and added again.
+#[test]
+fn an_extracted_file_is_a_directory_of_the_same_vectors() {
+    let vectors = |path: &Path, texts: &[String]| {
+        let settings = Settings { normalize: Some(false), ..Settings::default() };
+        Embedder::new(open(path), settings).unwrap().embed(texts).unwrap()
+    };
+    for name in names("gguf") {
+        let path = gguf(&name);
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let source = GgufSource::open(&path, &Overrides::default()).unwrap();
+        extract(&source, &out, &Options::default(), &Silent).unwrap();
+        let texts = golden(&path).texts;
+        for (file, directory) in vectors(&path, &texts).iter().zip(vectors(&out, &texts)) {
+            let size = file.iter().fold(1.0f32, |max, x| x.abs().max(max));
+            assert!(difference(file, &directory) <= 1e-6 * size, "{name}: {}", difference(file, &directory));
+        }
+        let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+        assert_eq!(card.contains("Decoded: the table from"), open(&path).table_source.map.is_none(), "{name}: {card}");
     }
 }

@@ -7,9 +7,15 @@ mod architecture;
 mod common;
 mod config;
 mod contract;
+mod extract;
+#[cfg(feature = "hub")]
+mod fake_hub;
 mod gguf;
 mod golden;
+#[cfg(feature = "hub")]
+mod hub;
 mod loading;
+mod models;
 mod process;
 mod properties;
 mod static_tables;

@@ -1,0 +1,80 @@
+//! `embedding-server extract`
+
+use std::path::Path;
+
+use bytesize::ByteSize;
+
+use super::progress::Bar;
+use super::recipe::Recipe;
+use super::{Dtype, ExtractArgs};
+use crate::checkpoint::{Overrides, gguf};
+use crate::error::LoadError;
+use crate::extract::card::Origin;
+use crate::extract::gguf::GgufSource;
+use crate::extract::source::{LocalSource, Source};
+use crate::extract::staging::Existing;
+use crate::extract::tensors::Written;
+use crate::extract::{self, Options};
+use crate::location::{HubId, Location};
+use crate::table::TableDtype;
+
+pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
+    let mut source = args.source.clone();
+    let mut dtype = args.dtype.map(|dtype| match dtype {
+        Dtype::Bf16 => TableDtype::Bf16,
+        Dtype::F16 => TableDtype::F16,
+        Dtype::F32 => TableDtype::F32,
+    });
+    let path = Path::new(&args.source);
+    if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+        let recipe = Recipe::open(path)?;
+        source = recipe.model;
+        dtype = dtype.or(recipe.dtype);
+    }
+    let overrides =
+        Overrides { config: args.config.clone(), tokenizer: args.tokenizer.clone(), ..Overrides::default() };
+    let bar = Bar::new();
+    let location = with_revision(Location::of(Path::new(&source)), args.revision.as_deref())?;
+    let (dir, origin) = match location {
+        Location::Local(dir) => {
+            let origin = Origin::local(&dir);
+            (dir, origin)
+        }
+        Location::Hub(id) => fetch(&id, &overrides, &bar)?,
+    };
+    let source: Box<dyn Source> = if gguf::is_gguf(&dir) {
+        Box::new(GgufSource::open(&dir, &overrides)?)
+    } else {
+        Box::new(LocalSource::open(&dir, origin)?)
+    };
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
+    let options = Options { dtype, existing, overrides };
+    let written = extract::extract(&*source, &args.out, &options, &bar)?;
+    let lines = written.iter().flat_map(Written::tensors).map(|tensor| {
+        let info = &tensor.info;
+        format!("  {}  {:?} {:?}, {}\n", info.name, info.dtype, info.shape, ByteSize(info.len))
+    });
+    Ok(format!("{}\n{}", args.out.display(), lines.collect::<String>()))
+}
+
+fn with_revision(location: Location, revision: Option<&str>) -> Result<Location, LoadError> {
+    match (location, revision) {
+        (location, None) => Ok(location),
+        (Location::Hub(id), Some(revision)) => {
+            let parsed = HubId::parse(&format!("{}@{revision}", id.name));
+            parsed.map(Location::Hub).ok_or_else(|| LoadError::new(revision, "is no branch, tag or commit"))
+        }
+        (Location::Local(path), Some(_)) => Err(LoadError::new(path, "is no Hub id, so that it has no --revision")),
+    }
+}
+
+#[cfg(feature = "hub")]
+fn fetch(id: &HubId, overrides: &Overrides, bar: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
+    let cached = crate::hub::Hub::from_env().fetch(id, overrides, bar)?;
+    Ok((cached.dir, cached.origin))
+}
+
+#[cfg(not(feature = "hub"))]
+fn fetch(id: &HubId, _: &Overrides, _: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
+    Err(crate::location::without_feature(id))
+}

@@ -1,0 +1,123 @@
+//! Makes a layer-0 directory of a model: its table, its norms, its tokenizer, and a card that says where they come from.
+//!
+//! Knows no network: a [`Source`] gives tensors by name and a directory with the small files. Nothing is ever written
+//! under the output's own name but by rename.
+
+pub mod card;
+pub mod config;
+pub mod gguf;
+pub mod source;
+pub mod staging;
+pub mod tensors;
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::family::{self, ModelConfig};
+use crate::checkpoint::{Checkpoint, Overrides};
+use crate::error::LoadError;
+use crate::progress::Progress;
+use crate::table::TableDtype;
+use source::{Selection, Source};
+use staging::{Existing, Staging};
+use tensors::Written;
+
+const WEIGHTS: &str = "model.safetensors";
+
+/// How to extract. `Default` copies the tensors as they are and replaces nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// What the tensors become; `None` leaves every byte as it is.
+    pub dtype: Option<TableDtype>,
+    /// What to do with an output that exists.
+    pub existing: Existing,
+    /// Where config.json and the tokenizer lie, and which tensors to take, if not as the source says.
+    pub overrides: Overrides,
+}
+
+/// Writes the layer-0 directory of `source` to `out`. `None` where another process has made it meanwhile and
+/// [`Existing::Keep`] takes that.
+///
+/// # Errors
+/// [`LoadError`] of what is wrong with the source, an output that exists, or a disk that is full. `out` is then as it
+/// was before.
+pub fn extract(
+    source: &dyn Source,
+    out: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Option<Written>, LoadError> {
+    let overrides = &options.overrides;
+    let config_path = overrides.config.clone().unwrap_or_else(|| source.dir().join("config.json"));
+    let config = ModelConfig::open(&config_path)?;
+    let family = family::resolve(&config, overrides)?;
+    let selection = Selection::find(source, &family, overrides)?;
+    let tokenizer = tokenizer_files(source.dir(), overrides)?;
+
+    if let (Ok(from), Ok(to)) = (source.dir().canonicalize(), out.canonicalize())
+        && from.starts_with(&to)
+    {
+        return Err(LoadError::new(out, "is, or holds, the source").expected("another directory"));
+    }
+    let kept = source.resumable().then_some(WEIGHTS);
+    let Some(staging) = Staging::begin(out, options.existing, kept, progress)? else { return Ok(None) };
+    let dir = staging.dir();
+    let weights = dir.join(WEIGHTS);
+    let written = tensors::write(source, &selection, options.dtype, &weights, progress)?;
+    let config = config::layer0(&config_path, &config, written.table())?;
+    staging::write(&dir.join("config.json"), &config)?;
+    for (from, name) in &tokenizer {
+        staging::copy(from, &dir.join(name))?;
+    }
+    let card = card::text(source.origin(), &written, options.dtype);
+    staging::write(&dir.join("README.md"), card.as_bytes())?;
+
+    // What is handed over can be served: a damaged table or another model's tokenizer shows here, not at the first start.
+    let check = Overrides { config: None, tokenizer: None, ..overrides.clone() };
+    Checkpoint::open(dir, &check)?;
+    staging.commit()?;
+    Ok(Some(written))
+}
+
+/// Whether a file of a model's directory belongs to its tokenizer, or to how text is generated with it.
+pub fn is_tokenizer_file(name: &str) -> bool {
+    const FILES: [&str; 12] = [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "tokenizer.model",
+        "added_tokens.json",
+        "vocab.json",
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "tekken.json",
+        "generation_config.json",
+    ];
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    FILES.contains(&name) || (name.starts_with("chat_template") && plain)
+}
+
+/// The tokenizer's files and the names that they get.
+fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, String)>, LoadError> {
+    let from = overrides.tokenizer.as_deref().filter(|tokenizer| tokenizer.is_dir()).unwrap_or(dir);
+    let entries = std::fs::read_dir(from).map_err(|e| LoadError::io(from, &e))?;
+    let mut files: Vec<(PathBuf, String)> = entries
+        .filter_map(|entry| Some((entry.as_ref().ok()?.path(), entry.ok()?.file_name().into_string().ok()?)))
+        .filter(|(path, name)| is_tokenizer_file(name) && path.is_file())
+        .collect();
+    if let Some(file) = overrides.tokenizer.as_ref().filter(|tokenizer| !tokenizer.is_dir()) {
+        files.retain(|(_, name)| name != "tokenizer.json");
+        files.push((file.clone(), "tokenizer.json".to_owned()));
+    }
+    files.sort();
+    if files.iter().any(|(_, name)| name == "tokenizer.json") {
+        return Ok(files);
+    }
+    let remedy = if files.iter().any(|(_, name)| name == "tokenizer.model") {
+        "a SentencePiece tokenizer.model alone cannot be read: AutoTokenizer.from_pretrained(...).save_pretrained(...) writes a tokenizer.json; then give --tokenizer FILE"
+    } else {
+        "give --tokenizer FILE"
+    };
+    Err(LoadError::new(from.join("tokenizer.json"), "is missing").expected("the model's tokenizer.json").remedy(remedy))
+}

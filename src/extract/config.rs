@@ -1,0 +1,143 @@
+//! The config.json of a model without its layers.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::source::TensorInfo;
+use crate::checkpoint::family::ModelConfig;
+use crate::error::LoadError;
+
+/// How families spell the number of layers.
+const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"];
+
+/// Keys of a multimodal config that its text_config may leave out and transformers reads for both.
+const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "transformers_version"];
+
+/// The config at `path` for a model that has `table` and no layers: the language model's own settings alone, and every
+/// list with an entry per layer empty, for transformers compares their lengths.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<Vec<u8>, LoadError> {
+    let json = std::fs::read(path).map_err(|e| LoadError::io(path, &e))?;
+    let whole: Map<String, Value> =
+        serde_json::from_slice(&json).map_err(|e| LoadError::new(path, format!("is not a JSON object: {e}")))?;
+    let mut text = text_config(whole);
+    text.insert("model_type".to_owned(), config.model_type().into());
+    // What trained or quantized the layers, and code files that are not copied.
+    for gone in ["quantization_config", "auto_map"] {
+        text.remove(gone);
+    }
+
+    let layers = LAYER_COUNTS.iter().find_map(|&key| text.get(key)).and_then(Value::as_u64).unwrap_or(0);
+    for (key, value) in &mut text {
+        if LAYER_COUNTS.contains(&key.as_str()) {
+            *value = 0.into();
+        } else if is_per_layer(key) {
+            match value {
+                Value::Array(list) if list.len() as u64 == layers || key == "layer_types" => list.clear(),
+                Value::String(pattern) if pattern.chars().count() as u64 == layers => pattern.clear(),
+                _ => {}
+            }
+        }
+    }
+    if !LAYER_COUNTS.iter().any(|&key| text.contains_key(key)) {
+        text.insert("num_hidden_layers".to_owned(), 0.into());
+    }
+    // A text_config leaves out what its class takes by default; the table's shape is known.
+    if let &[rows, dimensions] = table.shape.as_slice() {
+        text.insert("vocab_size".to_owned(), rows.into());
+        if !["n_embd", "d_model"].iter().any(|&key| text.contains_key(key)) {
+            text.insert("hidden_size".to_owned(), dimensions.into());
+        }
+    }
+    let dtype = if text.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
+    text.insert(dtype.to_owned(), torch_name(table).into());
+    let mut out = serde_json::to_vec_pretty(&text).map_err(|e| LoadError::new(path, e.to_string()))?;
+    out.push(b'\n');
+    Ok(out)
+}
+
+/// The language model's settings, from where they are nested too.
+fn text_config(mut whole: Map<String, Value>) -> Map<String, Value> {
+    let Some(Value::Object(mut text)) = whole.remove("text_config") else { return whole };
+    for key in SHARED {
+        if let (false, Some(value)) = (text.contains_key(key), whole.remove(key)) {
+            text.insert(key.to_owned(), value);
+        }
+    }
+    text
+}
+
+/// `layer_types`, `layers_block_type`, `mlp_layer_types`, `hybrid_override_pattern`: not `eos_token_id`, which may be as long
+/// as the model is deep.
+fn is_per_layer(key: &str) -> bool {
+    ["layer", "pattern", "mixer_types"].iter().any(|part| key.contains(part))
+}
+
+fn torch_name(table: &TensorInfo) -> &'static str {
+    match table.dtype {
+        safetensors::Dtype::F16 => "float16",
+        safetensors::Dtype::F32 => "float32",
+        _ => "bfloat16",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(config: &Value) -> Value {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, config.to_string()).unwrap();
+        let table = TensorInfo { name: "t".into(), dtype: safetensors::Dtype::F16, shape: vec![7, 3], len: 42 };
+        let made = layer0(&path, &ModelConfig::open(&path).unwrap(), &table).unwrap();
+        serde_json::from_slice(&made).unwrap()
+    }
+
+    #[test]
+    fn layers_go_and_what_is_as_long_by_chance_stays() {
+        let config = serde_json::json!({
+            "model_type": "qwen3", "num_hidden_layers": 2, "layer_types": ["full_attention", "full_attention"],
+            "mlp_layer_types": ["dense", "sparse"], "eos_token_id": [1, 2], "hidden_size": 3, "rms_norm_eps": 1e-6,
+            "torch_dtype": "bfloat16", "quantization_config": {}, "auto_map": {}, "vocab_size": 5,
+        });
+        assert_eq!(
+            made(&config),
+            serde_json::json!({
+                "model_type": "qwen3", "num_hidden_layers": 0, "layer_types": [], "mlp_layer_types": [],
+                "eos_token_id": [1, 2], "hidden_size": 3, "rms_norm_eps": 1e-6, "torch_dtype": "float16", "vocab_size": 7,
+            })
+        );
+    }
+
+    #[test]
+    fn a_nested_config_becomes_the_language_models() {
+        let config = serde_json::json!({
+            "model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"], "vision_config": {"num_hidden_layers": 27},
+            "text_config": {"model_type": "gemma3_text", "num_hidden_layers": 26, "rope_scaling": {"factor": 8.0}},
+            "dtype": "bfloat16", "transformers_version": "5", "tie_word_embeddings": true,
+        });
+        assert_eq!(
+            made(&config),
+            serde_json::json!({
+                "model_type": "gemma3_text", "num_hidden_layers": 0, "rope_scaling": {"factor": 8.0}, "dtype": "float16",
+                "transformers_version": "5", "tie_word_embeddings": true, "vocab_size": 7, "hidden_size": 3,
+            })
+        );
+    }
+
+    #[test]
+    fn other_spellings_are_kept() {
+        let config = serde_json::json!({"model_type": "bloom", "n_layer": 24, "n_embd": 3});
+        assert_eq!(
+            made(&config),
+            serde_json::json!({
+                "model_type": "bloom", "n_layer": 0, "n_embd": 3, "dtype": "float16", "vocab_size": 7,
+            })
+        );
+        assert_eq!(made(&serde_json::json!({"model_type": "llama"}))["num_hidden_layers"], 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! A GGUF file as a source: its decoded table and norm, and the small files that it stands for.
+
+use std::path::Path;
+
+use half::bf16;
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+use super::card::Origin;
+use super::source::{Sink, Source, TensorInfo};
+use super::staging;
+use crate::checkpoint::family::{self, Family};
+use crate::checkpoint::{Checkpoint, Kind, Overrides};
+use crate::error::LoadError;
+use crate::norm::{Norm, NormKind};
+use crate::table::TableDtype;
+use bytes::Bytes;
+
+const TABLE: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+const BIAS: &str = "model.norm.bias";
+
+/// A GGUF file, opened.
+pub struct GgufSource {
+    origin: Origin,
+    /// config.json and tokenizer.json, until the source is dropped.
+    dir: TempDir,
+    tensors: Vec<(TensorInfo, Bytes)>,
+}
+
+impl GgufSource {
+    /// Opens the file `path`.
+    ///
+    /// # Errors
+    /// When it cannot be served, or its model type has no family to write a config.json of.
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        let checkpoint = Checkpoint::open(path, overrides)?;
+        let unknown = || {
+            LoadError::new(path, format!("has the architecture {:?}", checkpoint.model_type))
+                .expected("one whose model type in transformers is known, to write its config.json")
+                .remedy("serve the GGUF file itself, with norm set")
+        };
+        let family =
+            family::known(&checkpoint.model_type).filter(|_| checkpoint.kind == Kind::Gguf).ok_or_else(unknown)?;
+
+        let dir = TempDir::new().map_err(|e| LoadError::io(std::env::temp_dir(), &e))?;
+        let config = serde_json::to_vec_pretty(&config(&checkpoint, &family)).unwrap_or_default();
+        staging::write(&dir.path().join("config.json"), &config)?;
+        let tokenizer = checkpoint.tokenizer.to_json().map_err(|e| LoadError::new(path, e))?;
+        staging::write(&dir.path().join("tokenizer.json"), tokenizer.as_bytes())?;
+
+        let source = &checkpoint.table_source;
+        let decoded = (source.map.is_none()).then(|| format!("the table from {}, the norm to F32", source.dtype));
+        let origin = Origin { decoded, ..Origin::local(path) };
+        Ok(Self { origin, dir, tensors: tensors(&checkpoint, &family) })
+    }
+}
+
+/// The settings that layer 0 depends on, under the names that the model type's config class has for them.
+fn config(checkpoint: &Checkpoint, family: &Family) -> Value {
+    let mut config = Map::new();
+    config.insert("model_type".into(), checkpoint.model_type.clone().into());
+    config.insert("hidden_size".into(), checkpoint.table.dimensions().into());
+    config.insert("vocab_size".into(), checkpoint.table.rows().into());
+    config.insert("num_hidden_layers".into(), 0.into());
+    config.insert("tie_word_embeddings".into(), true.into());
+    if let Some(key) = family.eps_key() {
+        config.insert(key.into(), json!(checkpoint.norm.norm.eps));
+    }
+    if let Some(key) = family.scale_key() {
+        config.insert(key.into(), json!(checkpoint.norm.embedding_scale));
+    }
+    Value::Object(config)
+}
+
+fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)> {
+    let table = &checkpoint.table;
+    let dtype = match table.dtype() {
+        TableDtype::Bf16 => Dtype::BF16,
+        TableDtype::F16 => Dtype::F16,
+        TableDtype::F32 => Dtype::F32,
+        TableDtype::I8 => Dtype::I8,
+    };
+    let mut tensors = vec![tensor(TABLE, dtype, vec![table.stored_rows(), table.dimensions()], table.bytes().clone())];
+    let Norm { weight, bias, .. } = &checkpoint.norm.norm;
+    // The converter to GGUF added the one of `1 + w`; a Hugging Face directory stores `w`.
+    let one = if matches!(family.norm, NormKind::RmsPlusOne | NormKind::LayerPlusOne) { 1.0 } else { 0.0 };
+    for (name, numbers, less) in [(NORM, weight, one), (BIAS, bias, 0.0)] {
+        if let Some(numbers) = numbers {
+            tensors.push(vector(name, numbers.iter().map(|x| x - less).collect()));
+        }
+    }
+    tensors
+}
+
+/// As bf16 where that is exact, as it is in models that were trained in it; else as f32.
+fn vector(name: &str, numbers: Vec<f32>) -> (TensorInfo, Bytes) {
+    let shape = vec![numbers.len()];
+    if numbers.iter().all(|&x| bf16::from_f32(x).to_f32() == x) {
+        let bytes: Vec<u8> = numbers.into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect();
+        return tensor(name, Dtype::BF16, shape, bytes.into());
+    }
+    let bytes: Vec<u8> = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+    tensor(name, Dtype::F32, shape, bytes.into())
+}
+
+fn tensor(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: Bytes) -> (TensorInfo, Bytes) {
+    (TensorInfo { name: name.to_owned(), dtype, shape, len: bytes.len() as u64 }, bytes)
+}
+
+impl Source for GgufSource {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn names(&self) -> Result<Vec<String>, LoadError> {
+        Ok(self.tensors.iter().map(|(info, _)| info.name.clone()).collect())
+    }
+
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
+        Ok(self.tensors.iter().find(|(info, _)| info.name == name).map(|(info, _)| info.clone()))
+    }
+
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
+        const PIECE: usize = 1 << 20;
+        let bytes = self.tensors.iter().find(|(info, _)| info == tensor).map(|(_, bytes)| bytes);
+        let from = usize::try_from(from).unwrap_or(usize::MAX);
+        bytes.and_then(|bytes| bytes.get(from..)).unwrap_or_default().chunks(PIECE).try_for_each(sink)
+    }
+}

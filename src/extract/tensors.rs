@@ -1,0 +1,273 @@
+//! Writes the tensors of a layer 0 as one safetensors file, piece by piece: memory does not grow with the table.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo as Entry};
+use sha2::{Digest, Sha256};
+
+use super::source::{Selection, Source, TensorInfo, table_dtype};
+use super::staging::readable;
+use crate::error::LoadError;
+use crate::progress::Progress;
+use crate::table::{TableDtype, for_each};
+
+/// A tensor as it was written, and its name in the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrittenTensor {
+    pub info: TensorInfo,
+    pub source: String,
+}
+
+/// What a written file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    tensors: Vec<WrittenTensor>,
+    table_sha256: String,
+}
+
+impl Written {
+    /// The table first.
+    pub fn tensors(&self) -> &[WrittenTensor] {
+        &self.tensors
+    }
+
+    pub fn table(&self) -> &TensorInfo {
+        const NONE: &TensorInfo = &TensorInfo { name: String::new(), dtype: Dtype::F32, shape: Vec::new(), len: 0 };
+        self.tensors.first().map_or(NONE, |tensor| &tensor.info)
+    }
+
+    /// Of the table's bytes as they were written, in hexadecimal.
+    pub fn table_sha256(&self) -> &str {
+        &self.table_sha256
+    }
+}
+
+/// Writes `selection` to `path`, as `dtype` if one is given. What an earlier run left there is taken over where the source
+/// is resumable and nothing is converted.
+///
+/// # Errors
+/// The source's, the disk's, and for a number that `dtype` cannot hold.
+pub fn write(
+    source: &dyn Source,
+    selection: &Selection,
+    dtype: Option<TableDtype>,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<Written, LoadError> {
+    let layout = Layout::new(selection, dtype).map_err(|e| LoadError::new(path, e.to_string()))?;
+    let failed = |e: io::Error| LoadError::io(path, &e);
+    let (mut file, mut done) = open(path, &layout, source.resumable() && dtype.is_none()).map_err(failed)?;
+
+    progress.start(&source.origin().name, done, layout.data_len());
+    let mut hash = Sha256::new();
+    let mut offset = layout.header.len() as u64;
+    for (from, info) in &layout.tensors {
+        let there = done.min(info.len);
+        done -= there;
+        if from.name == layout.table {
+            hash_range(&mut file, offset, there, &mut hash).map_err(failed)?;
+        }
+        offset += info.len;
+        if there == info.len {
+            continue;
+        }
+        let mut out = BufWriter::with_capacity(1 << 20, &mut file);
+        let mut convert = Converter::new(from, info);
+        let mut sink = |piece: &[u8]| {
+            let piece = convert.next(piece).map_err(|problem| LoadError::new(path, problem))?;
+            if from.name == layout.table {
+                hash.update(piece);
+            }
+            out.write_all(piece).map_err(failed)?;
+            progress.advance(piece.len() as u64);
+            Ok(())
+        };
+        source.copy(from, there, &mut sink)?;
+        out.flush().map_err(failed)?;
+    }
+    progress.finish();
+    file.sync_all().and_then(|()| readable(path)).map_err(failed)?;
+    let written = file.metadata().map_err(failed)?.len();
+    if written != layout.header.len() as u64 + layout.data_len() {
+        return Err(LoadError::new(path, format!("has {written} bytes after all was written"))
+            .expected(format!("{}", layout.header.len() as u64 + layout.data_len())));
+    }
+    let table_sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Written { tensors: layout.written(), table_sha256 })
+}
+
+/// The order of the tensors in the file, and its header.
+struct Layout {
+    header: Vec<u8>,
+    /// Name of the table in the source.
+    table: String,
+    /// In the file's order: what the source has, and what is written.
+    tensors: Vec<(TensorInfo, TensorInfo)>,
+}
+
+impl Layout {
+    fn new(selection: &Selection, dtype: Option<TableDtype>) -> Result<Self, Box<dyn std::error::Error>> {
+        let mut tensors: Vec<(TensorInfo, TensorInfo)> = selection
+            .tensors()
+            .iter()
+            .map(|from| (from.clone(), target(from, selection.written_name(&from.name), dtype)))
+            .collect();
+        // As the safetensors library orders them, so that every tensor is aligned to its numbers.
+        tensors.sort_by(|(_, a), (_, b)| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        let mut end = 0;
+        let mut entries = Vec::new();
+        for (_, info) in &tensors {
+            let start = end;
+            end += usize::try_from(info.len)?;
+            let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (start, end) };
+            entries.push((info.name.clone(), entry));
+        }
+        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        let mut json = serde_json::to_vec(&Metadata::new(Some(format), entries)?)?;
+        json.resize(json.len().next_multiple_of(8), b' ');
+        let header = [(json.len() as u64).to_le_bytes().as_slice(), &json].concat();
+        let table = selection.tensors().first().map_or_else(String::new, |table| table.name.clone());
+        Ok(Self { header, table, tensors })
+    }
+
+    fn data_len(&self) -> u64 {
+        self.tensors.iter().map(|(_, info)| info.len).sum()
+    }
+
+    /// The table first.
+    fn written(&self) -> Vec<WrittenTensor> {
+        let written =
+            |(from, info): &(TensorInfo, TensorInfo)| WrittenTensor { info: info.clone(), source: from.name.clone() };
+        let (mut table, rest): (Vec<_>, Vec<_>) =
+            self.tensors.iter().map(written).partition(|t| t.source == self.table);
+        table.extend(rest);
+        table
+    }
+}
+
+fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorInfo {
+    let dtype = match dtype {
+        // An extracted table is a model's own: integers need scales that it has no place for.
+        None | Some(TableDtype::I8) => from.dtype,
+        Some(TableDtype::Bf16) => Dtype::BF16,
+        Some(TableDtype::F16) => Dtype::F16,
+        Some(TableDtype::F32) => Dtype::F32,
+    };
+    let size = |dtype: Dtype| dtype.bitsize() as u64 / 8;
+    let len = from.len / size(from.dtype).max(1) * size(dtype);
+    TensorInfo { name, dtype, shape: from.shape.clone(), len }
+}
+
+/// The file, positioned at its end, and how many bytes of tensors it holds already.
+fn open(path: &Path, layout: &Layout, resume: bool) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+    let len = file.metadata()?.len();
+    let header = layout.header.len() as u64;
+    let mut start = vec![0; layout.header.len()];
+    let same = resume && len >= header && file.read_exact(&mut start).is_ok() && start == layout.header;
+    if same && len <= header + layout.data_len() {
+        file.seek(SeekFrom::End(0))?;
+        return Ok((file, len - header));
+    }
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&layout.header)?;
+    Ok((file, 0))
+}
+
+/// Hashes `len` bytes from `offset` on; the file's position is then at its end.
+fn hash_range(file: &mut File, offset: u64, len: u64, hash: &mut Sha256) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut rest = Read::take(&mut *file, len);
+    loop {
+        let n = rest.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
+        hash.update(buffer.get(..n).unwrap_or_default());
+    }
+    file.seek(SeekFrom::End(0)).map(|_| ())
+}
+
+/// Numbers of one dtype to another, in pieces that may cut a number in two.
+struct Converter {
+    /// `None`: bytes pass as they are.
+    dtypes: Option<(TableDtype, TableDtype)>,
+    name: String,
+    rest: Vec<u8>,
+    numbers: Vec<f32>,
+    out: Vec<u8>,
+}
+
+impl Converter {
+    fn new(from: &TensorInfo, to: &TensorInfo) -> Self {
+        let dtypes = table_dtype(from.dtype).zip(table_dtype(to.dtype)).filter(|(from, to)| from != to);
+        Self { dtypes, name: from.name.clone(), rest: Vec::new(), numbers: Vec::new(), out: Vec::new() }
+    }
+
+    fn next<'a>(&'a mut self, piece: &'a [u8]) -> Result<&'a [u8], String> {
+        let Some((from, to)) = self.dtypes else { return Ok(piece) };
+        self.rest.extend_from_slice(piece);
+        let whole = self.rest.len() / from.size() * from.size();
+        self.numbers.resize(whole / from.size(), 0.0);
+        for_each(from, self.rest.get(..whole).unwrap_or_default(), &mut self.numbers, |out, x| *out = x);
+        self.rest.drain(..whole);
+        self.out.clear();
+        for &x in &self.numbers {
+            let fits = match to {
+                TableDtype::Bf16 => push(&mut self.out, bf16::from_f32(x).to_le_bytes(), bf16::from_f32(x).is_finite()),
+                TableDtype::F16 => push(&mut self.out, f16::from_f32(x).to_le_bytes(), f16::from_f32(x).is_finite()),
+                TableDtype::F32 | TableDtype::I8 => push(&mut self.out, x.to_le_bytes(), true),
+            };
+            if !fits && x.is_finite() {
+                return Err(format!("cannot hold {} as {}: it has the number {x}", self.name, to.name()));
+            }
+        }
+        Ok(&self.out)
+    }
+}
+
+fn push<const N: usize>(out: &mut Vec<u8>, bytes: [u8; N], finite: bool) -> bool {
+    out.extend_from_slice(&bytes);
+    finite
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn info(dtype: Dtype, len: u64) -> TensorInfo {
+        TensorInfo { name: "t".into(), dtype, shape: vec![len as usize], len }
+    }
+
+    proptest! {
+        /// Cut anywhere, the numbers come out as if they had come whole.
+        #[test]
+        fn pieces_of_any_size_convert_alike(numbers in prop::collection::vec(-6e4f32..6e4, 1..40), cut in 1usize..9) {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let mut converter = Converter::new(&info(Dtype::F32, bytes.len() as u64), &info(Dtype::F16, 0));
+            let mut out = Vec::new();
+            for piece in bytes.chunks(cut) {
+                out.extend_from_slice(converter.next(piece).unwrap());
+            }
+            let expected: Vec<u8> = numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+            prop_assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn a_number_that_does_not_fit_is_an_error_and_not_infinity() {
+        let mut converter = Converter::new(&info(Dtype::BF16, 2), &info(Dtype::F16, 0));
+        let error = converter.next(&bf16::from_f32(70000.0).to_le_bytes()).unwrap_err();
+        assert!(error.contains("f16") && error.contains("70144"), "{error}");
+        assert!(converter.next(&bf16::INFINITY.to_le_bytes()).is_ok());
+    }
+}

@@ -1,0 +1,198 @@
+//! Models of the Hugging Face Hub: only the parts of them that make layer 0 are fetched, once, into the Hub's cache.
+//!
+//! The cache is that of Python's huggingface_hub ([`cache`]), in the names of hf-hub; the transfers are our own
+//! ([`client`]): hf-hub 0.5 knows no system certificates, and hf-hub 1.0 keeps a 403's body as the file.
+
+pub mod cache;
+pub mod client;
+mod remote;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::checkpoint::Overrides;
+use crate::checkpoint::family::{self, ModelConfig};
+use crate::error::LoadError;
+use crate::extract::card::Origin;
+use crate::extract::source::{LocalSource, Selection};
+use crate::extract::staging::Existing;
+use crate::extract::{self, Options};
+use crate::location::HubId;
+use crate::progress::Progress;
+use cache::{ModelCache, is_commit};
+use client::Client;
+use remote::{INDEX, RemoteSource, SINGLE};
+pub use settings::Settings;
+
+/// The Hub, and the cache on this machine. Nothing is opened or asked before a model is.
+pub struct Hub {
+    settings: Settings,
+}
+
+/// A model in the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cached {
+    /// A layer-0 directory, or the snapshot of the whole model.
+    pub dir: PathBuf,
+    pub origin: Origin,
+}
+
+/// What the Hub says of a model, as far as it is needed.
+#[derive(Deserialize)]
+struct Description {
+    sha: String,
+    siblings: Vec<Sibling>,
+    #[serde(default, rename = "cardData")]
+    card: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+}
+
+impl Hub {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// As the environment says.
+    pub fn from_env() -> Self {
+        Self::new(Settings::from_env())
+    }
+
+    /// The model from the cache, without any request; if it is not there, fetched.
+    ///
+    /// # Errors
+    /// As [`Hub::fetch`].
+    pub fn cached_or_fetched(
+        &self,
+        id: &HubId,
+        overrides: &Overrides,
+        progress: &dyn Progress,
+    ) -> Result<Cached, LoadError> {
+        let cache = ModelCache::new(&self.settings.cache, id);
+        let cached = cache.commit().and_then(|commit| self.cached(&cache, id, &commit, overrides));
+        cached.map_or_else(|| self.fetch(id, overrides, progress), Ok)
+    }
+
+    /// The model at what its revision is now on the Hub; fetched as far as the cache lacks it. Offline, from the cache.
+    ///
+    /// # Errors
+    /// When it is not there and cannot be fetched, or is no model that can be served.
+    pub fn fetch(&self, id: &HubId, overrides: &Overrides, progress: &dyn Progress) -> Result<Cached, LoadError> {
+        let cache = ModelCache::new(&self.settings.cache, id);
+        if self.settings.offline || is_commit(&id.revision) {
+            let cached = cache.commit().and_then(|commit| self.cached(&cache, id, &commit, overrides));
+            if let Some(cached) = cached {
+                return Ok(cached);
+            }
+        }
+        if self.settings.offline {
+            return Err(LoadError::new(
+                id.to_string(),
+                format!("is not in the cache {}, and HF_HUB_OFFLINE is set", self.settings.cache.display()),
+            )
+            .expected("a model that was fetched before, or an existing directory")
+            .remedy(format!("run `embedding-server fetch {id}` where there is a network, and bring that cache here")));
+        }
+        let client = Client::new(&self.settings, id);
+        let description: Description = client.describe()?;
+        let commit = description.sha.as_str();
+        if !is_commit(commit) {
+            return Err(
+                LoadError::new(client.page(), format!("is at the commit {commit:?}")).expected("40 hexadecimal digits")
+            );
+        }
+        if let Some(cached) = self.cached(&cache, id, commit, overrides) {
+            cache.remember(commit)?;
+            return Ok(cached);
+        }
+        self.fetch_commit(&cache, &client, id, &description, overrides, progress)?;
+        cache.remember(commit)?;
+        self.cached(&cache, id, commit, overrides).ok_or_else(|| {
+            LoadError::new(cache.layer0(commit), "was fetched and is not there").remedy("run the same again")
+        })
+    }
+
+    fn fetch_commit(
+        &self,
+        cache: &ModelCache,
+        client: &Client<'_>,
+        id: &HubId,
+        description: &Description,
+        overrides: &Overrides,
+        progress: &dyn Progress,
+    ) -> Result<(), LoadError> {
+        let commit = description.sha.as_str();
+        let has = |name: &str| description.siblings.iter().any(|sibling| sibling.rfilename == name);
+        if !has(SINGLE) && !has(INDEX) {
+            return Err(LoadError::new(client.page(), "holds no weights that can be read in parts")
+                .expected(format!("{SINGLE}, or shards with {INDEX}"))
+                .remedy("look for a repository of the same model with safetensors files"));
+        }
+        let small = description.siblings.iter().map(|sibling| sibling.rfilename.as_str());
+        for file in small.filter(|&name| name == "config.json" || name == INDEX || extract::is_tokenizer_file(name)) {
+            cache.file(client, commit, file, progress)?;
+        }
+        let snapshot = cache.snapshot(commit);
+        let origin = Origin { ranges: true, license: license(description), ..self.origin(id, commit) };
+        let source = RemoteSource::open(client, commit, snapshot.clone(), origin)?;
+
+        // A repository that is hardly more than its layer 0 comes whole: for whole files the Hub states a digest.
+        let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| snapshot.join("config.json")))?;
+        let selection = Selection::find(&source, &family::resolve(&config, overrides)?, overrides)?;
+        let shares = source.share(selection.tensors())?;
+        if shares.iter().all(|(_, size, wanted)| size - size / 100 <= *wanted) {
+            for (file, ..) in &shares {
+                cache.file(client, commit, file, progress)?;
+            }
+            return Ok(());
+        }
+        // What is there and not complete lacks what these overrides name, or is damaged.
+        let existing = if cache.layer0(commit).exists() { Existing::Replace } else { Existing::Keep };
+        let options = Options { existing, overrides: overrides.clone(), ..Options::default() };
+        extract::extract(&source, &cache.layer0(commit), &options, progress)?;
+        Ok(())
+    }
+
+    /// The layer-0 directory of the commit, or the snapshot if it has all that layer 0 needs.
+    fn cached(&self, cache: &ModelCache, id: &HubId, commit: &str, overrides: &Overrides) -> Option<Cached> {
+        let layer0 = cache.layer0(commit);
+        let snapshot = cache.snapshot(commit);
+        let whole = |dir: &Path| complete(dir, overrides).then(|| dir.to_owned());
+        let dir = whole(&snapshot).or_else(|| whole(&layer0))?;
+        let license = Origin::local(&dir).license;
+        let ranges = dir == layer0;
+        Some(Cached { dir, origin: Origin { license, ranges, ..self.origin(id, commit) } })
+    }
+
+    fn origin(&self, id: &HubId, commit: &str) -> Origin {
+        Origin {
+            name: id.name.clone(),
+            commit: Some(commit.to_owned()),
+            url: Some(format!("{}/{}", self.settings.endpoint, id.name)),
+            ..Origin::default()
+        }
+    }
+}
+
+/// Whether a directory has all that layer 0 needs. Its links lead to files that are whole: those are renamed last.
+fn complete(dir: &Path, overrides: &Overrides) -> bool {
+    let found = || {
+        let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| dir.join("config.json")))?;
+        let source = LocalSource::open(dir, Origin::default())?;
+        Selection::find(&source, &family::resolve(&config, overrides)?, overrides)
+    };
+    (overrides.tokenizer.is_some() || dir.join("tokenizer.json").exists()) && found().is_ok()
+}
+
+/// What the description's card says of the licence, where it is plain words.
+fn license(description: &Description) -> Vec<(String, String)> {
+    let plain = |s: &&str| (1..200).contains(&s.len()) && s.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    let card = description.card.iter().flatten();
+    let known = card.filter(|(key, _)| ["license", "license_name", "license_link"].contains(&key.as_str()));
+    known.filter_map(|(key, value)| Some((key.clone(), value.as_str().filter(plain)?.to_owned()))).collect()
+}

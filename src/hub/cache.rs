@@ -1,0 +1,209 @@
+//! The cache of Python's huggingface_hub: `blobs/ETAG`, `snapshots/COMMIT/FILE` that link to them, `refs/REVISION`, and
+//! `.locks`; both may work in it at once. What is ours alone is `layer0/COMMIT/`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::client::{Client, FileMetadata};
+use crate::error::LoadError;
+use crate::extract::staging::Lock;
+use crate::location::HubId;
+use crate::progress::Progress;
+
+/// One model's part of the cache.
+pub struct ModelCache {
+    root: PathBuf,
+    folder: String,
+    revision: String,
+    repo: CacheRepo,
+}
+
+impl ModelCache {
+    pub fn new(root: &Path, id: &HubId) -> Self {
+        let repo = Repo::with_revision(id.name.clone(), RepoType::Model, id.revision.clone());
+        let folder = repo.folder_name();
+        let cache = Cache::new(root.to_owned()).repo(repo);
+        Self { root: root.to_owned(), folder, revision: id.revision.clone(), repo: cache }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.join(&self.folder)
+    }
+
+    /// Where the files of a commit are, as far as they have been fetched.
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.repo.pointer_path(commit)
+    }
+
+    /// Where the layer-0 directory of a commit is, once it is made.
+    pub fn layer0(&self, commit: &str) -> PathBuf {
+        self.dir().join("layer0").join(commit)
+    }
+
+    /// The commit of the revision, when it was last asked for; a revision that is a commit is its own.
+    pub fn commit(&self) -> Option<String> {
+        if is_commit(&self.revision) {
+            return Some(self.revision.clone());
+        }
+        let commit = fs::read_to_string(self.dir().join("refs").join(&self.revision)).ok()?;
+        Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
+    }
+
+    /// Remembers the commit of the revision.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remember(&self, commit: &str) -> Result<(), LoadError> {
+        if is_commit(&self.revision) {
+            return Ok(());
+        }
+        let path = self.dir().join("refs").join(&self.revision);
+        replace(&path, |new| fs::write(new, commit)).map_err(|e| LoadError::io(&path, &e))
+    }
+
+    /// The file of that commit, fetched if it is not there, and checked before it is.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or is not what the Hub says it is.
+    pub fn file(
+        &self,
+        client: &Client<'_>,
+        commit: &str,
+        file: &str,
+        progress: &dyn Progress,
+    ) -> Result<PathBuf, LoadError> {
+        let pointer = self.snapshot(commit).join(file);
+        if pointer.exists() {
+            return Ok(pointer);
+        }
+        let url = client.file_url(commit, file);
+        let metadata = client.metadata(&url)?;
+        let blob = self.dir().join("blobs").join(&metadata.etag);
+        if !blob.exists() {
+            let locks = self.root.join(".locks").join(&self.folder);
+            let blobs = self.dir().join("blobs");
+            for dir in [&locks, &blobs] {
+                fs::create_dir_all(dir).map_err(|e| LoadError::io(dir, &e))?;
+            }
+            let _lock = Lock::take(&locks.join(format!("{}.lock", metadata.etag)), Some(progress))?;
+            if !blob.exists() {
+                fetch(client, &url, file, &metadata, &blob, progress)?;
+            }
+        }
+        link(&blob, &pointer).map_err(|e| LoadError::io(&pointer, &e))?;
+        Ok(pointer)
+    }
+}
+
+/// Whether a revision is a commit: what is there once never changes.
+pub fn is_commit(revision: &str) -> bool {
+    revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+}
+
+/// Fetches into `blob.incomplete`, going on with what lies there, and renames what is complete and right.
+fn fetch(
+    client: &Client<'_>,
+    url: &str,
+    name: &str,
+    metadata: &FileMetadata,
+    blob: &Path,
+    progress: &dyn Progress,
+) -> Result<(), LoadError> {
+    let incomplete = blob.with_file_name(format!("{}.incomplete", metadata.etag));
+    let failed = |e: io::Error| LoadError::io(&incomplete, &e);
+    let open = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&incomplete);
+    let mut file = open().map_err(failed)?;
+    let mut there = file.metadata().map_err(failed)?.len();
+    loop {
+        if there > metadata.size {
+            file.set_len(0).map_err(failed)?;
+            there = 0;
+        }
+        file.seek(SeekFrom::Start(there)).map_err(failed)?;
+        progress.start(name, there, metadata.size);
+        client.copy(url, (there, metadata.size), metadata.size, true, &mut |piece| {
+            progress.advance(piece.len() as u64);
+            file.write_all(piece).map_err(failed)
+        })?;
+        progress.finish();
+        file.sync_all().map_err(failed)?;
+        if let Err(problem) = verify(&mut file, name, metadata).map_err(failed)? {
+            file.set_len(0).map_err(failed)?;
+            // An older run's part may be to blame.
+            if std::mem::take(&mut there) > 0 {
+                continue;
+            }
+            drop(file);
+            let _ = fs::remove_file(&incomplete);
+            return Err(LoadError::new(url, problem)
+                .expected("the bytes that the Hub has")
+                .remedy("they changed on their way: run the same again; a proxy that alters files must be told not to. Nothing of it was kept"));
+        }
+        return fs::rename(&incomplete, blob).map_err(failed);
+    }
+}
+
+/// Whether the file is what its ETag says: of a large file the sha256, of a small one git's sha1. For other ETags it must
+/// at least be JSON if it is called so.
+fn verify(file: &mut File, name: &str, metadata: &FileMetadata) -> io::Result<Result<(), String>> {
+    let len = file.metadata()?.len();
+    if len != metadata.size {
+        return Ok(Err(format!("has {len} bytes, not {}", metadata.size)));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let hex = metadata.etag.bytes().all(|b| b.is_ascii_hexdigit());
+    let (digest, kind) = match metadata.etag.len() {
+        64 if hex => (digest::<Sha256>(file, b"")?, "sha256"),
+        40 if hex => (digest::<Sha1>(file, format!("blob {len}\0").as_bytes())?, "git sha1"),
+        _ if name.ends_with(".json") => {
+            let json: Result<serde::de::IgnoredAny, _> = serde_json::from_reader(io::BufReader::new(file));
+            return Ok(json.map(|_| ()).map_err(|e| format!("is not JSON: {e}")));
+        }
+        _ => return Ok(Ok(())),
+    };
+    let same = digest.eq_ignore_ascii_case(&metadata.etag);
+    Ok(if same { Ok(()) } else { Err(format!("has the {kind} {digest}, not {}", metadata.etag)) })
+}
+
+fn digest<D: Digest>(file: &mut File, start: &[u8]) -> io::Result<String> {
+    let mut hash = D::new();
+    hash.update(start);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hash.update(buffer.get(..n).unwrap_or_default());
+    }
+}
+
+/// A relative link, as Python makes it; a copy where links are not to be had.
+fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
+    replace(pointer, |new| {
+        #[cfg(unix)]
+        {
+            let name = blob.file_name().unwrap_or_default();
+            std::os::unix::fs::symlink(Path::new("../../blobs").join(name), new)
+        }
+        #[cfg(not(unix))]
+        fs::copy(blob, new).map(|_| ())
+    })
+}
+
+/// Makes a file under another name and renames it: nobody sees it half-made.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let new = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let _ = fs::remove_file(&new);
+    make(&new)?;
+    fs::rename(&new, path)
+}

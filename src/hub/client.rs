@@ -1,0 +1,459 @@
+//! Requests to the Hub: redirects, tokens, statuses, ranges, and trying again.
+//!
+//! Blocking, and built on the first request: a process that never asks loads no certificates. A redirect to another
+//! host, as large files have it, never gets the token.
+
+use std::io::Read;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use ureq::http::{HeaderMap, Method, Request, Uri};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::{Agent, Body};
+
+use super::settings::Settings;
+use crate::error::LoadError;
+use crate::extract::source::Sink;
+use crate::location::HubId;
+
+/// How often a request that brings nothing is made.
+const ATTEMPTS: u32 = 5;
+const REDIRECTS: usize = 10;
+const CONNECT: Duration = Duration::from_secs(10);
+/// The largest answer that is read into memory.
+const DOCUMENT: u64 = 64 << 20;
+
+/// What the Hub says of a file before it is fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileMetadata {
+    /// Of a large file its sha256, of a small one git's sha1 of it; other servers say what they like.
+    pub etag: String,
+    pub size: u64,
+}
+
+/// Requests for one model.
+pub struct Client<'a> {
+    settings: &'a Settings,
+    id: &'a HubId,
+    agent: OnceLock<Agent>,
+}
+
+/// A failed attempt.
+enum Failure {
+    /// Worth another one, after what the server asks to wait.
+    Passing(LoadError, Option<Duration>),
+    Final(LoadError),
+}
+
+struct Answer {
+    url: String,
+    status: u16,
+    headers: HeaderMap,
+    body: Body,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn is_page(&self) -> bool {
+        self.header("content-type").is_some_and(|kind| kind.starts_with("text/html"))
+    }
+}
+
+impl<'a> Client<'a> {
+    pub fn new(settings: &'a Settings, id: &'a HubId) -> Self {
+        Self { settings, id, agent: OnceLock::new() }
+    }
+
+    /// The page of the model, for people.
+    pub fn page(&self) -> String {
+        format!("{}/{}", self.settings.endpoint, self.id.name)
+    }
+
+    /// Where `file` is at `commit`.
+    pub fn file_url(&self, commit: &str, file: &str) -> String {
+        format!("{}/resolve/{commit}/{file}", self.page())
+    }
+
+    /// The Hub's description of the model at the revision that was asked for.
+    ///
+    /// # Errors
+    /// When it does not answer, or not as the Hub does.
+    pub fn describe<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
+        let revision = self.id.revision.replace('/', "%2F");
+        let url = format!("{}/api/models/{}/revision/{revision}", self.settings.endpoint, self.id.name);
+        self.again(|| {
+            let mut answer = self.get(&url, None)?;
+            if answer.is_page() {
+                return Err(Failure::Final(page_instead(&url)));
+            }
+            let mut json = Vec::new();
+            let read = answer.body.as_reader().take(DOCUMENT).read_to_end(&mut json);
+            read.map_err(|e| cut(&url, &e))?;
+            serde_json::from_slice(&json).map_err(|e| {
+                Failure::Final(
+                    LoadError::new(&url, format!("answered with something else: {e}")).expected(
+                        "the Hub's description of a model; HF_ENDPOINT must name the Hub or a mirror of its API",
+                    ),
+                )
+            })
+        })
+    }
+
+    /// What the Hub says of the file at `url`.
+    ///
+    /// # Errors
+    /// When it does not answer, or states no size or no ETag.
+    pub fn metadata(&self, url: &str) -> Result<FileMetadata, LoadError> {
+        self.again(|| {
+            // A redirect to where large files are stored tells more than the place that it leads to.
+            let tells = |answer: &Answer| answer.header("x-linked-etag").is_some();
+            let answer = self.follow(&Method::HEAD, url, None, &tells)?;
+            self.check_status(&answer)?;
+            let etag = answer.header("x-linked-etag").or_else(|| answer.header("etag")).unwrap_or_default();
+            let etag = etag.trim_start_matches("W/").trim_matches('"');
+            let size = answer.header("x-linked-size").or_else(|| answer.header("content-length"));
+            let size = size.and_then(|size| size.parse().ok());
+            // It becomes the name of a file.
+            let named = (1..=128).contains(&etag.len())
+                && etag.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && !etag.starts_with('.');
+            match size {
+                Some(size) if named => Ok(FileMetadata { etag: etag.to_owned(), size }),
+                _ if answer.is_page() => Err(Failure::Final(page_instead(url))),
+                _ => Err(Failure::Final(
+                    LoadError::new(url, "has no usable ETag or size")
+                        .expected("what the Hub states of each file; HF_ENDPOINT must name the Hub or a mirror of it"),
+                )),
+            }
+        })
+    }
+
+    /// Gives the bytes `from..to` of the file at `url`, which has `size`, to `sink`, going on after each cut. `whole` takes an
+    /// answer without ranges too, by reading past what is there already.
+    ///
+    /// # Errors
+    /// The sink's, or when a number of attempts in a row brought nothing.
+    pub fn copy(
+        &self,
+        url: &str,
+        (from, to): (u64, u64),
+        size: u64,
+        whole: bool,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), LoadError> {
+        let mut at = from;
+        let mut attempt = 0;
+        while at < to {
+            let before = at;
+            let result = self.copy_once(url, &mut at, to, size, whole, sink);
+            if at > before {
+                attempt = 0;
+            }
+            if let Err(failure) = result {
+                attempt += 1;
+                self.pause(attempt, failure)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn copy_once(
+        &self,
+        url: &str,
+        at: &mut u64,
+        to: u64,
+        size: u64,
+        whole: bool,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Failure> {
+        let mut answer = self.get(url, Some((*at, to)))?;
+        if answer.is_page() && !url.ends_with(".html") {
+            return Err(Failure::Final(page_instead(url)));
+        }
+        let start = match (answer.status, answer.header("content-range").and_then(content_range)) {
+            (206, Some((start, total))) if start == *at && total == size => start,
+            (200, _) if whole || (*at == 0 && to == size) => 0,
+            (200, _) => {
+                return Err(Failure::Final(
+                    LoadError::new(url, "is answered whole where a part was asked for")
+                        .expected("a server that answers byte ranges, as the Hub does")
+                        .remedy("set HF_ENDPOINT to another mirror, or download the model another way and give its directory"),
+                ));
+            }
+            (status, range) => {
+                let found = LoadError::new(url, format!("answered {status} with the range {range:?}"))
+                    .expected(format!("bytes {at} to {to} of {size}"));
+                return Err(Failure::Passing(found, None));
+            }
+        };
+        let mut reader = answer.body.as_reader();
+        let mut skip = *at - start;
+        let mut buffer = vec![0; 64 << 10];
+        while *at < to {
+            let n = reader.read(&mut buffer).map_err(|e| cut(url, &e))?;
+            if n == 0 {
+                return Err(cut(url, &format!("it ended after {at} of {to} bytes")));
+            }
+            let piece = buffer.get(..n).unwrap_or_default();
+            let past = usize::try_from(skip).unwrap_or(n).min(n);
+            skip -= past as u64;
+            let wanted = usize::try_from(to - *at).unwrap_or(n);
+            let piece = piece.get(past..).unwrap_or_default();
+            let piece = piece.get(..wanted).unwrap_or(piece);
+            sink(piece).map_err(Failure::Final)?;
+            *at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// The first `len` bytes from `from` on, and the size of the file.
+    ///
+    /// # Errors
+    /// As [`Client::copy`].
+    pub fn bytes(&self, url: &str, from: u64, len: u64) -> Result<(Vec<u8>, u64), LoadError> {
+        self.again(|| {
+            let mut answer = self.get(url, Some((from, from + len)))?;
+            if answer.is_page() {
+                return Err(Failure::Final(page_instead(url)));
+            }
+            let Some((_, size)) = answer.header("content-range").and_then(content_range).filter(|(at, _)| *at == from)
+            else {
+                return Err(Failure::Final(
+                    LoadError::new(url, "is answered without a byte range")
+                        .expected("a server that answers byte ranges, as the Hub does")
+                        .remedy("set HF_ENDPOINT to another mirror, or download the model another way and give its directory"),
+                ));
+            };
+            let mut bytes = Vec::new();
+            answer.body.as_reader().take(len).read_to_end(&mut bytes).map_err(|e| cut(url, &e))?;
+            if bytes.len() as u64 != len {
+                return Err(cut(url, &format!("it ended after {} of {len} bytes", bytes.len())));
+            }
+            Ok((bytes, size))
+        })
+    }
+
+    fn get(&self, url: &str, range: Option<(u64, u64)>) -> Result<Answer, Failure> {
+        let answer = self.follow(&Method::GET, url, range, &|_| false)?;
+        self.check_status(&answer)?;
+        Ok(answer)
+    }
+
+    /// Follows redirects until `enough`; ureq's own following cannot stop at one that says what we want.
+    fn follow(
+        &self,
+        method: &Method,
+        url: &str,
+        range: Option<(u64, u64)>,
+        enough: &dyn Fn(&Answer) -> bool,
+    ) -> Result<Answer, Failure> {
+        let mut at = url.to_owned();
+        for _ in 0..REDIRECTS {
+            let mut request = Request::builder().method(method).uri(&at);
+            if let Some((from, to)) = range {
+                request = request.header("range", format!("bytes={from}-{}", to.saturating_sub(1)));
+            }
+            if let Some(token) = self.settings.token.as_ref().filter(|_| same_origin(&at, &self.settings.endpoint)) {
+                request = request.header("authorization", format!("Bearer {token}"));
+            }
+            let request = request.body(()).map_err(|e| {
+                Failure::Final(
+                    LoadError::new(&at, format!("cannot be asked: {e}"))
+                        .expected("an HTTP address in HF_ENDPOINT, and a token of plain letters"),
+                )
+            })?;
+            let response = self.agent().run(request).map_err(|e| unanswered(&at, &e))?;
+            let (head, body) = response.into_parts();
+            let answer = Answer { url: at, status: head.status.as_u16(), headers: head.headers, body };
+            let target = answer.header("location").filter(|_| (300..400).contains(&answer.status));
+            let Some(target) = target.filter(|_| !enough(&answer)) else { return Ok(answer) };
+            at = join(&answer.url, target).ok_or_else(|| {
+                Failure::Final(
+                    LoadError::new(&answer.url, format!("redirects to {target:?}")).expected("another HTTPS address"),
+                )
+            })?;
+        }
+        Err(Failure::Final(LoadError::new(url, format!("redirects more than {REDIRECTS} times"))))
+    }
+
+    fn agent(&self) -> &Agent {
+        self.agent.get_or_init(|| {
+            let roots = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+            Agent::config_builder()
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .timeout_resolve(Some(CONNECT))
+                .timeout_connect(Some(CONNECT))
+                .timeout_recv_response(Some(self.settings.timeout))
+                .timeout_per_read(Some(self.settings.timeout))
+                .user_agent(concat!("embedding-server/", env!("CARGO_PKG_VERSION")))
+                .tls_config(roots)
+                .build()
+                .into()
+        })
+    }
+
+    /// What a status other than 2xx means here, and what to do about it.
+    fn check_status(&self, answer: &Answer) -> Result<(), Failure> {
+        let (status, at_hub) = (answer.status, same_origin(&answer.url, &self.settings.endpoint));
+        if (200..400).contains(&status) {
+            return Ok(());
+        }
+        let said: String = answer.header("x-error-message").unwrap_or_default().chars().take(200).collect();
+        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        let error = LoadError::new(&answer.url, format!("answered {status}{said}"));
+        let page = self.page();
+        let error = match (status, answer.header("x-error-code")) {
+            (401 | 404, Some("RepoNotFound")) => error
+                .expected(format!("a public model {}, or a token that may see it", self.id.name))
+                .remedy(format!("there is no local directory {} either; a private model needs HF_TOKEN", self.id.name)),
+            (401 | 403, _) if at_hub => match (&self.settings.token, status) {
+                (None, _) => error
+                    .remedy(format!("set HF_TOKEN to a token that may read {page}, and accept its conditions there")),
+                (Some(_), 401) => error.remedy("HF_TOKEN, or the stored token, is not valid: make a new one"),
+                (Some(_), _) => error.remedy(format!(
+                    "the token may not read {page}: accept the model's conditions there with the token's account"
+                )),
+            },
+            (404, Some("RevisionNotFound")) => {
+                error.expected(format!("a branch, tag or commit {:?} of {page}", self.id.revision))
+            }
+            (404, _) => error
+                .expected(format!("an existing model at {page}, with the revision {:?}", self.id.revision))
+                .remedy(format!("there is no local directory {} either", self.id.name)),
+            // An address at the store of large files is good for minutes: the Hub gives a new one.
+            (401 | 403 | 408 | 425 | 429 | 500.., _) => {
+                let wait = answer.header("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
+                return Err(Failure::Passing(error.remedy("try again later: what has come so far is kept"), wait));
+            }
+            _ => error,
+        };
+        Err(Failure::Final(error))
+    }
+
+    fn again<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, LoadError> {
+        let mut failures = 0;
+        loop {
+            match attempt() {
+                Ok(value) => return Ok(value),
+                Err(failure) => {
+                    failures += 1;
+                    self.pause(failures, failure)?;
+                }
+            }
+        }
+    }
+
+    /// Waits before the next attempt, or ends with the failure.
+    fn pause(&self, attempt: u32, failure: Failure) -> Result<(), LoadError> {
+        const LONGEST: Duration = Duration::from_secs(60);
+        match failure {
+            Failure::Final(error) => Err(error),
+            Failure::Passing(error, _) if attempt >= ATTEMPTS => Err(error),
+            Failure::Passing(error, wait) => {
+                tracing::debug!(%error, attempt, "trying again");
+                let backoff = self.settings.backoff * 2u32.saturating_pow(attempt - 1);
+                std::thread::sleep(wait.unwrap_or(backoff).min(LONGEST));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn page_instead(url: &str) -> LoadError {
+    LoadError::new(url, "is answered with an HTML page")
+        .expected("the file itself")
+        .remedy("a proxy's or a network's login page stands before the Hub, or HF_ENDPOINT names something else")
+}
+
+fn cut(url: &str, problem: &dyn std::fmt::Display) -> Failure {
+    Failure::Passing(
+        LoadError::new(url, format!("was cut: {problem}"))
+            .expected("the whole file")
+            .remedy("run the same again: it goes on where it stopped; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
+        None,
+    )
+}
+
+fn unanswered(url: &str, error: &ureq::Error) -> Failure {
+    let problem = error.to_string();
+    let found = LoadError::new(url, format!("does not answer: {problem}"));
+    let certificate = ["ertificate", "UnknownIssuer", "tls", "TLS"].iter().any(|word| problem.contains(word));
+    match error {
+        _ if certificate => Failure::Final(found.expected("a certificate that this system trusts").remedy(
+            "behind a proxy that inspects traffic, set SSL_CERT_FILE to a file with its certificate authority; an image without certificates needs ca-certificates",
+        )),
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
+            Failure::Final(found.remedy("check HF_ENDPOINT and the proxy variables"))
+        }
+        _ => Failure::Passing(
+            found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
+            None,
+        ),
+    }
+}
+
+/// `bytes 5-9/100` as `(5, 100)`.
+fn content_range(value: &str) -> Option<(u64, u64)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
+}
+
+/// Same scheme, host and port: only there does a token go.
+fn same_origin(a: &str, b: &str) -> bool {
+    let origin = |url: &str| {
+        let uri: Uri = url.parse().ok()?;
+        Some((uri.scheme_str()?.to_owned(), uri.authority()?.host().to_lowercase(), uri.port_u16()))
+    };
+    origin(a).is_some_and(|a| origin(b) == Some(a))
+}
+
+/// The address that a redirect leads to; none for one that leaves HTTPS.
+fn join(base: &str, target: &str) -> Option<String> {
+    let base_uri: Uri = base.parse().ok()?;
+    let scheme = base_uri.scheme_str()?;
+    if target.starts_with('/') {
+        let authority = if target.starts_with("//") { "" } else { base_uri.authority()?.as_str() };
+        let slashes = if target.starts_with("//") { "" } else { "//" };
+        return Some(format!("{scheme}:{slashes}{authority}{target}"));
+    }
+    let allowed = target.starts_with("https://") || (target.starts_with("http://") && scheme == "http");
+    allowed.then(|| target.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_join_and_never_leave_https() {
+        let base = "https://h.test:1/a/b";
+        assert_eq!(join(base, "/c?d").unwrap(), "https://h.test:1/c?d");
+        assert_eq!(join(base, "https://cdn.test/x").unwrap(), "https://cdn.test/x");
+        assert_eq!(join(base, "//cdn.test/x").unwrap(), "https://cdn.test/x");
+        assert_eq!(join(base, "http://cdn.test/x"), None);
+        assert_eq!(join(base, "file:///etc/passwd"), None);
+        assert!(join("http://h.test/", "http://cdn.test/x").is_some());
+    }
+
+    #[test]
+    fn a_token_stays_with_its_origin() {
+        assert!(same_origin("https://h.test/a", "https://H.test/b"));
+        for other in ["http://h.test/", "https://h.test:444/", "https://h.test.evil/", "https://evil/h.test", "h.test"]
+        {
+            assert!(!same_origin("https://h.test/a", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
+        for bad in ["bytes 5-9/*", "bytes */100", "5-9/100", "", "bytes -9/10"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A model of the Hub as a source of tensors: safetensors headers and byte ranges, never a whole shard.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+
+use super::client::Client;
+use crate::error::LoadError;
+use crate::extract::card::Origin;
+use crate::extract::source::{Sink, Source, TensorInfo};
+
+/// The header of one file.
+struct Header {
+    /// Where its tensors begin.
+    data_start: u64,
+    size: u64,
+    metadata: Metadata,
+}
+
+/// The tensors of a model at a commit.
+pub struct RemoteSource<'a> {
+    client: &'a Client<'a>,
+    commit: &'a str,
+    /// The small files, fetched already.
+    dir: PathBuf,
+    origin: Origin,
+    /// Tensor to file; `None` for a model in one file.
+    weight_map: Option<HashMap<String, String>>,
+    headers: RefCell<HashMap<String, Header>>,
+}
+
+/// The one file of a model that is not sharded.
+pub const SINGLE: &str = "model.safetensors";
+/// What says which shard has which tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: HashMap<String, String>,
+}
+
+impl<'a> RemoteSource<'a> {
+    /// `dir` holds the small files; among them, for a sharded model, the index.
+    ///
+    /// # Errors
+    /// When the index is none.
+    pub fn open(client: &'a Client<'a>, commit: &'a str, dir: PathBuf, origin: Origin) -> Result<Self, LoadError> {
+        let index = dir.join(INDEX);
+        let weight_map = match std::fs::read(&index) {
+            Ok(json) => {
+                let Index { weight_map } = serde_json::from_slice(&json)
+                    .map_err(|e| LoadError::new(&index, format!("is not a shard index: {e}")))?;
+                let outside = weight_map.values().find(|file| {
+                    !file.ends_with(".safetensors")
+                        || !file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                });
+                if let Some(outside) = outside {
+                    return Err(LoadError::new(&index, format!("names the shard {outside:?}"))
+                        .expected("plain names of safetensors files"));
+                }
+                Some(weight_map)
+            }
+            Err(_) => None,
+        };
+        Ok(Self { client, commit, dir, origin, weight_map, headers: RefCell::default() })
+    }
+
+    /// The size of the file that holds `tensor`, and how many bytes of it all of `tensors` and the header are.
+    ///
+    /// # Errors
+    /// When the header cannot be fetched.
+    pub fn share(&self, tensors: &[TensorInfo]) -> Result<Vec<(String, u64, u64)>, LoadError> {
+        let mut shares: Vec<(String, u64, u64)> = Vec::new();
+        for tensor in tensors {
+            let Some(file) = self.file(&tensor.name) else { continue };
+            let (data_start, size) = self.with_header(&file, |header| (header.data_start, header.size))?;
+            match shares.iter_mut().find(|(name, ..)| *name == file) {
+                Some((_, _, wanted)) => *wanted += tensor.len,
+                None => shares.push((file, size, data_start + tensor.len)),
+            }
+        }
+        Ok(shares)
+    }
+
+    fn file(&self, tensor: &str) -> Option<String> {
+        match &self.weight_map {
+            Some(map) => map.get(tensor).cloned(),
+            None => Some(SINGLE.to_owned()),
+        }
+    }
+
+    fn with_header<T>(&self, file: &str, read: impl FnOnce(&Header) -> T) -> Result<T, LoadError> {
+        if let Some(header) = self.headers.borrow().get(file) {
+            return Ok(read(header));
+        }
+        let header = self.fetch_header(file)?;
+        let value = read(&header);
+        self.headers.borrow_mut().insert(file.to_owned(), header);
+        Ok(value)
+    }
+
+    /// Eight bytes with the length of the header, then the header: nothing is guessed and nothing fetched in vain.
+    fn fetch_header(&self, file: &str) -> Result<Header, LoadError> {
+        // The safetensors library's own limit.
+        const LONGEST: u64 = 100_000_000;
+        let url = self.client.file_url(self.commit, file);
+        let (length, size) = self.client.bytes(&url, 0, 8)?;
+        let length = length.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let invalid = |problem: String| LoadError::new(&url, problem).expected("a safetensors file");
+        if length > LONGEST.min(size) {
+            return Err(invalid(format!("begins with a header length of {length} bytes")));
+        }
+        let (json, _) = self.client.bytes(&url, 8, length)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&json).map_err(|e| invalid(format!("has no valid safetensors header: {e}")))?;
+        let data_start = 8 + length;
+        if data_start.checked_add(metadata.data_len() as u64) != Some(size) {
+            return Err(invalid(format!("has {size} bytes, which is not what its header says")));
+        }
+        Ok(Header { data_start, size, metadata })
+    }
+}
+
+impl Source for RemoteSource<'_> {
+    fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn names(&self) -> Result<Vec<String>, LoadError> {
+        match &self.weight_map {
+            Some(map) => Ok(map.keys().cloned().collect()),
+            None => self.with_header(SINGLE, |header| header.metadata.tensors().into_keys().collect()),
+        }
+    }
+
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
+        let Some(file) = self.file(name) else { return Ok(None) };
+        self.with_header(&file, |header| {
+            header.metadata.info(name).map(|info| TensorInfo {
+                name: name.to_owned(),
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                len: (info.data_offsets.1 - info.data_offsets.0) as u64,
+            })
+        })
+    }
+
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
+        let gone = || LoadError::new(&self.dir, format!("has no tensor {}", tensor.name));
+        let file = self.file(&tensor.name).ok_or_else(gone)?;
+        let range = self.with_header(&file, |header| {
+            let (start, end) = header.metadata.info(&tensor.name)?.data_offsets;
+            Some((header.data_start + start as u64, header.data_start + end as u64, header.size))
+        })?;
+        let (start, end, size) = range.ok_or_else(gone)?;
+        self.client.copy(&self.client.file_url(self.commit, &file), (start + from, end), size, false, sink)
+    }
+
+    /// A commit never changes.
+    fn resumable(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,127 @@
+//! What a model's `path` means: a place on this machine, or a model of the Hub.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Overrides;
+use crate::error::LoadError;
+use crate::progress::Progress;
+
+/// Where a model is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    Local(PathBuf),
+    Hub(HubId),
+}
+
+/// `org/name`, or `org/name@revision`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubId {
+    pub name: String,
+    /// A branch, a tag or a commit; `main` if none is given.
+    pub revision: String,
+}
+
+impl Location {
+    /// Whatever exists, starts with `.`, `/` or `~`, or has not the form of an id is local: no network code runs for it.
+    pub fn of(path: &Path) -> Self {
+        let id = path.to_str().filter(|_| !path.exists()).and_then(HubId::parse);
+        id.map_or_else(|| Self::Local(path.to_owned()), Self::Hub)
+    }
+
+    /// The directory to open: itself if it is local, else the model's layer 0 in the Hub's cache, fetched if it is not there.
+    ///
+    /// # Errors
+    /// When it must be fetched and cannot be, or this build has no feature `hub`.
+    pub fn directory(self, overrides: &Overrides, progress: &dyn Progress) -> Result<PathBuf, LoadError> {
+        match self {
+            Self::Local(path) => Ok(path),
+            #[cfg(feature = "hub")]
+            Self::Hub(id) => Ok(crate::hub::Hub::from_env().cached_or_fetched(&id, overrides, progress)?.dir),
+            #[cfg(not(feature = "hub"))]
+            Self::Hub(id) => {
+                let _ = (overrides, progress);
+                Err(without_feature(&id))
+            }
+        }
+    }
+}
+
+/// The error of a build that cannot fetch.
+#[cfg(not(feature = "hub"))]
+pub fn without_feature(id: &HubId) -> LoadError {
+    LoadError::new(id.to_string(), "is no directory here, and reads as a Hub id, which this build cannot fetch")
+        .expected("an existing directory")
+        .remedy(
+            "build with `cargo build --release --features hub`, or fetch the model another way and give its directory",
+        )
+}
+
+impl HubId {
+    /// `None` for what cannot be an id: the Hub takes letters, digits, `-`, `_` and `.`, and no `--` or `..`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
+        let (organization, model) = name.split_once('/')?;
+        let part = |s: &str| {
+            s.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                && s.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+                && !s.contains("--")
+                && !s.contains("..")
+                && s.len() <= 96
+        };
+        let file = [".gguf", ".safetensors", ".yaml", ".yml", ".json", ".bin"].iter().any(|end| model.ends_with(end));
+        let revision_fits = !revision.is_empty()
+            && revision.split('/').all(|s| part(&s.replace('+', "-").replace("--", "-")))
+            && revision.len() <= 255;
+        (part(organization) && part(model) && !file && revision_fits)
+            .then(|| Self { name: name.to_owned(), revision: revision.to_owned() })
+    }
+}
+
+impl fmt::Display for HubId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.revision == "main" { Ok(()) } else { write!(f, "@{}", self.revision) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_local_and_ids_are_not() {
+        for local in [
+            "./org/name",
+            "/org/name",
+            "../org/name",
+            "~/name",
+            "name",
+            "a/b/c",
+            "org/x.gguf",
+            "org/",
+            "/",
+            "",
+            "org/name@",
+            "org/na me",
+            "org/na--me",
+            "org/..",
+            "src/hub.rs",
+            "org/name@../../x",
+            "é/a",
+            "-a/b",
+            "src/extract",
+        ] {
+            assert_eq!(Location::of(Path::new(local)), Location::Local(local.into()), "{local}");
+        }
+        for (text, name, revision) in [
+            ("google/gemma-3-270m", "google/gemma-3-270m", "main"),
+            ("meta-llama/Llama-2-7b-hf@refs/pr/1", "meta-llama/Llama-2-7b-hf", "refs/pr/1"),
+            ("o/n.5_x@0123456789012345678901234567890123456789", "o/n.5_x", "0123456789012345678901234567890123456789"),
+        ] {
+            let id = HubId { name: name.into(), revision: revision.into() };
+            assert_eq!(Location::of(Path::new(text)), Location::Hub(id.clone()));
+            assert_eq!(HubId::parse(&id.to_string()), Some(id));
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The seam through which long work says how far it is.
+
+/// Told of each long piece of work. Called from the thread that does it.
+pub trait Progress: Sync {
+    /// Work on `what` begins: `done` of `total` bytes are there already.
+    fn start(&self, what: &str, done: u64, total: u64);
+    /// `bytes` more are there.
+    fn advance(&self, bytes: u64);
+    /// The work that was started is over.
+    fn finish(&self);
+    /// Something that a user who waits should know.
+    fn note(&self, text: &str);
+}
+
+/// Says nothing.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _: &str, _: u64, _: u64) {}
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+    fn note(&self, _: &str) {}
+}
+
+/// Writes the beginning of each piece, and notes, to the log: for a server that loads.
+pub struct Logged;
+
+impl Progress for Logged {
+    fn start(&self, what: &str, done: u64, total: u64) {
+        tracing::info!(what, done, total, "fetching");
+    }
+    fn advance(&self, _: u64) {}
+    fn finish(&self) {}
+    fn note(&self, text: &str) {
+        tracing::warn!("{text}");
+    }
+}

@@ -1,0 +1,301 @@
+//! A Hub on loopback: the API, files with their digests, and a second address where large files are stored. It can cut,
+//! corrupt, hold, refuse, and it counts.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use embedding_server::hub::{Hub, Settings};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+pub const ID: &str = "org/model";
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: String,
+    /// The last part of the path: a file's name, or `api`.
+    pub file: String,
+    pub authorization: Option<String>,
+    pub range: Option<(usize, usize)>,
+    /// At the second address.
+    pub stored: bool,
+}
+
+/// What goes wrong with an answer.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// This status and no body.
+    Status(u16),
+    /// These header lines in place of the usual ones, with status 200 and this body.
+    Instead(&'static str, &'static str),
+    /// The connection ends after so many bytes of the body.
+    Cut(usize),
+    /// One byte of the body is another.
+    Corrupt,
+    /// So many bytes of the body, then nothing until the client goes away; the test hears of it.
+    Hold(usize),
+    /// Ranges are ignored.
+    Whole,
+}
+
+type Judge = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
+
+struct State {
+    /// Content, its sha256, and git's sha1 of it.
+    files: HashMap<String, (Vec<u8>, String, String)>,
+    token: Mutex<Option<String>>,
+    fault: Mutex<Judge>,
+    asked: Mutex<Vec<Asked>>,
+    served: AtomicU64,
+    held: Mutex<Sender<()>>,
+    stored_at: String,
+    sha: Mutex<String>,
+}
+
+pub struct FakeHub {
+    pub endpoint: String,
+    state: Arc<State>,
+    held: Receiver<()>,
+}
+
+impl FakeHub {
+    /// Serves the files of `dir` as the model [`ID`].
+    pub fn start(dir: &Path) -> Self {
+        let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap).filter(|e| e.path().is_file());
+        let files = entries
+            .map(|e| (e.file_name().into_string().unwrap(), digested(std::fs::read(e.path()).unwrap())))
+            .collect();
+        let (hub, store) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let endpoint = format!("http://{}", hub.local_addr().unwrap());
+        let (sender, held) = channel();
+        let state = Arc::new(State {
+            files,
+            token: Mutex::default(),
+            fault: Mutex::new(Box::new(|_| None)),
+            asked: Mutex::default(),
+            served: AtomicU64::default(),
+            held: Mutex::new(sender),
+            stored_at: format!("http://{}", store.local_addr().unwrap()),
+            sha: Mutex::new(COMMIT.to_owned()),
+        });
+        for (listener, stored) in [(hub, false), (store, true)] {
+            let state = Arc::clone(&state);
+            std::thread::spawn(move || {
+                for stream in listener.incoming().flatten() {
+                    let state = Arc::clone(&state);
+                    std::thread::spawn(move || state.connection(&stream, stored));
+                }
+            });
+        }
+        Self { endpoint, state, held }
+    }
+
+    /// From now on each answer has the fault that `judge` gives it.
+    pub fn fault(&self, judge: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
+        *self.state.fault.lock().unwrap() = Box::new(judge);
+    }
+
+    /// Only requests with this token are answered.
+    pub fn demand(&self, token: &str) {
+        *self.state.token.lock().unwrap() = Some(token.to_owned());
+    }
+
+    pub fn say_commit(&self, sha: &str) {
+        *self.state.sha.lock().unwrap() = sha.to_owned();
+    }
+
+    /// Waits until an answer is held.
+    pub fn wait_until_held(&self) {
+        self.held.recv_timeout(Duration::from_secs(60)).expect("nothing was held");
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.state.asked.lock().unwrap().clone()
+    }
+
+    /// Bytes of bodies so far.
+    pub fn served(&self) -> u64 {
+        self.state.served.load(Ordering::SeqCst)
+    }
+
+    /// How large a file is.
+    pub fn size(&self, file: &str) -> u64 {
+        self.state.files[file].0.len() as u64
+    }
+
+    /// Settings for a cache at `cache`, as impatient as tests are.
+    pub fn settings(&self, cache: &Path) -> Settings {
+        Settings {
+            endpoint: self.endpoint.clone(),
+            cache: cache.to_owned(),
+            token: None,
+            offline: false,
+            timeout: Duration::from_secs(20),
+            backoff: Duration::from_millis(1),
+        }
+    }
+
+    pub fn hub(&self, cache: &Path) -> Hub {
+        Hub::new(self.settings(cache))
+    }
+}
+
+impl State {
+    fn connection(&self, stream: &TcpStream, stored: bool) {
+        let mut reader = BufReader::new(stream);
+        while let Some(asked) = read_request(&mut reader, stored) {
+            self.asked.lock().unwrap().push(asked.clone());
+            let fault = (self.fault.lock().unwrap())(&asked);
+            if self.answer(stream, &asked, fault.as_ref()).is_err() {
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+        }
+    }
+
+    fn answer(&self, mut stream: &TcpStream, asked: &Asked, fault: Option<&Fault>) -> std::io::Result<()> {
+        let token = self.token.lock().unwrap().clone();
+        let refused = token.filter(|t| !asked.stored && asked.authorization != Some(format!("Bearer {t}")));
+        match fault {
+            Some(Fault::Status(status)) => return write!(stream, "HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n"),
+            Some(Fault::Instead(headers, body)) => {
+                let body = if asked.method == "HEAD" { "" } else { body };
+                let length =
+                    if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+                return write!(stream, "HTTP/1.1 200 OK\r\n{headers}{length}\r\n{body}");
+            }
+            _ if refused.is_some() => {
+                let status = if asked.authorization.is_some() { 403 } else { 401 };
+                return write!(
+                    stream,
+                    "HTTP/1.1 {status} x\r\nx-error-code: GatedRepo\r\nx-error-message: Access is restricted\r\ncontent-length: 0\r\n\r\n"
+                );
+            }
+            _ => {}
+        }
+        if asked.file == "api" {
+            let siblings: Vec<_> = self.files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
+            let sha = self.sha.lock().unwrap().clone();
+            let body =
+                serde_json::json!({"sha": sha, "siblings": siblings, "cardData": {"license": "mit"}}).to_string();
+            return self.body(
+                stream,
+                asked,
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n",
+                body.as_bytes(),
+                fault,
+            );
+        }
+        let Some((content, sha256, git)) = self.files.get(&asked.file) else {
+            return write!(stream, "HTTP/1.1 404 x\r\nx-error-code: EntryNotFound\r\ncontent-length: 0\r\n\r\n");
+        };
+        let large = asked.file.ends_with(".safetensors");
+        if large && !asked.stored {
+            let (size, at) = (content.len(), &self.stored_at);
+            let file = &asked.file;
+            return write!(
+                stream,
+                "HTTP/1.1 302 Found\r\nlocation: {at}/signed/{file}\r\nx-linked-etag: \"{sha256}\"\r\nx-linked-size: {size}\r\ncontent-length: 0\r\n\r\n"
+            );
+        }
+        let etag = format!("etag: \"{git}\"\r\ncontent-type: text/plain\r\n");
+        match asked.range.filter(|_| !matches!(fault, Some(Fault::Whole))) {
+            Some((from, to)) => {
+                let to = to.min(content.len() - 1);
+                let size = content.len();
+                let head = format!("HTTP/1.1 206 x\r\ncontent-range: bytes {from}-{to}/{size}\r\n{etag}");
+                self.body(stream, asked, &head, &content[from..=to], fault)
+            }
+            None => self.body(stream, asked, &format!("HTTP/1.1 200 OK\r\n{etag}"), content, fault),
+        }
+    }
+
+    fn body(
+        &self,
+        mut stream: &TcpStream,
+        asked: &Asked,
+        head: &str,
+        content: &[u8],
+        fault: Option<&Fault>,
+    ) -> std::io::Result<()> {
+        write!(stream, "{head}content-length: {}\r\n\r\n", content.len())?;
+        if asked.method == "HEAD" {
+            return Ok(());
+        }
+        let mut content = content.to_vec();
+        let upto = match fault {
+            Some(Fault::Cut(n) | Fault::Hold(n)) => (*n).min(content.len()),
+            Some(Fault::Corrupt) => {
+                let middle = content.len() / 2;
+                content[middle] ^= 1;
+                content.len()
+            }
+            _ => content.len(),
+        };
+        stream.write_all(&content[..upto])?;
+        stream.flush()?;
+        self.served.fetch_add(upto as u64, Ordering::SeqCst);
+        match fault {
+            Some(Fault::Hold(_)) => {
+                let _ = self.held.lock().unwrap().send(());
+                // Until the client is gone.
+                let _ = stream.read(&mut [0]);
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            Some(Fault::Cut(_)) => Err(std::io::ErrorKind::BrokenPipe.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn read_request(reader: &mut impl BufRead, stored: bool) -> Option<Asked> {
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        if line == "\r\n" {
+            break;
+        }
+        lines.push(line.trim_end().to_owned());
+    }
+    let header = |name: &str| {
+        let pairs = lines.iter().skip(1).filter_map(|line| line.split_once(": "));
+        pairs.clone().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+    };
+    let mut words = lines[0].split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?);
+    let api = format!("/api/models/{ID}/revision/");
+    let file = format!("/{ID}/resolve/{COMMIT}/");
+    let file = if path.starts_with(&api) {
+        "api".to_owned()
+    } else {
+        path.strip_prefix(&file).or_else(|| path.strip_prefix("/signed/")).unwrap_or("unknown path").to_owned()
+    };
+    let range = header("range").map(|range| {
+        let (from, to) = range.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (from.parse().unwrap(), to.parse().unwrap())
+    });
+    Some(Asked { method, file, authorization: header("authorization"), range, stored })
+}
+
+fn digested(content: Vec<u8>) -> (Vec<u8>, String, String) {
+    let mut git = Sha1::new();
+    git.update(format!("blob {}\0", content.len()));
+    git.update(&content);
+    let (sha256, git) = (hex(&Sha256::digest(&content)), hex(&git.finalize()));
+    (content, sha256, git)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
