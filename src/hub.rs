@@ -3,6 +3,7 @@
 //! The cache is that of Python's huggingface_hub ([`cache`]), in the names of hf-hub; the transfers are our own
 //! ([`client`]): hf-hub 0.5 knows no system certificates, and hf-hub 1.0 keeps a 403's body as the file.
 
+mod address;
 pub mod cache;
 pub mod client;
 mod remote;

@@ -8,10 +8,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use ureq::http::{HeaderMap, Method, Request, Uri};
+use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
+use super::address::{content_range, join, same_origin, shown};
 use super::settings::Settings;
 use crate::error::LoadError;
 use crate::extract::source::Sink;
@@ -273,7 +274,8 @@ impl<'a> Client<'a> {
             let Some(target) = target.filter(|_| !enough(&answer)) else { return Ok(answer) };
             at = join(&answer.url, target).ok_or_else(|| {
                 Failure::Final(
-                    LoadError::new(&answer.url, format!("redirects to {target:?}")).expected("another HTTPS address"),
+                    LoadError::new(shown(&answer.url), format!("redirects to {:?}", shown(target)))
+                        .expected("another HTTPS address"),
                 )
             })?;
         }
@@ -305,7 +307,7 @@ impl<'a> Client<'a> {
         }
         let said: String = answer.header("x-error-message").unwrap_or_default().chars().take(200).collect();
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        let error = LoadError::new(&answer.url, format!("answered {status}{said}"));
+        let error = LoadError::new(shown(&answer.url), format!("answered {status}{said}"));
         let page = self.page();
         let error = match (status, answer.header("x-error-code")) {
             (401 | 404, Some("RepoNotFound")) => error
@@ -380,6 +382,7 @@ fn cut(url: &str, problem: &dyn std::fmt::Display) -> Failure {
 }
 
 fn unanswered(url: &str, error: &ureq::Error) -> Failure {
+    let url = shown(url);
     let problem = error.to_string();
     let found = LoadError::new(url, format!("does not answer: {problem}"));
     let certificate = ["ertificate", "UnknownIssuer", "tls", "TLS"].iter().any(|word| problem.contains(word));
@@ -394,66 +397,5 @@ fn unanswered(url: &str, error: &ureq::Error) -> Failure {
             found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
             None,
         ),
-    }
-}
-
-/// `bytes 5-9/100` as `(5, 100)`.
-fn content_range(value: &str) -> Option<(u64, u64)> {
-    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
-    Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
-}
-
-/// Same scheme, host and port: only there does a token go.
-fn same_origin(a: &str, b: &str) -> bool {
-    let origin = |url: &str| {
-        let uri: Uri = url.parse().ok()?;
-        Some((uri.scheme_str()?.to_owned(), uri.authority()?.host().to_lowercase(), uri.port_u16()))
-    };
-    origin(a).is_some_and(|a| origin(b) == Some(a))
-}
-
-/// The address that a redirect leads to; none for one that leaves HTTPS.
-fn join(base: &str, target: &str) -> Option<String> {
-    let base_uri: Uri = base.parse().ok()?;
-    let scheme = base_uri.scheme_str()?;
-    if target.starts_with('/') {
-        let authority = if target.starts_with("//") { "" } else { base_uri.authority()?.as_str() };
-        let slashes = if target.starts_with("//") { "" } else { "//" };
-        return Some(format!("{scheme}:{slashes}{authority}{target}"));
-    }
-    let allowed = target.starts_with("https://") || (target.starts_with("http://") && scheme == "http");
-    allowed.then(|| target.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_join_and_never_leave_https() {
-        let base = "https://h.test:1/a/b";
-        assert_eq!(join(base, "/c?d").unwrap(), "https://h.test:1/c?d");
-        assert_eq!(join(base, "https://cdn.test/x").unwrap(), "https://cdn.test/x");
-        assert_eq!(join(base, "//cdn.test/x").unwrap(), "https://cdn.test/x");
-        assert_eq!(join(base, "http://cdn.test/x"), None);
-        assert_eq!(join(base, "file:///etc/passwd"), None);
-        assert!(join("http://h.test/", "http://cdn.test/x").is_some());
-    }
-
-    #[test]
-    fn a_token_stays_with_its_origin() {
-        assert!(same_origin("https://h.test/a", "https://H.test/b"));
-        for other in ["http://h.test/", "https://h.test:444/", "https://h.test.evil/", "https://evil/h.test", "h.test"]
-        {
-            assert!(!same_origin("https://h.test/a", other), "{other}");
-        }
-    }
-
-    #[test]
-    fn content_ranges_are_read_or_refused() {
-        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
-        for bad in ["bytes 5-9/*", "bytes */100", "5-9/100", "", "bytes -9/10"] {
-            assert_eq!(content_range(bad), None, "{bad}");
-        }
     }
 }

@@ -1,0 +1,75 @@
+//! Addresses and ranges, read as strictly as they must be: where a token may go, where a redirect may lead.
+
+use ureq::http::Uri;
+
+/// `bytes 5-9/100` as `(5, 100)`.
+pub fn content_range(value: &str) -> Option<(u64, u64)> {
+    let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
+    Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
+}
+
+/// Same scheme, host and port: only there does a token go.
+pub fn same_origin(a: &str, b: &str) -> bool {
+    let origin = |url: &str| {
+        let uri: Uri = url.parse().ok()?;
+        Some((uri.scheme_str()?.to_owned(), uri.authority()?.host().to_lowercase(), uri.port_u16()))
+    };
+    origin(a).is_some_and(|a| origin(b) == Some(a))
+}
+
+/// The address that a redirect leads to; none for one that leaves HTTPS.
+pub fn join(base: &str, target: &str) -> Option<String> {
+    let base_uri: Uri = base.parse().ok()?;
+    let scheme = base_uri.scheme_str()?;
+    if target.starts_with('/') {
+        let authority = if target.starts_with("//") { "" } else { base_uri.authority()?.as_str() };
+        let slashes = if target.starts_with("//") { "" } else { "//" };
+        return Some(format!("{scheme}:{slashes}{authority}{target}"));
+    }
+    let allowed = target.starts_with("https://") || (target.starts_with("http://") && scheme == "http");
+    allowed.then(|| target.to_owned())
+}
+
+/// An address without its query, which is a signature where large files are stored: for messages.
+pub fn shown(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(address, _)| address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_join_and_never_leave_https() {
+        let base = "https://h.test:1/a/b";
+        assert_eq!(join(base, "/c?d").unwrap(), "https://h.test:1/c?d");
+        assert_eq!(join(base, "https://cdn.test/x").unwrap(), "https://cdn.test/x");
+        assert_eq!(join(base, "//cdn.test/x").unwrap(), "https://cdn.test/x");
+        assert_eq!(join(base, "http://cdn.test/x"), None);
+        assert_eq!(join(base, "file:///etc/passwd"), None);
+        assert!(join("http://h.test/", "http://cdn.test/x").is_some());
+    }
+
+    #[test]
+    fn a_token_stays_with_its_origin() {
+        assert!(same_origin("https://h.test/a", "https://H.test/b"));
+        for other in ["http://h.test/", "https://h.test:444/", "https://h.test.evil/", "https://evil/h.test", "h.test"]
+        {
+            assert!(!same_origin("https://h.test/a", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_not_shown() {
+        assert_eq!(shown("https://cdn.test/x?Signature=s"), "https://cdn.test/x");
+        assert_eq!(shown("https://cdn.test/x"), "https://cdn.test/x");
+    }
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        assert_eq!(content_range("bytes 5-9/100"), Some((5, 100)));
+        for bad in ["bytes 5-9/*", "bytes */100", "5-9/100", "", "bytes -9/10"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}
