@@ -58,7 +58,7 @@ struct ServeArgs {
 
 #[derive(Args)]
 struct InspectArgs {
-    /// The checkpoint's directory.
+    /// The checkpoint: a directory or a GGUF file.
     path: PathBuf,
     /// Take the settings of the model with this path or id from a configuration file.
     #[arg(long, short, value_name = "FILE")]
