@@ -121,6 +121,13 @@ impl Checkpoint {
     /// [`LoadError`] says which file is at fault, what was expected, and which override helps where one does.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         if path.is_dir() {
+            if overrides.config.is_none()
+                && let Some(file) = gguf::alone_in(path)
+            {
+                return Err(LoadError::new(path, "holds GGUF files and no config.json")
+                    .expected("a checkpoint directory")
+                    .remedy(format!("set path to one of them, such as {}", file.display())));
+            }
             return match static_table::recognize(path, overrides)? {
                 Some(found) => found.open(path, overrides),
                 None => hf::open(path, overrides),

@@ -42,9 +42,9 @@ impl NormKind {
         }
     }
 
-    /// The same norm, for a file that stores `1 + w`: GGUF.
+    /// The same norm over a weight that is stored as `1 + w`: GGUF.
     #[must_use]
-    pub const fn with_one_added(self) -> Self {
+    pub const fn without_plus_one(self) -> Self {
         match self {
             Self::RmsPlusOne => Self::Rms,
             Self::LayerPlusOne => Self::Layer,
@@ -56,7 +56,8 @@ impl NormKind {
         matches!(self, Self::Layer | Self::LayerPlusOne)
     }
 
-    const fn adds_one(self) -> bool {
+    /// Whether the weight is stored around zero, as `w` of `1 + w`.
+    pub const fn adds_one(self) -> bool {
         matches!(self, Self::RmsPlusOne | Self::LayerPlusOne)
     }
 }

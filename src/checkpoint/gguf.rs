@@ -7,7 +7,7 @@ mod decode;
 mod header;
 mod tokenizer;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::family;
 use super::{Checkpoint, Conventions, Kind, Overrides, check_vocabulary, open_tokenizer};
@@ -38,6 +38,15 @@ const ARCHITECTURES: &[(&str, &str)] = &[
     ("starcoder2", "starcoder2"),
 ];
 
+/// The first GGUF file of a directory that has no config.json beside it: as such models are downloaded.
+pub fn alone_in(dir: &Path) -> Option<PathBuf> {
+    if dir.join("config.json").exists() {
+        return None;
+    }
+    let files = std::fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    files.filter(|path| path.extension().is_some_and(|e| e == "gguf")).min()
+}
+
 /// Opens the GGUF file `path`.
 ///
 /// # Errors
@@ -59,7 +68,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
     let (table, table_source) = decode::table(&file, tensor)?;
     let kind = match (overrides.norm, family) {
         (Some(kind), _) => kind,
-        (None, Some(family)) => family.norm.with_one_added(),
+        (None, Some(family)) => family.norm.without_plus_one(),
         (None, None) => return Err(unknown(path, architecture)),
     };
     let bare = family.is_some_and(|family| family.bare) && overrides.norm_tensor.is_none();
@@ -152,7 +161,7 @@ mod tests {
         for (architecture, model_type) in ARCHITECTURES {
             let family = family::known(model_type).unwrap_or_else(|| panic!("{architecture}: {model_type}"));
             assert!(family.embedding_norm.is_none(), "{architecture}: a norm on the embedding is not read here");
-            assert!(!matches!(family.norm.with_one_added(), NormKind::RmsPlusOne | NormKind::LayerPlusOne));
+            assert!(!matches!(family.norm.without_plus_one(), NormKind::RmsPlusOne | NormKind::LayerPlusOne));
         }
         assert!(ARCHITECTURES.is_sorted());
     }

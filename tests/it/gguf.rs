@@ -205,6 +205,8 @@ fn what_the_file_lacks_can_be_set() {
     assert!(Checkpoint::open(&broken("no-norm"), &none).unwrap().norm.norm.weight.is_none());
     assert!(Checkpoint::open(&broken("no-eps"), &Overrides { norm_eps: Some(0.1), ..Overrides::default() }).is_ok());
 
+    let error = refused(&fixtures("gguf"), &Overrides::default());
+    assert!(error.contains("no config.json") && error.contains("gemma3-q8_0.gguf"), "{error}");
     let config = Overrides { config: Some("config.json".into()), ..Overrides::default() };
     assert!(refused(&gguf("llama-f16"), &config).contains("remove config"));
     let wrong = Overrides { embedding_tensor: Some("no.such".into()), ..Overrides::default() };

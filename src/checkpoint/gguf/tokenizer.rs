@@ -42,7 +42,6 @@ const GPT2: Split = Split { regex: None, single_digits: false, nfc: false, whole
 
 /// `tokenizer.ggml.pre`, by the tokenizer.json of the models that each is named after.
 const SPLITS: &[(&[&str], Split)] = &[
-    (&["gpt-2"], GPT2),
     (&["smollm"], Split { single_digits: true, ..GPT2 }),
     (
         &["qwen2"],
@@ -74,9 +73,7 @@ const SPLITS: &[(&[&str], Split)] = &[
 pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError> {
     let refused = |problem: &str| {
         LoadError::new(file.path(), format!("{problem}, so its tokenizer cannot be rebuilt exactly"))
-            .expected(
-                "tokenizer.ggml.model \"llama\" (SentencePiece), or \"gpt2\" with pre llama-bpe, qwen2, smollm or gpt-2",
-            )
+            .expected("tokenizer.ggml.model \"llama\" (SentencePiece), or \"gpt2\" with pre llama-bpe, qwen2 or smollm")
             .remedy("set tokenizer to the model's tokenizer.json")
     };
     let gemma = architecture.starts_with("gemma");
