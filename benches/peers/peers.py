@@ -122,8 +122,8 @@ def environment(threads):
 
 
 def run(command, threads, files, extra=None):
-    """Seconds per text of one fresh process, a number a file: of CPU on one core (as long as by the clock, when nothing
-    else wants the core, and hardly longer when something does), by the clock on all."""
+    """Seconds per text of one fresh process, a number a file: of CPU on one core (without the waiting for a core that
+    others use, but with what they do to its caches), by the clock on all."""
     pin = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if threads == 1 else []
     line = [*pin, *map(str, command), str(threads), *map(str, files)]
     done = subprocess.run(line, env=environment(threads) | (extra or {}), capture_output=True, text=True)

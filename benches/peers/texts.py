@@ -1,4 +1,4 @@
-"""Texts of many languages, out of a registry package: the translations that Django ships, some 100 languages of real,
+"""Texts of many languages, out of a registry package: the translations that Django ships, some 85 languages of real,
 if technical, text. The same files on every machine, for a fixed version and seed."""
 
 import gettext
