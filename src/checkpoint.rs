@@ -14,7 +14,8 @@ use safetensors::Dtype;
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
-use crate::tokenize::{HfTokenizer, Vocabulary};
+use crate::tokenize::Vocabulary;
+use crate::tokenize::choose::Tokenizer;
 use family::{ModelConfig, NormNames};
 use weights::{StoredTensor, Weights};
 
@@ -45,9 +46,8 @@ pub struct Checkpoint {
     pub norm: FinalNorm,
     /// The norm's tensor, where it has one.
     pub norm_source: Option<String>,
-    pub tokenizer: HfTokenizer,
+    pub tokenizer: Tokenizer,
     pub tokenizer_path: PathBuf,
-    pub vocabulary: Vocabulary,
     /// What a user should know although it is served.
     pub warnings: Vec<String>,
 }
@@ -83,9 +83,9 @@ impl Checkpoint {
         if !tokenizer_path.exists() {
             return Err(missing_tokenizer(path, &tokenizer_path));
         }
-        let tokenizer = HfTokenizer::open(&tokenizer_path)?;
-        let vocabulary = tokenizer.vocabulary();
-        check_vocabulary(&vocabulary, &table, &table_source, &tokenizer_path, &mut warnings)?;
+        let tokenizer = Tokenizer::open(&tokenizer_path)?;
+        warnings.extend(tokenizer.warning());
+        check_vocabulary(&tokenizer.vocabulary, &table, &table_source, &tokenizer_path, &mut warnings)?;
 
         Ok(Self {
             path: path.to_owned(),
@@ -96,7 +96,6 @@ impl Checkpoint {
             norm_source,
             tokenizer,
             tokenizer_path,
-            vocabulary,
             warnings,
         })
     }

@@ -74,11 +74,11 @@ impl Entry {
         self.embedder.get()
     }
 
-    /// Opens the checkpoint and reads its table once.
+    /// Opens the checkpoint and reads its table once. [`Entry::publish`] makes it served.
     ///
     /// # Errors
     /// When it cannot be served as configured.
-    pub fn load(&self) -> Result<(), LoadError> {
+    pub fn load(&self) -> Result<Arc<Embedder>, LoadError> {
         let started = std::time::Instant::now();
         let checkpoint = Checkpoint::open(&self.config.path, &self.config.overrides())?;
         for warning in &checkpoint.warnings {
@@ -99,8 +99,12 @@ impl Entry {
             duration_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
+        Ok(Arc::new(embedder))
+    }
+
+    /// From here on it answers.
+    pub fn publish(&self, embedder: Arc<Embedder>) {
         // Already set only if two threads load the same entry: either is good.
-        let _ = self.embedder.set(Arc::new(embedder));
-        Ok(())
+        let _ = self.embedder.set(embedder);
     }
 }

@@ -56,9 +56,12 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
             ByteSize(scalars as u64)
         ),
     ));
-    lines
-        .push(("tokenizer", format!("{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.vocabulary.size)));
+    lines.push((
+        "tokenizer",
+        format!("{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.tokenizer.vocabulary.size),
+    ));
     let special: Vec<String> = checkpoint
+        .tokenizer
         .vocabulary
         .added
         .iter()

@@ -11,3 +11,6 @@ mod golden;
 mod loading;
 mod process;
 mod properties;
+#[path = "../texts/mod.rs"]
+mod texts;
+mod tokenize;
