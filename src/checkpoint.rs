@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, NormKind};
 use crate::table::EmbeddingTable;
-use crate::tokenize::{HfTokenizer, Vocabulary};
+use crate::tokenize::Vocabulary;
+use crate::tokenize::choose::Tokenizer;
 use map::Map;
 use weights::StoredTensor;
 
@@ -105,10 +106,9 @@ pub struct Checkpoint {
     pub norm: FinalNorm,
     /// The norm's tensor, where it has one.
     pub norm_source: Option<String>,
-    pub tokenizer: HfTokenizer,
+    pub tokenizer: Tokenizer,
     /// The file that the tokenizer was read from, or rebuilt from.
     pub tokenizer_path: PathBuf,
-    pub vocabulary: Vocabulary,
     pub conventions: Conventions,
     /// What a user should know although it is served.
     pub warnings: Vec<String>,
@@ -144,14 +144,14 @@ impl Checkpoint {
 }
 
 /// The tokenizer of the directory `dir`, or the user's, and its file.
-fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(HfTokenizer, PathBuf), LoadError> {
+fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(Tokenizer, PathBuf), LoadError> {
     let path = match &overrides.tokenizer {
         Some(dir) if dir.is_dir() => dir.join("tokenizer.json"),
         Some(file) => file.clone(),
         None => dir.join("tokenizer.json"),
     };
     if path.exists() {
-        return Ok((HfTokenizer::open(&path)?, path));
+        return Ok((Tokenizer::open(&path)?, path));
     }
     let error = LoadError::new(path, "is missing").expected("the model's tokenizer.json");
     Err(if dir.join("tokenizer.model").exists() {

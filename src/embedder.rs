@@ -160,7 +160,7 @@ impl Embedder {
         if let Some(map) = &table_source.map {
             map.release();
         }
-        Ok(Self { tokenizer: Box::new(tokenizer), pooling, rows, table_dimensions, settings, conventions })
+        Ok(Self { tokenizer: tokenizer.implementation, pooling, rows, table_dimensions, settings, conventions })
     }
 
     /// The length of a vector when a request asks for no other.
@@ -176,6 +176,11 @@ impl Embedder {
     /// The tokenizer's implementation, for people.
     pub fn tokenizer(&self) -> &'static str {
         self.tokenizer.name()
+    }
+
+    /// Tokenizes a little, so that this thread's caches stand before its first request.
+    pub fn warm(&self) {
+        let _ = self.tokens(0, &Input::Text("Hello, 세계!".to_owned()));
     }
 
     /// The length of the vectors that `requested` asks for.

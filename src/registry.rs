@@ -76,11 +76,11 @@ impl Entry {
         self.embedder.get()
     }
 
-    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once.
+    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once. [`Entry::publish`] makes it served.
     ///
     /// # Errors
     /// When it cannot be served as configured.
-    pub fn load(&self) -> Result<(), LoadError> {
+    pub fn load(&self) -> Result<Arc<Embedder>, LoadError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
         let path = Location::of(&self.config.path).directory(&overrides, &Logged)?;
@@ -103,8 +103,12 @@ impl Entry {
             duration_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
+        Ok(Arc::new(embedder))
+    }
+
+    /// From here on it answers.
+    pub fn publish(&self, embedder: Arc<Embedder>) {
         // Already set only if two threads load the same entry: either is good.
-        let _ = self.embedder.set(Arc::new(embedder));
-        Ok(())
+        let _ = self.embedder.set(embedder);
     }
 }

@@ -9,6 +9,7 @@ mod models;
 mod router;
 mod write;
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::error::LoadError;
@@ -47,22 +49,27 @@ impl State {
         })
     }
 
-    /// Loads all models, each on a thread of its own.
+    /// Loads all models, each on a thread of its own. A model answers when each worker has used its tokenizer once.
     ///
     /// # Errors
     /// The first model that cannot be loaded.
     pub async fn load(&self) -> Result<(), LoadError> {
-        let loads: Vec<_> = self
-            .registry
-            .models()
-            .iter()
-            .map(|entry| {
-                let entry = Arc::clone(entry);
-                (entry.id().to_owned(), tokio::task::spawn_blocking(move || entry.load()))
-            })
-            .collect();
-        for (id, load) in loads {
-            load.await.unwrap_or_else(|panic| Err(LoadError::new(id, format!("failed to load: {panic}"))))?;
+        let mut loads = JoinSet::new();
+        let mut ids = HashMap::new();
+        for entry in self.registry.models() {
+            let loading = Arc::clone(entry);
+            let task = loads.spawn_blocking(move || loading.load().map(|embedder| (loading, embedder)));
+            ids.insert(task.id(), entry.id());
+        }
+        while let Some(loaded) = loads.join_next().await {
+            let (entry, embedder) = loaded.unwrap_or_else(|panic| {
+                let id = ids.get(&panic.id()).copied().unwrap_or_default();
+                Err(LoadError::new(id, format!("failed to load: {panic}")))
+            })?;
+            let warmed = Arc::clone(&embedder);
+            let mut warming = self.workers.on_each_thread(move |_| warmed.warm());
+            while warming.next().await.is_some() {}
+            entry.publish(embedder);
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
-//! Text to token ids: the seam behind which a faster tokenizer can stand.
+//! Text to token ids: the seam behind which the fastest exact tokenizer stands.
+//!
+//! The reference is the `tokenizers` library; [`choose`] takes another implementation where it gives the same ids.
 
-use std::path::Path;
-
-use tokenizers::ModelWrapper;
-
-use crate::error::LoadError;
+pub mod choose;
+#[cfg(feature = "fastokens")]
+pub mod fastokens;
+mod probe;
+pub mod reference;
+pub mod spbpe;
 
 /// A model's own tokenizer.
 pub trait Tokenize: Send + Sync {
@@ -19,21 +22,6 @@ pub trait Tokenize: Send + Sync {
     fn name(&self) -> &'static str;
 }
 
-/// The reference: the `tokenizers` crate.
-pub struct HfTokenizer(tokenizers::Tokenizer);
-
-impl Tokenize for HfTokenizer {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        let encoding = self.0.encode_fast(text, special).map_err(|e| e.to_string())?;
-        ids.extend_from_slice(encoding.get_ids());
-        Ok(())
-    }
-
-    fn name(&self) -> &'static str {
-        "tokenizers"
-    }
-}
-
 /// What a tokenizer.json says of its vocabulary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
@@ -41,6 +29,8 @@ pub struct Vocabulary {
     pub size: usize,
     /// The highest id without added tokens.
     pub max_base_id: u32,
+    /// The token that stands for what the vocabulary does not have.
+    pub unknown: Option<u32>,
     /// Ids of added tokens, with their content and whether they are special; in order of the ids.
     pub added: Vec<AddedToken>,
 }
@@ -50,72 +40,4 @@ pub struct AddedToken {
     pub id: u32,
     pub content: String,
     pub special: bool,
-}
-
-impl From<tokenizers::Tokenizer> for HfTokenizer {
-    fn from(tokenizer: tokenizers::Tokenizer) -> Self {
-        Self(tokenizer)
-    }
-}
-
-impl HfTokenizer {
-    /// Reads a tokenizer.json.
-    ///
-    /// # Errors
-    /// When it is missing or no tokenizer.
-    pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let json = std::fs::read(path).map_err(|e| LoadError::io(path, &e))?;
-        Self::from_json(&json, path)
-    }
-
-    /// As [`HfTokenizer::open`], from the file's content; `path` is for errors.
-    ///
-    /// # Errors
-    /// When it is no tokenizer.
-    pub fn from_json(json: &[u8], path: &Path) -> Result<Self, LoadError> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
-            LoadError::new(path, format!("is not a tokenizer: {e}"))
-                .expected("a tokenizer.json of the tokenizers library")
-        })?;
-        // Training leaves these in the file; here they would cut texts short and pool padding.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|e| LoadError::new(path, format!("has a truncation that cannot be removed: {e}")))?;
-        tokenizer.with_padding(None);
-        Ok(Self(tokenizer))
-    }
-
-    /// The tokenizer as the content of a tokenizer.json.
-    ///
-    /// # Errors
-    /// When the library cannot write it.
-    pub fn to_json(&self) -> Result<String, String> {
-        self.0.to_string(false).map_err(|e| e.to_string())
-    }
-
-    /// The id of the token that stands for what the vocabulary does not have.
-    pub fn unknown_id(&self) -> Option<u32> {
-        let token = match self.0.get_model() {
-            ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref()?,
-            ModelWrapper::WordPiece(model) => &model.unk_token,
-            ModelWrapper::WordLevel(model) => &model.unk_token,
-            // Only the model's JSON says it.
-            ModelWrapper::Unigram(model) => {
-                return serde_json::to_value(model).ok()?.get("unk_id")?.as_u64()?.try_into().ok();
-            }
-        };
-        self.0.token_to_id(token)
-    }
-
-    pub fn vocabulary(&self) -> Vocabulary {
-        let mut added: Vec<AddedToken> = self
-            .0
-            .get_added_tokens_decoder()
-            .into_iter()
-            .map(|(id, token)| AddedToken { id, content: token.content, special: token.special })
-            .collect();
-        added.sort_by_key(|token| token.id);
-        let base = self.0.get_vocab(false);
-        Vocabulary { size: self.0.get_vocab_size(true), max_base_id: base.values().copied().max().unwrap_or(0), added }
-    }
 }

@@ -31,6 +31,8 @@ struct Queue {
 struct QueueState {
     /// Jobs with a slice to claim, in turn. A job is here at most once.
     jobs: VecDeque<Arc<dyn Slice>>,
+    /// By thread: slices that only that one may run.
+    own: Vec<VecDeque<(Arc<dyn Slice>, usize)>>,
     closed: bool,
 }
 
@@ -84,11 +86,12 @@ impl Workers {
     /// When the system gives no thread.
     pub fn start(threads: usize) -> std::io::Result<Self> {
         let threads = if threads > 0 { threads } else { thread::available_parallelism().map_or(1, usize::from) };
-        let queue = Arc::new(Queue { state: Mutex::default(), wake: Condvar::new(), threads });
+        let state = QueueState { own: (0..threads).map(|_| VecDeque::new()).collect(), ..QueueState::default() };
+        let queue = Arc::new(Queue { state: Mutex::new(state), wake: Condvar::new(), threads });
         let workers = Self { queue: Arc::clone(&queue) };
         for n in 0..threads {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().name(format!("worker-{n}")).spawn(move || queue.work())?;
+            thread::Builder::new().name(format!("worker-{n}")).spawn(move || queue.work(n))?;
         }
         Ok(workers)
     }
@@ -121,6 +124,33 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// Runs `work` once on each thread, with the thread's number: for what a thread has to have before it is fast.
+    pub fn on_each_thread<T, F>(&self, work: F) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
+        let threads = self.queue.threads;
+        let state = JobState {
+            slices: threads,
+            window: threads,
+            next: threads,
+            read: 0,
+            done: (0..threads).map(|_| None).collect(),
+            reader: None,
+            queued: false,
+            abandoned: false,
+        };
+        let job = Arc::new(Job { work, state: Mutex::new(state) });
+        for (thread, own) in lock(&self.queue.state).own.iter_mut().enumerate() {
+            own.push_back((Arc::clone(&job) as Arc<dyn Slice>, thread));
+        }
+        self.queue.wake.notify_all();
+        Slices { queue: Arc::clone(&self.queue), job }
+    }
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         lock(&self.queue.state).closed = true;
@@ -134,17 +164,20 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    fn work(&self) {
-        while let Some((job, slice)) = self.next() {
+    fn work(&self, thread: usize) {
+        while let Some((job, slice)) = self.next(thread) {
             job.run(slice);
         }
     }
 
-    fn next(&self) -> Option<(Arc<dyn Slice>, usize)> {
+    fn next(&self, thread: usize) -> Option<(Arc<dyn Slice>, usize)> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return None;
+            }
+            if let Some(own) = state.own.get_mut(thread).and_then(VecDeque::pop_front) {
+                return Some(own);
             }
             let Some(job) = state.jobs.pop_front() else {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -286,6 +319,17 @@ mod tests {
             let results = collect(workers.run(slices, |i| i * i)).await;
             assert_eq!(results, (0..slices).map(|i| Ok(i * i)).collect::<Vec<_>>());
         }
+    }
+
+    #[tokio::test]
+    async fn each_thread_runs_its_own_once() {
+        let workers = Workers::start(3).unwrap();
+        let jobs = [0, 1].map(|_| workers.on_each_thread(|n| (n, thread::current().name().map(str::to_owned))));
+        for job in jobs {
+            let expected: Vec<_> = (0..3).map(|n| Ok((n, Some(format!("worker-{n}"))))).collect();
+            assert_eq!(collect(job).await, expected);
+        }
+        assert_eq!(collect(workers.run(5, |i| i)).await.len(), 5);
     }
 
     #[tokio::test]

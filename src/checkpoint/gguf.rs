@@ -13,6 +13,7 @@ use super::family;
 use super::{Checkpoint, Conventions, Kind, Overrides, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
+use crate::tokenize::choose::Tokenizer;
 pub use header::is_gguf;
 use header::{Gguf, TensorInfo};
 
@@ -92,11 +93,11 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
 
     let (tokenizer, tokenizer_path) = match overrides.tokenizer {
         Some(_) => open_tokenizer(path, overrides)?,
-        None => (tokenizer::rebuild(&file, architecture)?, path.to_owned()),
+        None => (Tokenizer::of(tokenizer::rebuild(&file, architecture)?, path)?, path.to_owned()),
     };
-    let vocabulary = tokenizer.vocabulary();
     let mut warnings = Vec::new();
-    check_vocabulary(&vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+    warnings.extend(tokenizer.warning());
+    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
     Ok(Checkpoint {
         path: path.to_owned(),
         kind: Kind::Gguf,
@@ -107,7 +108,6 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         norm_source,
         tokenizer,
         tokenizer_path,
-        vocabulary,
         conventions: Conventions::TRANSFORMERS,
         warnings,
     })

@@ -33,8 +33,8 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
     warnings.extend(family.warnings(&config, overrides));
 
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
-    let vocabulary = tokenizer.vocabulary();
-    check_vocabulary(&vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+    warnings.extend(tokenizer.warning());
+    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
 
     Ok(Checkpoint {
         path: path.to_owned(),
@@ -51,7 +51,6 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         norm_source,
         tokenizer,
         tokenizer_path,
-        vocabulary,
         conventions: Conventions::TRANSFORMERS,
         warnings,
     })

@@ -14,7 +14,7 @@ use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabul
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
-use crate::tokenize::HfTokenizer;
+use crate::tokenize::Vocabulary;
 
 const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
 
@@ -130,9 +130,9 @@ impl StaticTable {
         let row_weights = weights.find(&["weights"])?.map(|weights| numbers(&weights, table.rows())).transpose()?;
 
         let (tokenizer, tokenizer_path) = open_tokenizer(&self.dir, overrides)?;
-        let vocabulary = tokenizer.vocabulary();
         let mut warnings = Vec::new();
-        check_vocabulary(&vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+        warnings.extend(tokenizer.warning());
+        check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
         Ok(Checkpoint {
             path: path.to_owned(),
             kind: self.kind,
@@ -151,17 +151,16 @@ impl StaticTable {
                 row_weights,
             },
             norm_source: None,
-            conventions: self.conventions(&tokenizer),
+            conventions: self.conventions(&tokenizer.vocabulary),
             tokenizer,
             tokenizer_path,
-            vocabulary,
             warnings,
         })
     }
 
     /// None of the libraries pools the template's special tokens; Model2Vec also leaves out the unknown one.
-    fn conventions(&self, tokenizer: &HfTokenizer) -> Conventions {
-        let left_out = if self.kind == Kind::Model2Vec { tokenizer.unknown_id() } else { None };
+    fn conventions(&self, vocabulary: &Vocabulary) -> Conventions {
+        let left_out = if self.kind == Kind::Model2Vec { vocabulary.unknown } else { None };
         Conventions { special_tokens: false, normalize: self.normalize, left_out }
     }
 

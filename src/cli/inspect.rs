@@ -53,9 +53,11 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     lines.push(("embedding scale", checkpoint.norm.embedding_scale.to_string()));
     lines.push(("memory", memory(&checkpoint)));
     let rebuilt = if checkpoint.tokenizer_path == checkpoint.path { "rebuilt from " } else { "" };
-    let tokenizer = format!("{rebuilt}{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.vocabulary.size);
+    let tokenizer =
+        format!("{rebuilt}{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.tokenizer.vocabulary.size);
     lines.push(("tokenizer", tokenizer));
     let special: Vec<String> = checkpoint
+        .tokenizer
         .vocabulary
         .added
         .iter()

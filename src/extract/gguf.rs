@@ -47,8 +47,11 @@ impl GgufSource {
         let dir = TempDir::new().map_err(|e| LoadError::io(std::env::temp_dir(), &e))?;
         let config = serde_json::to_vec_pretty(&config(&checkpoint, &family)).unwrap_or_default();
         staging::write(&dir.path().join("config.json"), &config)?;
-        let tokenizer = checkpoint.tokenizer.to_json().map_err(|e| LoadError::new(path, e))?;
-        staging::write(&dir.path().join("tokenizer.json"), tokenizer.as_bytes())?;
+        let to = dir.path().join("tokenizer.json");
+        match &checkpoint.tokenizer.rebuilt {
+            Some(json) => staging::write(&to, json.as_bytes())?,
+            None => staging::copy(&checkpoint.tokenizer_path, &to)?,
+        }
 
         let source = &checkpoint.table_source;
         let decoded = (source.map.is_none()).then(|| format!("the table from {}, the norm to F32", source.dtype));

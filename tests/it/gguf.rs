@@ -111,10 +111,10 @@ fn a_rebuilt_tokenizer_is_a_tokenizer_json() {
         let opened = open(&gguf(name));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokenizer.json");
-        std::fs::write(&file, opened.tokenizer.to_json().unwrap()).unwrap();
+        std::fs::write(&file, opened.tokenizer.rebuilt.as_ref().unwrap()).unwrap();
         let overrides = Overrides { tokenizer: Some(file), ..Overrides::default() };
         let again = Checkpoint::open(&gguf(name), &overrides).unwrap();
-        assert_eq!(again.vocabulary, opened.vocabulary);
+        assert_eq!(again.tokenizer.vocabulary, opened.tokenizer.vocabulary);
         let golden = golden(&gguf(name));
         let embedder = Embedder::new(again, Settings::default()).unwrap();
         for (text, ids) in golden.texts.iter().zip(&golden.ids) {

@@ -19,3 +19,6 @@ mod models;
 mod process;
 mod properties;
 mod static_tables;
+#[path = "../texts/mod.rs"]
+mod texts;
+mod tokenize;

@@ -13,7 +13,7 @@ use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWra
 
 use super::header::Gguf;
 use crate::error::LoadError;
-use crate::tokenize::HfTokenizer;
+use crate::tokenize::reference::HfTokenizer;
 
 /// Longer pieces are no vocabulary's; every way to cut one in two is tried.
 const LONGEST_PIECE: usize = 256;

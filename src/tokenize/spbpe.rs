@@ -1,0 +1,396 @@
+//! SentencePiece-style BPE (Llama 2, Mistral, Gemma), with the same ids as the `tokenizers` library.
+//!
+//! Such a tokenizer merges over the whole text: nothing splits it into words first. Here it is split all the same,
+//! where the merge table proves that no token can stand across ([`joins`]): in practice before each space and around
+//! punctuation. A word is then looked up in a cache of this thread ([`cache`]), or merged ([`merges`]).
+//!
+//! Inside, a space stands for U+2581: the normalizers that are supported leave no spaces, so it is free, takes one byte
+//! for three, and most texts need no normalized copy.
+
+mod added;
+mod cache;
+mod definition;
+mod joins;
+mod merges;
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use super::Tokenize;
+use added::AddedTokens;
+use cache::{Key, WholeWords, WordCache};
+use definition::{Definition, SPACE_MARK, Template};
+use joins::Joins;
+use merges::{Merges, NONE, Workspace};
+
+/// Characters are found by their number up to here, which holds all that vocabularies have.
+const MAX_CHARS: usize = 0x11_0000;
+
+pub struct SentencePieceBpe {
+    /// By character; a space is U+2581's. `NONE` for one that falls back to bytes.
+    characters: Vec<u32>,
+    /// By byte of a character that is not in the vocabulary.
+    bytes: [u32; 256],
+    joins: Joins,
+    whole_words: WholeWords,
+    merges: Merges,
+    /// Matched in the text as given.
+    added: Option<AddedTokens>,
+    /// Matched in the normalized text.
+    added_normalized: Option<AddedTokens>,
+    prepends_space: bool,
+    template: Template,
+    /// Lives as long as this tokenizer, so that threads know whose buffers to drop.
+    alive: Arc<()>,
+}
+
+/// What one thread keeps for one tokenizer.
+#[derive(Default)]
+struct Scratch {
+    cache: WordCache,
+    workspace: Workspace,
+    text: String,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<(Weak<()>, Box<Scratch>)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl SentencePieceBpe {
+    pub const NAME: &str = "spbpe";
+
+    /// From a tokenizer.json.
+    ///
+    /// # Errors
+    /// Names what in it is not reproduced here.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        let definition = Definition::parse(json)?;
+        let prepends_space = definition.prepends_space()?;
+        let template = definition.template()?;
+        let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
+        let vocabulary = vocabulary(&definition)?;
+        let bytes = byte_tokens(&vocabulary)?;
+        let characters = characters(&vocabulary)?;
+        let (joins, merges) = tables(&definition, &vocabulary)?;
+        let alive = Arc::new(());
+        let whole_words = WholeWords::new(&[]);
+        let mut this = Self {
+            characters,
+            bytes,
+            joins,
+            whole_words,
+            merges,
+            added,
+            added_normalized,
+            prepends_space,
+            template,
+            alive,
+        };
+        this.find_whole_words(&vocabulary);
+        Ok(this)
+    }
+
+    /// Runs `work` with this thread's buffers for this tokenizer.
+    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
+        SCRATCH.with_borrow_mut(|all| {
+            let mine = |(owner, _): &(Weak<()>, _)| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&self.alive));
+            if !all.first().is_some_and(mine) {
+                match all.iter().position(mine) {
+                    Some(at) => all.swap(0, at),
+                    None => {
+                        all.retain(|(owner, _)| owner.strong_count() > 0);
+                        all.insert(0, (Arc::downgrade(&self.alive), Box::default()));
+                    }
+                }
+            }
+            match all.first_mut() {
+                Some((_, scratch)) => work(scratch),
+                None => work(&mut Scratch::default()),
+            }
+        })
+    }
+
+    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let mut from = 0;
+        while let Some((place, id)) = self.added.as_ref().and_then(|added| added.next(text, from)) {
+            self.piece(text.get(from..place.start).unwrap_or_default(), scratch, ids);
+            ids.push(id);
+            from = place.end;
+        }
+        self.piece(text.get(from..).unwrap_or_default(), scratch, ids);
+    }
+
+    /// A text without added tokens, but for those that are matched when normalized.
+    fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Some(first) = piece.chars().next() else { return };
+        let mut normalized = std::mem::take(&mut scratch.text);
+        normalized.clear();
+        if let Some(added) = &self.added_normalized {
+            self.normalize(piece, &mut normalized);
+            let mut from = 0;
+            while let Some((place, id)) = added.next(&normalized, from) {
+                self.words(normalized.get(from..place.start).unwrap_or_default(), scratch, ids);
+                ids.push(id);
+                from = place.end;
+            }
+            self.words(normalized.get(from..).unwrap_or_default(), scratch, ids);
+        } else if memchr::memmem::find(piece.as_bytes(), SPACE_MARK_BYTES).is_some() {
+            self.normalize(piece, &mut normalized);
+            self.words(&normalized, scratch, ids);
+        } else if !self.prepends_space {
+            self.words(piece, scratch, ids);
+        } else if self.joins.may_join(' ', first) {
+            // The first word is copied behind its space, the others stay where they are.
+            let end = self.word_end(piece);
+            let (word, rest) = piece.split_at_checked(end).unwrap_or((piece, ""));
+            normalized.push(' ');
+            normalized.push_str(word);
+            self.words(&normalized, scratch, ids);
+            self.words(rest, scratch, ids);
+        } else {
+            self.character(' ', ids);
+            self.words(piece, scratch, ids);
+        }
+        scratch.text = normalized;
+    }
+
+    /// As the normalizer does, with spaces for U+2581.
+    fn normalize(&self, piece: &str, normalized: &mut String) {
+        if self.prepends_space {
+            normalized.push(' ');
+        }
+        for part in piece.split_inclusive(SPACE_MARK) {
+            match part.strip_suffix(SPACE_MARK) {
+                Some(part) => normalized.extend([part, " "]),
+                None => normalized.push_str(part),
+            }
+        }
+    }
+
+    /// Where the first word of `text` ends.
+    fn word_end(&self, text: &str) -> usize {
+        let mut characters = text.char_indices();
+        let Some((_, mut before)) = characters.next() else { return 0 };
+        for (at, character) in characters {
+            if !self.joins.may_join(before, character) {
+                return at;
+            }
+            before = character;
+        }
+        text.len()
+    }
+
+    fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let mut characters = text.char_indices();
+        let Some((_, mut before)) = characters.next() else { return };
+        let (mut start, mut length) = (0, 1);
+        for (at, character) in characters {
+            if !self.joins.may_join(before, character) {
+                if length == 1 {
+                    self.character(before, ids);
+                } else {
+                    self.word(text, start, at, scratch, ids);
+                }
+                (start, length) = (at, 0);
+            }
+            length += 1;
+            before = character;
+        }
+        if length == 1 {
+            self.character(before, ids);
+        } else {
+            self.word(text, start, text.len(), scratch, ids);
+        }
+    }
+
+    fn character(&self, character: char, ids: &mut Vec<u32>) {
+        match self.characters.get(character as usize) {
+            Some(&id) if id != NONE => ids.push(id),
+            _ => {
+                let mut buffer = [0; 4];
+                let bytes = character.encode_utf8(&mut buffer).bytes();
+                ids.extend(bytes.filter_map(|byte| self.bytes.get(usize::from(byte))));
+            }
+        }
+    }
+
+    fn word(&self, text: &str, start: usize, end: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Some(key) = Key::new(text.as_bytes(), start, end) else {
+            self.merge(text.get(start..end).unwrap_or_default(), &mut scratch.workspace);
+            ids.extend_from_slice(&scratch.workspace.symbols);
+            return;
+        };
+        let hash = key.hash();
+        if let Some(known) = scratch.cache.get(&key, hash) {
+            ids.extend_from_slice(known);
+        } else if let Some(id) = self.whole_words.get(&key, hash) {
+            ids.push(id);
+            scratch.cache.put(key, hash, &[id]);
+        } else {
+            self.merge(text.get(start..end).unwrap_or_default(), &mut scratch.workspace);
+            ids.extend_from_slice(&scratch.workspace.symbols);
+            scratch.cache.put(key, hash, &scratch.workspace.symbols);
+        }
+    }
+
+    /// Leaves the tokens of `word` in `workspace.symbols`.
+    fn merge(&self, word: &str, workspace: &mut Workspace) {
+        workspace.symbols.clear();
+        for character in word.chars() {
+            self.character(character, &mut workspace.symbols);
+        }
+        self.merges.apply(workspace);
+    }
+
+    /// The vocabulary's words that merge into themselves; not each does.
+    fn find_whole_words(&mut self, vocabulary: &HashMap<&str, u32>) {
+        let mut workspace = Workspace::default();
+        let mut words = Vec::new();
+        for (text, &id) in vocabulary {
+            let word = spaced(text);
+            self.merge(&word, &mut workspace);
+            if workspace.symbols == [id]
+                && let Some(key) = Key::new(word.as_bytes(), 0, word.len())
+            {
+                words.push((key, id));
+            }
+        }
+        self.whole_words = WholeWords::new(&words);
+    }
+}
+
+const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
+
+impl Tokenize for SentencePieceBpe {
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        if u32::try_from(text.len()).is_err() {
+            return Err("a text of 4 GiB or more".to_owned());
+        }
+        if special {
+            ids.extend_from_slice(&self.template.before);
+        }
+        self.with_scratch(|scratch| self.text(text, scratch, ids));
+        if special {
+            ids.extend_from_slice(&self.template.after);
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+}
+
+type Matchers = (Option<AddedTokens>, Option<AddedTokens>);
+
+fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Matchers, String> {
+    let mut contents = HashSet::new();
+    let (mut given, mut normalized) = (Vec::new(), Vec::new());
+    for token in &definition.added_tokens {
+        let content = token.content.as_str();
+        if !contents.insert(content) {
+            return Err(format!("the added token {content:?} is listed twice"));
+        }
+        if token.normalized {
+            let prefix = if prepends_space { " " } else { "" };
+            normalized.push((format!("{prefix}{}", spaced(content)), token.id));
+        } else {
+            given.push((content.to_owned(), token.id));
+        }
+    }
+    Ok((AddedTokens::new(&given)?, AddedTokens::new(&normalized)?))
+}
+
+fn vocabulary<'d>(definition: &'d Definition<'_>) -> Result<HashMap<&'d str, u32>, String> {
+    let entries = &definition.model.vocab;
+    let mut vocabulary = HashMap::with_capacity(entries.len());
+    // As many ids as entries, but for gaps: the tables below are as long as the highest id's bits only.
+    let mut ids: Vec<u32> = Vec::with_capacity(entries.len());
+    for (text, id) in entries {
+        if vocabulary.insert(text.0.as_ref(), *id).is_some() {
+            return Err(format!("the vocabulary has {:?} twice", text.0));
+        }
+        ids.push(*id);
+    }
+    ids.sort_unstable();
+    if ids.windows(2).any(|pair| pair.first() == pair.last()) {
+        return Err("two tokens of the vocabulary have the same id".to_owned());
+    }
+    Ok(vocabulary)
+}
+
+/// Every character has a token, or bytes: then the unknown token is never needed.
+fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
+    let mut tokens = [NONE; 256];
+    for (byte, token) in (0..=u8::MAX).zip(&mut tokens) {
+        match vocabulary.get(format!("<0x{byte:02X}>").as_str()) {
+            Some(&id) => *token = id,
+            None if byte.is_ascii() && vocabulary.contains_key(char::from(byte).to_string().as_str()) => {}
+            // No UTF-8 has these.
+            None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
+            None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
+        }
+    }
+    Ok(tokens)
+}
+
+fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, String> {
+    let single = |text: &str| {
+        let mut characters = text.chars();
+        characters.next().filter(|_| characters.next().is_none())
+    };
+    let mut table = Vec::new();
+    for (text, &id) in vocabulary {
+        // A space in a text is U+2581 before the model sees it.
+        if let Some(character) = single(text).filter(|&c| c != ' ') {
+            let at = spaced_char(character) as usize;
+            if table.len() <= at {
+                table.resize((at + 1).next_multiple_of(1 << 12).min(MAX_CHARS), NONE);
+            }
+            if let Some(place) = table.get_mut(at) {
+                *place = id;
+            }
+        }
+    }
+    if table.get(' ' as usize).is_none_or(|&id| id == NONE) {
+        return Err("the vocabulary has no token for U+2581".to_owned());
+    }
+    Ok(table)
+}
+
+/// With a space for U+2581.
+fn spaced(text: &str) -> String {
+    text.replace(SPACE_MARK, " ")
+}
+
+fn spaced_char(character: char) -> char {
+    if character == SPACE_MARK { ' ' } else { character }
+}
+
+fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<(Joins, Merges), String> {
+    let mut merges = Vec::with_capacity(definition.model.merges.len());
+    let mut pairs = HashSet::new();
+    let mut whole = String::new();
+    for merge in &definition.model.merges {
+        let (left, right) = (&merge.0, &merge.1);
+        whole.clear();
+        whole.extend([left.as_ref(), right.as_ref()]);
+        let id = |text: &str| {
+            vocabulary.get(text).copied().ok_or_else(|| format!("the merge of {left:?} and {right:?} has no token"))
+        };
+        let ids = (id(left)?, id(right)?, id(&whole)?);
+        // Their characters are not those of the text that they stand for, so nothing could be proven.
+        if [left, right].iter().any(|part| part.len() == 6 && part.starts_with("<0x")) {
+            return Err("a merge takes a byte token".to_owned());
+        }
+        let (Some(x), Some(y)) = (left.chars().next_back(), right.chars().next()) else {
+            return Err("a merge takes an empty token".to_owned());
+        };
+        pairs.insert((spaced_char(x), spaced_char(y)));
+        merges.push(ids);
+    }
+    let max_id = vocabulary.values().copied().max().unwrap_or(0);
+    let merges = Merges::new(&merges, max_id).ok_or("the ids and the merges are too many")?;
+    Ok((Joins::new(pairs.into_iter()), merges))
+}

@@ -1,0 +1,47 @@
+//! Added tokens in a text: the leftmost first, of those that begin there the longest.
+
+use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
+
+pub struct AddedTokens {
+    automaton: AhoCorasick,
+    ids: Vec<u32>,
+    /// Whether a token begins with that byte.
+    begins: [bool; 256],
+}
+
+impl AddedTokens {
+    /// `None` for no tokens.
+    ///
+    /// # Errors
+    /// When there are too many for an automaton.
+    pub fn new(tokens: &[(String, u32)]) -> Result<Option<Self>, String> {
+        if tokens.is_empty() {
+            return Ok(None);
+        }
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .start_kind(StartKind::Anchored)
+            .build(tokens.iter().map(|(content, _)| content))
+            .map_err(|e| format!("the added tokens make no automaton: {e}"))?;
+        let mut begins = [false; 256];
+        for (content, _) in tokens {
+            if let Some(place) = content.bytes().next().and_then(|byte| begins.get_mut(usize::from(byte))) {
+                *place = true;
+            }
+        }
+        Ok(Some(Self { automaton, ids: tokens.iter().map(|&(_, id)| id).collect(), begins }))
+    }
+
+    /// The next token at or after `from`: where it stands, and its id.
+    pub fn next(&self, text: &str, mut from: usize) -> Option<(std::ops::Range<usize>, u32)> {
+        loop {
+            let rest = text.as_bytes().get(from..)?;
+            from += rest.iter().position(|&byte| self.begins.get(usize::from(byte)).is_some_and(|&begins| begins))?;
+            let input = Input::new(text).range(from..).anchored(Anchored::Yes);
+            if let Some(found) = self.automaton.find(input) {
+                return Some((found.range(), self.ids.get(found.pattern().as_usize()).copied()?));
+            }
+            from += 1;
+        }
+    }
+}

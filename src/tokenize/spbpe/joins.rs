@@ -1,0 +1,79 @@
+//! Where a text can be cut without changing its tokens.
+
+/// Which characters can ever stand on the two sides of a merge.
+///
+/// The first token to span a place in a text comes from a merge whose left part ends with the character before it and
+/// whose right part begins with the one after it. If no merge in the model does, no token spans the place, and since
+/// merges on its two sides do not touch each other, each side can be tokenized alone: the result is the same.
+pub struct Joins {
+    /// Bit `y` of entry `x`, for ASCII.
+    ascii: [u128; 128],
+    /// For the rest one bit per hash of a pair. A false bit is a proof; a true one may be another pair's, and only
+    /// makes a word longer.
+    filter: Vec<u64>,
+    shift: u32,
+}
+
+impl Joins {
+    pub fn new(pairs: impl ExactSizeIterator<Item = (char, char)>) -> Self {
+        // At least 32 bits a pair: one in 32 that cannot join passes.
+        let bits = (32 * pairs.len()).next_power_of_two().clamp(1 << 10, 1 << 30);
+        let mut joins = Self { ascii: [0; 128], filter: vec![0; bits / 64], shift: u64::BITS - bits.trailing_zeros() };
+        for (x, y) in pairs {
+            if y.is_ascii()
+                && let Some(row) = joins.ascii.get_mut(x as usize)
+            {
+                *row |= 1 << y as u32;
+            } else {
+                let (word, bit) = joins.place(x, y);
+                if let Some(word) = joins.filter.get_mut(word) {
+                    *word |= bit;
+                }
+            }
+        }
+        joins
+    }
+
+    fn place(&self, x: char, y: char) -> (usize, u64) {
+        let hash = (u64::from(x) << 21 | u64::from(y)).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift;
+        ((hash / 64) as usize, 1 << (hash % 64))
+    }
+
+    /// Whether a token may span the place between `x` and `y`.
+    #[inline]
+    pub fn may_join(&self, x: char, y: char) -> bool {
+        match self.ascii.get(x as usize) {
+            Some(row) if y.is_ascii() => row >> y as u32 & 1 == 1,
+            _ => {
+                let (word, bit) = self.place(x, y);
+                self.filter.get(word).is_some_and(|word| word & bit != 0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_that_joins_is_never_missed_and_few_others_pass() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut draw = |limit| (0..limit).map(|_| (rng.char(..), rng.char(..'\u{250}'))).collect::<Vec<_>>();
+        let (pairs, others) = (draw(5_000), draw(50_000));
+        let joins = Joins::new(pairs.iter().copied());
+        assert!(pairs.iter().all(|&(x, y)| joins.may_join(x, y)));
+        let passing = others.iter().filter(|&&(x, y)| joins.may_join(x, y) && !pairs.contains(&(x, y))).count();
+        assert!(passing < others.len() / 20, "{passing}");
+    }
+
+    #[test]
+    fn among_ascii_it_is_exact() {
+        let joins = Joins::new([('a', 'b'), (' ', '~'), ('\0', '\u{7f}')].into_iter());
+        let found: Vec<(char, char)> = ('\0'..='\u{7f}')
+            .flat_map(|x| ('\0'..='\u{7f}').map(move |y| (x, y)))
+            .filter(|&(x, y)| joins.may_join(x, y))
+            .collect();
+        assert_eq!(found, [('\0', '\u{7f}'), (' ', '~'), ('a', 'b')]);
+    }
+}

@@ -1,0 +1,65 @@
+//! Compares the tokenizer that is chosen for each real tokenizer.json with the reference, on many generated texts.
+//!
+//!     REAL_DIR=target/real cargo test --release --test real_tokenizers
+//!
+//! `TEXTS` (100000 unless set) is how many for each; `MORE_TEXTS` names a file whose lines are added to the sentences.
+
+// Tests say what must hold by panicking.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+#[path = "../texts/mod.rs"]
+mod texts;
+
+use std::path::Path;
+
+use embedding_server::tokenize::Tokenize;
+use embedding_server::tokenize::choose::Tokenizer;
+use embedding_server::tokenize::reference::HfTokenizer;
+
+fn main() {
+    let Ok(dir) = std::env::var("REAL_DIR") else {
+        println!("no real tokenizers are compared: REAL_DIR is not set (tests/real/fetch makes that directory)");
+        return;
+    };
+    let count = std::env::var("TEXTS").map_or(100_000, |count| count.parse().unwrap());
+    let more: Vec<String> = std::env::var("MORE_TEXTS").map_or_else(
+        |_| Vec::new(),
+        |file| std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect(),
+    );
+    let mut compared = 0;
+    for entry in std::fs::read_dir(Path::new(&dir).join("tokenizers")).unwrap() {
+        let path = entry.unwrap().path().join("tokenizer.json");
+        if path.exists() {
+            compare(&path, count, &more);
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "{dir}/tokenizers holds no tokenizer.json");
+}
+
+fn compare(path: &Path, count: usize, more: &[String]) {
+    let json = std::fs::read(path).unwrap();
+    let reference = HfTokenizer::from_json(&json, path).unwrap();
+    let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
+    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let pieces: Vec<String> = value["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
+    let chosen = Tokenizer::open(path).unwrap();
+    assert_eq!(chosen.warning(), None, "{}", path.display());
+    let (mut bytes, mut tokens) = (0, 0);
+    let (mut expected, mut found) = (Vec::new(), Vec::new());
+    let texts = texts::Texts::new(11, &pieces, &added, more).take(count);
+    for (text, special) in texts.zip([true, false].into_iter().cycle()) {
+        expected.clear();
+        found.clear();
+        reference.encode(&text, special, &mut expected).unwrap();
+        chosen.implementation.encode(&text, special, &mut found).unwrap();
+        assert_eq!(found, expected, "{} by {}: {text:?}", path.display(), chosen.implementation.name());
+        bytes += text.len();
+        tokens += found.len();
+    }
+    println!(
+        "{} by {}: {count} texts, {bytes} bytes, {tokens} tokens: all equal",
+        path.display(),
+        chosen.implementation.name()
+    );
+}
