@@ -5,6 +5,7 @@
 
 pub mod family;
 pub mod map;
+pub mod refined;
 pub mod weights;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub struct Checkpoint {
     pub tokenizer: HfTokenizer,
     pub tokenizer_path: PathBuf,
     pub vocabulary: Vocabulary,
+    /// The rows were made to be summed as they are: no special tokens, and vectors of length 1, whatever is configured.
+    pub folded: bool,
     /// What a user should know although it is served.
     pub warnings: Vec<String>,
 }
@@ -62,6 +65,9 @@ impl Checkpoint {
             let problem = if path.exists() { "is not a directory" } else { "does not exist" };
             return Err(LoadError::new(path, problem)
                 .expected("a checkpoint directory: config.json, tokenizer.json and model.safetensors"));
+        }
+        if let Some(refined) = refined::open(path, overrides)? {
+            return Ok(refined);
         }
         let mut warnings = Vec::new();
         let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
@@ -97,6 +103,7 @@ impl Checkpoint {
             tokenizer,
             tokenizer_path,
             vocabulary,
+            folded: false,
             warnings,
         })
     }

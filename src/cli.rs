@@ -1,6 +1,10 @@
-//! The command line: serve, check, inspect. Turns flags into a layer of configuration, and errors into exit codes.
+//! The command line: serve, check, inspect, refine, eval. Turns flags into a layer of configuration, and errors into exit codes.
 
+#[cfg(feature = "refine")]
+mod eval;
 mod inspect;
+#[cfg(feature = "refine")]
+mod refine;
 mod serve;
 
 use std::fmt::Display;
@@ -35,6 +39,12 @@ enum Command {
     Check(ServeArgs),
     /// Print what a checkpoint is, without serving it.
     Inspect(InspectArgs),
+    /// Write a checkpoint with better rows, made from another's table and text: no training, no other model.
+    #[cfg(feature = "refine")]
+    Refine(refine::RefineArgs),
+    /// Measure how good models' vectors are, on files of your own or public ones.
+    #[cfg(feature = "refine")]
+    Eval(eval::EvalArgs),
 }
 
 #[derive(Args, Default)]
@@ -73,6 +83,10 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Check(args)) => check(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
+        #[cfg(feature = "refine")]
+        Some(Command::Refine(args)) => refine::run(&args),
+        #[cfg(feature = "refine")]
+        Some(Command::Eval(args)) => eval::run(&args),
     }
 }
 

@@ -127,8 +127,12 @@ impl Embedder {
     ///
     /// # Errors
     /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
-    pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
-        let Checkpoint { path, table, table_source, norm, tokenizer, .. } = checkpoint;
+    pub fn new(checkpoint: Checkpoint, mut settings: Settings) -> Result<Self, LoadError> {
+        let Checkpoint { path, table, table_source, norm, tokenizer, folded, .. } = checkpoint;
+        if folded {
+            settings.special_tokens = false;
+            settings.normalize = true;
+        }
         if let Some(dimensions) = settings.dimensions
             && !(1..=table.dimensions()).contains(&dimensions)
         {

@@ -13,6 +13,7 @@
 //! * [`pooling`] is the seam to the arithmetic: the CPU's own kernel, or candle on a device.
 //! * [`tokenize`] is the seam to tokenizers; [`cl100k`] reads the token ids that OpenAI's clients send.
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
+//! * [`refine`] makes better rows from the same table, and [`eval`] measures how good vectors are (feature `refine`).
 //! * [`config`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
@@ -29,8 +30,12 @@ pub mod checkpoint;
 pub mod cl100k;
 pub mod embedder;
 pub mod error;
+#[cfg(feature = "refine")]
+pub mod eval;
 pub mod norm;
 pub mod pooling;
+#[cfg(feature = "refine")]
+pub mod refine;
 pub mod table;
 pub mod tokenize;
 

@@ -77,6 +77,14 @@ impl HfTokenizer {
         Ok(Self(tokenizer))
     }
 
+    /// A Unigram model's `(id, ln p)`, without added tokens, which carry no probability; `None` for other models.
+    pub fn unigram_scores(&self) -> Option<Vec<(u32, f64)>> {
+        let tokenizers::ModelWrapper::Unigram(model) = self.0.get_model() else { return None };
+        let added = self.0.get_added_tokens_decoder();
+        let scores = (0..).zip(model.iter()).map(|(id, (_, score))| (id, *score));
+        Some(scores.filter(|(id, _)| !added.contains_key(id)).collect())
+    }
+
     pub fn vocabulary(&self) -> Vocabulary {
         let mut added: Vec<AddedToken> = self
             .0

@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Embedding, Module};
+use half::bf16;
 
 use super::Pooling;
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
-use crate::table::{EmbeddingTable, TableDtype};
+use crate::table::{EmbeddingTable, TableDtype, for_each};
 
 /// Tokens gathered at a time: bounds the f32 copy of the rows (at 4096 dimensions 64 MiB).
 const TOKENS_AT_A_TIME: usize = 4096;
@@ -33,12 +34,12 @@ impl DevicePooling {
     /// When it does not fit, or the device fails.
     pub fn new(table: &EmbeddingTable, norm: &CollapsedNorm, device: Device) -> Result<Self> {
         let (rows, dimensions) = (table.rows(), table.dimensions());
-        let dtype = match table.dtype() {
-            TableDtype::Bf16 => DType::BF16,
-            TableDtype::F16 => DType::F16,
-            TableDtype::F32 => DType::F32,
+        let stored = match table.dtype() {
+            TableDtype::Bf16 => Tensor::from_raw_buffer(table.bytes(), DType::BF16, &[rows, dimensions], &device)?,
+            TableDtype::F16 => Tensor::from_raw_buffer(table.bytes(), DType::F16, &[rows, dimensions], &device)?,
+            TableDtype::F32 => Tensor::from_raw_buffer(table.bytes(), DType::F32, &[rows, dimensions], &device)?,
+            TableDtype::Int8 | TableDtype::Int4 => integers(table, &device)?,
         };
-        let stored = Tensor::from_raw_buffer(table.bytes(), dtype, &[rows, dimensions], &device)?;
         let scale = Tensor::from_slice(&norm.scale, (rows, 1), &device)?;
         let corrections = if norm.corrections.is_empty() {
             None
@@ -85,6 +86,18 @@ impl DevicePooling {
         let mean = (total / ids.len() as f64)?;
         self.bias.as_ref().map_or(Ok(mean.clone()), |bias| mean.add(bias))
     }
+}
+
+/// The integers of a quantized table as bf16, which holds them exactly; `norm.scale` has their steps. candle has no
+/// gather over four bits, so on a device such a table is two bytes a number.
+fn integers(table: &EmbeddingTable, device: &Device) -> Result<Tensor> {
+    let mut row = vec![0.0f32; table.dimensions()];
+    let mut numbers = Vec::with_capacity(table.rows() * table.dimensions());
+    for id in (0..).take(table.rows()) {
+        for_each(table.dtype(), table.row(id).unwrap_or_default(), &mut row, |out, x| *out = x);
+        numbers.extend(row.iter().map(|&x| bf16::from_f32(x)));
+    }
+    Tensor::from_vec(numbers, (table.rows(), table.dimensions()), device)
 }
 
 impl Pooling for DevicePooling {
