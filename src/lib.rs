@@ -14,7 +14,7 @@
 //! * [`tokenize`] is the seam to tokenizers; [`cl100k`] reads the token ids that OpenAI's clients send.
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
 //! * [`refine`] makes better rows from the same table, and [`eval`] measures how good vectors are (feature `refine`).
-//! * [`config`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
+//! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
 //! use embedding_server::{checkpoint::Checkpoint, embedder::{Embedder, Settings}};
@@ -41,6 +41,8 @@ pub mod tokenize;
 
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

@@ -111,8 +111,11 @@ fn read_table(weights: &Weights, dimensions: usize) -> Result<(EmbeddingTable, S
         let scales = weights.find(&[SCALES])?.ok_or_else(|| missing(SCALES))?;
         let (numbers, rest) = scales.bytes.as_chunks();
         if scales.dtype != Dtype::F32 || numbers.len() != rows || !rest.is_empty() {
-            return Err(LoadError::new(&scales.path, format!("holds {SCALES} as {:?} {:?}", scales.dtype, scales.shape))
-                .expected(format!("F32 [{rows}], one for each row")));
+            return Err(LoadError::new(
+                &scales.path,
+                format!("holds {SCALES} as {:?} {:?}", scales.dtype, scales.shape),
+            )
+            .expected(format!("F32 [{rows}], one for each row")));
         }
         let scales: Vec<f32> = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
         EmbeddingTable::quantized(stored.bytes.clone(), dtype, dimensions, scales)

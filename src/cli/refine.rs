@@ -75,8 +75,9 @@ pub fn run(args: &RefineArgs) -> ExitCode {
 fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     if args.out.exists() && !args.force {
         // Said before the work, and again by `write` for who made the directory meanwhile.
-        return Err(LoadError::new(&args.out, "exists already")
-            .remedy("give --force to replace it, or another directory"));
+        return Err(
+            LoadError::new(&args.out, "exists already").remedy("give --force to replace it, or another directory")
+        );
     }
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;

@@ -221,5 +221,12 @@ fn count(
     }
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let found = texts.finish();
-    Ok(CorpusFile { name, bytes: found.bytes, sha256: found.sha256, texts: found.texts, skipped: found.skipped, tokens })
+    Ok(CorpusFile {
+        name,
+        bytes: found.bytes,
+        sha256: found.sha256,
+        texts: found.texts,
+        skipped: found.skipped,
+        tokens,
+    })
 }

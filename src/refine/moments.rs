@@ -77,7 +77,8 @@ impl Moments {
         let mut directions = Mat::<f64>::zeros(dimensions, dimensions);
         for j in 0..dimensions {
             let column = found.U().col(dimensions - 1 - j);
-            let largest = (0..dimensions).fold(0.0f64, |max, i| if column[i].abs() > max.abs() { column[i] } else { max });
+            let largest =
+                (0..dimensions).fold(0.0f64, |max, i| if column[i].abs() > max.abs() { column[i] } else { max });
             let sign = if largest < 0.0 { -1.0 } else { 1.0 };
             for i in 0..dimensions {
                 directions[(i, j)] = sign * column[i];

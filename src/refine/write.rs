@@ -76,9 +76,18 @@ pub fn write(
         // sentence-transformers finds a static model by this file.
         write_json(&partial.path.join("modules.json"), &modules()).map_err(io("modules.json"))?;
     }
-    write_tensors(&partial.path.join("model.safetensors"), dtype, refinement, &metadata, progress)
+    let rows = rows_written(dtype, checkpoint);
+    write_tensors(&partial.path.join("model.safetensors"), dtype, rows, refinement, &metadata, progress)
         .map_err(io("model.safetensors"))?;
     partial.finish(out)
+}
+
+/// Model2Vec takes a table of exactly the tokenizer's size: rows that no token has are left off, and an added token
+/// without a row gets one of zeros, which adds nothing. Integers, which it does not read, keep the source's rows.
+fn rows_written(dtype: RowDtype, checkpoint: &Checkpoint) -> usize {
+    let vocabulary = &checkpoint.vocabulary;
+    let last = vocabulary.added.last().map_or(0, |token| token.id).max(vocabulary.max_base_id);
+    if dtype.table().is_integer() { checkpoint.table.rows() } else { last as usize + 1 }
 }
 
 /// What the table was made from and how.
@@ -132,11 +141,12 @@ fn write_json(path: &Path, value: &Value) -> io::Result<()> {
 fn write_tensors(
     path: &Path,
     dtype: RowDtype,
+    rows: usize,
     made: &Refinement<'_>,
     metadata: &Value,
     progress: Progress<'_>,
 ) -> io::Result<()> {
-    let (rows, dimensions) = (made.rows(), made.dimensions());
+    let dimensions = made.dimensions();
     let (name, columns) = dtype.stored(dimensions);
     let width = dtype.table().row_bytes(dimensions).unwrap_or(usize::MAX);
     let scale_bytes = if dtype.table().is_integer() { rows * size_of::<f32>() } else { 0 };
@@ -158,9 +168,9 @@ fn write_tensors(
     file.write_all(header.as_bytes())?;
     file.seek(SeekFrom::Start(data + scale_bytes as u64))?;
     let mut scales: Vec<u8> = Vec::with_capacity(scale_bytes);
-    made.for_each_block(progress, |_, block| {
-        let rows: Vec<(f32, Vec<u8>)> = block.par_chunks(dimensions).map(|row| encode(dtype, row)).collect();
-        for (scale, bytes) in rows {
+    made.for_each_block(progress, |first, block| {
+        let encoded: Vec<(f32, Vec<u8>)> = block.par_chunks(dimensions).map(|row| encode(dtype, row)).collect();
+        for (scale, bytes) in encoded.into_iter().take(rows.saturating_sub(first)) {
             file.write_all(&bytes)?;
             if scale_bytes > 0 {
                 scales.extend(scale.to_le_bytes());
@@ -168,6 +178,10 @@ fn write_tensors(
         }
         io::Result::Ok(())
     })?;
+    let zeros = vec![0; width];
+    for _ in made.rows()..rows {
+        file.write_all(&zeros)?;
+    }
     file.seek(SeekFrom::Start(data))?;
     file.write_all(&scales)?;
     file.into_inner()?.sync_all()
@@ -191,7 +205,9 @@ struct Partial {
 impl Partial {
     fn create(out: &Path, force: bool) -> Result<Self, LoadError> {
         if out.exists() && !force {
-            return Err(LoadError::new(out, "exists already").remedy("give --force to replace it, or another directory"));
+            return Err(
+                LoadError::new(out, "exists already").remedy("give --force to replace it, or another directory")
+            );
         }
         if out.exists() && !out.join("config.json").exists() {
             return Err(LoadError::new(out, "exists and is no checkpoint, so it is not replaced")
@@ -231,4 +247,3 @@ fn beside(out: &Path, kind: &str) -> Option<PathBuf> {
     let name = out.file_name()?.to_string_lossy();
     Some(out.with_file_name(format!(".{name}.{kind}-{}", std::process::id())))
 }
-

@@ -147,7 +147,7 @@ fn text_field(json: &[u8], field: &str) -> Option<String> {
 
 /// Where to cut a piece of a line: behind its last space, or else before a character that may be incomplete.
 fn cut(piece: &[u8]) -> usize {
-    if let Some(space) = piece.iter().rposition(|b| b.is_ascii_whitespace()).filter(|&at| at > piece.len() / 2) {
+    if let Some(space) = piece.iter().rposition(u8::is_ascii_whitespace).filter(|&at| at > piece.len() / 2) {
         return space + 1;
     }
     let start = piece.iter().rposition(|b| b & 0xc0 != 0x80).unwrap_or(0);
@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn jsonl_is_read_by_its_field_and_all_else_is_skipped() {
-        let content = b"{\"text\": \"a\", \"n\": 1}\n{\"other\": \"b\"}\nnot json\n\n{\"text\": 3}\n[1]\n{\"text\": \"c\\n\"}";
+        let content =
+            b"{\"text\": \"a\", \"n\": 1}\n{\"other\": \"b\"}\nnot json\n\n{\"text\": 3}\n[1]\n{\"text\": \"c\\n\"}";
         let (texts, found) = all(content, Some("text"));
         assert_eq!(texts, ["a", "c\n"]);
         assert_eq!(found.skipped, 4);
