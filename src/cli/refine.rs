@@ -26,6 +26,9 @@ pub struct RefineArgs {
     /// The field of a .jsonl or .ndjson corpus that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
+    /// How much of the token frequencies the sample keeps beside --corpus: 0 takes the corpus alone.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+    sample_share: f64,
     /// Columns to keep: those of the most variance. All by default.
     #[arg(long, value_name = "K")]
     dimensions: Option<usize>,
@@ -103,7 +106,12 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
             None => Frequencies::of_sample(&checkpoint, threads, &progress)?,
         }
     } else {
-        Frequencies::of_corpus(&checkpoint, &args.corpus, &args.field, threads, &progress)?
+        Frequencies::of_corpus(&checkpoint, &args.corpus, &args.field, threads, &progress)?.with_sample(
+            &checkpoint,
+            args.sample_share,
+            threads,
+            &progress,
+        )?
     };
     let options = Options { a: args.a, whitening: args.whitening, dimensions: args.dimensions };
     let refinement = Refinement::fit(&checkpoint, &frequencies, &options, &progress)?;

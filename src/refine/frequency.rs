@@ -27,11 +27,11 @@ pub struct Frequencies {
 }
 
 /// What the probabilities come from; part of the output's config.json.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Source {
-    /// Files of the user's.
-    Corpus { files: Vec<CorpusFile>, tokens: u64 },
+    /// Files of the user's, and the share of the probabilities that is the sample's.
+    Corpus { files: Vec<CorpusFile>, tokens: u64, sample_share: f64 },
     /// The scores in tokenizer.json.
     Unigram { pieces: usize },
     /// The sentences in this program.
@@ -41,9 +41,10 @@ pub enum Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Corpus { files, tokens } => {
+            Self::Corpus { files, tokens, sample_share } => {
                 let texts: u64 = files.iter().map(|file| file.texts).sum();
-                write!(f, "{tokens} tokens in {texts} texts of {} files", files.len())
+                let share = 100.0 * sample_share;
+                write!(f, "{tokens} tokens in {texts} texts of {} files and {share:.0} % the sample", files.len())
             }
             Self::Unigram { pieces } => write!(f, "the scores of the tokenizer's {pieces} pieces"),
             Self::Sample { texts, tokens, .. } => {
@@ -106,7 +107,37 @@ impl Frequencies {
             return Err(LoadError::new(first, format!("holds no text; {skipped} lines could not be read"))
                 .expected("lines of UTF-8 text, or a .jsonl file of objects with the field that --field names"));
         }
-        Ok(Self { probabilities: normalized(&counts), source: Source::Corpus { files: read, tokens } })
+        Ok(Self {
+            probabilities: normalized(&counts),
+            source: Source::Corpus { files: read, tokens, sample_share: 0.0 },
+        })
+    }
+
+    /// Gives the sample `share` of the probabilities. Text of one language alone leaves most of the table's directions
+    /// without variance, and the whitening then rests on too few tokens.
+    ///
+    /// # Errors
+    /// When `share` is not in 0 to 1, or the tokenizer refuses a text.
+    pub fn with_sample(
+        mut self,
+        checkpoint: &Checkpoint,
+        share: f64,
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> Result<Self, LoadError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(LoadError::new("--sample-share", format!("is {share}")).expected("between 0 and 1"));
+        }
+        if share > 0.0 {
+            let sample = Self::of_sample(checkpoint, threads, progress)?;
+            for (p, sample) in self.probabilities.iter_mut().zip(sample.probabilities) {
+                *p = (1.0 - share) * *p + share * sample;
+            }
+        }
+        if let Source::Corpus { sample_share, .. } = &mut self.source {
+            *sample_share = share;
+        }
+        Ok(self)
     }
 
     /// `exp(score)` of a SentencePiece Unigram tokenizer, which was trained on the model's own text; `None` for others.

@@ -143,7 +143,7 @@ fn counts_are_the_same_in_every_form_and_on_any_number_of_threads() {
             // serde_json reads a float to within its last bit.
             let same = found.probabilities().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-15);
             assert!(same, "{file}, {threads} threads: {:?}", found.probabilities());
-            let Source::Corpus { files, tokens } = found.source() else { panic!("{:?}", found.source()) };
+            let Source::Corpus { files, tokens, .. } = found.source() else { panic!("{:?}", found.source()) };
             assert_eq!((files[0].texts, files[0].skipped, files[0].tokens), (60, 0, *tokens));
             assert_eq!(files[0].bytes, std::fs::metadata(fixture(file)).unwrap().len());
         }
@@ -163,6 +163,26 @@ fn unigram_scores_are_probabilities_without_markers() {
         assert!((p - expected).abs() < 1e-9, "{id}: {p} {expected}");
     }
     assert!(Frequencies::of_unigram(&open(&fixture("table"))).is_none());
+}
+
+#[test]
+fn the_sample_takes_its_share_beside_a_corpus() {
+    let source = open(&checkpoint("llama"));
+    let corpus = counted(&source, "corpus.txt", "text", 1);
+    let sample = Frequencies::of_sample(&source, 1, &quiet).unwrap();
+    for share in [0.0, 0.25, 1.0] {
+        let mixed = corpus.clone().with_sample(&source, share, 1, &quiet).unwrap();
+        for ((mixed, own), sample) in
+            mixed.probabilities().iter().zip(corpus.probabilities()).zip(sample.probabilities())
+        {
+            assert!((mixed - (own + share * (sample - own))).abs() < 1e-12);
+        }
+        let Source::Corpus { sample_share, .. } = mixed.source() else { panic!("{:?}", mixed.source()) };
+        assert_eq!(*sample_share, share);
+    }
+    for share in [-0.1, 1.1, f64::NAN] {
+        assert!(corpus.clone().with_sample(&source, share, 1, &quiet).is_err());
+    }
 }
 
 #[test]
