@@ -25,7 +25,7 @@ fn main() {
     let names: Vec<&str> = kernel::available().iter().map(|k| k.name).collect();
     println!("{:<28}{:>9}{}", "table and ids", "ceiling", names.iter().map(|n| format!("{n:>18}")).collect::<String>());
     for (rows, dimensions) in [(128_256, 4096), (262_144, 640)] {
-        for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::I8] {
+        for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::Int8, TableDtype::Int4] {
             if dtype != TableDtype::Bf16 && dimensions == 4096 {
                 continue;
             }
@@ -126,13 +126,13 @@ fn id(rng: &mut fastrand::Rng, rows: usize, zipfian: bool) -> u32 {
 }
 
 fn random_table(rows: usize, dimensions: usize, dtype: TableDtype) -> EmbeddingTable {
-    let mut bytes = vec![0u8; rows * dimensions * dtype.size()];
+    let mut bytes = vec![0u8; rows * dtype.row_bytes(dimensions).unwrap()];
     // Small positive numbers in every dtype: neither NaN nor subnormal.
     let pattern: &[u8] = match dtype {
         TableDtype::Bf16 => &[0x12, 0x3c, 0x34, 0x3c],
         TableDtype::F16 => &[0x12, 0x24, 0x34, 0x24],
         TableDtype::F32 => &[0x12, 0x34, 0x56, 0x3c],
-        TableDtype::I8 => &[1, 7, 0xf9, 100],
+        TableDtype::Int8 | TableDtype::Int4 => &[1, 7, 0xf9, 100],
     };
     for (i, byte) in bytes.iter_mut().enumerate() {
         *byte = pattern[i % pattern.len()];

@@ -7,6 +7,7 @@ pub mod family;
 pub mod gguf;
 pub mod hf;
 pub mod map;
+pub mod refined;
 pub mod static_table;
 pub mod weights;
 
@@ -44,6 +45,7 @@ pub enum Kind {
     Model2Vec,
     StaticEmbedding,
     WordLlama,
+    Refined,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
             Self::Model2Vec => "Model2Vec directory",
             Self::StaticEmbedding => "sentence-transformers StaticEmbedding",
             Self::WordLlama => "WordLlama table",
+            Self::Refined => "refined table",
         }
     }
 }
@@ -127,6 +130,10 @@ impl Checkpoint {
                 return Err(LoadError::new(path, "holds GGUF files and no config.json")
                     .expected("a checkpoint directory")
                     .remedy(format!("set path to one of them, such as {}", file.display())));
+            }
+            // Before the others: in floats it is a Model2Vec directory too.
+            if let Some(refined) = refined::open(path, overrides)? {
+                return Ok(refined);
             }
             return match static_table::recognize(path, overrides)? {
                 Some(found) => found.open(path, overrides),

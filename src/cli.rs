@@ -1,10 +1,15 @@
-//! The command line: serve, check, inspect, extract, fetch. Turns flags into a layer of configuration, and errors into exit codes.
+//! The command line: serve, check, inspect, extract, fetch, refine, eval. Turns flags into a layer of configuration, and
+//! errors into exit codes.
 
+#[cfg(feature = "refine")]
+mod eval;
 mod extract;
 mod fetch;
 mod inspect;
 mod progress;
 mod recipe;
+#[cfg(feature = "refine")]
+mod refine;
 mod serve;
 
 use std::fmt::Display;
@@ -44,6 +49,12 @@ enum Command {
     Extract(ExtractArgs),
     /// Fetch the layer 0 of a model of the Hub into its cache, and print where it is.
     Fetch(FetchArgs),
+    /// Write a checkpoint with better rows, made from another's table and text: no training, no other model.
+    #[cfg(feature = "refine")]
+    Refine(refine::RefineArgs),
+    /// Measure how good models' vectors are, on files of your own or public ones.
+    #[cfg(feature = "refine")]
+    Eval(eval::EvalArgs),
 }
 
 #[derive(Args, Default)]
@@ -120,6 +131,10 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Extract(args)) => finish(extract::run(&args)),
         Some(Command::Fetch(args)) => finish(fetch::run(&args)),
+        #[cfg(feature = "refine")]
+        Some(Command::Refine(args)) => refine::run(&args),
+        #[cfg(feature = "refine")]
+        Some(Command::Eval(args)) => eval::run(&args),
     }
 }
 

@@ -15,7 +15,8 @@
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
 //! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
 //!   [`location`] tells an id from a path.
-//! * [`config`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
+//! * `refine` makes better rows from the same table, and `eval` measures how good vectors are (feature `refine`).
+//! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
 //! use embedding_server::{checkpoint::Checkpoint, embedder::{Embedder, Settings}};
@@ -31,6 +32,8 @@ pub mod checkpoint;
 pub mod cl100k;
 pub mod embedder;
 pub mod error;
+#[cfg(feature = "refine")]
+pub mod eval;
 pub mod extract;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -38,11 +41,15 @@ pub mod location;
 pub mod norm;
 pub mod pooling;
 pub mod progress;
+#[cfg(feature = "refine")]
+pub mod refine;
 pub mod table;
 pub mod tokenize;
 
 #[cfg(feature = "server")]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

@@ -144,7 +144,8 @@ impl FinalNorm {
         let weights =
             self.embedding_norm.iter().chain([&self.norm]).map(|norm| norm.effective_weight(table.dimensions()));
         Ok(CollapsedNorm {
-            scale: scalars.iter().map(|row| row.scale).collect(),
+            // The kernel reads integers; what one is worth in its row joins the scale here.
+            scale: (0..).zip(&scalars).map(|(id, row)| row.scale * table.row_scale(id)).collect(),
             weight: weights.reduce(|a, b| product(&a, &b)).unwrap_or_default(),
             bias: self.norm.bias.clone(),
             corrections: directions

@@ -10,18 +10,26 @@ pub enum TableDtype {
     Bf16,
     F16,
     F32,
-    /// Whole numbers from -128 to 127, without a scale: Model2Vec's quantization.
-    I8,
+    /// Two's complement; the number is the integer times its row's scale, where it has one.
+    Int8,
+    /// Two numbers a byte, the even column in the low four bits, each stored plus 8; times the row's scale.
+    Int4,
 }
 
 impl TableDtype {
-    /// Bytes per number.
-    pub const fn size(self) -> usize {
+    /// The bytes of one row of `dimensions` numbers; `None` past `usize`.
+    pub const fn row_bytes(self, dimensions: usize) -> Option<usize> {
         match self {
-            Self::Bf16 | Self::F16 => 2,
-            Self::F32 => 4,
-            Self::I8 => 1,
+            Self::Bf16 | Self::F16 => dimensions.checked_mul(2),
+            Self::F32 => dimensions.checked_mul(4),
+            Self::Int8 => Some(dimensions),
+            Self::Int4 => Some(dimensions.div_ceil(2)),
         }
+    }
+
+    /// Whether rows are integers, and each has a scale.
+    pub const fn is_integer(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4)
     }
 
     pub const fn name(self) -> &'static str {
@@ -29,7 +37,8 @@ impl TableDtype {
             Self::Bf16 => "bf16",
             Self::F16 => "f16",
             Self::F32 => "f32",
-            Self::I8 => "int8",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 }
@@ -43,14 +52,44 @@ pub struct EmbeddingTable {
     dtype: TableDtype,
     stored_rows: usize,
     dimensions: usize,
+    /// The bytes of one row.
+    width: usize,
     mapping: Option<Arc<[u32]>>,
+    /// `stored_rows` numbers where integers have a scale.
+    row_scales: Option<Arc<[f32]>>,
 }
 
 impl EmbeddingTable {
     /// `None` unless `bytes` is exactly `rows * dimensions` numbers of `dtype`, and neither is zero.
     pub fn new(bytes: Bytes, dtype: TableDtype, rows: usize, dimensions: usize) -> Option<Self> {
-        let size = rows.checked_mul(dimensions)?.checked_mul(dtype.size())?;
-        (size == bytes.len() && size > 0).then_some(Self { bytes, dtype, stored_rows: rows, dimensions, mapping: None })
+        Self::of(bytes, dtype, rows, dimensions, None)
+    }
+
+    /// A table of integers, with `row_scales[t]` the size of one step in row `t`. `None` as for [`EmbeddingTable::new`], and
+    /// for other dtypes.
+    pub fn quantized(bytes: Bytes, dtype: TableDtype, dimensions: usize, row_scales: Vec<f32>) -> Option<Self> {
+        dtype.is_integer().then_some(())?;
+        Self::of(bytes, dtype, row_scales.len(), dimensions, Some(row_scales.into()))
+    }
+
+    fn of(
+        bytes: Bytes,
+        dtype: TableDtype,
+        stored_rows: usize,
+        dimensions: usize,
+        row_scales: Option<Arc<[f32]>>,
+    ) -> Option<Self> {
+        let width = dtype.row_bytes(dimensions)?;
+        let size = stored_rows.checked_mul(width)?;
+        (size == bytes.len() && size > 0).then_some(Self {
+            bytes,
+            dtype,
+            stored_rows,
+            dimensions,
+            width,
+            mapping: None,
+            row_scales,
+        })
     }
 
     /// The table whose row `id` is the stored row `mapping[id]`. `None` unless every one of those exists.
@@ -91,24 +130,33 @@ impl EmbeddingTable {
 
     /// The stored bytes of token `id`'s row, or `None` past the last.
     pub fn row(&self, id: u32) -> Option<&[u8]> {
-        let row = match &self.mapping {
-            None => id,
-            Some(mapping) => *mapping.get(id as usize)?,
-        };
-        let width = self.dimensions * self.dtype.size();
-        let start = (row as usize).checked_mul(width)?;
-        self.bytes.get(start..start.checked_add(width)?)
+        let start = self.stored_row(id)?.checked_mul(self.width)?;
+        self.bytes.get(start..start.checked_add(self.width)?)
+    }
+
+    fn stored_row(&self, id: u32) -> Option<usize> {
+        match &self.mapping {
+            None => Some(id as usize),
+            Some(mapping) => Some(*mapping.get(id as usize)? as usize),
+        }
+    }
+
+    /// What [`for_each`]'s numbers of token `id`'s row are to be multiplied with: 1 but for integers with scales.
+    pub fn row_scale(&self, id: u32) -> f32 {
+        let of = |scales: &Arc<[f32]>| self.stored_row(id).and_then(|row| scales.get(row).copied()).unwrap_or(0.0);
+        self.row_scales.as_ref().map_or(1.0, of)
     }
 
     /// Decodes one row into `out` (`dimensions` numbers); `false` past the last row.
     pub fn read_row(&self, id: u32, out: &mut [f32]) -> bool {
         let Some(row) = self.row(id) else { return false };
-        for_each(self.dtype, row, out, |out, x| *out = x);
+        let scale = self.row_scale(id);
+        for_each(self.dtype, row, out, |out, x| *out = scale * x);
         true
     }
 }
 
-/// Calls `f(out[i], number i of row)` for as many numbers as `out` takes.
+/// Calls `f(out[i], number i of row)` for as many numbers as `out` takes. Integers come without their row's scale.
 ///
 /// The one place that knows how a number is stored; the compiler makes a loop over vectors of each arm.
 #[inline]
@@ -133,13 +181,26 @@ pub fn for_each(dtype: TableDtype, row: &[u8], out: &mut [f32], mut f: impl FnMu
                 f(out, f32::from_le_bytes(x));
             }
         }
-        TableDtype::I8 => {
+        TableDtype::Int8 => {
             for (out, &x) in out.iter_mut().zip(row) {
                 f(out, f32::from(x.cast_signed()));
             }
         }
+        TableDtype::Int4 => {
+            let (pairs, last) = out.as_chunks_mut();
+            for ([even, odd], &x) in pairs.iter_mut().zip(row) {
+                f(even, f32::from(x & 0xf) - INT4_OFFSET);
+                f(odd, f32::from(x >> 4) - INT4_OFFSET);
+            }
+            if let ([even], Some(&x)) = (last, row.get(pairs.len())) {
+                f(even, f32::from(x & 0xf) - INT4_OFFSET);
+            }
+        }
     }
 }
+
+/// Four bits hold -8 to 7, stored as 0 to 15.
+const INT4_OFFSET: f32 = 8.0;
 
 /// An f16 as f32, exactly, without the branches and calls of half's conversion, which stop vectorization.
 ///
@@ -165,7 +226,8 @@ mod tests {
             TableDtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F32 => numbers.iter().flat_map(|&x| x.to_le_bytes()).collect(),
-            TableDtype::I8 => numbers.iter().map(|&x| x as i8 as u8).collect(),
+            TableDtype::Int8 => numbers.iter().map(|&x| x as i8 as u8).collect(),
+            TableDtype::Int4 => unreachable!("its rows are not whole bytes"),
         };
         EmbeddingTable::new(bytes.into(), dtype, 2, 3).unwrap()
     }
@@ -185,7 +247,7 @@ mod tests {
     #[test]
     fn whole_numbers_keep_their_sign() {
         let mut row = [0.0; 3];
-        assert!(table(TableDtype::I8, &[0.0, 0.0, 0.0, 127.0, -128.0, -1.0]).read_row(1, &mut row));
+        assert!(table(TableDtype::Int8, &[0.0, 0.0, 0.0, 127.0, -128.0, -1.0]).read_row(1, &mut row));
         assert_eq!(row, [127.0, -128.0, -1.0]);
     }
 
@@ -222,5 +284,40 @@ mod tests {
         assert!(EmbeddingTable::new(bytes.clone(), TableDtype::F32, 3, 3).is_none());
         assert!(EmbeddingTable::new(bytes.clone(), TableDtype::Bf16, usize::MAX, 2).is_none());
         assert!(EmbeddingTable::new(Bytes::new(), TableDtype::Bf16, 0, 3).is_none());
+    }
+
+    #[test]
+    fn integers_are_numbers_of_their_rows_step() {
+        let int8 = Bytes::from(vec![1i8, -127, 0, -128, 127, 3].into_iter().map(i8::cast_unsigned).collect::<Vec<_>>());
+        let table = EmbeddingTable::quantized(int8, TableDtype::Int8, 3, vec![0.5, 2.0]).unwrap();
+        let mut row = [0.0; 3];
+        assert!(table.read_row(0, &mut row));
+        assert_eq!(row, [0.5, -63.5, 0.0]);
+        assert!(table.read_row(1, &mut row));
+        assert_eq!(row, [-256.0, 254.0, 6.0]);
+        assert!(!table.read_row(2, &mut row));
+    }
+
+    #[test]
+    fn four_bits_are_low_first_and_an_odd_row_ends_in_half_a_byte() {
+        // Columns -8, 7, 0 and 1, -1, -7, then a half that no column reads.
+        let int4 = Bytes::from(vec![0xf0, 0x08, 0x79, 0xf1]);
+        let table = EmbeddingTable::quantized(int4, TableDtype::Int4, 3, vec![1.0, 0.25]).unwrap();
+        let mut row = [9.0; 3];
+        assert!(table.read_row(0, &mut row));
+        assert_eq!(row, [-8.0, 7.0, 0.0]);
+        assert!(table.read_row(1, &mut row));
+        assert_eq!(row, [0.25, -0.25, -1.75]);
+        let mut prefix = [9.0; 1];
+        assert!(table.read_row(1, &mut prefix));
+        assert_eq!(prefix, [0.25]);
+    }
+
+    #[test]
+    fn floats_take_no_scales_and_every_row_has_one() {
+        let bytes = Bytes::from(vec![0; 24]);
+        assert!(EmbeddingTable::quantized(bytes.clone(), TableDtype::F32, 3, vec![1.0; 2]).is_none());
+        assert!(EmbeddingTable::quantized(bytes.clone(), TableDtype::Int8, 4, vec![1.0; 5]).is_none());
+        assert!(EmbeddingTable::quantized(bytes, TableDtype::Int4, 7, vec![1.0; 6]).is_some());
     }
 }

@@ -182,7 +182,7 @@ impl StaticTable {
 fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
     let found = match tensor.dtype {
         // Model2Vec averages the whole numbers as they are; their scale is gone, and cosines do not need it.
-        Dtype::I8 => tensor.as_table(TableDtype::I8),
+        Dtype::I8 => tensor.as_table(TableDtype::Int8),
         Dtype::F64 => {
             return Err(LoadError::new(&tensor.path, format!("holds {} as F64", tensor.name))
                 .expected("F32, F16, BF16 or I8")

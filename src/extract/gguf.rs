@@ -83,7 +83,8 @@ fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)>
         TableDtype::Bf16 => Dtype::BF16,
         TableDtype::F16 => Dtype::F16,
         TableDtype::F32 => Dtype::F32,
-        TableDtype::I8 => Dtype::I8,
+        TableDtype::Int8 => Dtype::I8,
+        TableDtype::Int4 => Dtype::U8,
     };
     let mut tensors = vec![tensor(TABLE, dtype, vec![table.stored_rows(), table.dimensions()], table.bytes().clone())];
     let Norm { weight, bias, .. } = &checkpoint.norm.norm;

@@ -153,7 +153,7 @@ impl Layout {
 fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorInfo {
     let dtype = match dtype {
         // An extracted table is a model's own: integers need scales that it has no place for.
-        None | Some(TableDtype::I8) => from.dtype,
+        None | Some(TableDtype::Int8 | TableDtype::Int4) => from.dtype,
         Some(TableDtype::Bf16) => Dtype::BF16,
         Some(TableDtype::F16) => Dtype::F16,
         Some(TableDtype::F32) => Dtype::F32,
@@ -214,8 +214,9 @@ impl Converter {
     fn next<'a>(&'a mut self, piece: &'a [u8]) -> Result<&'a [u8], String> {
         let Some((from, to)) = self.dtypes else { return Ok(piece) };
         self.rest.extend_from_slice(piece);
-        let whole = self.rest.len() / from.size() * from.size();
-        self.numbers.resize(whole / from.size(), 0.0);
+        let size = from.row_bytes(1).unwrap_or(1);
+        let whole = self.rest.len() / size * size;
+        self.numbers.resize(whole / size, 0.0);
         for_each(from, self.rest.get(..whole).unwrap_or_default(), &mut self.numbers, |out, x| *out = x);
         self.rest.drain(..whole);
         self.out.clear();
@@ -223,7 +224,7 @@ impl Converter {
             let fits = match to {
                 TableDtype::Bf16 => push(&mut self.out, bf16::from_f32(x).to_le_bytes(), bf16::from_f32(x).is_finite()),
                 TableDtype::F16 => push(&mut self.out, f16::from_f32(x).to_le_bytes(), f16::from_f32(x).is_finite()),
-                TableDtype::F32 | TableDtype::I8 => push(&mut self.out, x.to_le_bytes(), true),
+                TableDtype::F32 | TableDtype::Int8 | TableDtype::Int4 => push(&mut self.out, x.to_le_bytes(), true),
             };
             if !fits && x.is_finite() {
                 return Err(format!("cannot hold {} as {}: it has the number {x}", self.name, to.name()));

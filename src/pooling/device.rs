@@ -2,12 +2,12 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Embedding, Module};
-use half::f16;
+use half::bf16;
 
 use super::Pooling;
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
-use crate::table::{EmbeddingTable, TableDtype};
+use crate::table::{EmbeddingTable, TableDtype, for_each};
 
 /// Tokens gathered at a time: bounds the f32 copy of the rows (at 4096 dimensions 64 MiB).
 const TOKENS_AT_A_TIME: usize = 4096;
@@ -41,11 +41,7 @@ impl DevicePooling {
             TableDtype::Bf16 => Tensor::from_raw_buffer(table.bytes(), DType::BF16, shape, &device)?,
             TableDtype::F16 => Tensor::from_raw_buffer(table.bytes(), DType::F16, shape, &device)?,
             TableDtype::F32 => Tensor::from_raw_buffer(table.bytes(), DType::F32, shape, &device)?,
-            // candle has no int8; f16 holds every whole number to 2048.
-            TableDtype::I8 => {
-                let numbers: Vec<f16> = table.bytes().iter().map(|&x| f16::from_f32(x.cast_signed().into())).collect();
-                Tensor::from_vec(numbers, shape, &device)?
-            }
+            TableDtype::Int8 | TableDtype::Int4 => integers(table, &device)?,
         };
         let mapping = table.mapping().map(|mapping| Tensor::new(mapping, &device)).transpose()?;
         let scale = Tensor::from_slice(&norm.scale, (rows, 1), &device)?;
@@ -99,6 +95,19 @@ impl DevicePooling {
         let mean = (total / ids.len() as f64)?;
         self.bias.as_ref().map_or(Ok(mean.clone()), |bias| mean.add(bias))
     }
+}
+
+/// The stored integers of a table as bf16, which holds them exactly; `norm.scale` has their steps. candle has no gather
+/// over eight or four bits, so on a device such a table is two bytes a number.
+fn integers(table: &EmbeddingTable, device: &Device) -> Result<Tensor> {
+    let (rows, dimensions) = (table.stored_rows(), table.dimensions());
+    let mut row = vec![0.0f32; dimensions];
+    let mut numbers = Vec::with_capacity(rows * dimensions);
+    for stored in table.bytes().chunks(table.bytes().len() / rows) {
+        for_each(table.dtype(), stored, &mut row, |out, x| *out = x);
+        numbers.extend(row.iter().map(|&x| bf16::from_f32(x)));
+    }
+    Tensor::from_vec(numbers, (rows, dimensions), device)
 }
 
 impl Pooling for DevicePooling {

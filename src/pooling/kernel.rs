@@ -86,10 +86,10 @@ impl Kernel {
     /// `sums` is as long as the dimensions wanted, a prefix of each row, and stays in the kernel's own order until
     /// [`Kernel::order`]. A row that is shorter than that, and those past [`GROUP`], add nothing.
     pub fn add(&self, dtype: TableDtype, rows: &[&[u8]], scales: &[f32], ahead: &[&[u8]], sums: &mut [f32]) {
-        let group = Group::new(rows, scales, ahead, sums.len() * dtype.size());
+        let group = Group::new(rows, scales, ahead, dtype.row_bytes(sums.len()).unwrap_or(usize::MAX));
         let done = (self.add)(dtype, &group, sums);
         for (i, sums) in sums.get_mut(done..).unwrap_or_default().chunks_mut(PORTABLE_COLUMNS).enumerate() {
-            let at = (done + i * PORTABLE_COLUMNS) * dtype.size();
+            let at = dtype.row_bytes(done + i * PORTABLE_COLUMNS).unwrap_or(usize::MAX);
             let mut total = [0.0; PORTABLE_COLUMNS];
             for (row, scale) in group.rows() {
                 for_each(dtype, row.get(at..).unwrap_or_default(), &mut total, |sum, x| *sum += scale * x);
@@ -134,7 +134,11 @@ mod tests {
             TableDtype::Bf16 => numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F16 => numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
             TableDtype::F32 => numbers.iter().flat_map(|&x| x.to_le_bytes()).collect(),
-            TableDtype::I8 => numbers.iter().map(|&x| ((x * 127.0) as i8).cast_unsigned()).collect(),
+            TableDtype::Int4 => {
+                let half = |x: f32| (x * 7.0) as i8 + 8;
+                numbers.chunks(2).map(|p| (half(p[0]) | half(*p.get(1).unwrap_or(&0.0)) << 4).cast_unsigned()).collect()
+            }
+            TableDtype::Int8 => numbers.iter().map(|&x| ((x * 127.0) as i8).cast_unsigned()).collect(),
         }
     }
 
@@ -157,11 +161,13 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let dimensions = width - less % width;
             let scales: Vec<f32> = (0..count).map(|_| rng.f32() * 4.0 - 2.0).collect();
-            for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::I8] {
-                let numbers: Vec<f32> = (0..count * width).map(|_| rng.f32() * 2.0 - 1.0).collect();
+            for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::Int8, TableDtype::Int4] {
                 let mut bytes = vec![0; shift];
-                bytes.extend(stored(dtype, &numbers));
-                let rows: Vec<&[u8]> = bytes[shift..].chunks(width * dtype.size()).collect();
+                for _ in 0..count {
+                    let numbers: Vec<f32> = (0..width).map(|_| rng.f32() * 2.0 - 1.0).collect();
+                    bytes.extend(stored(dtype, &numbers));
+                }
+                let rows: Vec<&[u8]> = bytes[shift..].chunks(dtype.row_bytes(width).unwrap()).collect();
                 let expected = sum(PORTABLE, dtype, &rows, &scales, dimensions);
                 let length = expected.iter().map(|x| x * x).sum::<f32>().sqrt().max(1.0);
                 for kernel in available() {

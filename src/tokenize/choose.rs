@@ -92,6 +92,17 @@ impl Tokenizer {
         Ok(Self { implementation: Box::new(reference), vocabulary, refused, rebuilt: None })
     }
 
+    /// The reference anew; `path` is the tokenizer.json it was opened from.
+    ///
+    /// # Errors
+    /// When the file is gone or has changed.
+    pub fn reference(&self, path: &Path) -> Result<HfTokenizer, LoadError> {
+        match &self.rebuilt {
+            Some(json) => HfTokenizer::from_json(json.as_bytes(), path),
+            None => HfTokenizer::from_json(&std::fs::read(path).map_err(|e| LoadError::io(path, &e))?, path),
+        }
+    }
+
     /// What a user should know: that this is the slow one, and why, or that a faster one went wrong.
     pub fn warning(&self) -> Option<String> {
         let slow = self.implementation.name() == HfTokenizer::NAME;

@@ -55,6 +55,14 @@ impl HfTokenizer {
         self.0.to_string(false).map_err(|e| e.to_string())
     }
 
+    /// A Unigram model's `(id, ln p)`, without added tokens, which carry no probability; `None` for other models.
+    pub fn unigram_scores(&self) -> Option<Vec<(u32, f64)>> {
+        let ModelWrapper::Unigram(model) = self.0.get_model() else { return None };
+        let added = self.0.get_added_tokens_decoder();
+        let scores = (0..).zip(model.iter()).map(|(id, (_, score))| (id, *score));
+        Some(scores.filter(|(id, _)| !added.contains_key(id)).collect())
+    }
+
     fn unknown(&self) -> Option<u32> {
         let token = match self.0.get_model() {
             ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref()?,

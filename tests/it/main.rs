@@ -7,6 +7,7 @@ mod architecture;
 mod common;
 mod config;
 mod contract;
+mod eval;
 mod extract;
 #[cfg(feature = "hub")]
 mod fake_hub;
@@ -18,6 +19,7 @@ mod loading;
 mod models;
 mod process;
 mod properties;
+mod refine;
 mod static_tables;
 #[path = "../texts/mod.rs"]
 mod texts;

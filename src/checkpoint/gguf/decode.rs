@@ -55,7 +55,7 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
         |map| TableSource { name: tensor.name.clone(), path: file.path().to_owned(), dtype: name.to_owned(), map };
     let (table, source) = match stored {
         Stored::Plain(dtype) => {
-            let bytes = file.bytes(tensor, size(file, tensor, rows, columns, 1, dtype.size())?)?;
+            let bytes = file.bytes(tensor, size(file, tensor, rows, columns, 1, dtype.row_bytes(1).unwrap_or(1))?)?;
             (EmbeddingTable::new(bytes, dtype, rows, columns), source(Some(file.map().clone())))
         }
         Stored::Quantized(dtype) => {
@@ -128,7 +128,7 @@ fn undecodable(file: &Gguf, tensor: &TensorInfo, error: &candle_core::Error) -> 
 /// All rows as little-endian f16, decoded by candle on every core.
 fn decode_rows(bytes: &[u8], dtype: GgmlDType, rows: usize, columns: usize) -> Result<Vec<u8>, candle_core::Error> {
     let stored = columns / dtype.block_size() * dtype.type_size();
-    let decoded = columns * TableDtype::F16.size();
+    let decoded = columns * size_of::<f16>();
     let mut out = vec![0; rows * decoded];
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = rows.div_ceil(threads).max(1);

@@ -14,7 +14,7 @@ pub(super) fn available() -> Vec<Kernel> {
     vec![Kernel { name: "neon", block: BLOCK, add }]
 }
 
-/// f16 and int8 are left to the portable loop: its conversion is not in stable Rust on Arm.
+/// f16 and integers are left to the portable loop: its conversion is not in stable Rust on Arm.
 fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
     let blocks = sums.len() / BLOCK;
     // SAFETY: the rows of a group are as long as `sums`.
@@ -29,7 +29,7 @@ fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
             TableDtype::F32 => {
                 columns(group, 4, blocks, sums, |at| (vld1q_f32(at.cast()), vld1q_f32(at.add(16).cast())));
             }
-            TableDtype::F16 | TableDtype::I8 => return 0,
+            TableDtype::F16 | TableDtype::Int8 | TableDtype::Int4 => return 0,
         }
     }
     blocks * BLOCK

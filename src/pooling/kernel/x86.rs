@@ -61,6 +61,7 @@ macro_rules! instruction_set {
                             _ => $columns::<GROUP>(group, blocks, sums),
                         }
                     })+
+                    TableDtype::Int4 => return 0,
                 }
                 blocks * BLOCK
             }
@@ -119,7 +120,7 @@ instruction_set! {
         _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))
     ),
     F32 f32 4 |at| (_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())),
-    I8 i8 1 |at| (
+    Int8 int8 1 |at| (
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))),
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())))
     )
@@ -139,7 +140,7 @@ instruction_set! {
         _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()))
     ),
     F32 f32 4 |at| (_mm256_loadu_ps(at.cast()), _mm256_loadu_ps(at.add(32).cast())),
-    I8 i8 1 |at| (
+    Int8 int8 1 |at| (
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))),
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.add(8).cast())))
     )

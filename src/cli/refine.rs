@@ -1,0 +1,141 @@
+//! `embedding-server refine`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::checkpoint::{Checkpoint, Overrides};
+use crate::error::LoadError;
+use crate::refine::frequency::Frequencies;
+use crate::refine::write::{self, RowDtype};
+use crate::refine::{Options, Refinement, Step};
+
+#[derive(Args)]
+pub struct RefineArgs {
+    /// The checkpoint whose table is refined.
+    checkpoint: PathBuf,
+    /// The directory to write.
+    out: PathBuf,
+    /// Text of the languages and the domain that will be embedded: a text a line, or JSONL. Without it the tokenizer's own
+    /// Unigram scores are taken, or else a small sample of many languages. Repeatable.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    corpus: Vec<PathBuf>,
+    /// The field of a .jsonl or .ndjson corpus that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    field: String,
+    /// How much of the token frequencies the sample keeps beside --corpus: 0 takes the corpus alone.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
+    sample_share: f64,
+    /// Columns to keep: those of the most variance. All by default.
+    #[arg(long, value_name = "K")]
+    dimensions: Option<usize>,
+    /// How to store the rows. f16 and f32 make a Model2Vec model as well.
+    #[arg(long, value_enum, default_value_t = Dtype::Int8)]
+    dtype: Dtype,
+    /// How rare a token must be to count in full: weight = a / (a + p). Follows the vocabulary's size by default.
+    #[arg(long, value_name = "A")]
+    a: Option<f64>,
+    /// How far variances are made equal, from 0 to 1.
+    #[arg(long, value_name = "G", default_value_t = 1.0)]
+    whitening: f64,
+    /// Replace OUT if it exists.
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    Int4,
+    Int8,
+    F16,
+    F32,
+}
+
+impl From<Dtype> for RowDtype {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Int4 => Self::Int4,
+            Dtype::Int8 => Self::Int8,
+            Dtype::F16 => Self::F16,
+            Dtype::F32 => Self::F32,
+        }
+    }
+}
+
+pub fn run(args: &RefineArgs) -> ExitCode {
+    match refine(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("embedding-server: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refine(args: &RefineArgs) -> Result<(), LoadError> {
+    if args.out.exists() && !args.force {
+        // Said before the work, and again by `write` for who made the directory meanwhile.
+        return Err(
+            LoadError::new(&args.out, "exists already").remedy("give --force to replace it, or another directory")
+        );
+    }
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    for warning in &checkpoint.warnings {
+        eprintln!("embedding-server: warning: {warning}");
+    }
+    let bar = bar();
+    let progress = |step: Step, done: u64, total: u64| {
+        bar.set_message(match step {
+            Step::Text => "counting tokens",
+            Step::Mean => "finding the centre",
+            Step::Covariance => "finding the covariance",
+            Step::Eigenvectors => "finding the axes",
+            Step::Rows => "writing rows",
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let frequencies = if args.corpus.is_empty() {
+        match Frequencies::of_unigram(&checkpoint) {
+            Some(frequencies) => frequencies,
+            None => Frequencies::of_sample(&checkpoint, threads, &progress)?,
+        }
+    } else {
+        Frequencies::of_corpus(&checkpoint, &args.corpus, &args.field, threads, &progress)?.with_sample(
+            &checkpoint,
+            args.sample_share,
+            threads,
+            &progress,
+        )?
+    };
+    let options = Options { a: args.a, whitening: args.whitening, dimensions: args.dimensions };
+    let refinement = Refinement::fit(&checkpoint, &frequencies, &options, &progress)?;
+    write::write(&args.out, args.force, args.dtype.into(), &checkpoint, &frequencies, &refinement, &progress)?;
+    bar.finish_and_clear();
+    println!(
+        "{}: {} rows of {} dimensions in {}, a = {:.1e}, from {}, in {:.1} s",
+        args.out.display(),
+        refinement.rows(),
+        refinement.dimensions(),
+        RowDtype::from(args.dtype).name(),
+        refinement.parameters().a,
+        frequencies.source(),
+        started.elapsed().as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// Drawn on a terminal only.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{msg:<24} {wide_bar} {percent:>3} % {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

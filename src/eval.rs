@@ -1,0 +1,200 @@
+//! How good vectors are: measures on files in the simple public formats.
+//!
+//! * sentence similarity (STS): Spearman's rank correlation of the cosine and people's scores;
+//! * bitext: how often the nearest sentence of the other language is the translation, both ways;
+//! * retrieval: nDCG@10 and recall@10 over a BEIR directory.
+//!
+//! What embeds is behind [`Embed`]: a loaded table, or an endpoint.
+
+pub mod chart;
+mod data;
+pub mod metrics;
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::embedder::Embedder;
+use crate::error::LoadError;
+use metrics::Ranked;
+
+/// Results of a search that count.
+const CUT: usize = 10;
+/// Texts of one parallel slice.
+const TEXTS_AT_A_TIME: usize = 64;
+
+/// What makes vectors of texts. They are compared by cosine, so their length does not matter.
+pub trait Embed {
+    /// One vector a text, in order, all of one length.
+    ///
+    /// # Errors
+    /// In words for people.
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String>;
+}
+
+impl Embed for Embedder {
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+        let parts: Result<Vec<Vec<Vec<f32>>>, _> =
+            texts.par_chunks(TEXTS_AT_A_TIME).map(|texts| Self::embed(self, texts)).collect();
+        parts.map(|parts| parts.into_iter().flatten().collect()).map_err(|e| e.to_string())
+    }
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Sts,
+    Bitext,
+    Retrieval,
+}
+
+impl Kind {
+    pub const ALL: [Self; 3] = [Self::Sts, Self::Bitext, Self::Retrieval];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Sts => "sts",
+            Self::Bitext => "bitext",
+            Self::Retrieval => "retrieval",
+        }
+    }
+
+    /// The measures, the one to compare by first.
+    pub const fn metrics(self) -> &'static [&'static str] {
+        match self {
+            Self::Sts => &["spearman"],
+            Self::Bitext => &["top-1", "top-1 forward", "top-1 backward"],
+            Self::Retrieval => &["ndcg@10", "recall@10"],
+        }
+    }
+}
+
+/// One data set, read.
+pub struct Task {
+    pub kind: Kind,
+    /// From the file's or the directory's name.
+    pub name: String,
+    data: Data,
+}
+
+enum Data {
+    Sts { left: Vec<String>, right: Vec<String>, scores: Vec<f64> },
+    Bitext { left: Vec<String>, right: Vec<String> },
+    Retrieval { documents: Vec<String>, queries: Vec<String>, relevant: Vec<Vec<(usize, f64)>> },
+}
+
+impl Task {
+    /// A CSV or TSV file: two sentences and a score, with a header or without.
+    ///
+    /// # Errors
+    /// When it cannot be read as that.
+    pub fn sts(path: &Path) -> Result<Self, LoadError> {
+        let data::Pairs { left, right, scores } = data::pairs(path)?;
+        Ok(Self { kind: Kind::Sts, name: data::name(path), data: Data::Sts { left, right, scores } })
+    }
+
+    /// Two files, whose lines of one number mean the same.
+    ///
+    /// # Errors
+    /// When they cannot be read, are empty or differ in length.
+    pub fn bitext(left: &Path, right: &Path) -> Result<Self, LoadError> {
+        let (a, b) = (data::lines(left)?, data::lines(right)?);
+        if a.len() != b.len() {
+            return Err(LoadError::new(right, format!("has {} lines", b.len())).expected(format!(
+                "{}, as {} has: line by line the same sentence",
+                a.len(),
+                left.display()
+            )));
+        }
+        let name = format!("{}-{}", data::name(left), data::name(right));
+        Ok(Self { kind: Kind::Bitext, name, data: Data::Bitext { left: a, right: b } })
+    }
+
+    /// A BEIR directory: `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. Queries without judgements are left out.
+    ///
+    /// # Errors
+    /// When a file is missing, or names what the others lack.
+    pub fn retrieval(dir: &Path) -> Result<Self, LoadError> {
+        let data::Search { documents, queries, relevant } = data::search(dir)?;
+        Ok(Self {
+            kind: Kind::Retrieval,
+            name: data::name(dir),
+            data: Data::Retrieval { documents, queries, relevant },
+        })
+    }
+
+    /// How many pairs or queries are measured.
+    pub fn size(&self) -> usize {
+        match &self.data {
+            Data::Sts { scores, .. } => scores.len(),
+            Data::Bitext { left, .. } => left.len(),
+            Data::Retrieval { queries, .. } => queries.len(),
+        }
+    }
+
+    /// One number a metric of [`Kind::metrics`], in its order; from -1 or 0 to 1.
+    ///
+    /// # Errors
+    /// The model's.
+    pub fn measure(&self, model: &dyn Embed) -> Result<Vec<f64>, String> {
+        match &self.data {
+            Data::Sts { left, right, scores } => {
+                let (left, right) = (model.embed(left)?, model.embed(right)?);
+                let cosines: Vec<f64> = left.iter().zip(&right).map(|(a, b)| metrics::cosine(a, b)).collect();
+                Ok(vec![metrics::spearman(&cosines, scores)])
+            }
+            Data::Bitext { left, right } => {
+                let (left, right) = (unit(model.embed(left)?), unit(model.embed(right)?));
+                let forward = metrics::top1(&left, &right);
+                let backward = metrics::top1(&right, &left);
+                Ok(vec![f64::midpoint(forward, backward), forward, backward])
+            }
+            Data::Retrieval { documents, queries, relevant } => {
+                let (documents, queries) = (unit(model.embed(documents)?), unit(model.embed(queries)?));
+                let found: Vec<Ranked> = queries
+                    .par_iter()
+                    .zip(relevant)
+                    .map(|(query, relevant)| metrics::ranked(query, &documents, relevant, CUT))
+                    .collect();
+                let mean = |f: fn(&Ranked) -> f64| found.iter().map(f).sum::<f64>() / found.len().max(1) as f64;
+                Ok(vec![mean(|r| r.ndcg), mean(|r| r.recall)])
+            }
+        }
+    }
+}
+
+fn unit(mut vectors: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    vectors.iter_mut().for_each(|vector| crate::pooling::normalize(vector));
+    vectors
+}
+
+/// What one model got in one task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Score {
+    pub model: String,
+    pub kind: Kind,
+    pub task: String,
+    pub size: usize,
+    pub metric: &'static str,
+    pub value: f64,
+}
+
+/// The mean over the tasks of each kind that has several, for each model and metric, named "mean of N".
+pub fn means(scores: &[Score]) -> Vec<Score> {
+    let mut means: Vec<(Score, usize)> = Vec::new();
+    for score in scores {
+        let same = |m: &Score| (&m.model, m.kind, m.metric) == (&score.model, score.kind, score.metric);
+        if let Some((mean, count)) = means.iter_mut().find(|(mean, _)| same(mean)) {
+            mean.value += score.value;
+            mean.size += score.size;
+            *count += 1;
+        } else {
+            means.push((score.clone(), 1));
+        }
+    }
+    let several = means.into_iter().filter(|(_, count)| *count > 1);
+    several.map(|(sum, n)| Score { value: sum.value / n as f64, task: format!("mean of {n}"), ..sum }).collect()
+}

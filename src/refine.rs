@@ -1,0 +1,242 @@
+//! Better rows from the same table, without training: token weights, a frequency-weighted centre, whitening.
+//!
+//! All of it is linear in a row, so it folds into one new row per token and serving stays one gather and one sum:
+//!
+//! ```text
+//! e_t = E_t / sqrt(mean(E_t^2) + eps)                 the RMS norm without its weight
+//! w_t = a / (a + p_t)                                 SIF, Arora et al. 2017, https://openreview.net/forum?id=SyK00v5xx
+//! q_t ~ (p_t + 1e-9) * w_t, sum 1                     the expected share of a token in a text
+//! mu  = sum q_t e_t
+//! C   = sum q_t (e_t - mu)(e_t - mu)^T = U diag(v) U^T, v descending
+//! F_t = w_t * (e_t - mu) U[:, :k] diag(v + 1e-3 * mean(v))^(-g/2)
+//! ```
+//!
+//! `p` is a token's probability in natural text: [`frequency`]. The vector of a text is the sum of its tokens' `F`, scaled
+//! to length 1, without special tokens. Columns are ordered by `v`, so a prefix is the best shorter vector.
+
+pub mod frequency;
+mod moments;
+mod rows;
+pub mod write;
+
+use faer::Mat;
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+use crate::norm::NormKind;
+use frequency::Frequencies;
+use moments::Moments;
+use rows::NormedRows;
+
+/// Added to the variances before the whitening, as a share of their mean: rare directions are not blown up.
+pub const SHRINKAGE: f64 = 1e-3;
+/// Added to each probability in `q`: a token that the text lacks still has a place.
+const UNSEEN: f64 = 1e-9;
+/// The eps of rows whose checkpoint has no RMS norm.
+const DEFAULT_EPS: f64 = 1e-6;
+
+/// What can be chosen. `Default` is the recipe of docs/refine.md.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    /// SIF's `a`; `None`: [`default_a`].
+    pub a: Option<f64>,
+    /// `g`: 0 leaves the variances as they are, 1 makes them equal.
+    pub whitening: f64,
+    /// Columns kept; `None`: all.
+    pub dimensions: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { a: None, whitening: 1.0, dimensions: None }
+    }
+}
+
+/// What a long step is at: `done` of `total`, in the step's own unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Bytes of text tokenized.
+    Text,
+    /// Rows averaged.
+    Mean,
+    /// Rows added to the covariance.
+    Covariance,
+    /// One decomposition.
+    Eigenvectors,
+    /// Rows written.
+    Rows,
+}
+
+/// Is told how far a step is: step, done, total.
+pub type Progress<'a> = &'a (dyn Fn(Step, u64, u64) + Sync);
+
+/// Parameters of a refinement as they were used; part of the output's config.json.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Parameters {
+    pub a: f64,
+    pub whitening: f64,
+    pub shrinkage: f64,
+    pub eps: f64,
+    /// The share of the variance that the kept columns had before the whitening.
+    pub explained_variance: f64,
+}
+
+/// A refinement, fitted: what makes a row of the new table from a row of the old one.
+pub struct Refinement<'a> {
+    rows: NormedRows<'a>,
+    weights: Vec<f64>,
+    mean: Vec<f64>,
+    /// old dimensions x new dimensions
+    projection: Mat<f32>,
+    parameters: Parameters,
+}
+
+/// SIF's `a` for a vocabulary of `rows` tokens: 1e-3 up to 50k, 3e-4 from 250k on, between them on a straight line of the
+/// logarithms. A larger vocabulary spreads the same text over more tokens, so each is rarer.
+pub fn default_a(rows: usize) -> f64 {
+    const SMALL: f64 = 50_000.0;
+    const LARGE: f64 = 250_000.0;
+    let share = ((rows as f64 / SMALL).ln() / (LARGE / SMALL).ln()).clamp(0.0, 1.0);
+    1e-3 * 0.3f64.powf(share)
+}
+
+impl<'a> Refinement<'a> {
+    /// Fits to the rows of `checkpoint` under `frequencies`: reads the table twice, and holds `dimensions^2` numbers.
+    ///
+    /// # Errors
+    /// When an option is out of range, or the table is not finite.
+    pub fn fit(
+        checkpoint: &'a Checkpoint,
+        frequencies: &Frequencies,
+        options: &Options,
+        progress: Progress<'_>,
+    ) -> Result<Self, LoadError> {
+        let table = &checkpoint.table;
+        let problem = |problem: String| LoadError::new(&checkpoint.path, problem);
+        let a = options.a.unwrap_or_else(|| default_a(table.rows()));
+        let kept = options.dimensions.unwrap_or(table.dimensions());
+        if !(1..=table.dimensions()).contains(&kept) {
+            return Err(problem(format!("cannot be refined to {kept} dimensions"))
+                .expected(format!("between 1 and {}, the columns of its table", table.dimensions())));
+        }
+        if !(a > 0.0 && a.is_finite()) {
+            return Err(problem(format!("cannot be refined with a = {a}")).expected("a positive number such as 1e-3"));
+        }
+        if !(0.0..=2.0).contains(&options.whitening) {
+            return Err(problem(format!("cannot be refined with whitening = {}", options.whitening))
+                .expected("between 0 (none) and 1 (full); at most 2"));
+        }
+        let eps = match checkpoint.norm.norm.kind {
+            NormKind::Rms | NormKind::RmsPlusOne => checkpoint.norm.norm.eps / checkpoint.norm.embedding_scale.powi(2),
+            NormKind::Layer | NormKind::LayerPlusOne | NormKind::None => DEFAULT_EPS,
+        };
+        let rows = NormedRows::new(table, eps);
+        let weights: Vec<f64> = frequencies.probabilities().iter().map(|p| a / (a + p)).collect();
+        let shares = shares(frequencies.probabilities(), &weights);
+        let moments = Moments::of(&rows, &shares, progress);
+        if !moments.is_finite() {
+            return Err(LoadError::new(
+                &checkpoint.table_source.path,
+                format!("holds a number that is not finite in {}", checkpoint.table_source.name),
+            )
+            .expected("a finite table; `embedding-server inspect` names the row"));
+        }
+        progress(Step::Eigenvectors, 0, 1);
+        let axes = moments
+            .axes()
+            .ok_or_else(|| problem("has a covariance whose eigenvectors could not be found".to_owned()))?;
+        progress(Step::Eigenvectors, 1, 1);
+        let total: f64 = axes.variances.iter().sum();
+        let shrinkage = SHRINKAGE * total / axes.variances.len() as f64;
+        let scales: Vec<f64> = axes
+            .variances
+            .iter()
+            .map(|v| v + shrinkage)
+            // A table of equal rows has no variance at all: nothing to scale.
+            .map(|v| if v > 0.0 { v.powf(-options.whitening / 2.0) } else { 0.0 })
+            .collect();
+        let projection = Mat::from_fn(table.dimensions(), kept, |i, j| {
+            (axes.directions[(i, j)] * scales.get(j).copied().unwrap_or(0.0)) as f32
+        });
+        let explained: f64 = axes.variances.iter().take(kept).sum();
+        let parameters = Parameters {
+            a,
+            whitening: options.whitening,
+            shrinkage: SHRINKAGE,
+            eps,
+            explained_variance: if total > 0.0 { explained / total } else { 1.0 },
+        };
+        Ok(Self { rows, weights, mean: moments.mean, projection, parameters })
+    }
+
+    /// The rows of the new table: as many as the old one's.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The columns of the new table.
+    pub fn dimensions(&self) -> usize {
+        self.projection.ncols()
+    }
+
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// Calls `take(first row, rows x dimensions numbers)` with the new rows, a block at a time, in order.
+    ///
+    /// # Errors
+    /// The first of `take`'s.
+    pub fn for_each_block<E>(
+        &self,
+        progress: Progress<'_>,
+        mut take: impl FnMut(usize, &[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let total = self.rows() as u64;
+        let mut out = Vec::new();
+        for block in self.rows.blocks() {
+            let first = block.start;
+            let centred = self.rows.read(block.clone(), |_, row| rows::subtract(row, &self.mean));
+            out.clear();
+            out.resize(block.len() * self.dimensions(), 0.0);
+            moments::multiply(&centred, self.projection.as_ref(), &mut out);
+            for (row, weight) in out.chunks_mut(self.dimensions()).zip(self.weights.iter().skip(first)) {
+                for x in row {
+                    *x *= *weight as f32;
+                }
+            }
+            take(first, &out)?;
+            progress(Step::Rows, block.end as u64, total);
+        }
+        Ok(())
+    }
+}
+
+/// `q`.
+fn shares(probabilities: &[f64], weights: &[f64]) -> Vec<f64> {
+    let shares: Vec<f64> = probabilities.iter().zip(weights).map(|(p, w)| (p + UNSEEN) * w).collect();
+    let total: f64 = shares.iter().sum();
+    shares.into_iter().map(|q| q / total).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follows_the_vocabulary() {
+        assert!((default_a(49_152) - 1e-3).abs() < 1e-12);
+        assert!((default_a(262_144) - 3e-4).abs() < 1e-12);
+        assert!((3.1e-4..9.9e-4).contains(&default_a(128_256)));
+        assert!(default_a(100_000) > default_a(128_256));
+    }
+
+    #[test]
+    fn shares_sum_to_one_and_keep_unseen_tokens() {
+        let p = [0.5, 0.5, 0.0];
+        let q = shares(&p, &[1.0, 0.5, 1.0]);
+        assert!((q.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        assert!((q[0] / q[1] - 2.0).abs() < 1e-6 && q[2] > 0.0);
+    }
+}

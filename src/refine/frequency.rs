@@ -1,0 +1,263 @@
+//! How often each token stands in natural text: counted in a corpus, or read from a Unigram tokenizer.
+
+mod corpus;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+
+use serde::Serialize;
+
+use super::{Progress, Step};
+use crate::checkpoint::Checkpoint;
+use crate::error::LoadError;
+use corpus::{Batch, Texts};
+
+/// Sentences of many languages that the project ships (assets/README.md).
+const SAMPLE: &str = include_str!("../../assets/sample.txt");
+
+/// `p_t`: the share of token `t` among the tokens of natural text.
+#[derive(Debug, Clone)]
+pub struct Frequencies {
+    /// One number a row of the table; sums to 1.
+    probabilities: Vec<f64>,
+    source: Source,
+}
+
+/// What the probabilities come from; part of the output's config.json.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Source {
+    /// Files of the user's, and the share of the probabilities that is the sample's.
+    Corpus { files: Vec<CorpusFile>, tokens: u64, sample_share: f64 },
+    /// The scores in tokenizer.json.
+    Unigram { pieces: usize },
+    /// The sentences in this program.
+    Sample { sha256: String, texts: u64, tokens: u64 },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Corpus { files, tokens, sample_share } => {
+                let texts: u64 = files.iter().map(|file| file.texts).sum();
+                let share = 100.0 * sample_share;
+                write!(f, "{tokens} tokens in {texts} texts of {} files and {share:.0} % the sample", files.len())
+            }
+            Self::Unigram { pieces } => write!(f, "the scores of the tokenizer's {pieces} pieces"),
+            Self::Sample { texts, tokens, .. } => {
+                write!(f, "{tokens} tokens in {texts} texts of the sample that this program carries")
+            }
+        }
+    }
+}
+
+/// One file of a corpus, as it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CorpusFile {
+    /// The file's name without its directory.
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+    pub texts: u64,
+    /// Lines that are not UTF-8, not JSON, or lack the field.
+    pub skipped: u64,
+    pub tokens: u64,
+}
+
+impl Frequencies {
+    pub fn probabilities(&self) -> &[f64] {
+        &self.probabilities
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Counts the tokens of `files` on `threads` threads. A file named `*.jsonl` or `*.ndjson` holds one JSON object a
+    /// line, whose string `field` is the text; of any other file each line is a text. Memory does not grow with a file.
+    ///
+    /// # Errors
+    /// When a file cannot be read, the tokenizer refuses a text, or there are no tokens in all of them.
+    pub fn of_corpus(
+        checkpoint: &Checkpoint,
+        files: &[PathBuf],
+        field: &str,
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> Result<Self, LoadError> {
+        let mut counts = vec![0u64; checkpoint.table.rows()];
+        let mut read = Vec::new();
+        let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
+        let total = files.iter().map(size).sum();
+        let mut before = 0;
+        for path in files {
+            let texts = Texts::open(path, field)?;
+            let at = |bytes| progress(Step::Text, before + bytes, total);
+            let file = count(checkpoint, texts, path, threads, &at, &mut counts)?;
+            before += file.bytes;
+            read.push(file);
+        }
+        let tokens = counts.iter().sum();
+        if tokens == 0 {
+            let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
+            let skipped: u64 = read.iter().map(|file| file.skipped).sum();
+            return Err(LoadError::new(first, format!("holds no text; {skipped} lines could not be read"))
+                .expected("lines of UTF-8 text, or a .jsonl file of objects with the field that --field names"));
+        }
+        Ok(Self {
+            probabilities: normalized(&counts),
+            source: Source::Corpus { files: read, tokens, sample_share: 0.0 },
+        })
+    }
+
+    /// Gives the sample `share` of the probabilities. Text of one language alone leaves most of the table's directions
+    /// without variance, and the whitening then rests on too few tokens.
+    ///
+    /// # Errors
+    /// When `share` is not in 0 to 1, or the tokenizer refuses a text.
+    pub fn with_sample(
+        mut self,
+        checkpoint: &Checkpoint,
+        share: f64,
+        threads: usize,
+        progress: Progress<'_>,
+    ) -> Result<Self, LoadError> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(LoadError::new("--sample-share", format!("is {share}")).expected("between 0 and 1"));
+        }
+        if share > 0.0 {
+            let sample = Self::of_sample(checkpoint, threads, progress)?;
+            for (p, sample) in self.probabilities.iter_mut().zip(sample.probabilities) {
+                *p = (1.0 - share) * *p + share * sample;
+            }
+        }
+        if let Source::Corpus { sample_share, .. } = &mut self.source {
+            *sample_share = share;
+        }
+        Ok(self)
+    }
+
+    /// `exp(score)` of a SentencePiece Unigram tokenizer, which was trained on the model's own text; `None` for others.
+    pub fn of_unigram(checkpoint: &Checkpoint) -> Option<Self> {
+        let scores = checkpoint.tokenizer.reference(&checkpoint.tokenizer_path).ok()?.unigram_scores()?;
+        let mut probabilities = vec![0.0; checkpoint.table.rows()];
+        for &(id, score) in &scores {
+            // A log probability: what is not below zero is a marker, not a piece of text.
+            if let Some(p) = probabilities.get_mut(id as usize).filter(|_| score < 0.0) {
+                *p = score.exp();
+            }
+        }
+        let sum: f64 = probabilities.iter().sum();
+        (sum > 0.0 && sum.is_finite()).then(|| Self {
+            probabilities: probabilities.iter().map(|p| p / sum).collect(),
+            source: Source::Unigram { pieces: scores.len() },
+        })
+    }
+
+    /// Counts the tokens of the sample that this program carries.
+    ///
+    /// # Errors
+    /// When the tokenizer refuses a text.
+    pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: Progress<'_>) -> Result<Self, LoadError> {
+        let mut counts = vec![0u64; checkpoint.table.rows()];
+        let total = SAMPLE.len() as u64;
+        let at = |bytes| progress(Step::Text, bytes, total);
+        let file = count(checkpoint, Texts::lines(SAMPLE.as_bytes()), Path::new("sample"), threads, &at, &mut counts)?;
+        if file.tokens == 0 {
+            return Err(LoadError::new(&checkpoint.tokenizer_path, "has no token for any text of the sample")
+                .remedy("give text of your own with --corpus"));
+        }
+        let source = Source::Sample { sha256: file.sha256, texts: file.texts, tokens: file.tokens };
+        Ok(Self { probabilities: normalized(&counts), source })
+    }
+}
+
+fn normalized(counts: &[u64]) -> Vec<f64> {
+    let total: u64 = counts.iter().sum();
+    counts.iter().map(|&n| n as f64 / total.max(1) as f64).collect()
+}
+
+/// Adds the tokens of `texts` to `counts`. One thread reads, `threads` tokenize; a few batches wait between them.
+fn count(
+    checkpoint: &Checkpoint,
+    mut texts: Texts<'_>,
+    path: &Path,
+    threads: usize,
+    progress: &(dyn Fn(u64) + Sync),
+    counts: &mut [u64],
+) -> Result<CorpusFile, LoadError> {
+    let rows = counts.len();
+    let threads = threads.max(1);
+    let (send, receive) = mpsc::sync_channel::<Batch>(2 * threads);
+    // Owned by the workers alone: when all have failed, sending fails too.
+    let receive = Arc::new(Mutex::new(receive));
+    let done = AtomicU64::new(0);
+    let work = |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
+        let mut counts = vec![0u64; rows];
+        let mut ids = Vec::new();
+        loop {
+            let batch = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(batch) = batch else { return Ok(counts) };
+            for text in &batch.texts {
+                ids.clear();
+                checkpoint
+                    .tokenizer
+                    .implementation
+                    .encode(text, false, &mut ids)
+                    .map_err(|e| LoadError::new(path, format!("holds a text that could not be tokenized: {e}")))?;
+                for &id in &ids {
+                    if let Some(count) = counts.get_mut(id as usize) {
+                        *count += 1;
+                    }
+                }
+            }
+            progress(done.fetch_add(batch.bytes, Ordering::Relaxed) + batch.bytes);
+        }
+    };
+    let (read, counted) = std::thread::scope(|scope| {
+        let work = &work;
+        let workers: Vec<_> = std::iter::repeat_n(receive, threads).map(|r| scope.spawn(move || work(r))).collect();
+        let mut read = Ok(());
+        loop {
+            match texts.batch() {
+                // Sending fails when all workers have, and their error is the one to tell.
+                Ok(Some(batch)) => {
+                    if send.send(batch).is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    read = Err(LoadError::io(path, &error));
+                    break;
+                }
+            }
+        }
+        drop(send);
+        let counted: Vec<_> = workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect();
+        (read, counted)
+    });
+    read?;
+    let mut tokens = 0;
+    for part in counted {
+        for (total, n) in counts.iter_mut().zip(part?) {
+            *total += n;
+            tokens += n;
+        }
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let found = texts.finish();
+    Ok(CorpusFile {
+        name,
+        bytes: found.bytes,
+        sha256: found.sha256,
+        texts: found.texts,
+        skipped: found.skipped,
+        tokens,
+    })
+}

@@ -1,0 +1,133 @@
+//! The weighted mean and covariance of rows, and the axes of the covariance.
+
+use faer::linalg::matmul::{matmul, triangular};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
+use rayon::prelude::*;
+
+use super::rows::{Block, NormedRows, subtract};
+use super::{Progress, Step};
+
+/// Rows summed by one task: fixed, so that the sum does not depend on the number of cores.
+const ROWS_A_SUM: usize = 512;
+
+/// `mean = sum q_t e_t` and the lower triangle of `covariance = sum q_t (e_t - mean)(e_t - mean)^T`.
+pub struct Moments {
+    pub mean: Vec<f64>,
+    covariance: Mat<f64>,
+}
+
+/// The principal axes: column `j` of `directions` has variance `variances[j]`, descending.
+///
+/// An eigenvector's sign is free; here its number of largest size, the first of equals, is positive.
+pub struct Axes {
+    pub variances: Vec<f64>,
+    pub directions: Mat<f64>,
+}
+
+impl Moments {
+    /// Reads the rows twice. `shares` sum to 1. Blocks are multiplied in f32 and added up in f64.
+    pub fn of(rows: &NormedRows<'_>, shares: &[f64], progress: Progress<'_>) -> Self {
+        let mean = mean(rows, shares, progress);
+        let dimensions = rows.dimensions();
+        let mut covariance = Mat::<f64>::zeros(dimensions, dimensions);
+        let mut product = Mat::<f32>::zeros(dimensions, dimensions);
+        for block in rows.blocks() {
+            let end = block.end as u64;
+            let centred = rows.read(block, |index, row| {
+                subtract(row, &mean);
+                let root = shares.get(index).copied().unwrap_or(0.0).sqrt();
+                for x in row {
+                    *x = (f64::from(*x) * root) as f32;
+                }
+            });
+            let x = centred.matrix();
+            triangular::matmul(
+                product.as_mut(),
+                triangular::BlockStructure::TriangularLower,
+                Accum::Replace,
+                x.transpose(),
+                triangular::BlockStructure::Rectangular,
+                x,
+                triangular::BlockStructure::Rectangular,
+                1.0,
+                Par::rayon(0),
+            );
+            for j in 0..dimensions {
+                for i in j..dimensions {
+                    covariance[(i, j)] += f64::from(product[(i, j)]);
+                }
+            }
+            progress(Step::Covariance, end, rows.len() as u64);
+        }
+        Self { mean, covariance }
+    }
+
+    pub fn is_finite(&self) -> bool {
+        let dimensions = self.mean.len();
+        (0..dimensions).all(|j| (j..dimensions).all(|i| self.covariance[(i, j)].is_finite()))
+    }
+
+    /// `None` when the decomposition does not converge.
+    pub fn axes(&self) -> Option<Axes> {
+        let found = self.covariance.self_adjoint_eigen(Side::Lower).ok()?;
+        let dimensions = self.mean.len();
+        let ascending = found.S().column_vector();
+        // Rounding can leave a variance of zero a little below it.
+        let variances: Vec<f64> = (0..dimensions).rev().map(|j| ascending[j].max(0.0)).collect();
+        let mut directions = Mat::<f64>::zeros(dimensions, dimensions);
+        for j in 0..dimensions {
+            let column = found.U().col(dimensions - 1 - j);
+            let largest =
+                (0..dimensions).fold(0.0f64, |max, i| if column[i].abs() > max.abs() { column[i] } else { max });
+            let sign = if largest < 0.0 { -1.0 } else { 1.0 };
+            for i in 0..dimensions {
+                directions[(i, j)] = sign * column[i];
+            }
+        }
+        Some(Axes { variances, directions })
+    }
+}
+
+fn mean(rows: &NormedRows<'_>, shares: &[f64], progress: Progress<'_>) -> Vec<f64> {
+    let dimensions = rows.dimensions();
+    let mut mean = vec![0.0f64; dimensions];
+    for block in rows.blocks() {
+        let end = block.end as u64;
+        let shares = shares.get(block.clone()).unwrap_or_default();
+        let normed = rows.read(block, |_, _| {});
+        let sums: Vec<Vec<f64>> = normed
+            .numbers
+            .par_chunks(ROWS_A_SUM * dimensions)
+            .zip(shares.par_chunks(ROWS_A_SUM))
+            .map(|(numbers, shares)| {
+                let mut sum = vec![0.0f64; dimensions];
+                for (row, share) in numbers.chunks(dimensions).zip(shares) {
+                    for (sum, x) in sum.iter_mut().zip(row) {
+                        *sum += share * f64::from(*x);
+                    }
+                }
+                sum
+            })
+            .collect();
+        for sum in sums {
+            for (mean, sum) in mean.iter_mut().zip(sum) {
+                *mean += sum;
+            }
+        }
+        progress(Step::Mean, end, rows.len() as u64);
+    }
+    mean
+}
+
+impl Block {
+    fn matrix(&self) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(&self.numbers, self.numbers.len() / self.dimensions, self.dimensions)
+    }
+}
+
+/// `out = block * projection`, row-major.
+pub fn multiply(block: &Block, projection: MatRef<'_, f32>, out: &mut [f32]) {
+    let rows = block.numbers.len() / block.dimensions;
+    let out = MatMut::from_row_major_slice_mut(out, rows, projection.ncols());
+    matmul(out, Accum::Replace, block.matrix(), projection, 1.0, Par::rayon(0));
+}

@@ -1,0 +1,121 @@
+//! `refine` and `eval` as commands; an endpoint measures like the table behind it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use embedding_server::config::Model;
+use serde_json::Value;
+
+use crate::common::TestApp;
+
+fn run(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_embedding-server")).args(args).env_remove("OPENAI_API_KEY").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/refined").join(name).to_str().unwrap().to_owned()
+}
+
+/// Small data sets of all three kinds in `dir`.
+fn data(dir: &Path) {
+    let write = |name: &str, content: &str| std::fs::write(dir.join(name), content).unwrap();
+    write("pairs.csv", "the sea,the sea,5\nthe sun,sun,4\nred bird,small fish,2\nnight,a tree runs,0\n");
+    write("more.tsv", "rain falls\train\t3\nblue\tgreen\t1\nsky\tsky\t5\n");
+    write("a.txt", "the sea\nthe moon\na bird sings\n");
+    // Other orders of the same words: the same vectors.
+    write("b.txt", "sea the\nmoon the\nsings bird a\n");
+    std::fs::create_dir_all(dir.join("search/qrels")).unwrap();
+    write("search/corpus.jsonl", "{\"_id\":\"1\",\"text\":\"the sea\"}\n{\"_id\":\"2\",\"text\":\"red fish\"}\n");
+    write("search/queries.jsonl", "{\"_id\":\"q\",\"text\":\"a red fish\"}\n");
+    write("search/qrels/test.tsv", "query-id\tcorpus-id\tscore\nq\t2\t1\n");
+}
+
+#[test]
+fn a_refined_table_measures_the_same_by_file_and_by_api() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (table, corpus, out) = (fixture("table"), fixture("corpus.txt"), path("out"));
+    let refine = ["refine", &table, &out, "--dtype", "int4", "--corpus", &corpus];
+    let made = run(&refine);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(text(&made.stdout).contains("31 rows of 10 dimensions in int4"), "{}", text(&made.stdout));
+    let again = run(&refine);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("--force"), "{}", text(&again.stderr));
+
+    let app = TestApp::start(|config| config.models = vec![Model::new("refined", &out)]);
+    let url = app.url("/v1");
+    let model = format!("file={out}");
+    let (pairs, more, a, b, search) =
+        (path("pairs.csv"), path("more.tsv"), path("a.txt"), path("b.txt"), path("search"));
+    let chart = path("chart.svg");
+    let eval = run(&[
+        "eval",
+        "--model",
+        &model,
+        "--url",
+        &url,
+        "--api-model",
+        "refined",
+        "--sts",
+        &pairs,
+        &more,
+        "--bitext",
+        &a,
+        &b,
+        "--retrieval",
+        &search,
+        "--json",
+        "--chart",
+        &chart,
+    ]);
+    assert!(eval.status.success(), "{}", text(&eval.stderr));
+    let found: Value = serde_json::from_slice(&eval.stdout).unwrap();
+    let scores = found["scores"].as_array().unwrap();
+    assert_eq!(scores.len(), 2 * (2 + 3 + 2));
+    for score in scores.iter().filter(|score| score["model"] == "file") {
+        let same = |other: &&Value| {
+            ["kind", "task", "metric"].iter().all(|key| other[key] == score[key]) && other["model"] == "refined"
+        };
+        let other = scores.iter().find(same).unwrap();
+        assert!((score["value"].as_f64().unwrap() - other["value"].as_f64().unwrap()).abs() < 1e-9, "{score} {other}");
+    }
+    let value = |task: &str, metric: &str| {
+        scores.iter().find(|s| s["task"] == task && s["metric"] == metric).unwrap()["value"].as_f64().unwrap()
+    };
+    assert_eq!((value("a-b", "top-1"), value("search", "ndcg@10"), value("search", "recall@10")), (1.0, 1.0, 1.0));
+    assert_eq!(found["means"][0]["task"], "mean of 2");
+    assert!(std::fs::read_to_string(chart).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn what_cannot_be_measured_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (table, pairs, a) = (fixture("table"), path("pairs.csv"), path("a.txt"));
+    std::fs::write(dir.path().join("short.txt"), "one\n").unwrap();
+    let short = path("short.txt");
+    let table = table.as_str();
+    for (args, part) in [
+        (vec!["--model", table], "nothing to measure"),
+        (vec!["--sts", &pairs], "nothing to measure"),
+        (vec!["--model", table, "--bitext", &a, &short], "1 lines"),
+        (vec!["--model", "/nowhere", "--sts", &pairs], "/nowhere"),
+        (vec!["--url", "https://example.com/v1", "--api-model", "m", "--sts", &pairs], "TLS"),
+        (vec!["--url", "http://127.0.0.1:9/v1", "--api-model", "m", "--sts", &pairs], "127.0.0.1:9"),
+    ] {
+        let output = run(&[&["eval"], args.as_slice()].concat());
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+    }
+    let app = TestApp::start(|_| {});
+    let output = run(&["eval", "--url", &app.url("/v1"), "--api-model", "other", "--sts", &pairs]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("404"), "{}", text(&output.stderr));
+}
