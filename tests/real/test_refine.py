@@ -1,7 +1,7 @@
 """A refined float table in Model2Vec's own library and in sentence-transformers, against this server's vectors.
 
     pip install model2vec==0.10.0 [sentence-transformers==6.2.0]
-    EMBEDDING_SERVER=target/release/embedding-server pytest tests/real/test_refine.py
+    EMBEDDING_SERVER_BIN=target/release/embedding-server pytest tests/real/test_refine.py
     REFINE_CHECKPOINT=DIR ... to judge a real checkpoint as well
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BINARY = os.environ.get("EMBEDDING_SERVER", str(ROOT / "target/release/embedding-server"))
+BINARY = os.environ.get("EMBEDDING_SERVER_BIN", str(ROOT / "target/release/embedding-server"))
 FIXTURE = ROOT / "tests/fixtures/refined/table"
 CHECKPOINTS = [FIXTURE, *map(Path, filter(None, [os.environ.get("REFINE_CHECKPOINT")]))]
 # Model2Vec leaves unknown tokens out; the tiny vocabulary's words only.
