@@ -45,11 +45,17 @@ fn the_tokenizer_of_every_checkpoint_gives_the_ids_of_the_reference() {
     for (seed, entry) in std::fs::read_dir(checkpoint("")).unwrap().enumerate() {
         let path = entry.unwrap().path().join("tokenizer.json");
         let tokenizer = Tokenizer::open(&path).unwrap();
-        assert_eq!(tokenizer.warning(), None, "{}", path.display());
+        // Without the feature nothing but the reference takes byte-level files, and that is said.
+        let slow = !cfg!(feature = "fastokens") && tokenizer.implementation.name() == "tokenizers";
+        assert_eq!(tokenizer.warning().is_some(), slow, "{}", path.display());
         *seen.entry(tokenizer.implementation.name()).or_insert(0) += 1;
         compare(&std::fs::read(&path).unwrap(), &*tokenizer.implementation, 300, seed as u64);
     }
-    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["fastokens", "spbpe"], "{seen:?}");
+    assert_eq!(
+        seen.keys().copied().collect::<Vec<_>>(),
+        [if cfg!(feature = "fastokens") { "fastokens" } else { "tokenizers" }, "spbpe"],
+        "{seen:?}"
+    );
 }
 
 #[test]
