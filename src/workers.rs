@@ -122,9 +122,7 @@ impl Workers {
         }
         Slices { queue: Arc::clone(&self.queue), job }
     }
-}
 
-impl Workers {
     /// Runs `work` once on each thread, with the thread's number: for what a thread has to have before it is fast.
     pub fn on_each_thread<T, F>(&self, work: F) -> Slices<T>
     where

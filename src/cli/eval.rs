@@ -44,13 +44,7 @@ type Failure = Box<dyn std::error::Error>;
 type Model = (String, Box<dyn Embed>);
 
 pub fn run(args: &EvalArgs) -> ExitCode {
-    match evaluate(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("embedding-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    super::finish(evaluate(args).map(|()| String::new()))
 }
 
 fn evaluate(args: &EvalArgs) -> Result<(), Failure> {

@@ -17,16 +17,7 @@ use crate::norm::{Norm, NormKind};
 const SAMPLE: &str = "Hello, 세계!";
 
 pub fn run(args: &InspectArgs) -> ExitCode {
-    match report(args) {
-        Ok(report) => {
-            print!("{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("embedding-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    super::finish(report(args))
 }
 
 fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {

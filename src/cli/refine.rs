@@ -66,13 +66,7 @@ impl From<Dtype> for RowDtype {
 }
 
 pub fn run(args: &RefineArgs) -> ExitCode {
-    match refine(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("embedding-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    super::finish(refine(args).map(|()| String::new()))
 }
 
 fn refine(args: &RefineArgs) -> Result<(), LoadError> {
