@@ -18,6 +18,9 @@ const SPECIAL: [(u32, &str); 5] = [
     (100_276, "<|endofprompt|>"),
 ];
 
+/// The last id of an ordinary token.
+pub const LAST: u32 = 100_255;
+
 struct Tokens {
     bytes: Vec<u8>,
     /// Token `i` is `bytes[starts[i]..starts[i + 1]]`.
@@ -94,6 +97,12 @@ fn base64(text: &str) -> impl Iterator<Item = u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_token_is_the_last() {
+        assert!(decode(&[LAST]).is_ok());
+        assert_eq!(decode(&[LAST + 1]), Err(NotAToken { position: 0, id: LAST + 1 }));
+    }
 
     // Captured from tiktoken 0.12 on the wire.
     #[test]

@@ -8,6 +8,7 @@ use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
 use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
 use crate::tokenize::Tokenize;
+use crate::tokenize::pieces::Pieces;
 
 /// What an array of token ids in place of a text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -117,9 +118,11 @@ impl PooledTokens {
 /// A loaded checkpoint, ready to embed. Shared between threads.
 pub struct Embedder {
     tokenizer: Box<dyn Tokenize>,
+    pieces: Pieces,
     pooling: Box<dyn Pooling>,
     rows: usize,
     table_dimensions: usize,
+    table_bytes: usize,
     settings: Settings,
     conventions: Conventions,
 }
@@ -150,6 +153,7 @@ impl Embedder {
             .expected("a finite table; this one is damaged or was trained astray")
         })?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
+        let table_bytes = table.bytes().len();
         let pooling: Box<dyn Pooling> = match device(settings.device).map_err(|e| LoadError::new(&path, e))? {
             None => Box::new(CpuPooling::new(table, collapsed)),
             Some(device) => Box::new(DevicePooling::new(&table, &collapsed, device).map_err(|e| {
@@ -160,12 +164,35 @@ impl Embedder {
         if let Some(map) = &table_source.map {
             map.release();
         }
-        Ok(Self { tokenizer: tokenizer.implementation, pooling, rows, table_dimensions, settings, conventions })
+        Ok(Self {
+            tokenizer: tokenizer.implementation,
+            pieces: tokenizer.pieces,
+            pooling,
+            rows,
+            table_dimensions,
+            table_bytes,
+            settings,
+            conventions,
+        })
     }
 
     /// The length of a vector when a request asks for no other.
     pub fn dimensions(&self) -> usize {
         self.settings.dimensions.unwrap_or(self.table_dimensions)
+    }
+
+    /// The dimensions of the table: the most that a request can ask for.
+    pub fn max_dimensions(&self) -> usize {
+        self.table_dimensions
+    }
+
+    /// The highest token id that an input may hold; `None` where inputs are texts only.
+    pub fn max_token_id(&self) -> Option<u32> {
+        match self.settings.token_input {
+            TokenInput::Cl100k => Some(cl100k::LAST),
+            TokenInput::Model => u32::try_from(self.rows.saturating_sub(1)).ok(),
+            TokenInput::Reject => None,
+        }
     }
 
     /// The device's name, for people.
@@ -176,6 +203,16 @@ impl Embedder {
     /// The tokenizer's implementation, for people.
     pub fn tokenizer(&self) -> &'static str {
         self.tokenizer.name()
+    }
+
+    /// What each token stands for in a text.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// The size of the table as stored.
+    pub fn table_bytes(&self) -> usize {
+        self.table_bytes
     }
 
     /// Tokenizes a little, so that this thread's caches stand before its first request.

@@ -5,6 +5,7 @@
 pub mod choose;
 #[cfg(feature = "fastokens")]
 pub mod fastokens;
+pub mod pieces;
 mod probe;
 pub mod reference;
 pub mod spbpe;

@@ -5,6 +5,7 @@ use std::thread::{self, ScopedJoinHandle};
 
 #[cfg(feature = "fastokens")]
 use super::fastokens::Fastokens;
+use super::pieces::Pieces;
 use super::probe;
 use super::reference::HfTokenizer;
 use super::spbpe::SentencePieceBpe;
@@ -15,6 +16,7 @@ use crate::error::LoadError;
 pub struct Tokenizer {
     pub implementation: Box<dyn Tokenize>,
     pub vocabulary: Vocabulary,
+    pub pieces: Pieces,
     /// Faster implementations that were not taken: which, and why.
     pub refused: Vec<Refused>,
     /// The tokenizer.json, where no file holds it.
@@ -79,17 +81,17 @@ impl Tokenizer {
             (join(reference), candidate)
         });
         let reference = reference.unwrap_or_else(|panic| Err(LoadError::new(path, panic)))?;
-        let vocabulary = reference.vocabulary();
+        let (vocabulary, pieces) = (reference.vocabulary(), reference.pieces());
         while let Some(implementation) = candidate {
             // On a thread of its own: caches of the thread end with it, and a panic is a refusal.
             let compare = || probe::difference(&reference, &*implementation, &vocabulary);
             match thread::scope(|scope| join(scope.spawn(compare))).unwrap_or_else(Some) {
-                None => return Ok(Self { implementation, vocabulary, refused, rebuilt: None }),
+                None => return Ok(Self { implementation, vocabulary, pieces, refused, rebuilt: None }),
                 Some(reason) => refused.push(Refused { name: implementation.name(), reason, differs: true }),
             }
             candidate = first(&mut candidates, json, &mut refused);
         }
-        Ok(Self { implementation: Box::new(reference), vocabulary, refused, rebuilt: None })
+        Ok(Self { implementation: Box::new(reference), vocabulary, pieces, refused, rebuilt: None })
     }
 
     /// The reference anew; `path` is the tokenizer.json it was opened from.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tokenizers::ModelWrapper;
 
+use super::pieces::{Pieces, Spelling};
 use super::{AddedToken, Tokenize, Vocabulary};
 use crate::error::LoadError;
 
@@ -74,6 +75,28 @@ impl HfTokenizer {
             }
         };
         self.0.token_to_id(token)
+    }
+
+    /// What every token stands for.
+    pub fn pieces(&self) -> Pieces {
+        let written = |part: serde_json::Result<String>| part.unwrap_or_default();
+        let parts = [
+            written(serde_json::to_string(&self.0.get_normalizer())),
+            written(serde_json::to_string(&self.0.get_pre_tokenizer())),
+            written(serde_json::to_string(&self.0.get_decoder())),
+        ];
+        let has = |word: &str| parts.iter().any(|part| part.contains(word));
+        let spelling = match () {
+            () if has("\"ByteLevel\"") => Spelling::ByteLevel,
+            () if has("\u{2581}") => Spelling::Metaspace,
+            () => Spelling::Plain,
+        };
+        let added = self.0.get_added_tokens_decoder();
+        let last = added.keys().copied().max().unwrap_or(0).max(self.0.get_vocab_size(false) as u32);
+        Pieces::new((0..=last).map(|id| match added.get(&id) {
+            Some(token) => Some((token.content.clone(), Spelling::Plain)),
+            None => Some((self.0.id_to_token(id)?, spelling)),
+        }))
     }
 
     pub fn vocabulary(&self) -> Vocabulary {

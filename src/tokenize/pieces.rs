@@ -1,0 +1,115 @@
+//! What each token stands for in a text, for people: a space where a vocabulary writes `▁` or `Ġ`, and `<0xEC>` for a byte
+//! that is no text by itself.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+
+/// The text or bytes of every token, by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pieces {
+    bytes: Vec<u8>,
+    /// By id: where its bytes end.
+    ends: Vec<u32>,
+}
+
+/// How a vocabulary's entries spell bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spelling {
+    /// As GPT-2 does: one printable character a byte.
+    /// Source: `bytes_to_unicode` in <https://github.com/openai/gpt-2/blob/master/src/encoder.py>.
+    ByteLevel,
+    /// As SentencePiece does: `▁` for a space.
+    Metaspace,
+    Plain,
+}
+
+impl Pieces {
+    /// Of entries in the order of their ids; an added token is always spelled plainly. `None`: an id without a token.
+    pub fn new(entries: impl Iterator<Item = Option<(String, Spelling)>>) -> Self {
+        let byte_of: HashMap<char, u8> = byte_characters().collect();
+        let mut pieces = Self::default();
+        for entry in entries {
+            if let Some((text, spelling)) = entry {
+                match spelling {
+                    Spelling::ByteLevel => {
+                        for c in text.chars() {
+                            match byte_of.get(&c) {
+                                Some(&byte) => pieces.bytes.push(byte),
+                                None => pieces.bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                            }
+                        }
+                    }
+                    Spelling::Metaspace => pieces.bytes.extend_from_slice(text.replace('\u{2581}', " ").as_bytes()),
+                    Spelling::Plain => pieces.bytes.extend_from_slice(text.as_bytes()),
+                }
+            }
+            pieces.ends.push(u32::try_from(pieces.bytes.len()).unwrap_or(u32::MAX));
+        }
+        pieces
+    }
+
+    /// Appends the piece of `id` to `out`; nothing for an id that the tokenizer does not have.
+    pub fn write(&self, id: u32, out: &mut String) {
+        let id = id as usize;
+        let end = self.ends.get(id).copied().unwrap_or_default() as usize;
+        let start = id.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or_default() as usize;
+        for chunk in self.bytes.get(start..end).unwrap_or_default().utf8_chunks() {
+            out.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                // A String takes every write.
+                let _ = write!(out, "<0x{byte:02X}>");
+            }
+        }
+    }
+}
+
+/// Each byte's character: itself where it is printable, else the next one from U+0100 on.
+fn byte_characters() -> impl Iterator<Item = (char, u8)> {
+    let mut next = 0x100;
+    (0..=u8::MAX).map(move |byte| match byte {
+        b'!'..=b'~' | 0xA1..=0xAC | 0xAE.. => (char::from(byte), byte),
+        _ => {
+            next += 1;
+            (char::from_u32(next - 1).unwrap_or_default(), byte)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(entries: &[(&str, Spelling)]) -> Vec<String> {
+        let pieces = Pieces::new(entries.iter().map(|(text, spelling)| Some(((*text).to_owned(), *spelling))));
+        (0..=entries.len())
+            .map(|id| {
+                let mut out = String::new();
+                pieces.write(id as u32, &mut out);
+                out
+            })
+            .collect()
+    }
+
+    #[test]
+    fn each_spelling_is_read_as_text_and_lone_bytes_are_shown() {
+        use Spelling::{ByteLevel, Metaspace, Plain};
+        let read = pieces(&[
+            ("Ġhello", ByteLevel),
+            ("Ã©Ċ", ByteLevel),
+            ("ìķ", ByteLevel),
+            ("▁▁a", Metaspace),
+            ("<0xEC>", Metaspace),
+            ("Ġ▁", Plain),
+            ("", Plain),
+        ]);
+        assert_eq!(read, [" hello", "é\n", "<0xEC><0x95>", "  a", "<0xEC>", "Ġ▁", "", ""]);
+    }
+
+    /// The crate's own alphabet.
+    #[test]
+    fn the_byte_level_alphabet_is_the_reference_s() {
+        let ours: std::collections::HashSet<char> = byte_characters().map(|(c, _)| c).collect();
+        let theirs = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet();
+        assert_eq!(ours, theirs.into_iter().collect());
+    }
+}
