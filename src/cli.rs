@@ -1,4 +1,4 @@
-//! The command line: serve, check, inspect, extract, fetch, refine, eval. Turns flags into a layer of configuration, and
+//! The command line: serve, check, inspect, extract, fetch, refine, eval, completions, man. Turns flags into a layer of configuration, and
 //! errors into exit codes.
 
 #[cfg(feature = "refine")]
@@ -6,6 +6,7 @@ mod eval;
 mod extract;
 mod fetch;
 mod inspect;
+mod log;
 mod progress;
 mod recipe;
 #[cfg(feature = "refine")]
@@ -13,12 +14,10 @@ mod refine;
 mod serve;
 
 use std::fmt::Display;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::layers::{self, Effective, Flags};
 use crate::config::{LogFormat, Model};
@@ -55,6 +54,10 @@ enum Command {
     /// Measure how good models' vectors are, on files of your own or public ones.
     #[cfg(feature = "refine")]
     Eval(eval::EvalArgs),
+    /// Print what makes a shell complete this command line.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, in roff: `embedding-server man | man -l -`.
+    Man,
 }
 
 #[derive(Args, Default)]
@@ -135,6 +138,12 @@ pub fn main() -> ExitCode {
         Some(Command::Refine(args)) => refine::run(&args),
         #[cfg(feature = "refine")]
         Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Completions { shell }) => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
+            finish(String::from_utf8(text))
+        }
+        Some(Command::Man) => finish(manual()),
     }
 }
 
@@ -155,6 +164,21 @@ impl ServeArgs {
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
         layers::effective(&flags, environment).map_err(|e| config_error(&e))
     }
+}
+
+/// The manual: the command, then each of its subcommands.
+fn manual() -> Result<String, Box<dyn std::error::Error>> {
+    let mut command = Cli::command();
+    command.build();
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command.clone()).render(&mut text)?;
+    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
+        let man = clap_mangen::Man::new(subcommand.clone());
+        man.render_name_section(&mut text)?;
+        man.render_synopsis_section(&mut text)?;
+        man.render_options_section(&mut text)?;
+    }
+    Ok(String::from_utf8(text)?)
 }
 
 /// Prints the result of a command that ends by itself.
@@ -201,17 +225,4 @@ fn missing_path(models: &[Model]) -> Option<String> {
         model.id,
         model.path.display()
     ))
-}
-
-fn start_log(effective: &Effective) {
-    let log = &effective.config.log;
-    let filter = EnvFilter::builder().parse_lossy(&log.level);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match log.format {
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
-    }
-    for warning in &effective.warnings {
-        tracing::warn!("{warning}");
-    }
 }

@@ -40,6 +40,8 @@ pub struct Server {
     pub max_inputs: usize,
     pub drain_timeout: Seconds,
     pub cors_origins: Vec<String>,
+    pub metrics: bool,
+    pub docs: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -114,6 +116,8 @@ impl Default for Server {
             max_inputs: 2048,
             drain_timeout: Seconds(std::time::Duration::from_secs(30)),
             cors_origins: vec!["*".to_owned()],
+            metrics: true,
+            docs: true,
         }
     }
 }

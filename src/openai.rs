@@ -2,20 +2,61 @@
 
 use std::fmt;
 
-use serde::de::{Deserializer, Error, SeqAccess, Unexpected, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
+use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::embedder::Input;
 
-/// The body of POST /v1/embeddings. `user` and unknown fields are ignored.
-#[derive(Debug, PartialEq, Deserialize)]
+/// The body of POST /v1/embeddings. Unknown fields are ignored.
+#[derive(Debug, PartialEq, Deserialize, ToSchema)]
+#[schema(example = json!({"input": ["hello", "안녕하세요"], "model": "text-embedding-3-small"}))]
 pub struct CreateEmbeddingRequest {
     pub input: Inputs,
+    /// A model's id or alias. Left out: the default model.
     #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
+    /// `base64`: the same numbers as little-endian f32, standard alphabet, padded.
     #[serde(default, deserialize_with = "encoding_format")]
+    #[schema(value_type = Option<EncodingFormat>, default = "float")]
     pub encoding_format: EncodingFormat,
+    /// The length of the vectors: a prefix of the model's, scaled to length 1 again.
     #[serde(default, deserialize_with = "dimensions")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    pub dimensions: Option<u64>,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Option<serde_json::Value>)]
+    pub user: IgnoredAny,
+}
+
+/// The body of POST /v1/tokenize.
+#[derive(Debug, PartialEq, Deserialize, ToSchema)]
+#[schema(example = json!({"input": ["hello", "안녕하세요"]}))]
+pub struct CreateTokensRequest {
+    pub input: Inputs,
+    /// A model's id or alias. Left out: the default model.
+    #[serde(default, deserialize_with = "model")]
+    pub model: Option<String>,
+}
+
+/// The body of POST /v1/similarity.
+#[derive(Debug, PartialEq, Deserialize, ToSchema)]
+#[schema(example = json!({"input": ["a cat", "a ship", "한국"], "queries": ["an animal"]}))]
+pub struct CreateSimilarityRequest {
+    pub input: Inputs,
+    /// What to compare with the inputs. Left out: the inputs themselves.
+    #[serde(default, deserialize_with = "queries")]
+    pub queries: Option<Inputs>,
+    /// A model's id or alias. Left out: the default model.
+    #[serde(default, deserialize_with = "model")]
+    pub model: Option<String>,
+    /// How many numbers of each vector are compared.
+    #[serde(default, deserialize_with = "dimensions")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimensions: Option<u64>,
 }
 
@@ -23,7 +64,8 @@ pub struct CreateEmbeddingRequest {
 #[derive(Debug, PartialEq)]
 pub struct Inputs(pub Vec<Input>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum EncodingFormat {
     #[default]
     Float,
@@ -31,11 +73,111 @@ pub enum EncodingFormat {
     Base64,
 }
 
+/// Values of `object`, each the only one where it stands.
+macro_rules! object {
+    ($name:ident, $value:ident) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name {
+            $value,
+        }
+    };
+}
+object!(ListObject, List);
+object!(ModelObject, Model);
+object!(EmbeddingObject, Embedding);
+object!(TokensObject, Tokens);
+object!(SimilarityObject, Similarity);
+
+/// The answer of POST /v1/embeddings.
+// `server/write.rs` writes it, and the next two, without making one of these.
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CreateEmbeddingResponse {
+    #[schema(inline)]
+    pub object: ListObject,
+    pub data: Vec<Embedding>,
+    /// The model as the request named it.
+    pub model: String,
+    pub usage: Usage,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Embedding {
+    #[schema(inline)]
+    pub object: EmbeddingObject,
+    /// The input's place in the request.
+    pub index: usize,
+    #[schema(inline)]
+    pub embedding: Vector,
+}
+
+/// As `encoding_format` says.
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Vector {
+    Float(Vec<f32>),
+    Base64(String),
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Usage {
+    /// The tokens that were pooled.
+    pub prompt_tokens: usize,
+    pub total_tokens: usize,
+}
+
+/// The answer of POST /v1/tokenize.
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CreateTokensResponse {
+    #[schema(inline)]
+    pub object: ListObject,
+    pub data: Vec<Tokens>,
+    /// The model as the request named it.
+    pub model: String,
+    pub usage: Usage,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Tokens {
+    #[schema(inline)]
+    pub object: TokensObject,
+    /// The input's place in the request.
+    pub index: usize,
+    /// Of the model's own vocabulary, special tokens included where the model pools them.
+    pub ids: Vec<u32>,
+    /// What each token stands for; a byte that is no text by itself as `<0xEC>`.
+    pub pieces: Vec<String>,
+    pub count: usize,
+}
+
+/// The answer of POST /v1/similarity.
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CreateSimilarityResponse {
+    #[schema(inline)]
+    pub object: ListObject,
+    pub data: Vec<Similarity>,
+    /// The model as the request named it.
+    pub model: String,
+    pub usage: Usage,
+}
+
+/// One row of the matrix.
+#[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Similarity {
+    #[schema(inline)]
+    pub object: SimilarityObject,
+    /// The place of the query, or of the input, that the row belongs to.
+    pub index: usize,
+    /// Its cosine with each input.
+    pub similarity: Vec<f32>,
+}
+
 /// An entry of GET /v1/models, and GET /v1/models/{id}.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Model {
     pub id: String,
-    pub object: &'static str,
+    #[schema(inline)]
+    pub object: ModelObject,
     /// Unix seconds.
     pub created: u64,
     pub owned_by: &'static str,
@@ -43,31 +185,52 @@ pub struct Model {
 
 impl Model {
     pub fn new(id: impl Into<String>, created: u64) -> Self {
-        Self { id: id.into(), object: "model", created, owned_by: "embedding-server" }
+        Self { id: id.into(), object: ModelObject::Model, created, owned_by: "embedding-server" }
     }
 }
 
 /// GET /v1/models.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ListModelsResponse {
-    pub object: &'static str,
+    #[schema(inline)]
+    pub object: ListObject,
     pub data: Vec<Model>,
 }
 
 /// Every error on every path.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ErrorResponse<'a> {
     pub error: ErrorBody<'a>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = Error)]
 pub struct ErrorBody<'a> {
     pub message: &'a str,
     #[serde(rename = "type")]
     pub kind: &'a str,
+    /// The field at fault.
+    #[schema(required = true)]
     pub param: Option<&'a str>,
+    #[schema(required = true)]
     pub code: Option<&'a str>,
 }
+
+impl PartialSchema for Inputs {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let id = || ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u32::MAX));
+        let ids = || ArrayBuilder::new().items(id());
+        let one_of = OneOfBuilder::new()
+            .item(text().description(Some("A text.")))
+            .item(ArrayBuilder::new().items(text()).min_items(Some(1)).description(Some("Texts.")))
+            .item(ids().min_items(Some(1)).description(Some("One input as token ids.")))
+            .item(ArrayBuilder::new().items(ids()).min_items(Some(1)).description(Some("Inputs as token ids.")));
+        one_of.description(Some("Token ids are cl100k_base's, unless the model's `token_input` says otherwise.")).into()
+    }
+}
+
+impl ToSchema for Inputs {}
 
 impl<'de> Deserialize<'de> for Inputs {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -156,6 +319,13 @@ impl<'de> Visitor<'de> for ElementVisitor {
         u32::try_from(id).map(Element::TokenId).map_err(|_| E::invalid_value(Unexpected::Unsigned(id), &self))
     }
 
+    fn visit_f64<E: Error>(self, id: f64) -> Result<Element, E> {
+        match whole(id) {
+            Some(id) => self.visit_u64(id),
+            None => Err(E::invalid_type(Unexpected::Float(id), &self)),
+        }
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
         let mut ids = Vec::new();
         while let Some(TokenId(id)) = seq.next_element()? {
@@ -180,9 +350,22 @@ impl<'de> Deserialize<'de> for TokenId {
             fn visit_u64<E: Error>(self, id: u64) -> Result<TokenId, E> {
                 u32::try_from(id).map(TokenId).map_err(|_| E::invalid_value(Unexpected::Unsigned(id), &self))
             }
+
+            fn visit_f64<E: Error>(self, id: f64) -> Result<TokenId, E> {
+                match whole(id) {
+                    Some(id) => self.visit_u64(id),
+                    None => Err(E::invalid_type(Unexpected::Float(id), &self)),
+                }
+            }
         }
         deserializer.deserialize_any(IdVisitor)
     }
+}
+
+/// [`Inputs`] whose errors name another field.
+fn queries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Inputs>, D::Error> {
+    Option::deserialize(deserializer)
+        .map_err(|e: D::Error| Error::custom(e.to_string().replace("'input'", "'queries'")))
 }
 
 fn model<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -199,7 +382,16 @@ fn encoding_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Encodin
 }
 
 fn dimensions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    Option::deserialize(deserializer).map_err(|_| Error::custom("'dimensions' must be a whole number of at least 1"))
+    let wrong = || Error::custom("'dimensions' must be a whole number of at least 1");
+    let Some(number) = Option::<Number>::deserialize(deserializer).map_err(|_| wrong())? else { return Ok(None) };
+    number.as_u64().or_else(|| whole(number.as_f64()?)).map(Some).ok_or_else(wrong)
+}
+
+/// `5.0` is an integer too, in JSON Schema's sense and in JavaScript's.
+fn whole(number: f64) -> Option<u64> {
+    // Up to here every whole number is its own f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    ((0.0..=EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)
 }
 
 #[cfg(test)]
@@ -254,6 +446,17 @@ mod tests {
             let error = inputs(json).expect_err(json);
             assert!(error.contains("'input'"), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn a_whole_number_may_have_a_point() {
+        assert_eq!(inputs("[1.0,2e1]"), Ok(vec![Input::TokenIds(vec![1, 20])]));
+        assert_eq!(inputs("[[4294967295.0]]"), Ok(vec![Input::TokenIds(vec![u32::MAX])]));
+        for json in ["[-1.0]", "[4294967296.0]", "[[0.5]]", "[1e300]", "[[1e300]]"] {
+            assert!(inputs(json).is_err(), "{json}");
+        }
+        let request: CreateEmbeddingRequest = serde_json::from_str(r#"{"input":"a","dimensions":8.0}"#).unwrap();
+        assert_eq!(request.dimensions, Some(8));
     }
 
     #[test]

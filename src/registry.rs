@@ -20,6 +20,7 @@ pub struct Registry {
 
 /// One configured model, loaded or not yet.
 pub struct Entry {
+    index: usize,
     config: Model,
     embedder: OnceLock<Arc<Embedder>>,
     /// When its files were last changed, in Unix seconds.
@@ -29,7 +30,8 @@ pub struct Entry {
 impl Registry {
     /// Nothing is loaded yet.
     pub fn new(config: &Config) -> Self {
-        let models: Vec<Arc<Entry>> = config.models.iter().map(|model| Arc::new(Entry::new(model.clone()))).collect();
+        let models: Vec<Arc<Entry>> =
+            config.models.iter().enumerate().map(|(index, model)| Arc::new(Entry::new(index, model.clone()))).collect();
         let by_name =
             models.iter().flat_map(|entry| entry.names().map(|name| (name.to_owned(), Arc::clone(entry)))).collect();
         Self { models, by_name, default: config.default_model().to_owned() }
@@ -52,10 +54,15 @@ impl Registry {
 }
 
 impl Entry {
-    fn new(config: Model) -> Self {
+    fn new(index: usize, config: Model) -> Self {
         let modified = std::fs::metadata(&config.path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { config, embedder: OnceLock::new(), created }
+        Self { index, config, embedder: OnceLock::new(), created }
+    }
+
+    /// Its place in [`Registry::models`].
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     pub fn id(&self) -> &str {

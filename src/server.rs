@@ -1,12 +1,20 @@
 //! The HTTP server: binds first, answers while models load, drains before it stops.
 
 mod access;
+mod docs;
 mod embeddings;
 mod error;
 mod health;
+mod inputs;
 mod json;
+mod metrics;
 mod models;
 mod router;
+mod similarity;
+mod stages;
+mod stream;
+mod tokenize;
+pub mod trace;
 mod write;
 
 use std::collections::HashMap;
@@ -16,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -27,6 +36,7 @@ use crate::config::Config;
 use crate::error::LoadError;
 use crate::registry::Registry;
 use crate::workers::Workers;
+use metrics::Metrics;
 pub use router::router;
 
 /// What every request may look at.
@@ -34,6 +44,7 @@ pub struct State {
     pub registry: Registry,
     pub workers: Workers,
     pub config: Config,
+    metrics: Arc<Metrics>,
     draining: AtomicBool,
 }
 
@@ -41,8 +52,10 @@ impl State {
     /// # Errors
     /// When no worker threads can be started.
     pub fn new(config: Config) -> std::io::Result<Self> {
+        let registry = Registry::new(&config);
         Ok(Self {
-            registry: Registry::new(&config),
+            metrics: Arc::new(Metrics::new(&registry)),
+            registry,
             workers: Workers::start(config.server.threads)?,
             draining: AtomicBool::new(false),
             config,
@@ -78,7 +91,11 @@ impl State {
 /// Serves on `listener` until `shutdown`, then lets requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
 pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) -> usize {
-    let service = TowerToHyperService::new(router(Arc::clone(&state)));
+    let routes = TowerToHyperService::new(router(Arc::clone(&state)));
+    let service = service_fn(move |mut request| {
+        router::single_slashes(&mut request);
+        routes.call(request)
+    });
     let graceful = GracefulShutdown::new();
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new());

@@ -100,6 +100,11 @@ impl Workers {
         self.queue.threads
     }
 
+    /// How many jobs have a slice that waits for a thread.
+    pub fn waiting(&self) -> usize {
+        lock(&self.queue.state).jobs.len()
+    }
+
     /// Runs `work(0)..work(slices - 1)`, in turns with other jobs.
     pub fn run<T, F>(&self, slices: usize, work: F) -> Slices<T>
     where
@@ -355,8 +360,10 @@ mod tests {
             lock(&log).push(format!("long {i}"));
         });
         at_first.recv().unwrap();
+        assert_eq!(workers.waiting(), 1);
         let log = Arc::clone(&order);
         let short = workers.run(1, move |_| lock(&log).push("short".to_owned()));
+        assert_eq!(workers.waiting(), 2);
         go.send(()).unwrap();
         collect(short).await;
         collect(long).await;

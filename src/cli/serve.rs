@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{ServeArgs, config_error, missing_path, start_log};
+use super::{ServeArgs, config_error, log, missing_path};
 use crate::config::Config;
 use crate::server::{self, State};
 
@@ -18,7 +18,10 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     if let Some(missing) = missing_path(&effective.config.models) {
         return config_error(&missing);
     }
-    start_log(&effective);
+    let _spans = match log::start(&effective) {
+        Ok(spans) => spans,
+        Err(error) => return config_error(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),

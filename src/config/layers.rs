@@ -21,6 +21,8 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("MAX_INPUTS", "server.max_inputs"),
     ("DRAIN_TIMEOUT", "server.drain_timeout"),
     ("CORS_ORIGINS", "server.cors_origins"),
+    ("METRICS", "server.metrics"),
+    ("DOCS", "server.docs"),
     ("LOG_LEVEL", "log.level"),
     ("LOG_FORMAT", "log.format"),
 ];
@@ -28,7 +30,10 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// All keys, for "did you mean"; a test holds them against the types.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["default_model", "server", "log", "models"]),
-    ("server", &["host", "port", "threads", "max_body", "max_inputs", "drain_timeout", "cors_origins"]),
+    (
+        "server",
+        &["host", "port", "threads", "max_body", "max_inputs", "drain_timeout", "cors_origins", "metrics", "docs"],
+    ),
     ("log", &["level", "format"]),
     (
         "models",
@@ -213,6 +218,10 @@ impl Layers {
                 .parse::<i64>()
                 .map(Value::from)
                 .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected a whole number")))?,
+            "server.metrics" | "server.docs" => value
+                .parse::<bool>()
+                .map(Value::from)
+                .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected true or false")))?,
             "server.cors_origins" => {
                 Value::Array(value.split(',').map(str::trim).filter(|o| !o.is_empty()).map(Value::from).collect())
             }

@@ -1,10 +1,23 @@
-//! Around every request: its id, and its one line in the log.
+//! Around every request: its id, its counts, and its one line in the log.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, Response};
 use axum::middleware::Next;
+use bytes::Bytes;
+use hyper::body::{Body as _, Frame, SizeHint};
+use tracing::Instrument;
+
+use super::error::ErrorClass;
+use super::metrics::{InFlight, Metrics, OfRoute};
+use super::stages::SERVER_TIMING;
+use super::trace::{self, TRACE_PARENT};
+use crate::registry::Entry;
 
 /// On every response; taken from the request where it has one.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -12,44 +25,114 @@ pub const REQUEST_ID: &str = "x-request-id";
 const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 const LONGEST_ID: usize = 128;
 
-/// What the log says of a request beyond its head; handlers put it into their response.
-#[derive(Debug, Clone, Default)]
+/// The route of a request that has none, in the log and the metrics.
+const NO_ROUTE: &str = "-";
+
+/// What the log and the metrics say of a request beyond its head; handlers put it into their response.
+#[derive(Clone)]
 pub struct Accounting {
-    /// A configured name, never a client's text.
-    pub model: String,
+    pub entry: Arc<Entry>,
     pub inputs: usize,
     pub tokens: usize,
 }
 
-/// Gives every request an id, the client's own if it sent one, and logs it when its answer begins: one line, without
-/// texts, vectors or keys.
-pub async fn log(request: Request, next: Next) -> Response<axum::body::Body> {
+/// Where requests are counted.
+pub struct Log {
+    metrics: Arc<Metrics>,
+    routes: Vec<(String, OfRoute)>,
+    others: OfRoute,
+}
+
+impl Log {
+    /// Of a router with these paths.
+    pub fn new(metrics: Arc<Metrics>, paths: &[String]) -> Self {
+        let routes = paths.iter().map(|path| (path.clone(), metrics.route(path))).collect();
+        Self { others: metrics.route(NO_ROUTE), routes, metrics }
+    }
+
+    fn route(&self, path: &str) -> &OfRoute {
+        self.routes.iter().find(|(known, _)| known == path).map_or(&self.others, |(_, route)| route)
+    }
+}
+
+/// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins: one line,
+/// without texts, vectors or keys.
+pub async fn log(Shared(log): Shared<Arc<Log>>, request: Request, next: Next) -> Response<Body> {
     let started = Instant::now();
+    let in_flight = log.metrics.enter();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
-    let mut response = next.run(request).await;
+    let (span, trace) = trace::begin(request.headers(), &method, route);
+    let mut response = next.run(request).instrument(span.clone()).await;
 
     let status = response.status();
-    let route = route.as_ref().map_or("-", MatchedPath::as_str);
     let request_id = id.to_str().unwrap_or_default();
-    let duration_ms = (started.elapsed().as_secs_f64() * 1e6).round() / 1e3;
-    let none = Accounting::default();
-    let Accounting { model, inputs, tokens } = response.extensions().get().unwrap_or(&none);
+    let elapsed = started.elapsed();
+    log.route(route).answered(status.as_u16(), elapsed);
+    if let Some(ErrorClass(code)) = response.extensions().get() {
+        log.metrics.failed(code);
+    }
+    let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
+    let accounting = response.extensions().get::<Accounting>();
+    let (model, inputs, tokens) = accounting.map_or(("", 0, 0), |a| (a.entry.id(), a.inputs, a.tokens));
+    if let Some(accounting) = accounting {
+        log.metrics.pooled(accounting.entry.index(), inputs, tokens);
+    }
+    if !span.is_none() {
+        span.record("http.response.status_code", status.as_u16());
+        span.record("model", model).record("inputs", inputs).record("tokens", tokens);
+        span.record("stages", response.headers().get(SERVER_TIMING).and_then(|v| v.to_str().ok()));
+    }
+    let trace_id = trace.as_ref().map(trace::Trace::id);
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(%method, route, status = status.as_u16(), model, inputs, tokens, duration_ms, request_id, "request")
+            tracing::$level!(%method, route, status = status.as_u16(), model, inputs, tokens, duration_ms, request_id, trace_id, "request")
         };
     }
     if status.is_server_error() && route != "/ready" {
         line!(warn);
-    } else if matches!(route, "/health" | "/ready") {
+    } else if matches!(route, "/health" | "/ready" | "/metrics") {
         line!(debug);
     } else {
         line!(info);
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    if let Some(trace) = trace {
+        response.headers_mut().insert(TRACE_PARENT, trace.into_header());
+    }
+    // One that lies ready is as good as sent.
+    if response.body().size_hint().exact().is_none() {
+        return response.map(|body| Body::new(Sending { body, _in_flight: in_flight }));
+    }
     response
+}
+
+/// An answer that is still being made while it is sent.
+struct Sending {
+    body: Body,
+    _in_flight: InFlight,
+}
+
+impl hyper::body::Body for Sending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The client's own id, if it is short and printable.

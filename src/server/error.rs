@@ -1,9 +1,12 @@
 //! OpenAI's errors: the only file that knows status codes.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
@@ -17,16 +20,21 @@ pub struct ApiError {
     code: Option<&'static str>,
     param: Option<String>,
     message: String,
-    /// Seconds.
-    retry_after: Option<u32>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
+/// After how long a client may ask again where asking again helps. The SDKs wait that long and then double it.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// What the metrics count an error as: its code, or what it has in place of one. On every response that is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorClass(pub &'static str);
+
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code: None, param: None, message: message.into(), retry_after: None }
+        Self { status, kind, code: None, param: None, message: message.into() }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -57,9 +65,10 @@ impl ApiError {
         }
     }
 
-    pub fn too_many_inputs(inputs: usize, max: usize) -> Self {
+    /// More inputs than `max` in `field`.
+    pub fn too_many_inputs(field: &str, inputs: usize, max: usize) -> Self {
         let message = format!(
-            "'input' holds {inputs} inputs; this server takes at most {max} in one request (its setting server.max_inputs)"
+            "'{field}' holds {inputs} inputs; this server takes at most {max} in one request (its setting server.max_inputs)"
         );
         Self::invalid_field(&message)
     }
@@ -101,17 +110,31 @@ impl ApiError {
 
     pub fn loading(models: &[&str]) -> Self {
         let message = format!("Not ready: loading {}.", models.join(", "));
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready");
-        Self { retry_after: Some(1), ..error }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready")
     }
 
     pub fn draining() -> Self {
-        let error =
-            Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: shutting down.").code("shutting_down");
-        Self { retry_after: Some(1), ..error }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: shutting down.").code("shutting_down")
     }
 
-    fn internal() -> Self {
+    /// The path holds what is no UTF-8.
+    pub fn invalid_path() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, "The path of this URL is not UTF-8.")
+    }
+
+    /// Another field than `input` holds what [`EmbedError`] calls an input.
+    #[must_use]
+    pub fn of_field(self, field: &str) -> Self {
+        if self.param.as_deref() == Some("input") { self.param(field) } else { self }
+    }
+
+    fn class(&self) -> ErrorClass {
+        let class =
+            self.code.unwrap_or(if self.status.is_server_error() { "internal_error" } else { "invalid_request" });
+        ErrorClass(class)
+    }
+
+    pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             SERVER,
@@ -145,6 +168,30 @@ impl From<Panicked> for ApiError {
     }
 }
 
+/// What the description says of every route that takes a body.
+impl utoipa::IntoResponses for ApiError {
+    fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
+        let content = || Content::new(Some(Ref::from_schema_name("ErrorResponse")));
+        let of = |(status, description): (StatusCode, &str)| {
+            let response = ResponseBuilder::new().description(description).content("application/json", content());
+            (status.as_str().to_owned(), response.build().into())
+        };
+        [
+            (
+                StatusCode::BAD_REQUEST,
+                "The request is not one that this server or model takes; `param` names the field",
+            ),
+            (StatusCode::NOT_FOUND, "No such model"),
+            (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`"),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "The server's fault"),
+            (StatusCode::SERVICE_UNAVAILABLE, "Not ready; `Retry-After` says when to ask again"),
+        ]
+        .map(of)
+        .into()
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
         let error =
@@ -155,9 +202,10 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
+        response.extensions_mut().insert(self.class());
         response
     }
 }

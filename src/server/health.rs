@@ -5,19 +5,43 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State as Shared;
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::State;
 use super::error::ApiError;
+use crate::openai::ErrorResponse;
 
-pub async fn health() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Status {
+    status: &'static str,
 }
 
-pub async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Value>, ApiError> {
+/// The process lives.
+#[utoipa::path(
+    get,
+    path = "/health",
+    tag = "operations",
+    responses((status = OK, description = "It does", body = Status))
+)]
+pub async fn health() -> Json<Status> {
+    Json(Status { status: "ok" })
+}
+
+/// Every model is loaded and the server is not shutting down.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    tag = "operations",
+    responses(
+        (status = OK, description = "Ready", body = Status),
+        (status = SERVICE_UNAVAILABLE, description = "Loading, or shutting down", body = ErrorResponse<'_>),
+    )
+)]
+pub async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Status>, ApiError> {
     if state.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
     let loading = state.registry.loading();
-    if loading.is_empty() { Ok(Json(json!({"status": "ready"}))) } else { Err(ApiError::loading(&loading)) }
+    if loading.is_empty() { Ok(Json(Status { status: "ready" })) } else { Err(ApiError::loading(&loading)) }
 }

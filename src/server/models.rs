@@ -1,15 +1,37 @@
-//! GET /v1/models and GET /v1/models/{id}.
+//! GET /v1/models and GET /v1/models/{id}; model ids in paths.
 
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State as Shared};
+use axum::extract::{FromRequestParts, Path, State as Shared};
+use axum::http::request::Parts;
 
 use super::State;
 use super::error::ApiError;
-use crate::openai::{ListModelsResponse, Model};
+use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, Model};
 
-/// Ids and aliases alike: clients look a name up here before they use it.
+/// A model's name in the path, percent-decoded.
+pub struct Id(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            Err(_) => Err(ApiError::invalid_path()),
+        }
+    }
+}
+
+/// All models. Ids and aliases alike: clients look a name up here before they use it.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    tag = "models",
+    operation_id = "listModels",
+    responses((status = OK, description = "The configured models", body = ListModelsResponse))
+)]
 pub async fn list(Shared(state): Shared<Arc<State>>) -> Json<ListModelsResponse> {
     let data = state
         .registry
@@ -17,10 +39,24 @@ pub async fn list(Shared(state): Shared<Arc<State>>) -> Json<ListModelsResponse>
         .iter()
         .flat_map(|entry| entry.names().map(|name| Model::new(name, entry.created())))
         .collect();
-    Json(ListModelsResponse { object: "list", data })
+    Json(ListModelsResponse { object: ListObject::List, data })
 }
 
-pub async fn retrieve(Shared(state): Shared<Arc<State>>, Path(id): Path<String>) -> Result<Json<Model>, ApiError> {
+/// One model.
+#[utoipa::path(
+    get,
+    // A wildcard: ids may hold a slash, and clients send it both plain and as %2F.
+    path = "/v1/models/{*id}",
+    tag = "models",
+    operation_id = "retrieveModel",
+    params(("id" = String, Path, description = "An id or alias")),
+    responses(
+        (status = OK, description = "The model", body = Model),
+        (status = NOT_FOUND, description = "No such model", body = ErrorResponse<'_>),
+        (status = BAD_REQUEST, description = "The path is not UTF-8", body = ErrorResponse<'_>),
+    )
+)]
+pub async fn retrieve(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Result<Json<Model>, ApiError> {
     match state.registry.get(Some(&id)) {
         Some(entry) => Ok(Json(Model::new(id, entry.created()))),
         None => Err(ApiError::model_not_found(&id)),

@@ -25,6 +25,16 @@ pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: Encodi
     out.push(b'}');
 }
 
+/// Appends one row of a matrix of cosines, an entry of `data`.
+pub fn similarity(out: &mut Vec<u8>, index: usize, cosines: &[f32]) {
+    if index > 0 {
+        out.push(b',');
+    }
+    out.extend_from_slice(format!(r#"{{"object":"similarity","index":{index},"similarity":"#).as_bytes());
+    floats(out, cosines);
+    out.push(b'}');
+}
+
 fn base64(out: &mut Vec<u8>, vector: &[f32]) {
     if cfg!(target_endian = "little") {
         base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(vector), out);

@@ -92,6 +92,8 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("MAX_INPUTS", "5"),
         ("DRAIN_TIMEOUT", "1s"),
         ("CORS_ORIGINS", "https://a.example, https://b.example"),
+        ("METRICS", "false"),
+        ("DOCS", "false"),
         ("LOG_LEVEL", "debug"),
         ("LOG_FORMAT", "json"),
         ("MODELS", "a=/a,b=/b"),
@@ -106,6 +108,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     let merged = effective(&Flags::default(), environment).unwrap();
     assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
     let Config { server, log, models, .. } = &merged.config;
+    assert!(!server.metrics && !server.docs);
     assert_eq!(merged.config.default_model(), "b");
     assert_eq!((server.host.to_string().as_str(), server.port, server.threads), ("::1", 7, 3));
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));

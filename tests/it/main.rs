@@ -16,7 +16,10 @@ mod golden;
 #[cfg(feature = "hub")]
 mod hub;
 mod loading;
+mod metrics;
 mod models;
+mod neighbours;
+mod openapi;
 mod process;
 mod properties;
 mod refine;

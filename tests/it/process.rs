@@ -204,6 +204,48 @@ fn the_log_can_be_json() {
 }
 
 #[test]
+fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for level in ["info", "debug"] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("c.toml");
+        let path = checkpoint("llama");
+        std::fs::write(&config, format!("[log]\nlevel = {level:?}\n[[models]]\nid = \"m\"\npath = {path:?}")).unwrap();
+        let server = Server::start(&["--log-format", "json", "--config", config.to_str().unwrap()]);
+        server.wait_until_ready();
+        assert_eq!((server.status("/metrics"), server.status("/health")), (200, 200));
+        let url = format!("http://{}/v1/models", server.address);
+        let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+        agent().get(&url).header("traceparent", parent).call().unwrap();
+        server.signal("TERM");
+        let (_, log) = server.end();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect(line));
+        let requests: Vec<_> = lines.filter(|line| line["message"] == "request").collect();
+        let of = |route: &str| requests.iter().filter(|line| line["route"] == route).collect::<Vec<_>>();
+        assert_eq!(of("/v1/models")[0]["trace_id"], trace, "{log}");
+        for route in ["/metrics", "/health"] {
+            assert_eq!(of(route).len(), usize::from(level == "debug"), "{route}: {log}");
+        }
+    }
+}
+
+#[test]
+fn completions_and_the_manual_are_of_this_command_line() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = output(&["completions", shell]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("log-format") && text.contains("extract"), "{shell}: {text}");
+    }
+    assert_eq!(output(&["completions", "tcsh"]).status.code(), Some(2));
+    let output = output(&["man"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains(".TH"), "{text}");
+    for part in ["embedding\\-server\\-refine", "\\-\\-log\\-format", "\\-\\-revision"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
 fn a_taken_port_names_the_setting() {
     let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
     let port = server.address.rsplit(':').next().unwrap();

@@ -1,0 +1,263 @@
+//! GET /metrics: counters and histograms as Prometheus reads them.
+//!
+//! Every series that a request can touch is made at the start, so a request adds to plain atomics. Labels are routes of
+//! the router, configured model ids and the server's own error codes: nothing that a client sends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Response};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry as Series;
+
+use super::State;
+use super::error::ApiError;
+use super::stages::Stage;
+use crate::openai::ErrorResponse;
+use crate::registry::Registry;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper bounds of the buckets of every histogram, in seconds: from a cached word to a full batch.
+const BOUNDS: [f64; 18] =
+    [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Durations, counted by [`BOUNDS`].
+#[derive(Debug, Clone, Default)]
+pub struct Histogram(Arc<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    /// The last counts what is over all bounds.
+    counts: [AtomicU64; BOUNDS.len() + 1],
+    nanoseconds: AtomicU64,
+}
+
+impl Histogram {
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = BOUNDS.partition_point(|&bound| bound < seconds);
+        if let Some(count) = self.0.counts.get(bucket) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.0.nanoseconds.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl TypedMetric for Histogram {
+    const TYPE: MetricType = MetricType::Histogram;
+}
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
+        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> =
+            bounds.zip(&self.0.counts).map(|(bound, count)| (bound, count.load(Ordering::Relaxed))).collect();
+        let seconds = Duration::from_nanos(self.0.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+/// Of statuses. No route redirects.
+const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// What is counted of one route.
+#[derive(Debug, Clone)]
+pub struct OfRoute {
+    /// By the classes of [`CLASSES`].
+    requests: [Counter; CLASSES.len()],
+    duration: Histogram,
+}
+
+impl OfRoute {
+    /// An answer began `duration` after its request came.
+    pub fn answered(&self, status: u16, duration: Duration) {
+        let [fine, client, server] = &self.requests;
+        match status {
+            ..400 => fine.inc(),
+            400..500 => client.inc(),
+            _ => server.inc(),
+        };
+        self.duration.observe(duration);
+    }
+}
+
+/// What is counted of one model.
+#[derive(Debug)]
+struct OfModel {
+    inputs: Counter,
+    tokens: Counter,
+}
+
+/// All that is counted.
+#[derive(Debug)]
+pub struct Metrics {
+    series: Series,
+    requests: Family<Labels, Counter>,
+    durations: Family<Labels, Histogram>,
+    errors: Family<[(&'static str, &'static str); 1], Counter>,
+    stages: [Histogram; Stage::ALL.len()],
+    models: Vec<OfModel>,
+    in_flight: Gauge,
+    waiting: Gauge,
+    table_bytes: Family<Labels, Gauge>,
+    loaded: Family<Labels, Gauge>,
+    resident: Gauge,
+}
+
+impl Metrics {
+    /// Of the configured models.
+    pub fn new(registry: &Registry) -> Self {
+        let mut series = Series::default();
+        let of_server = |name: &str| format!("embedding_server_{name}");
+        let requests = Family::default();
+        series.register(of_server("requests"), "Answers by route and class of status", requests.clone());
+        let durations = Family::default();
+        let text = "From a request's head to the begin of its answer, by route";
+        series.register(of_server("request_duration_seconds"), text, durations.clone());
+        let errors = Family::default();
+        series.register(of_server("errors"), "Answers that are errors, by code", errors.clone());
+        let in_flight = Gauge::default();
+        series.register(of_server("requests_in_flight"), "Requests whose answer is not sent yet", in_flight.clone());
+
+        let by_stage: Family<[(&'static str, &'static str); 1], Histogram> = Family::default();
+        let text = "What a request spent in a stage, over all threads; queue: waiting for the first of them";
+        series.register(of_server("stage_duration_seconds"), text, by_stage.clone());
+        let stages = Stage::ALL.map(|stage| by_stage.get_or_create_owned(&[("stage", stage.name())]));
+        let waiting = Gauge::default();
+        series.register(of_server("queue_depth"), "Jobs with a slice that waits for a thread", waiting.clone());
+
+        let inputs: Family<Labels, Counter> = Family::default();
+        series.register(of_server("inputs"), "Inputs answered, by model", inputs.clone());
+        let tokens: Family<Labels, Counter> = Family::default();
+        series.register(of_server("tokens"), "Tokens counted in usage, by model", tokens.clone());
+        let models = registry.models().iter().map(|entry| OfModel {
+            inputs: inputs.get_or_create_owned(&model_label(entry.id())),
+            tokens: tokens.get_or_create_owned(&model_label(entry.id())),
+        });
+        let models = models.collect();
+        let table_bytes = Family::default();
+        series.register(of_server("table_bytes"), "The size of a loaded model's table as stored", table_bytes.clone());
+        let loaded = Family::default();
+        series.register(of_server("model_loaded"), "1 once a model answers", loaded.clone());
+
+        let build = Info::new([
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("os", std::env::consts::OS),
+            ("arch", std::env::consts::ARCH),
+        ]);
+        series.register(of_server("build"), "What runs", build);
+        let resident = Gauge::default();
+        series.register(
+            "process_resident_memory_bytes",
+            "Resident memory, the tables' mapped pages included",
+            resident.clone(),
+        );
+        let started: Gauge<f64, AtomicU64> = Gauge::default();
+        started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
+        series.register("process_start_time_seconds", "When the server started, in Unix seconds", started);
+        Self { series, requests, durations, errors, stages, models, in_flight, waiting, table_bytes, loaded, resident }
+    }
+
+    /// The counts of the route with this path.
+    pub fn route(&self, path: &str) -> OfRoute {
+        let label = |name, value: &str| (name, value.to_owned());
+        let requests =
+            CLASSES.map(|class| self.requests.get_or_create_owned(&vec![label("route", path), label("status", class)]));
+        OfRoute { requests, duration: self.durations.get_or_create_owned(&vec![label("route", path)]) }
+    }
+
+    /// An answer that is an error.
+    pub fn failed(&self, code: &'static str) {
+        self.errors.get_or_create(&[("code", code)]).inc();
+    }
+
+    /// Inputs and tokens of the model at `index` in the registry.
+    pub fn pooled(&self, index: usize, inputs: usize, tokens: usize) {
+        if let Some(model) = self.models.get(index) {
+            model.inputs.inc_by(inputs as u64);
+            model.tokens.inc_by(tokens as u64);
+        }
+    }
+
+    pub fn stage(&self, stage: Stage, duration: Duration) {
+        if let Some(histogram) = self.stages.get(stage as usize) {
+            histogram.observe(duration);
+        }
+    }
+
+    /// Counts a request as in flight for as long as what it gives back lives.
+    pub fn enter(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// The text of a scrape.
+    fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
+        self.waiting.set(signed(state.workers.waiting()));
+        for entry in state.registry.models() {
+            let label = model_label(entry.id());
+            let embedder = entry.embedder();
+            self.loaded.get_or_create(&label).set(i64::from(embedder.is_some()));
+            self.table_bytes.get_or_create(&label).set(embedder.map_or(0, |embedder| signed(embedder.table_bytes())));
+        }
+        if let Some(memory) = memory_stats::memory_stats() {
+            self.resident.set(signed(memory.physical_mem));
+        }
+        let mut text = String::new();
+        encode(&mut text, &self.series)?;
+        Ok(text)
+    }
+}
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+fn model_label(id: &str) -> Labels {
+    vec![("model", id.to_owned())]
+}
+
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+/// The server's counts, for Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    responses(
+        (status = OK, description = "OpenMetrics text", body = String, content_type = OPENMETRICS),
+        (status = INTERNAL_SERVER_ERROR, description = "The server's fault", body = ErrorResponse<'_>),
+    )
+)]
+pub async fn metrics(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
+    let text = state.metrics.text(&state).map_err(|_| ApiError::internal())?;
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
+    Ok(response)
+}

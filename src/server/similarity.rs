@@ -1,0 +1,103 @@
+//! POST /v1/similarity: cosines of texts.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::Response;
+
+use super::State;
+use super::embeddings::{POOL_SLICE, WRITE_SLICE};
+use super::error::ApiError;
+use super::inputs::{self, Asked};
+use super::json::Json;
+use super::stages::Stage;
+use super::{stream, write};
+use crate::embedder::PooledTokens;
+use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
+use crate::pooling::{dot, normalize};
+
+/// The cosines of all inputs with one another, or of queries with all inputs.
+#[utoipa::path(
+    post,
+    path = "/v1/similarity",
+    tag = "neighbours",
+    request_body = CreateSimilarityRequest,
+    responses(
+        (status = OK, description = "A row for each query, or for each input where there are no queries; a column for each input", body = CreateSimilarityResponse),
+        ApiError,
+    )
+)]
+pub async fn create(
+    Shared(state): Shared<Arc<State>>,
+    Json(request): Json<CreateSimilarityRequest>,
+) -> Result<Response<Body>, ApiError> {
+    let CreateSimilarityRequest { input, queries, model, dimensions } = request;
+    let inputs = input.0;
+    let queries = queries.map(|queries| queries.0).unwrap_or_default();
+    inputs::check_count(&state, "input", &inputs)?;
+    inputs::check_count(&state, "queries", &queries)?;
+    let asked = Asked::of(&state, model.as_deref())?;
+    let dimensions = asked.embedder.resolve_dimensions(dimensions)?;
+
+    let count = inputs.len() + queries.len();
+    let (columns, asked_for) = (inputs.len(), queries.len());
+    let short = (inputs::are_short(&inputs), inputs::are_short(&queries));
+    let mut tokens = asked.tokens(&state, inputs, short.0).await?;
+    tokens.extend(asked.tokens(&state, queries, short.1).await.map_err(|error| error.of_field("queries"))?);
+    let usage = inputs::count(&tokens);
+    let vectors = unit_vectors(&state, &asked, tokens, dimensions).await?;
+
+    let rows = if asked_for == 0 { 0..columns } else { columns..count };
+    let first = rows.start;
+    let model = model.unwrap_or_else(|| asked.entry.id().to_owned());
+    let size = write::size_of_embedding(columns, crate::openai::EncodingFormat::Float);
+    let cost = columns.saturating_mul(dimensions).saturating_mul(WRITE_SLICE) / POOL_SLICE;
+    let slices = inputs::slices(rows.map(|_| size.max(cost)), WRITE_SLICE);
+    let last = slices.len().saturating_sub(1);
+    let (stages, queued) = (Arc::clone(&asked.stages), asked.stages.queued());
+    let response = stream::respond(&state, slices.len(), move |slice| {
+        queued(slice);
+        Ok(stages.time(Stage::Serialize, || {
+            let mut out = Vec::with_capacity(WRITE_SLICE);
+            if slice == 0 {
+                out.extend_from_slice(write::HEAD);
+            }
+            let vector = |at: usize| vectors.get(at * dimensions..(at + 1) * dimensions).unwrap_or_default();
+            for row in slices.get(slice).cloned().unwrap_or_default() {
+                let cosines: Vec<f32> =
+                    (0..columns).map(|column| dot(vector(first + row), vector(column)).clamp(-1.0, 1.0)).collect();
+                write::similarity(&mut out, row, &cosines);
+            }
+            if slice == last {
+                write::tail(&mut out, &model, usage);
+            }
+            out.into()
+        }))
+    });
+    Ok(asked.account(response.await?, count, usage))
+}
+
+/// The vectors of `tokens`, at length 1 whatever the model's setting is: their products are cosines.
+async fn unit_vectors(
+    state: &State,
+    asked: &Asked,
+    tokens: Vec<PooledTokens>,
+    dimensions: usize,
+) -> Result<Vec<f32>, ApiError> {
+    let slices = inputs::slices(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), POOL_SLICE);
+    let mut vectors = Vec::with_capacity(tokens.len() * dimensions);
+    let (embedder, stages, queued) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages), asked.stages.queued());
+    let mut job = state.workers.run(slices.len(), move |slice| {
+        queued(slice);
+        let tokens = slices.get(slice).and_then(|range| tokens.get(range.clone())).unwrap_or_default();
+        let mut vectors = vec![0.0; tokens.len() * dimensions];
+        stages.time(Stage::Pool, || embedder.pool(tokens, dimensions, &mut vectors))?;
+        vectors.chunks_mut(dimensions.max(1)).for_each(normalize);
+        Ok::<_, crate::error::EmbedError>(vectors)
+    });
+    while let Some(result) = job.next().await {
+        vectors.extend(result??);
+    }
+    Ok(vectors)
+}

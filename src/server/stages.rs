@@ -1,0 +1,100 @@
+//! What a request spends where: observed in the metrics when it ends, and told to the client in `server-timing`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::http::HeaderValue;
+
+use super::metrics::Metrics;
+
+/// On the answers that a model gave, as browsers and proxies read it (<https://www.w3.org/TR/server-timing/>).
+pub const SERVER_TIMING: &str = "server-timing";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for a thread.
+    Queue,
+    Tokenize,
+    Pool,
+    Serialize,
+}
+
+impl Stage {
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Tokenize, Self::Pool, Self::Serialize];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Tokenize => "tokenize",
+            Self::Pool => "pool",
+            Self::Serialize => "serialize",
+        }
+    }
+}
+
+/// The times of one request, added up over its slices and the threads that ran them.
+#[derive(Debug)]
+pub struct Stages {
+    nanoseconds: [AtomicU64; Stage::ALL.len()],
+    metrics: Arc<Metrics>,
+}
+
+impl Stages {
+    pub fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { nanoseconds: Default::default(), metrics: Arc::clone(metrics) })
+    }
+
+    pub fn add(&self, stage: Stage, duration: Duration) {
+        if let Some(spent) = self.nanoseconds.get(stage as usize) {
+            spent.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    /// Runs `work` and adds what it took.
+    pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let result = work();
+        self.add(stage, started.elapsed());
+        result
+    }
+
+    /// What is to be called by each slice of a job made now: the first adds how long it waited.
+    pub fn queued(self: &Arc<Self>) -> impl Fn(usize) + Send + Sync + use<> {
+        let (stages, since) = (Arc::clone(self), Instant::now());
+        move |slice| {
+            if slice == 0 {
+                stages.add(Stage::Queue, since.elapsed());
+            }
+        }
+    }
+
+    fn spent(&self, stage: Stage) -> Duration {
+        self.nanoseconds.get(stage as usize).map_or(Duration::ZERO, |n| Duration::from_nanos(n.load(Ordering::Relaxed)))
+    }
+
+    /// What was spent so far, in milliseconds; of a streamed answer that is its first piece.
+    pub fn header(&self) -> HeaderValue {
+        let mut text = String::with_capacity(80);
+        for stage in Stage::ALL {
+            let separator = if text.is_empty() { "" } else { ", " };
+            let microseconds = self.spent(stage).as_micros();
+            // A String takes every write.
+            let _ = write!(text, "{separator}{};dur={}.{:03}", stage.name(), microseconds / 1000, microseconds % 1000);
+        }
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    }
+}
+
+impl Drop for Stages {
+    fn drop(&mut self) {
+        for stage in Stage::ALL {
+            let spent = self.spent(stage);
+            // A request that failed on the way has no time in the stages that it did not reach.
+            if stage == Stage::Queue || !spent.is_zero() {
+                self.metrics.stage(stage, spent);
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! POST /v1/tokenize: the tokens that are pooled for each input.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::Response;
+use bytes::Bytes;
+
+use super::State;
+use super::embeddings::WRITE_SLICE;
+use super::error::ApiError;
+use super::inputs::{self, Asked};
+use super::json::Json;
+use super::stages::{Stage, Stages};
+use super::{stream, write};
+use crate::embedder::{Embedder, PooledTokens};
+use crate::openai::{CreateTokensRequest, CreateTokensResponse};
+
+/// Tokens written in one go, and about the bytes that one takes: an input of 32 MiB is not one piece of the answer.
+const TOKENS: usize = 4096;
+const BYTES_PER_TOKEN: usize = 12;
+
+/// The tokens of texts, as the model pools them: with its special tokens, and without tokens that have no row.
+#[utoipa::path(
+    post,
+    path = "/v1/tokenize",
+    tag = "neighbours",
+    request_body = CreateTokensRequest,
+    responses((status = OK, description = "The tokens of each input, in their order", body = CreateTokensResponse), ApiError)
+)]
+pub async fn create(
+    Shared(state): Shared<Arc<State>>,
+    Json(request): Json<CreateTokensRequest>,
+) -> Result<Response<Body>, ApiError> {
+    let CreateTokensRequest { input, model } = request;
+    let inputs = input.0;
+    inputs::check_count(&state, "input", &inputs)?;
+    let asked = Asked::of(&state, model.as_deref())?;
+    let (count, short) = (inputs.len(), inputs::are_short(&inputs));
+    let tokens = asked.tokens(&state, inputs, short).await?;
+    let usage = inputs::count(&tokens);
+    let parts = parts(&tokens);
+    let slices = inputs::slices(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
+    let answer = Answer {
+        embedder: Arc::clone(&asked.embedder),
+        stages: Arc::clone(&asked.stages),
+        model: model.unwrap_or_else(|| asked.entry.id().to_owned()),
+        tokens,
+        parts,
+    };
+    let response = stream::respond(&state, slices.len(), move |slice| {
+        Ok(answer.write(slices.get(slice).cloned().unwrap_or_default()))
+    });
+    Ok(asked.account(response.await?, count, usage))
+}
+
+/// A stretch of the ids or of the pieces of one input.
+struct Part {
+    input: usize,
+    pieces: bool,
+    tokens: Range<usize>,
+}
+
+/// All parts in the order of the answer; an input without tokens has two empty ones.
+fn parts(tokens: &[PooledTokens]) -> Vec<Part> {
+    let starts = |len: usize| (0..len.max(1)).step_by(TOKENS);
+    let of_input = |(input, tokens): (usize, &PooledTokens)| {
+        let len = tokens.len();
+        [false, true].into_iter().flat_map(move |pieces| {
+            starts(len).map(move |start| Part { input, pieces, tokens: start..(start + TOKENS).min(len) })
+        })
+    };
+    tokens.iter().enumerate().flat_map(of_input).collect()
+}
+
+struct Answer {
+    embedder: Arc<Embedder>,
+    stages: Arc<Stages>,
+    model: String,
+    tokens: Vec<PooledTokens>,
+    parts: Vec<Part>,
+}
+
+impl Answer {
+    fn write(&self, range: Range<usize>) -> Bytes {
+        self.stages.time(Stage::Serialize, || {
+            let mut out = Vec::with_capacity(WRITE_SLICE);
+            if range.start == 0 {
+                out.extend_from_slice(write::HEAD);
+            }
+            for part in self.parts.get(range.clone()).unwrap_or_default() {
+                self.part(part, &mut out);
+            }
+            if range.end == self.parts.len() {
+                write::tail(&mut out, &self.model, inputs::count(&self.tokens));
+            }
+            out.into()
+        })
+    }
+
+    fn part(&self, part: &Part, out: &mut Vec<u8>) {
+        let Some(all) = self.tokens.get(part.input).map(PooledTokens::ids) else { return };
+        if part.tokens.start == 0 {
+            let head = match (part.pieces, part.input) {
+                (false, 0) => r#"{"object":"tokens","index":0,"ids":["#.to_owned(),
+                (false, index) => format!(r#",{{"object":"tokens","index":{index},"ids":["#),
+                (true, _) => r#","pieces":["#.to_owned(),
+            };
+            out.extend_from_slice(head.as_bytes());
+        }
+        let mut piece = String::new();
+        for (place, &id) in all.iter().enumerate().take(part.tokens.end).skip(part.tokens.start) {
+            if place > 0 {
+                out.push(b',');
+            }
+            // Numbers and strings always serialize, and a Vec takes every write.
+            let _ = if part.pieces {
+                piece.clear();
+                self.embedder.pieces().write(id, &mut piece);
+                serde_json::to_writer(&mut *out, &piece)
+            } else {
+                serde_json::to_writer(&mut *out, &id)
+            };
+        }
+        if part.tokens.end == all.len() {
+            let tail = if part.pieces { format!(r#"],"count":{}}}"#, all.len()) } else { "]".to_owned() };
+            out.extend_from_slice(tail.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The description at /openapi.json: against OpenAI's own (tests/openapi/openai.json) and against the server.
+
+use std::collections::BTreeSet;
+
+use embedding_server::config::Model;
+use embedding_server::embedder::TokenInput;
+use serde_json::{Value, json};
+
+use crate::common::{TestApp, agent, checkpoint};
+
+fn description() -> Value {
+    TestApp::start(|_| {}).get("/openapi.json").body
+}
+
+fn openais() -> Value {
+    serde_json::from_str(include_str!("../openapi/openai.json")).unwrap()
+}
+
+fn resolve<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
+    match schema["$ref"].as_str() {
+        Some(reference) => resolve(api, api.pointer(reference.strip_prefix('#').unwrap()).unwrap()),
+        None => schema,
+    }
+}
+
+/// What JSON a schema admits, as words: `integer`, `"list"` (of an enum), `[[integer]]`, `{}`.
+fn shapes(api: &Value, schema: &Value) -> BTreeSet<String> {
+    let schema = resolve(api, schema);
+    for choice in ["oneOf", "anyOf"] {
+        if let Some(choices) = schema[choice].as_array() {
+            return choices.iter().flat_map(|choice| shapes(api, choice)).collect();
+        }
+    }
+    if let Some(values) = schema["enum"].as_array() {
+        return values.iter().map(Value::to_string).collect();
+    }
+    let of_type = |kind: &str| match kind {
+        "array" => shapes(api, &schema["items"]).into_iter().map(|item| format!("[{item}]")).collect(),
+        "object" => BTreeSet::from(["{}".to_owned()]),
+        kind => BTreeSet::from([kind.to_owned()]),
+    };
+    match &schema["type"] {
+        Value::String(kind) => of_type(kind),
+        Value::Array(kinds) => kinds.iter().flat_map(|kind| of_type(kind.as_str().unwrap())).collect(),
+        _ if schema["properties"].is_object() => of_type("object"),
+        _ => BTreeSet::from(["any".to_owned()]),
+    }
+}
+
+/// A string admits the strings of an enum; what admits anything admits everything.
+fn admits(wide: &BTreeSet<String>, narrow: &BTreeSet<String>) -> bool {
+    let admitted = |shape: &String| {
+        wide.contains(shape) || wide.contains("any") || (shape.starts_with('"') && wide.contains("string"))
+    };
+    narrow.iter().all(admitted)
+}
+
+fn names(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(map) => map.keys().cloned().collect(),
+        Value::Array(list) => list.iter().map(|name| name.as_str().unwrap().to_owned()).collect(),
+        _ => BTreeSet::new(),
+    }
+}
+
+fn schema<'a>(api: &'a Value, name: &str) -> &'a Value {
+    let schema = &api["components"]["schemas"][name];
+    assert!(schema.is_object(), "{name}");
+    schema
+}
+
+#[test]
+fn whatever_openais_description_lets_a_client_send_ours_does_too() {
+    let (theirs, ours) = (openais(), description());
+    let (their, our) = (schema(&theirs, "CreateEmbeddingRequest"), schema(&ours, "CreateEmbeddingRequest"));
+    assert_eq!(names(&their["properties"]), names(&our["properties"]));
+    for (name, property) in their["properties"].as_object().unwrap() {
+        let (wide, narrow) = (shapes(&ours, &our["properties"][name]), shapes(&theirs, property));
+        assert!(admits(&wide, &narrow), "{name}: they admit {narrow:?}, we {wide:?}");
+        for key in ["default", "minimum"] {
+            assert_eq!(property.get(key), our["properties"][name].get(key), "{key} of {name}");
+        }
+    }
+    // The formats are the same ones, not only a string.
+    let formats = shapes(&ours, &our["properties"]["encoding_format"]);
+    assert_eq!(formats, ["\"base64\"", "\"float\"", "null"].map(str::to_owned).into());
+    assert!(names(&our["required"]).is_subset(&names(&their["required"])));
+
+    let limits = |api: &Value, schema: &Value| -> Vec<(Value, Value)> {
+        let of = |shape: &Value| (shape["minItems"].clone(), shape["maxItems"].clone());
+        resolve(api, schema)["oneOf"].as_array().unwrap().iter().map(of).collect()
+    };
+    let (their, our) = (limits(&theirs, &their["properties"]["input"]), limits(&ours, &our["properties"]["input"]));
+    // text, [text], [id], [[id]]; an input of ids may be longer than OpenAI's.
+    let at_most = json!(2048);
+    assert_eq!(their[1..], [(json!(1), at_most.clone()), (json!(1), at_most.clone()), (json!(1), at_most.clone())]);
+    assert_eq!(our[1..], [(json!(1), at_most.clone()), (json!(1), Value::Null), (json!(1), at_most)]);
+}
+
+#[test]
+fn whatever_ours_says_that_a_client_gets_openais_does_too() {
+    let (theirs, ours) = (openais(), description());
+    for name in ["CreateEmbeddingResponse", "Embedding", "Model", "ListModelsResponse", "ErrorResponse", "Error"] {
+        let (their, our) = (schema(&theirs, name), schema(&ours, name));
+        assert!(names(&their["required"]).is_subset(&names(&our["required"])), "{name}");
+        let unknown: BTreeSet<_> =
+            names(&our["properties"]).difference(&names(&their["properties"])).cloned().collect();
+        assert!(unknown.is_empty(), "{name} has {unknown:?}, which OpenAI's has not");
+        for (field, property) in our["properties"].as_object().unwrap() {
+            let mut narrow = shapes(&ours, property);
+            if (name, field.as_str()) == ("Embedding", "embedding") {
+                // Their description does not say what base64 answers with; their SDKs expect a string.
+                assert!(narrow.remove("string"));
+            }
+            let wide = shapes(&theirs, &their["properties"][field]);
+            assert!(admits(&wide, &narrow), "{field} of {name}: we answer {narrow:?}, they {wide:?}");
+        }
+    }
+    let usage = |api: &Value| {
+        let usage = resolve(api, &schema(api, "CreateEmbeddingResponse")["properties"]["usage"]);
+        (names(&usage["required"]), names(&usage["properties"]))
+    };
+    assert_eq!(usage(&theirs), usage(&ours));
+}
+
+#[test]
+fn openais_operations_are_ours_under_v1() {
+    let (theirs, ours) = (openais(), description());
+    for (path, operations) in theirs["paths"].as_object().unwrap() {
+        let path = format!("/v1{}", path.replace("{model}", "{id}"));
+        for (method, their) in operations.as_object().unwrap() {
+            let our = &ours["paths"][&path][method];
+            assert_eq!(our["operationId"], their["operationId"], "{method} {path}");
+            let body = |operation: &Value| operation["content"]["application/json"]["schema"]["$ref"].clone();
+            assert_eq!(body(&our["requestBody"]), body(&their["requestBody"]), "{method} {path}");
+            assert_eq!(body(&our["responses"]["200"]), body(&their["responses"]["200"]), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn every_path_answers_and_every_reference_leads_somewhere() {
+    let app = TestApp::start(|_| {});
+    let api = app.get("/openapi.json").body;
+    for (path, operations) in api["paths"].as_object().unwrap() {
+        assert!(!path.contains('*'), "{path}");
+        let path = path.replace("{id}", "no-such-model");
+        for method in operations.as_object().unwrap().keys() {
+            let code = match method.as_str() {
+                "post" => app.post(&path, "application/json", b"{}").body["error"]["param"].clone(),
+                "get" if path == "/metrics" => continue,
+                _ => app.get(&path).body["error"]["code"].clone(),
+            };
+            assert!([json!(null), json!("input"), json!("model_not_found")].contains(&code), "{method} {path}: {code}");
+        }
+    }
+    let text = api.to_string();
+    for reference in text.split("\"#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        schema(&api, reference);
+    }
+}
+
+#[test]
+fn limits_are_this_servers() {
+    let dimensions = |api: &Value| schema(api, "CreateEmbeddingRequest")["properties"]["dimensions"]["maximum"].clone();
+    let api = description();
+    let ids = |api: &Value, shape: &str| schema(api, "Inputs").pointer(shape).unwrap().clone();
+    assert_eq!((dimensions(&api), ids(&api, "/oneOf/2/items/maximum")), (json!(16), json!(100_255)));
+    let app = TestApp::start(|c| {
+        c.server.max_inputs = 3;
+        c.models = vec![Model { token_input: TokenInput::Model, ..Model::new("m", checkpoint("llama")) }];
+    });
+    let api = app.get("/openapi.json").body;
+    assert_eq!(ids(&api, "/oneOf/1/maxItems"), 3);
+    let last = ids(&api, "/oneOf/3/items/items/maximum");
+    assert_eq!(app.embed(&json!({"input": [last]})).status, 200);
+    assert_eq!(app.embed(&json!({"input": [last.as_u64().unwrap() + 1]})).status, 400);
+}
+
+#[test]
+fn the_page_comes_from_the_binary_alone_and_can_be_switched_off() {
+    let app = TestApp::start(|_| {});
+    let get = |path: &str| agent().get(app.url(path)).call().unwrap();
+    let page = get("/docs").body_mut().read_to_string().unwrap();
+    assert!(!page.contains("://") && page.contains("docs/rapidoc-min.js") && page.contains("openapi.json"), "{page}");
+    let mut script = get("/docs/rapidoc-min.js");
+    assert_eq!(script.headers()["content-encoding"], "gzip");
+    assert!(script.body_mut().read_to_vec().unwrap().starts_with(&[0x1f, 0x8b]));
+    let app = TestApp::start(|c| c.server.docs = false);
+    for path in ["/docs", "/docs/rapidoc-min.js", "/openapi.json"] {
+        assert_eq!(app.get(path).error().0, 404, "{path}");
+    }
+}
