@@ -80,7 +80,7 @@ pub async fn log(Shared(log): Shared<Arc<Log>>, request: Request, next: Next) ->
     if let Some(accounting) = accounting {
         log.metrics.pooled(accounting.entry.index(), inputs, tokens);
     }
-    if !span.is_none() {
+    if !span.is_disabled() {
         span.record("http.response.status_code", status.as_u16());
         span.record("model", model).record("inputs", inputs).record("tokens", tokens);
         span.record("stages", response.headers().get(SERVER_TIMING).and_then(|v| v.to_str().ok()));
