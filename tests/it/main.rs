@@ -11,6 +11,7 @@ mod eval;
 mod extract;
 #[cfg(feature = "hub")]
 mod fake_hub;
+mod fit;
 mod gguf;
 mod golden;
 #[cfg(feature = "hub")]
