@@ -16,10 +16,12 @@
 //! new rows of the tokens seen (`4 k` bytes each), 8 bytes a token of the corpus, `d0^2 + d^2` numbers and panels of 32 columns
 //! (128 bytes a text, 640 a token seen); the vectors of the texts lie on disk (`4 (d + k)` bytes a text).
 
+pub mod cache;
 mod measure;
 mod solve;
 mod spool;
 mod target;
+pub mod teacher;
 mod texts;
 pub mod vectors;
 

@@ -53,7 +53,7 @@ pub mod tokenize;
 
 #[cfg(feature = "server")]
 pub mod cli;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", feature = "refine"))]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;

@@ -112,17 +112,9 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
     }
     if let (Some(url), Some(name)) = (&args.url, &args.api_model) {
         let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        models.push((name.clone(), Box::new(Endpoint(Client::new(url, name, key)?))));
+        models.push((name.clone(), Box::new(Client::new(url, name, key)?)));
     }
     Ok(models)
-}
-
-struct Endpoint(Client);
-
-impl Embed for Endpoint {
-    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
-        self.0.embed(texts)
-    }
 }
 
 /// A row a task and metric, a column a model; scores x 100. Means close each kind.

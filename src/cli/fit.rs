@@ -9,9 +9,13 @@ use clap::Args;
 use super::progress::Bar;
 use super::refine::{Dtype, existing};
 use crate::checkpoint::{Checkpoint, Overrides};
+use crate::client::Client;
 use crate::error::LoadError;
+use crate::fit::cache::{Cache, Identity};
+use crate::fit::teacher::Teacher;
 use crate::fit::vectors::{VectorFile, Vectors};
 use crate::fit::{self, Corpus, Fitted, Options, Summary};
+use crate::progress::Progress;
 use crate::refine::Rows;
 use crate::refine::write::{self, Description, RowDtype};
 
@@ -27,9 +31,29 @@ pub struct FitArgs {
     /// The field of a .jsonl or .ndjson corpus that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
-    /// The teacher's vectors of the corpus' texts, in their order: an .npy matrix, or .jsonl of arrays.
-    #[arg(long, value_name = "FILE")]
-    teacher_vectors: PathBuf,
+    /// The teacher: an OpenAI-compatible endpoint, "https://host/v1". A key is taken from EMBEDDING_TEACHER_API_KEY, or else
+    /// OPENAI_API_KEY. Mind its provider's terms.
+    #[arg(long, value_name = "URL", requires = "teacher_model", required_unless_present = "teacher_vectors")]
+    teacher: Option<String>,
+    /// The model to ask the teacher for.
+    #[arg(long, value_name = "NAME", requires = "teacher")]
+    teacher_model: Option<String>,
+    /// What the teacher wants before each text, such as "query: ".
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    teacher_prefix: String,
+    /// Texts of one request to the teacher.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    teacher_batch: usize,
+    /// Requests to the teacher at once.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    teacher_requests: usize,
+    /// Where the teacher's answers are kept: a text is never asked for twice. By default in ~/.cache/embedding-server/teachers,
+    /// or XDG_CACHE_HOME.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// In place of --teacher, its vectors of the corpus' texts in their order: an .npy matrix, or .jsonl of arrays.
+    #[arg(long, value_name = "FILE", conflicts_with = "teacher")]
+    teacher_vectors: Option<PathBuf>,
     /// How far rows of rare tokens keep to the linear map; small trusts the corpus. Chosen on the held-out texts by default.
     #[arg(long, value_name = "L")]
     lambda: Option<f32>,
@@ -64,7 +88,8 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
         eprintln!("embedding-server: warning: {warning}");
     }
     let progress = Bar::new();
-    let mut teacher = teacher(args)?;
+    let client = client(args)?;
+    let mut teacher = teacher(args, client.as_ref(), &progress)?;
     let corpus = Corpus { files: &args.corpus, field: &args.field, held_out: args.held_out };
     let options = Options { gamma: args.gamma, lambda: args.lambda, steps: args.steps, dimensions: args.dimensions };
     // Large, and beside OUT rather than in a /tmp that may be memory.
@@ -86,8 +111,41 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     ))
 }
 
-fn teacher(args: &FitArgs) -> Result<Box<dyn Vectors>, LoadError> {
-    Ok(Box::new(VectorFile::open(&args.teacher_vectors)?))
+fn client(args: &FitArgs) -> Result<Option<Client>, LoadError> {
+    let (Some(url), Some(model)) = (&args.teacher, &args.teacher_model) else { return Ok(None) };
+    let key = ["EMBEDDING_TEACHER_API_KEY", "OPENAI_API_KEY"].into_iter().find_map(|name| std::env::var(name).ok());
+    let client = Client::new(url, model, key.filter(|key| !key.is_empty()));
+    client.map(Some).map_err(|problem| LoadError::new("--teacher", problem))
+}
+
+fn teacher<'a>(
+    args: &FitArgs,
+    client: Option<&'a Client>,
+    progress: &dyn Progress,
+) -> Result<Box<dyn Vectors + 'a>, LoadError> {
+    if let Some(path) = &args.teacher_vectors {
+        return Ok(Box::new(VectorFile::open(path)?));
+    }
+    let client =
+        client.ok_or_else(|| LoadError::new("--teacher", "is missing").remedy("give a URL, or --teacher-vectors"))?;
+    let identity = Identity {
+        url: client.url().to_owned(),
+        model: client.model().to_owned(),
+        prefix: args.teacher_prefix.clone(),
+    };
+    let cache = Cache::open(&cache_dir(args)?, identity.clone(), progress)?;
+    Ok(Box::new(Teacher { ask: client, identity, cache, batch: args.teacher_batch, requests: args.teacher_requests }))
+}
+
+fn cache_dir(args: &FitArgs) -> Result<PathBuf, LoadError> {
+    if let Some(dir) = &args.cache {
+        return Ok(dir.clone());
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let home =
+        home.ok_or_else(|| LoadError::new("--cache", "is missing, and there is no HOME").remedy("give a directory"))?;
+    Ok(home.join("embedding-server/teachers"))
 }
 
 /// What a user wants to know of a fit, in lines.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::spool::{Spool, Spooled};
-use super::vectors::Vectors;
+use super::vectors::{Vectors, check};
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{self, CorpusFile, Texts};
 use crate::error::LoadError;
@@ -198,19 +198,6 @@ fn encode(checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>, String> {
     Ok(ids)
 }
 
-fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
-    if vector.len() != dimensions || vector.is_empty() {
-        return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()));
-    }
-    if let Some(number) = vector.iter().find(|x| !x.is_finite()) {
-        return Err(format!("holds {number}"));
-    }
-    if vector.iter().all(|&x| x == 0.0) {
-        return Err("is all zeros".to_owned());
-    }
-    Ok(())
-}
-
 /// The same text is always on the same side, in any order and beside any other text.
 fn is_held_out(text: &str, share: f64) -> bool {
     let digest = Sha256::digest(text.as_bytes());
@@ -241,19 +228,5 @@ mod tests {
         assert!((450..550).contains(&held(0.05).count()), "{}", held(0.05).count());
         assert!(held(0.05).all(|text| is_held_out(text, 0.1)));
         assert_eq!((held(0.0).count(), held(1.0).count()), (0, 10_000));
-    }
-
-    #[test]
-    fn what_is_no_vector_is_refused() {
-        assert!(check(&[1.0, 0.0], 2).is_ok());
-        for (vector, part) in [
-            (&[1.0][..], "1 numbers"),
-            (&[], "0 numbers"),
-            (&[1.0, f32::NAN], "NaN"),
-            (&[f32::INFINITY, 0.0], "inf"),
-            (&[0.0, -0.0], "zeros"),
-        ] {
-            assert!(check(vector, 2).unwrap_err().contains(part), "{vector:?}");
-        }
     }
 }

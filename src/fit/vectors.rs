@@ -157,6 +157,23 @@ impl Vectors for VectorFile {
     }
 }
 
+/// What is wrong with a vector that should have `dimensions` numbers.
+///
+/// # Errors
+/// In words that read on from "a vector that".
+pub fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
+    if vector.len() != dimensions || vector.is_empty() {
+        return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()));
+    }
+    if let Some(number) = vector.iter().find(|x| !x.is_finite()) {
+        return Err(format!("holds {number}"));
+    }
+    if vector.iter().all(|&x| x == 0.0) {
+        return Err("is all zeros".to_owned());
+    }
+    Ok(())
+}
+
 /// Reads the header of an npy file (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
 fn npy(reader: &mut impl Read) -> Result<Format, String> {
     let mut bytes = |n: usize| -> Result<Vec<u8>, String> {
@@ -209,4 +226,23 @@ fn row(reader: &mut impl Read, number: Number, dimensions: usize) -> io::Result<
         Number::F32 => bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect(),
         Number::F64 => bytes.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x) as f32).collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_vector_is_refused() {
+        assert!(check(&[1.0, 0.0], 2).is_ok());
+        for (vector, part) in [
+            (&[1.0][..], "1 numbers"),
+            (&[], "0 numbers"),
+            (&[1.0, f32::NAN], "NaN"),
+            (&[f32::INFINITY, 0.0], "inf"),
+            (&[0.0, -0.0], "zeros"),
+        ] {
+            assert!(check(vector, 2).unwrap_err().contains(part), "{vector:?}");
+        }
+    }
 }
