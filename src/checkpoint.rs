@@ -14,7 +14,7 @@ pub mod weights;
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
-use crate::norm::{FinalNorm, NormKind};
+use crate::norm::{CollapsedNorm, FinalNorm, NormKind};
 use crate::table::EmbeddingTable;
 use crate::tokenize::Vocabulary;
 use crate::tokenize::choose::Tokenizer;
@@ -147,6 +147,20 @@ impl Checkpoint {
         Err(LoadError::new(path, problem).expected(
             "a checkpoint directory (config.json, tokenizer.json and model.safetensors), or a GGUF file of version 2 or 3",
         ))
+    }
+
+    /// The norm as numbers per row: reads the whole table once, on `threads` threads.
+    ///
+    /// # Errors
+    /// When the table holds a number that is not finite.
+    pub fn collapsed_norm(&self, threads: usize) -> Result<CollapsedNorm, LoadError> {
+        self.norm.collapse(&self.table, threads).map_err(|bad| {
+            LoadError::new(
+                &self.table_source.path,
+                format!("holds a number that is not finite in row {} of {}", bad.row, self.table_source.name),
+            )
+            .expected("a finite table; this one is damaged or was trained astray")
+        })
     }
 }
 

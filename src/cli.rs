@@ -1,10 +1,12 @@
-//! The command line: serve, check, inspect, extract, fetch, refine, eval, completions, man. Turns flags into a layer of configuration, and
-//! errors into exit codes.
+//! The command line: serve, check, inspect, extract, fetch, embed, refine, fit, eval, completions, man. Turns flags into a
+//! layer of configuration, and errors into exit codes.
 
 #[cfg(feature = "refine")]
 mod eval;
 mod extract;
 mod fetch;
+#[cfg(feature = "refine")]
+mod fit;
 mod inspect;
 mod log;
 mod progress;
@@ -51,6 +53,9 @@ enum Command {
     /// Write a checkpoint with better rows, made from another's table and text: no training, no other model.
     #[cfg(feature = "refine")]
     Refine(refine::RefineArgs),
+    /// Write a table that stands in for a teacher: rows fitted to another model's vectors of your own texts.
+    #[cfg(feature = "refine")]
+    Fit(fit::FitArgs),
     /// Measure how good models' vectors are, on files of your own or public ones.
     #[cfg(feature = "refine")]
     Eval(eval::EvalArgs),
@@ -136,6 +141,8 @@ pub fn main() -> ExitCode {
         Some(Command::Fetch(args)) => finish(fetch::run(&args)),
         #[cfg(feature = "refine")]
         Some(Command::Refine(args)) => refine::run(&args),
+        #[cfg(feature = "refine")]
+        Some(Command::Fit(args)) => finish(fit::run(&args)),
         #[cfg(feature = "refine")]
         Some(Command::Eval(args)) => eval::run(&args),
         Some(Command::Completions { shell }) => {

@@ -133,7 +133,8 @@ impl Embedder {
     /// # Errors
     /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
-        let Checkpoint { path, table, table_source, norm, tokenizer, conventions: by_kind, .. } = checkpoint;
+        let collapsed = checkpoint.collapsed_norm(settings.load_threads);
+        let Checkpoint { path, table, table_source, tokenizer, conventions: by_kind, .. } = checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
@@ -145,13 +146,7 @@ impl Embedder {
             return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
                 .expected(format!("between 1 and {}, the columns of the table", table.dimensions())));
         }
-        let collapsed = norm.collapse(&table, settings.load_threads).map_err(|bad| {
-            LoadError::new(
-                &table_source.path,
-                format!("holds a number that is not finite in row {} of {}", bad.row, table_source.name),
-            )
-            .expected("a finite table; this one is damaged or was trained astray")
-        })?;
+        let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
         let pooling: Box<dyn Pooling> = match device(settings.device).map_err(|e| LoadError::new(&path, e))? {

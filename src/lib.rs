@@ -15,7 +15,8 @@
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
 //! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
 //!   [`location`] tells an id from a path.
-//! * `refine` makes better rows from the same table, and `eval` measures how good vectors are (feature `refine`).
+//! * `refine` makes better rows from the same table, `fit` moves them
+//!   toward a teacher's vectors, and `eval` measures how good vectors are (feature `refine`).
 //! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
@@ -30,11 +31,15 @@
 
 pub mod checkpoint;
 pub mod cl100k;
+#[cfg(feature = "refine")]
+pub mod corpus;
 pub mod embedder;
 pub mod error;
 #[cfg(feature = "refine")]
 pub mod eval;
 pub mod extract;
+#[cfg(feature = "refine")]
+pub mod fit;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod location;
@@ -48,7 +53,7 @@ pub mod tokenize;
 
 #[cfg(feature = "server")]
 pub mod cli;
-#[cfg(feature = "server")]
+#[cfg(all(feature = "server", feature = "refine"))]
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;

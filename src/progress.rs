@@ -4,8 +4,10 @@
 pub trait Progress: Sync {
     /// Work on `what` begins: `done` of `total` bytes are there already.
     fn start(&self, what: &str, done: u64, total: u64);
-    /// `bytes` more are there.
-    fn advance(&self, bytes: u64);
+    /// Work on `what` begins, of `total` pieces that are no bytes.
+    fn start_counted(&self, what: &str, total: u64);
+    /// So many more bytes or pieces are done.
+    fn advance(&self, by: u64);
     /// The work that was started is over.
     fn finish(&self);
     /// Something that a user who waits should know.
@@ -17,6 +19,7 @@ pub struct Silent;
 
 impl Progress for Silent {
     fn start(&self, _: &str, _: u64, _: u64) {}
+    fn start_counted(&self, _: &str, _: u64) {}
     fn advance(&self, _: u64) {}
     fn finish(&self) {}
     fn note(&self, _: &str) {}
@@ -28,6 +31,9 @@ pub struct Logged;
 impl Progress for Logged {
     fn start(&self, what: &str, done: u64, total: u64) {
         tracing::info!(what, done, total, "fetching");
+    }
+    fn start_counted(&self, what: &str, total: u64) {
+        tracing::info!(what, total, "working");
     }
     fn advance(&self, _: u64) {}
     fn finish(&self) {}

@@ -15,16 +15,20 @@
 //! to length 1, without special tokens. Columns are ordered by `v`, so a prefix is the best shorter vector.
 
 pub mod frequency;
-mod moments;
-mod rows;
+pub(crate) mod moments;
+pub(crate) mod rows;
 pub mod write;
+
+use std::io;
 
 use faer::Mat;
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::LoadError;
 use crate::norm::NormKind;
+use crate::progress::Progress;
 use frequency::Frequencies;
 use moments::Moments;
 use rows::NormedRows;
@@ -52,24 +56,6 @@ impl Default for Options {
         Self { a: None, whitening: 1.0, dimensions: None }
     }
 }
-
-/// What a long step is at: `done` of `total`, in the step's own unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Bytes of text tokenized.
-    Text,
-    /// Rows averaged.
-    Mean,
-    /// Rows added to the covariance.
-    Covariance,
-    /// One decomposition.
-    Eigenvectors,
-    /// Rows written.
-    Rows,
-}
-
-/// Is told how far a step is: step, done, total.
-pub type Progress<'a> = &'a (dyn Fn(Step, u64, u64) + Sync);
 
 /// Parameters of a refinement as they were used; part of the output's config.json.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -101,6 +87,21 @@ pub fn default_a(rows: usize) -> f64 {
     1e-3 * 0.3f64.powf(share)
 }
 
+/// The rows of a new table, made as they are asked for.
+pub trait Rows {
+    /// As many as the old table's.
+    fn rows(&self) -> usize;
+
+    /// The columns of the new table.
+    fn dimensions(&self) -> usize;
+
+    /// Calls `take(first row, rows x dimensions numbers)` with all rows, a block at a time, in order.
+    ///
+    /// # Errors
+    /// The first of `take`'s.
+    fn for_each_block(&self, take: &mut dyn FnMut(usize, &[f32]) -> io::Result<()>) -> io::Result<()>;
+}
+
 impl<'a> Refinement<'a> {
     /// Fits to the rows of `checkpoint` under `frequencies`: reads the table twice, and holds `dimensions^2` numbers.
     ///
@@ -110,7 +111,7 @@ impl<'a> Refinement<'a> {
         checkpoint: &'a Checkpoint,
         frequencies: &Frequencies,
         options: &Options,
-        progress: Progress<'_>,
+        progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
         let table = &checkpoint.table;
         let problem = |problem: String| LoadError::new(&checkpoint.path, problem);
@@ -142,20 +143,13 @@ impl<'a> Refinement<'a> {
             )
             .expected("a finite table; `embedding-server inspect` names the row"));
         }
-        progress(Step::Eigenvectors, 0, 1);
+        progress.start_counted("finding the axes", 1);
         let axes = moments
             .axes()
             .ok_or_else(|| problem("has a covariance whose eigenvectors could not be found".to_owned()))?;
-        progress(Step::Eigenvectors, 1, 1);
+        progress.finish();
         let total: f64 = axes.variances.iter().sum();
-        let shrinkage = SHRINKAGE * total / axes.variances.len() as f64;
-        let scales: Vec<f64> = axes
-            .variances
-            .iter()
-            .map(|v| v + shrinkage)
-            // A table of equal rows has no variance at all: nothing to scale.
-            .map(|v| if v > 0.0 { v.powf(-options.whitening / 2.0) } else { 0.0 })
-            .collect();
+        let scales = moments::whitening(&axes.variances, options.whitening);
         let projection = Mat::from_fn(table.dimensions(), kept, |i, j| {
             (axes.directions[(i, j)] * scales.get(j).copied().unwrap_or(0.0)) as f32
         });
@@ -170,30 +164,29 @@ impl<'a> Refinement<'a> {
         Ok(Self { rows, weights, mean: moments.mean, projection, parameters })
     }
 
-    /// The rows of the new table: as many as the old one's.
-    pub fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// The columns of the new table.
-    pub fn dimensions(&self) -> usize {
-        self.projection.ncols()
-    }
-
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// Calls `take(first row, rows x dimensions numbers)` with the new rows, a block at a time, in order.
-    ///
-    /// # Errors
-    /// The first of `take`'s.
-    pub fn for_each_block<E>(
-        &self,
-        progress: Progress<'_>,
-        mut take: impl FnMut(usize, &[f32]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let total = self.rows() as u64;
+    /// What the output's config.json says of it.
+    pub fn description(&self, frequencies: &Frequencies) -> Map<String, Value> {
+        [("parameters", json!(self.parameters)), ("frequencies", json!(frequencies.source()))]
+            .map(|(key, value)| (key.to_owned(), value))
+            .into_iter()
+            .collect()
+    }
+}
+
+impl Rows for Refinement<'_> {
+    fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn dimensions(&self) -> usize {
+        self.projection.ncols()
+    }
+
+    fn for_each_block(&self, take: &mut dyn FnMut(usize, &[f32]) -> io::Result<()>) -> io::Result<()> {
         let mut out = Vec::new();
         for block in self.rows.blocks() {
             let first = block.start;
@@ -207,7 +200,6 @@ impl<'a> Refinement<'a> {
                 }
             }
             take(first, &out)?;
-            progress(Step::Rows, block.end as u64, total);
         }
         Ok(())
     }

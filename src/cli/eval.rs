@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
 use crate::embedder::{Embedder, Settings};
 use crate::eval::{self, Embed, Score, Task};
+use crate::progress::Progress;
 
 #[derive(Args)]
 pub struct EvalArgs {
@@ -53,14 +54,11 @@ fn evaluate(args: &EvalArgs) -> Result<(), Failure> {
     if tasks.is_empty() || models.is_empty() {
         return Err("nothing to measure: give --model NAME=PATH or --url, and --sts, --bitext or --retrieval".into());
     }
-    let bar = ProgressBar::new((tasks.len() * models.len()) as u64);
-    if let Ok(style) = ProgressStyle::with_template("{msg:<24} {wide_bar} {pos}/{len} {elapsed}") {
-        bar.set_style(style);
-    }
+    let bar = Bar::new();
+    bar.start_counted("measuring", (tasks.len() * models.len()) as u64);
     let mut scores = Vec::new();
     for (name, model) in &models {
         for task in &tasks {
-            bar.set_message(format!("{name}: {}", task.name));
             let values = task.measure(model.as_ref()).map_err(|e| format!("{name}, {}: {e}", task.name))?;
             scores.extend(task.kind.metrics().iter().zip(values).map(|(&metric, value)| Score {
                 model: name.clone(),
@@ -70,10 +68,10 @@ fn evaluate(args: &EvalArgs) -> Result<(), Failure> {
                 metric,
                 value,
             }));
-            bar.inc(1);
+            bar.advance(1);
         }
     }
-    bar.finish_and_clear();
+    bar.finish();
     if args.json {
         let all = serde_json::json!({ "scores": scores, "means": eval::means(&scores) });
         println!("{all:#}");
@@ -114,17 +112,9 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
     }
     if let (Some(url), Some(name)) = (&args.url, &args.api_model) {
         let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        models.push((name.clone(), Box::new(Endpoint(Client::new(url, name, key)?))));
+        models.push((name.clone(), Box::new(Client::new(url, name, key)?)));
     }
     Ok(models)
-}
-
-struct Endpoint(Client);
-
-impl Embed for Endpoint {
-    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
-        self.0.embed(texts)
-    }
 }
 
 /// A row a task and metric, a column a model; scores x 100. Means close each kind.

@@ -1,4 +1,4 @@
-//! A progress bar with bytes, rate and time left; without a terminal nothing but notes.
+//! Progress bars with rate and time left; without a terminal nothing but notes.
 
 use std::sync::Mutex;
 
@@ -17,12 +17,9 @@ impl Bar {
     fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
         f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
-}
 
-impl Progress for Bar {
-    fn start(&self, what: &str, done: u64, total: u64) {
-        const TEMPLATE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-        let style = ProgressStyle::with_template(TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar());
+    fn draw(&self, template: &str, what: &str, done: u64, total: u64) {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         // indicatif draws on a terminal alone.
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
         bar.set_message(what.to_owned());
@@ -31,9 +28,19 @@ impl Progress for Bar {
         bar.reset_eta();
         self.with(|current| *current = Some(bar));
     }
+}
 
-    fn advance(&self, bytes: u64) {
-        self.with(|current| current.iter().for_each(|bar| bar.inc(bytes)));
+impl Progress for Bar {
+    fn start(&self, what: &str, done: u64, total: u64) {
+        self.draw("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left", what, done, total);
+    }
+
+    fn start_counted(&self, what: &str, total: u64) {
+        self.draw("{msg} {wide_bar} {pos}/{len} {eta} left", what, 0, total);
+    }
+
+    fn advance(&self, by: u64) {
+        self.with(|current| current.iter().for_each(|bar| bar.inc(by)));
     }
 
     fn finish(&self) {

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
+use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::error::LoadError;
+use crate::extract::staging::Existing;
 use crate::refine::frequency::Frequencies;
-use crate::refine::write::{self, RowDtype};
-use crate::refine::{Options, Refinement, Step};
+use crate::refine::write::{self, Description, RowDtype};
+use crate::refine::{Options, Refinement, Rows};
 
 #[derive(Args)]
 pub struct RefineArgs {
@@ -47,7 +48,7 @@ pub struct RefineArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Dtype {
+pub enum Dtype {
     Int4,
     Int8,
     F16,
@@ -70,29 +71,15 @@ pub fn run(args: &RefineArgs) -> ExitCode {
 }
 
 fn refine(args: &RefineArgs) -> Result<(), LoadError> {
-    if args.out.exists() && !args.force {
-        // Said before the work, and again by `write` for who made the directory meanwhile.
-        return Err(
-            LoadError::new(&args.out, "exists already").remedy("give --force to replace it, or another directory")
-        );
-    }
+    let existing = existing(args.force);
+    // Before the work, and again by `write` for who made the directory meanwhile.
+    existing.check(&args.out)?;
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
     for warning in &checkpoint.warnings {
         eprintln!("embedding-server: warning: {warning}");
     }
-    let bar = bar();
-    let progress = |step: Step, done: u64, total: u64| {
-        bar.set_message(match step {
-            Step::Text => "counting tokens",
-            Step::Mean => "finding the centre",
-            Step::Covariance => "finding the covariance",
-            Step::Eigenvectors => "finding the axes",
-            Step::Rows => "writing rows",
-        });
-        bar.set_length(total);
-        bar.set_position(done);
-    };
+    let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let frequencies = if args.corpus.is_empty() {
         match Frequencies::of_unigram(&checkpoint) {
@@ -109,8 +96,8 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     };
     let options = Options { a: args.a, whitening: args.whitening, dimensions: args.dimensions };
     let refinement = Refinement::fit(&checkpoint, &frequencies, &options, &progress)?;
-    write::write(&args.out, args.force, args.dtype.into(), &checkpoint, &frequencies, &refinement, &progress)?;
-    bar.finish_and_clear();
+    let description = Description { made: refinement.description(&frequencies), card: None };
+    write::write(&args.out, existing, args.dtype.into(), &checkpoint, &refinement, &description, &progress)?;
     println!(
         "{}: {} rows of {} dimensions in {}, a = {:.1e}, from {}, in {:.1} s",
         args.out.display(),
@@ -124,12 +111,7 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Drawn on a terminal only.
-fn bar() -> ProgressBar {
-    let bar = ProgressBar::new(0);
-    if let Ok(style) = ProgressStyle::with_template("{msg:<24} {wide_bar} {percent:>3} % {elapsed}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(200));
-    bar
+/// What `--force` stands for.
+pub fn existing(force: bool) -> Existing {
+    if force { Existing::Replace } else { Existing::Refuse }
 }

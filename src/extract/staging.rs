@@ -111,6 +111,16 @@ fn clear(dir: &Path, kept: Option<&str>) -> io::Result<()> {
     Ok(())
 }
 
+impl Existing {
+    /// Whether `out` may be written: for who does long work before [`Staging::begin`] asks the same.
+    ///
+    /// # Errors
+    /// When it exists and must not be replaced.
+    pub fn check(self, out: &Path) -> Result<(), LoadError> {
+        refuse(out, self)
+    }
+}
+
 fn refuse(out: &Path, existing: Existing) -> Result<(), LoadError> {
     let entries: Vec<_> = match out.read_dir() {
         Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),

@@ -1,18 +1,15 @@
 //! How often each token stands in natural text: counted in a corpus, or read from a Unigram tokenizer.
 
-mod corpus;
-
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use serde::Serialize;
 
-use super::{Progress, Step};
 use crate::checkpoint::Checkpoint;
+use crate::corpus::{self, Batch, CorpusFile, Texts};
 use crate::error::LoadError;
-use corpus::{Batch, Texts};
+use crate::progress::Progress;
 
 /// Sentences of many languages that the project ships (assets/README.md).
 const SAMPLE: &str = include_str!("../../assets/sample.txt");
@@ -53,19 +50,6 @@ impl fmt::Display for Source {
     }
 }
 
-/// One file of a corpus, as it was read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct CorpusFile {
-    /// The file's name without its directory.
-    pub name: String,
-    pub bytes: u64,
-    pub sha256: String,
-    pub texts: u64,
-    /// Lines that are not UTF-8, not JSON, or lack the field.
-    pub skipped: u64,
-    pub tokens: u64,
-}
-
 impl Frequencies {
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
@@ -85,26 +69,19 @@ impl Frequencies {
         files: &[PathBuf],
         field: &str,
         threads: usize,
-        progress: Progress<'_>,
+        progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         let mut read = Vec::new();
-        let size = |path: &PathBuf| std::fs::metadata(path).map_or(0, |m| m.len());
-        let total = files.iter().map(size).sum();
-        let mut before = 0;
+        progress.start("counting tokens", 0, corpus::size(files));
         for path in files {
             let texts = Texts::open(path, field)?;
-            let at = |bytes| progress(Step::Text, before + bytes, total);
-            let file = count(checkpoint, texts, path, threads, &at, &mut counts)?;
-            before += file.bytes;
-            read.push(file);
+            read.push(count(checkpoint, texts, path, threads, progress, &mut counts)?);
         }
+        progress.finish();
         let tokens = counts.iter().sum();
         if tokens == 0 {
-            let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
-            let skipped: u64 = read.iter().map(|file| file.skipped).sum();
-            return Err(LoadError::new(first, format!("holds no text; {skipped} lines could not be read"))
-                .expected("lines of UTF-8 text, or a .jsonl file of objects with the field that --field names"));
+            return Err(corpus::without_text(&read, files));
         }
         Ok(Self {
             probabilities: normalized(&counts),
@@ -122,7 +99,7 @@ impl Frequencies {
         checkpoint: &Checkpoint,
         share: f64,
         threads: usize,
-        progress: Progress<'_>,
+        progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
         if !(0.0..=1.0).contains(&share) {
             return Err(LoadError::new("--sample-share", format!("is {share}")).expected("between 0 and 1"));
@@ -160,11 +137,12 @@ impl Frequencies {
     ///
     /// # Errors
     /// When the tokenizer refuses a text.
-    pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: Progress<'_>) -> Result<Self, LoadError> {
+    pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
-        let total = SAMPLE.len() as u64;
-        let at = |bytes| progress(Step::Text, bytes, total);
-        let file = count(checkpoint, Texts::lines(SAMPLE.as_bytes()), Path::new("sample"), threads, &at, &mut counts)?;
+        progress.start("counting the sample's tokens", 0, SAMPLE.len() as u64);
+        let texts = Texts::lines(SAMPLE.as_bytes());
+        let file = count(checkpoint, texts, Path::new("sample"), threads, progress, &mut counts)?;
+        progress.finish();
         if file.tokens == 0 {
             return Err(LoadError::new(&checkpoint.tokenizer_path, "has no token for any text of the sample")
                 .remedy("give text of your own with --corpus"));
@@ -185,7 +163,7 @@ fn count(
     mut texts: Texts<'_>,
     path: &Path,
     threads: usize,
-    progress: &(dyn Fn(u64) + Sync),
+    progress: &dyn Progress,
     counts: &mut [u64],
 ) -> Result<CorpusFile, LoadError> {
     let rows = counts.len();
@@ -193,7 +171,6 @@ fn count(
     let (send, receive) = mpsc::sync_channel::<Batch>(2 * threads);
     // Owned by the workers alone: when all have failed, sending fails too.
     let receive = Arc::new(Mutex::new(receive));
-    let done = AtomicU64::new(0);
     let work = |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
         let mut counts = vec![0u64; rows];
         let mut ids = Vec::new();
@@ -213,7 +190,7 @@ fn count(
                     }
                 }
             }
-            progress(done.fetch_add(batch.bytes, Ordering::Relaxed) + batch.bytes);
+            progress.advance(batch.bytes);
         }
     };
     let (read, counted) = std::thread::scope(|scope| {
@@ -250,14 +227,5 @@ fn count(
             tokens += n;
         }
     }
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let found = texts.finish();
-    Ok(CorpusFile {
-        name,
-        bytes: found.bytes,
-        sha256: found.sha256,
-        texts: found.texts,
-        skipped: found.skipped,
-        tokens,
-    })
+    Ok(texts.finish(path, tokens))
 }

@@ -4,8 +4,9 @@ use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use rayon::prelude::*;
 
+use super::SHRINKAGE;
 use super::rows::{Block, NormedRows, subtract};
-use super::{Progress, Step};
+use crate::progress::Progress;
 
 /// Rows summed by one task: fixed, so that the sum does not depend on the number of cores.
 const ROWS_A_SUM: usize = 512;
@@ -26,13 +27,12 @@ pub struct Axes {
 
 impl Moments {
     /// Reads the rows twice. `shares` sum to 1. Blocks are multiplied in f32 and added up in f64.
-    pub fn of(rows: &NormedRows<'_>, shares: &[f64], progress: Progress<'_>) -> Self {
+    pub fn of(rows: &NormedRows<'_>, shares: &[f64], progress: &dyn Progress) -> Self {
         let mean = mean(rows, shares, progress);
-        let dimensions = rows.dimensions();
-        let mut covariance = Mat::<f64>::zeros(dimensions, dimensions);
-        let mut product = Mat::<f32>::zeros(dimensions, dimensions);
+        let mut gram = Gram::new(rows.dimensions());
+        progress.start_counted("finding the covariance", rows.len() as u64);
         for block in rows.blocks() {
-            let end = block.end as u64;
+            let size = block.len() as u64;
             let centred = rows.read(block, |index, row| {
                 subtract(row, &mean);
                 let root = shares.get(index).copied().unwrap_or(0.0).sqrt();
@@ -40,26 +40,11 @@ impl Moments {
                     *x = (f64::from(*x) * root) as f32;
                 }
             });
-            let x = centred.matrix();
-            triangular::matmul(
-                product.as_mut(),
-                triangular::BlockStructure::TriangularLower,
-                Accum::Replace,
-                x.transpose(),
-                triangular::BlockStructure::Rectangular,
-                x,
-                triangular::BlockStructure::Rectangular,
-                1.0,
-                Par::rayon(0),
-            );
-            for j in 0..dimensions {
-                for i in j..dimensions {
-                    covariance[(i, j)] += f64::from(product[(i, j)]);
-                }
-            }
-            progress(Step::Covariance, end, rows.len() as u64);
+            gram.add(&centred);
+            progress.advance(size);
         }
-        Self { mean, covariance }
+        progress.finish();
+        Self { mean, covariance: gram.sum }
     }
 
     pub fn is_finite(&self) -> bool {
@@ -88,11 +73,51 @@ impl Moments {
     }
 }
 
-fn mean(rows: &NormedRows<'_>, shares: &[f64], progress: Progress<'_>) -> Vec<f64> {
+/// The lower triangle of `sum X^T X` over blocks of rows, each multiplied in f32 and added up in f64.
+pub struct Gram {
+    pub sum: Mat<f64>,
+    product: Mat<f32>,
+}
+
+impl Gram {
+    pub fn new(dimensions: usize) -> Self {
+        Self { sum: Mat::zeros(dimensions, dimensions), product: Mat::zeros(dimensions, dimensions) }
+    }
+
+    pub fn add(&mut self, block: &Block) {
+        let x = block.matrix();
+        triangular::matmul(
+            self.product.as_mut(),
+            triangular::BlockStructure::TriangularLower,
+            Accum::Replace,
+            x.transpose(),
+            triangular::BlockStructure::Rectangular,
+            x,
+            triangular::BlockStructure::Rectangular,
+            1.0,
+            Par::rayon(0),
+        );
+        for j in 0..self.sum.ncols() {
+            for i in j..self.sum.nrows() {
+                self.sum[(i, j)] += f64::from(self.product[(i, j)]);
+            }
+        }
+    }
+}
+
+/// What scales each axis: `(v + 1e-3 mean(v))^(-g/2)`.
+pub fn whitening(variances: &[f64], g: f64) -> Vec<f64> {
+    let shrinkage = SHRINKAGE * variances.iter().sum::<f64>() / variances.len() as f64;
+    // Without any variance at all there is nothing to scale.
+    variances.iter().map(|v| v + shrinkage).map(|v| if v > 0.0 { v.powf(-g / 2.0) } else { 0.0 }).collect()
+}
+
+fn mean(rows: &NormedRows<'_>, shares: &[f64], progress: &dyn Progress) -> Vec<f64> {
     let dimensions = rows.dimensions();
     let mut mean = vec![0.0f64; dimensions];
+    progress.start_counted("finding the centre", rows.len() as u64);
     for block in rows.blocks() {
-        let end = block.end as u64;
+        let size = block.len() as u64;
         let shares = shares.get(block.clone()).unwrap_or_default();
         let normed = rows.read(block, |_, _| {});
         let sums: Vec<Vec<f64>> = normed
@@ -114,13 +139,14 @@ fn mean(rows: &NormedRows<'_>, shares: &[f64], progress: Progress<'_>) -> Vec<f6
                 *mean += sum;
             }
         }
-        progress(Step::Mean, end, rows.len() as u64);
+        progress.advance(size);
     }
+    progress.finish();
     mean
 }
 
 impl Block {
-    fn matrix(&self) -> MatRef<'_, f32> {
+    pub fn matrix(&self) -> MatRef<'_, f32> {
         MatRef::from_row_major_slice(&self.numbers, self.numbers.len() / self.dimensions, self.dimensions)
     }
 }

@@ -1,20 +1,21 @@
-//! Writes the refined format (`checkpoint/refined.rs`): row by row, beside its place, then renamed into it.
+//! Writes the refined format (`checkpoint/refined.rs`), row by row.
 
 mod quantize;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use half::f16;
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::frequency::Frequencies;
-use super::{Progress, Refinement};
+use super::Rows;
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::refined::{EMBEDDINGS, KEY, SCALES};
 use crate::error::LoadError;
+use crate::extract::staging::{self, Existing, Staging};
+use crate::progress::Progress;
 use crate::table::TableDtype;
 
 /// How the rows are stored.
@@ -51,40 +52,49 @@ impl RowDtype {
     }
 }
 
-/// Writes the directory `out`. With `force`, one that exists is replaced in one rename; a reader never sees half of it.
+/// What is written beside the rows.
+pub struct Description<'a> {
+    /// How the rows were made; the keys join those of `refined` in config.json.
+    pub made: Map<String, Value>,
+    /// README.md.
+    pub card: Option<&'a str>,
+}
+
+/// Writes the directory `out`: `made` of the table of `checkpoint`, with its tokenizer. It appears whole or not at all.
 ///
 /// # Errors
-/// When `out` exists and `force` is not set, or the disk refuses.
+/// When `out` exists and `existing` refuses, another process writes there, or the disk refuses.
 pub fn write(
     out: &Path,
-    force: bool,
+    existing: Existing,
     dtype: RowDtype,
     checkpoint: &Checkpoint,
-    frequencies: &Frequencies,
-    refinement: &Refinement<'_>,
-    progress: Progress<'_>,
+    made: &dyn Rows,
+    description: &Description<'_>,
+    progress: &dyn Progress,
 ) -> Result<(), LoadError> {
-    let partial = Partial::create(out, force)?;
-    let metadata = provenance(dtype, checkpoint, frequencies, refinement);
+    let Some(staging) = Staging::begin(out, existing, None, progress)? else { return Ok(()) };
+    let at = |name: &str| staging.dir().join(name);
     let io = |name: &str| {
-        let path = partial.path.join(name);
+        let path = at(name);
         move |e: io::Error| LoadError::io(path, &e)
     };
     match &checkpoint.tokenizer.rebuilt {
-        Some(json) => fs::write(partial.path.join("tokenizer.json"), json).map_err(io("tokenizer.json"))?,
-        None => {
-            fs::copy(&checkpoint.tokenizer_path, partial.path.join("tokenizer.json")).map_err(io("tokenizer.json"))?;
-        }
+        Some(json) => staging::write(&at("tokenizer.json"), json.as_bytes())?,
+        None => staging::copy(&checkpoint.tokenizer_path, &at("tokenizer.json"))?,
     }
-    write_json(&partial.path.join("config.json"), &config(dtype, refinement, &metadata)).map_err(io("config.json"))?;
+    let metadata = provenance(dtype, checkpoint, made, &description.made);
+    write_json(&at("config.json"), &config(dtype, made, &metadata))?;
     if !dtype.table().is_integer() {
         // sentence-transformers finds a static model by this file.
-        write_json(&partial.path.join("modules.json"), &modules()).map_err(io("modules.json"))?;
+        write_json(&at("modules.json"), &modules())?;
+    }
+    if let Some(card) = description.card {
+        staging::write(&at("README.md"), card.as_bytes())?;
     }
     let rows = rows_written(dtype, checkpoint);
-    write_tensors(&partial.path.join("model.safetensors"), dtype, rows, refinement, &metadata, progress)
-        .map_err(io("model.safetensors"))?;
-    partial.finish(out)
+    write_tensors(&at("model.safetensors"), dtype, rows, made, &metadata, progress).map_err(io("model.safetensors"))?;
+    staging.commit()
 }
 
 /// Model2Vec takes a table of exactly the tokenizer's size: rows that no token has are left off, and an added token
@@ -96,10 +106,10 @@ fn rows_written(dtype: RowDtype, checkpoint: &Checkpoint) -> usize {
 }
 
 /// What the table was made from and how.
-fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, frequencies: &Frequencies, made: &Refinement<'_>) -> Value {
+fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, made: &dyn Rows, how: &Map<String, Value>) -> Value {
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let path = checkpoint.path.canonicalize().unwrap_or_else(|_| checkpoint.path.clone());
-    json!({
+    let mut metadata = json!({
         "dimensions": made.dimensions(),
         "dtype": dtype.name(),
         "source": {
@@ -110,14 +120,16 @@ fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, frequencies: &Frequencie
             "dimensions": checkpoint.table.dimensions(),
             "dtype": checkpoint.table.dtype().name(),
         },
-        "parameters": made.parameters(),
-        "frequencies": frequencies.source(),
         "made_by": concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
-    })
+    });
+    if let Some(metadata) = metadata.as_object_mut() {
+        metadata.extend(how.clone());
+    }
+    metadata
 }
 
 /// config.json. Model2Vec reads the float dtypes by the keys of its own; the integers are not for it.
-fn config(dtype: RowDtype, made: &Refinement<'_>, metadata: &Value) -> Value {
+fn config(dtype: RowDtype, made: &dyn Rows, metadata: &Value) -> Value {
     if dtype.table().is_integer() {
         return json!({ "model_type": "refined_embeddings", KEY: metadata });
     }
@@ -138,8 +150,8 @@ fn modules() -> Value {
     ])
 }
 
-fn write_json(path: &Path, value: &Value) -> io::Result<()> {
-    fs::write(path, format!("{value:#}\n"))
+fn write_json(path: &Path, value: &Value) -> Result<(), LoadError> {
+    staging::write(path, format!("{value:#}\n").as_bytes())
 }
 
 /// One safetensors file: scales first, where there are any, so that both tensors are aligned.
@@ -147,9 +159,9 @@ fn write_tensors(
     path: &Path,
     dtype: RowDtype,
     rows: usize,
-    made: &Refinement<'_>,
+    made: &dyn Rows,
     metadata: &Value,
-    progress: Progress<'_>,
+    progress: &dyn Progress,
 ) -> io::Result<()> {
     let dimensions = made.dimensions();
     let (name, columns) = dtype.stored(dimensions);
@@ -173,7 +185,8 @@ fn write_tensors(
     file.write_all(header.as_bytes())?;
     file.seek(SeekFrom::Start(data + scale_bytes as u64))?;
     let mut scales: Vec<u8> = Vec::with_capacity(scale_bytes);
-    made.for_each_block(progress, |first, block| {
+    progress.start_counted("writing rows", made.rows() as u64);
+    made.for_each_block(&mut |first, block| {
         let encoded: Vec<(f32, Vec<u8>)> = block.par_chunks(dimensions).map(|row| encode(dtype, row)).collect();
         for (scale, bytes) in encoded.into_iter().take(rows.saturating_sub(first)) {
             file.write_all(&bytes)?;
@@ -181,8 +194,10 @@ fn write_tensors(
                 scales.extend(scale.to_le_bytes());
             }
         }
-        io::Result::Ok(())
+        progress.advance((block.len() / dimensions) as u64);
+        Ok(())
     })?;
+    progress.finish();
     let zeros = vec![0; width];
     for _ in made.rows()..rows {
         file.write_all(&zeros)?;
@@ -200,55 +215,4 @@ fn encode(dtype: RowDtype, row: &[f32]) -> (f32, Vec<u8>) {
         RowDtype::Int8 => quantize::int8(row),
         RowDtype::Int4 => quantize::int4(row),
     }
-}
-
-/// A directory that is not in its place yet; removed if it never gets there.
-struct Partial {
-    path: PathBuf,
-}
-
-impl Partial {
-    fn create(out: &Path, force: bool) -> Result<Self, LoadError> {
-        if out.exists() && !force {
-            return Err(
-                LoadError::new(out, "exists already").remedy("give --force to replace it, or another directory")
-            );
-        }
-        if out.exists() && !out.join("config.json").exists() {
-            return Err(LoadError::new(out, "exists and is no checkpoint, so it is not replaced")
-                .remedy("remove it, or give another directory"));
-        }
-        let path = beside(out, "partial").ok_or_else(|| LoadError::new(out, "has no name to write to"))?;
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
-        }
-        fs::create_dir(&path).map_err(|e| LoadError::io(&path, &e))?;
-        Ok(Self { path })
-    }
-
-    fn finish(self, out: &Path) -> Result<(), LoadError> {
-        let io = |e: io::Error| LoadError::io(out, &e);
-        let old = beside(out, "old").filter(|_| out.exists());
-        if let Some(old) = &old {
-            fs::rename(out, old).map_err(io)?;
-        }
-        fs::rename(&self.path, out).map_err(io)?;
-        if let Some(old) = &old {
-            fs::remove_dir_all(old).map_err(io)?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After `finish` nothing is here any more.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// `.NAME.KIND-PID` in the directory of `out`: on its file system, and no other process's.
-fn beside(out: &Path, kind: &str) -> Option<PathBuf> {
-    let name = out.file_name()?.to_string_lossy();
-    Some(out.with_file_name(format!(".{name}.{kind}-{}", std::process::id())))
 }

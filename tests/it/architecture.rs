@@ -37,16 +37,19 @@ fn only_in(word: &str, allowed: &[&str], within: &str) {
     }
 }
 
-const CORE: [&str; 18] = [
+const CORE: [&str; 21] = [
     "checkpoint.rs",
     "checkpoint/",
     "cl100k.rs",
+    "corpus.rs",
     "embedder.rs",
     "error.rs",
     "eval.rs",
     "eval/",
     "extract.rs",
     "extract/",
+    "fit.rs",
+    "fit/",
     "norm.rs",
     "pooling.rs",
     "pooling/",
@@ -96,7 +99,7 @@ fn the_command_line_is_all_that_knows_clap() {
 
 #[test]
 fn the_hub_is_all_that_knows_the_network_and_one_file_leads_to_it() {
-    // `client.rs` asks the endpoint that the user of `eval` names.
+    // `client.rs` asks the endpoint that the user of `eval` or `fit` names.
     only_in("ureq", &["hub/address.rs", "hub/client.rs", "client.rs"], "");
     only_in("hf_hub", &["hub/cache.rs"], "");
     only_in("crate::hub", &["location.rs", "cli/extract.rs", "cli/fetch.rs"], "");

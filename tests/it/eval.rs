@@ -107,7 +107,7 @@ fn what_cannot_be_measured_is_said() {
         (vec!["--sts", &pairs], "nothing to measure"),
         (vec!["--model", table, "--bitext", &a, &short], "1 lines"),
         (vec!["--model", "/nowhere", "--sts", &pairs], "/nowhere"),
-        (vec!["--url", "https://example.com/v1", "--api-model", "m", "--sts", &pairs], "TLS"),
+        (vec!["--url", "ftp://example.com/v1", "--api-model", "m", "--sts", &pairs], "no http:// or https:// address"),
         (vec!["--url", "http://127.0.0.1:9/v1", "--api-model", "m", "--sts", &pairs], "127.0.0.1:9"),
     ] {
         let output = run(&[&["eval"], args.as_slice()].concat());

@@ -11,6 +11,8 @@ mod eval;
 mod extract;
 #[cfg(feature = "hub")]
 mod fake_hub;
+mod fake_teacher;
+mod fit;
 mod gguf;
 mod golden;
 #[cfg(feature = "hub")]
@@ -24,6 +26,7 @@ mod process;
 mod properties;
 mod refine;
 mod static_tables;
+mod teacher;
 #[path = "../texts/mod.rs"]
 mod texts;
 mod tokenize;

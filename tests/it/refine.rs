@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use embedding_server::checkpoint::{Checkpoint, Overrides};
 use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::extract::staging::Existing;
 use embedding_server::pooling::{CpuPooling, DevicePooling, Pooling};
+use embedding_server::progress::Silent;
 use embedding_server::refine::frequency::{Frequencies, Source};
-use embedding_server::refine::write::{self, RowDtype};
-use embedding_server::refine::{Options, Refinement, Step};
+use embedding_server::refine::write::{self, Description, RowDtype};
+use embedding_server::refine::{Options, Refinement, Rows};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Deserialize;
 use serde_json::Value;
@@ -51,18 +53,17 @@ fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(path, &Overrides::default()).unwrap()
 }
 
-fn quiet(_: Step, _: u64, _: u64) {}
-
 fn counted(source: &Checkpoint, file: &str, field: &str, threads: usize) -> Frequencies {
-    Frequencies::of_corpus(source, &[fixture(file)], field, threads, &quiet).unwrap()
+    Frequencies::of_corpus(source, &[fixture(file)], field, threads, &Silent).unwrap()
 }
 
 /// Refines the tiny table into `out`.
 fn refined(out: &Path, dtype: RowDtype, options: &Options) {
     let source = open(&fixture("table"));
     let frequencies = counted(&source, "corpus.txt", "text", 2);
-    let refinement = Refinement::fit(&source, &frequencies, options, &quiet).unwrap();
-    write::write(out, false, dtype, &source, &frequencies, &refinement, &quiet).unwrap();
+    let refinement = Refinement::fit(&source, &frequencies, options, &Silent).unwrap();
+    let description = Description { made: refinement.description(&frequencies), card: None };
+    write::write(out, Existing::Refuse, dtype, &source, &refinement, &description, &Silent).unwrap();
 }
 
 fn embedder(path: &Path, settings: Settings) -> Embedder {
@@ -71,12 +72,13 @@ fn embedder(path: &Path, settings: Settings) -> Embedder {
 
 fn rows(refinement: &Refinement<'_>) -> Vec<Vec<f32>> {
     let mut rows = Vec::new();
-    let taken: Result<(), ()> = refinement.for_each_block(&quiet, |first, block| {
-        assert_eq!(first, rows.len());
-        rows.extend(block.chunks(refinement.dimensions()).map(<[f32]>::to_vec));
-        Ok(())
-    });
-    taken.unwrap();
+    refinement
+        .for_each_block(&mut |first, block| {
+            assert_eq!(first, rows.len());
+            rows.extend(block.chunks(refinement.dimensions()).map(<[f32]>::to_vec));
+            Ok(())
+        })
+        .unwrap();
     rows
 }
 
@@ -85,7 +87,7 @@ fn rows_equal_the_formulas_in_float64() {
     let source = open(&fixture("table"));
     let frequencies = counted(&source, "corpus.txt", "text", 2);
     for case in golden().cases {
-        let refinement = Refinement::fit(&source, &frequencies, &case.options(), &quiet).unwrap();
+        let refinement = Refinement::fit(&source, &frequencies, &case.options(), &Silent).unwrap();
         let found = rows(&refinement);
         assert_eq!(found.len(), case.rows.len());
         let largest = case.rows.iter().flatten().fold(0.0f32, |max, x| x.abs().max(max));
@@ -123,7 +125,7 @@ fn fewer_columns_are_the_first_of_all() {
     let source = open(&fixture("table"));
     let frequencies = counted(&source, "corpus.txt", "text", 2);
     let fit = |dimensions| {
-        rows(&Refinement::fit(&source, &frequencies, &Options { dimensions, ..Options::default() }, &quiet).unwrap())
+        rows(&Refinement::fit(&source, &frequencies, &Options { dimensions, ..Options::default() }, &Silent).unwrap())
     };
     let (all, four) = (fit(None), fit(Some(4)));
     for (all, four) in all.iter().zip(&four) {
@@ -149,7 +151,7 @@ fn counts_are_the_same_in_every_form_and_on_any_number_of_threads() {
     }
     // A file given twice counts twice, which changes no share.
     let twice = [fixture("corpus.txt"), fixture("corpus.txt")];
-    let found = Frequencies::of_corpus(&source, &twice, "text", 2, &quiet).unwrap();
+    let found = Frequencies::of_corpus(&source, &twice, "text", 2, &Silent).unwrap();
     assert!(found.probabilities().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 
@@ -168,9 +170,9 @@ fn unigram_scores_are_probabilities_without_markers() {
 fn the_sample_takes_its_share_beside_a_corpus() {
     let source = open(&checkpoint("llama"));
     let corpus = counted(&source, "corpus.txt", "text", 1);
-    let sample = Frequencies::of_sample(&source, 1, &quiet).unwrap();
+    let sample = Frequencies::of_sample(&source, 1, &Silent).unwrap();
     for share in [0.0, 0.25, 1.0] {
-        let mixed = corpus.clone().with_sample(&source, share, 1, &quiet).unwrap();
+        let mixed = corpus.clone().with_sample(&source, share, 1, &Silent).unwrap();
         for ((mixed, own), sample) in
             mixed.probabilities().iter().zip(corpus.probabilities()).zip(sample.probabilities())
         {
@@ -180,14 +182,14 @@ fn the_sample_takes_its_share_beside_a_corpus() {
         assert_eq!(*sample_share, share);
     }
     for share in [-0.1, 1.1, f64::NAN] {
-        assert!(corpus.clone().with_sample(&source, share, 1, &quiet).is_err());
+        assert!(corpus.clone().with_sample(&source, share, 1, &Silent).is_err());
     }
 }
 
 #[test]
 fn the_sample_has_text_for_any_tokenizer() {
     let source = open(&checkpoint("llama"));
-    let found = Frequencies::of_sample(&source, 2, &quiet).unwrap();
+    let found = Frequencies::of_sample(&source, 2, &Silent).unwrap();
     assert!((found.probabilities().iter().sum::<f64>() - 1.0).abs() < 1e-9);
     let Source::Sample { texts, tokens, .. } = found.source() else { panic!("{:?}", found.source()) };
     assert!(*texts > 1000 && tokens > texts);
@@ -210,7 +212,7 @@ fn a_corpus_without_text_is_an_error_that_says_so() {
         (dir.path().join("nowhere.txt"), "nowhere.txt"),
         (dir.path().to_owned(), "is a directory"),
     ] {
-        let error = Frequencies::of_corpus(&source, &[path], "text", 2, &quiet).unwrap_err().to_string();
+        let error = Frequencies::of_corpus(&source, &[path], "text", 2, &Silent).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }
@@ -228,7 +230,7 @@ fn options_out_of_range_are_named() {
         (Options { whitening: -0.1, ..defaults }, "whitening = -0.1"),
         (Options { whitening: f64::NAN, ..defaults }, "whitening = NaN"),
     ] {
-        let error = Refinement::fit(&source, &frequencies, &options, &quiet).err().unwrap().to_string();
+        let error = Refinement::fit(&source, &frequencies, &options, &Silent).err().unwrap().to_string();
         assert!(error.contains(part), "{error}");
     }
 }
@@ -303,9 +305,10 @@ fn floats_have_the_tokenizers_rows() {
         std::fs::write(source.join("tokenizer.json"), tokenizer.to_string()).unwrap();
         let source = open(&source);
         let frequencies = counted(&source, "corpus.txt", "text", 1);
-        let refinement = Refinement::fit(&source, &frequencies, &Options::default(), &quiet).unwrap();
+        let refinement = Refinement::fit(&source, &frequencies, &Options::default(), &Silent).unwrap();
         let out = dir.path().join(format!("out{rows}"));
-        write::write(&out, false, dtype, &source, &frequencies, &refinement, &quiet).unwrap();
+        let description = Description { made: refinement.description(&frequencies), card: None };
+        write::write(&out, Existing::Refuse, dtype, &source, &refinement, &description, &Silent).unwrap();
         let made = open(&out);
         assert_eq!(made.table.rows(), rows, "{dtype:?}");
         let mut row = vec![1.0; 10];
@@ -358,16 +361,19 @@ fn an_existing_directory_is_replaced_only_by_force() {
     let out = dir.path().join("out");
     let source = open(&fixture("table"));
     let frequencies = counted(&source, "corpus.txt", "text", 1);
-    let refinement = Refinement::fit(&source, &frequencies, &Options::default(), &quiet).unwrap();
-    let write = |force, dtype| write::write(&out, force, dtype, &source, &frequencies, &refinement, &quiet);
-    write(false, RowDtype::F32).unwrap();
-    let error = write(false, RowDtype::Int8).unwrap_err().to_string();
+    let refinement = Refinement::fit(&source, &frequencies, &Options::default(), &Silent).unwrap();
+    let description = Description { made: refinement.description(&frequencies), card: None };
+    let write = |existing, dtype| write::write(&out, existing, dtype, &source, &refinement, &description, &Silent);
+    write(Existing::Refuse, RowDtype::F32).unwrap();
+    let error = write(Existing::Refuse, RowDtype::Int8).unwrap_err().to_string();
     assert!(error.contains("--force"), "{error}");
     assert_eq!(open(&out).table.dtype().name(), "f32");
-    write(true, RowDtype::Int8).unwrap();
+    write(Existing::Replace, RowDtype::Int8).unwrap();
     assert_eq!(open(&out).table.dtype().name(), "int8");
     // Nothing of the work is left beside it.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    std::fs::remove_file(out.join("config.json")).unwrap();
-    assert!(write(true, RowDtype::Int8).unwrap_err().to_string().contains("no checkpoint"));
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::remove_file(out.join(name)).unwrap();
+    }
+    assert!(write(Existing::Replace, RowDtype::Int8).unwrap_err().to_string().contains("no checkpoint"));
 }

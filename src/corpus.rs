@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -23,13 +24,30 @@ pub struct Batch {
     pub bytes: u64,
 }
 
-/// What was read of one file.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
+/// One file of a corpus, as it was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CorpusFile {
+    /// The file's name without its directory.
+    pub name: String,
     pub bytes: u64,
     pub sha256: String,
     pub texts: u64,
+    /// Lines that are not UTF-8, not JSON, or lack the field.
     pub skipped: u64,
+    pub tokens: u64,
+}
+
+/// The bytes of `files` together; one that cannot be read counts as none.
+pub fn size(files: &[PathBuf]) -> u64 {
+    files.iter().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).sum()
+}
+
+/// The error of a corpus in which there was nothing.
+pub fn without_text(read: &[CorpusFile], files: &[PathBuf]) -> LoadError {
+    let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
+    let skipped: u64 = read.iter().map(|file| file.skipped).sum();
+    LoadError::new(first, format!("holds no text; {skipped} lines could not be read"))
+        .expected("lines of UTF-8 text, or a .jsonl file of objects with the field that --field names")
 }
 
 /// Reads the texts of one file.
@@ -42,7 +60,7 @@ pub struct Texts<'a> {
     rest: Vec<u8>,
     /// The rest of a line of JSON that is too long.
     skipping: bool,
-    found: Found,
+    found: CorpusFile,
 }
 
 impl Texts<'static> {
@@ -73,7 +91,7 @@ impl<'a> Texts<'a> {
             field,
             rest: Vec::new(),
             skipping: false,
-            found: Found::default(),
+            found: CorpusFile::default(),
         }
     }
 
@@ -101,10 +119,11 @@ impl<'a> Texts<'a> {
         Ok((batch.bytes > 0 || !batch.texts.is_empty()).then_some(batch))
     }
 
-    /// What was read so far.
-    pub fn finish(self) -> Found {
+    /// What was read so far, of the file at `path`, in which `tokens` were found.
+    pub fn finish(self, path: &Path, tokens: u64) -> CorpusFile {
         let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        Found { sha256, ..self.found }
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        CorpusFile { name, sha256, tokens, ..self.found }
     }
 
     fn take(&mut self, mut line: Vec<u8>, whole: bool, batch: &mut Batch) {
@@ -158,13 +177,13 @@ fn cut(piece: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn all(content: &[u8], field: Option<&str>) -> (Vec<String>, Found) {
+    fn all(content: &[u8], field: Option<&str>) -> (Vec<String>, CorpusFile) {
         let mut texts = Texts::new(content, field.map(str::to_owned));
         let mut read = Vec::new();
         while let Some(batch) = texts.batch().unwrap() {
             read.extend(batch.texts);
         }
-        (read, texts.finish())
+        (read, texts.finish(Path::new("x"), 0))
     }
 
     #[test]

@@ -1,0 +1,199 @@
+//! `embedding-server fit`
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+
+use super::progress::Bar;
+use super::refine::{Dtype, existing};
+use crate::checkpoint::{Checkpoint, Overrides};
+use crate::client::Client;
+use crate::error::LoadError;
+use crate::fit::cache::{Cache, Identity};
+use crate::fit::teacher::Teacher;
+use crate::fit::vectors::{VectorFile, Vectors};
+use crate::fit::{self, Corpus, Fitted, Options, Summary};
+use crate::progress::Progress;
+use crate::refine::Rows;
+use crate::refine::write::{self, Description, RowDtype};
+
+#[derive(Args)]
+pub struct FitArgs {
+    /// The checkpoint whose table is fitted: best one that `refine` wrote, but any will do.
+    checkpoint: PathBuf,
+    /// The directory to write.
+    out: PathBuf,
+    /// Texts like those that will be embedded: a text a line, or JSONL. Repeatable.
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    corpus: Vec<PathBuf>,
+    /// The field of a .jsonl or .ndjson corpus that holds the text.
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    field: String,
+    /// The teacher: an OpenAI-compatible endpoint, "https://host/v1". A key is taken from EMBEDDING_TEACHER_API_KEY, or else
+    /// OPENAI_API_KEY. Mind its provider's terms.
+    #[arg(long, value_name = "URL", requires = "teacher_model", required_unless_present = "teacher_vectors")]
+    teacher: Option<String>,
+    /// The model to ask the teacher for.
+    #[arg(long, value_name = "NAME", requires = "teacher")]
+    teacher_model: Option<String>,
+    /// What the teacher wants before each text, such as "query: ".
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    teacher_prefix: String,
+    /// Texts of one request to the teacher.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    teacher_batch: usize,
+    /// Requests to the teacher at once.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    teacher_requests: usize,
+    /// Where the teacher's answers are kept: a text is never asked for twice. By default in ~/.cache/embedding-server/teachers,
+    /// or XDG_CACHE_HOME.
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// In place of --teacher, its vectors of the corpus' texts in their order: an .npy matrix, or .jsonl of arrays.
+    #[arg(long, value_name = "FILE", conflicts_with = "teacher")]
+    teacher_vectors: Option<PathBuf>,
+    /// How far rows of rare tokens keep to the linear map; small trusts the corpus. Chosen on the held-out texts by default.
+    #[arg(long, value_name = "L")]
+    lambda: Option<f32>,
+    /// How far the variances of the teacher's vectors are made equal, from 0 to 1.
+    #[arg(long, value_name = "G", default_value_t = 0.75)]
+    gamma: f64,
+    /// The share of the corpus that is not fitted on: it chooses lambda and says how near the table came.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    held_out: f64,
+    /// The most steps of conjugate gradients.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    steps: usize,
+    /// Columns of the result. By default the checkpoint's, or the teacher's if those are fewer.
+    #[arg(long, value_name = "K")]
+    dimensions: Option<usize>,
+    /// How to store the rows. f16 and f32 make a Model2Vec model as well.
+    #[arg(long, value_enum, default_value_t = Dtype::Int8)]
+    dtype: Dtype,
+    /// Replace OUT if it is a checkpoint.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Fits, writes, and gives back the report.
+pub fn run(args: &FitArgs) -> Result<String, LoadError> {
+    let started = Instant::now();
+    let existing = existing(args.force);
+    // Before hours of work, and again by `write` for who made the directory meanwhile.
+    existing.check(&args.out)?;
+    let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    for warning in &checkpoint.warnings {
+        eprintln!("embedding-server: warning: {warning}");
+    }
+    let progress = Bar::new();
+    let client = client(args)?;
+    let mut teacher = teacher(args, client.as_ref(), &progress)?;
+    let corpus = Corpus { files: &args.corpus, field: &args.field, held_out: args.held_out };
+    let options = Options { gamma: args.gamma, lambda: args.lambda, steps: args.steps, dimensions: args.dimensions };
+    // Large, and beside OUT rather than in a /tmp that may be memory.
+    let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
+    let fitted = fit::fit(&checkpoint, &corpus, teacher.as_mut(), &options, parent, &progress)?;
+    let dtype = RowDtype::from(args.dtype);
+    let report = report(fitted.summary());
+    let card = card(&args.checkpoint, &fitted, dtype, &report);
+    let description = Description { made: fitted.description(), card: Some(&card) };
+    write::write(&args.out, existing, dtype, &checkpoint, &fitted, &description, &progress)?;
+    Ok(format!(
+        "{}: {} rows of {} dimensions in {}, in {:.1} s\n{report}",
+        args.out.display(),
+        fitted.rows(),
+        fitted.dimensions(),
+        dtype.name(),
+        started.elapsed().as_secs_f64(),
+    ))
+}
+
+fn client(args: &FitArgs) -> Result<Option<Client>, LoadError> {
+    let (Some(url), Some(model)) = (&args.teacher, &args.teacher_model) else { return Ok(None) };
+    let key = ["EMBEDDING_TEACHER_API_KEY", "OPENAI_API_KEY"].into_iter().find_map(|name| std::env::var(name).ok());
+    let client = Client::new(url, model, key.filter(|key| !key.is_empty()));
+    client.map(Some).map_err(|problem| LoadError::new("--teacher", problem))
+}
+
+fn teacher<'a>(
+    args: &FitArgs,
+    client: Option<&'a Client>,
+    progress: &dyn Progress,
+) -> Result<Box<dyn Vectors + 'a>, LoadError> {
+    if let Some(path) = &args.teacher_vectors {
+        return Ok(Box::new(VectorFile::open(path)?));
+    }
+    let client =
+        client.ok_or_else(|| LoadError::new("--teacher", "is missing").remedy("give a URL, or --teacher-vectors"))?;
+    let identity = Identity {
+        url: client.url().to_owned(),
+        model: client.model().to_owned(),
+        prefix: args.teacher_prefix.clone(),
+    };
+    let cache = Cache::open(&cache_dir(args)?, identity.clone(), progress)?;
+    Ok(Box::new(Teacher { ask: client, identity, cache, batch: args.teacher_batch, requests: args.teacher_requests }))
+}
+
+fn cache_dir(args: &FitArgs) -> Result<PathBuf, LoadError> {
+    if let Some(dir) = &args.cache {
+        return Ok(dir.clone());
+    }
+    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
+    let home =
+        home.ok_or_else(|| LoadError::new("--cache", "is missing, and there is no HOME").remedy("give a directory"))?;
+    Ok(home.join("embedding-server/teachers"))
+}
+
+/// What a user wants to know of a fit, in lines.
+fn report(summary: &Summary) -> String {
+    let mut text = String::new();
+    let chosen = if summary.lambda_chosen { ", chosen on the texts held out" } else { "" };
+    let _ = writeln!(
+        text,
+        "fitted to {} texts with {} different tokens, lambda = {}{chosen}",
+        summary.texts, summary.tokens_seen, summary.lambda
+    );
+    if summary.without_tokens > 0 {
+        let _ = writeln!(text, "{} texts have no token of this vocabulary and were left out", summary.without_tokens);
+    }
+    let Some(held_out) = &summary.held_out else { return text };
+    let _ = writeln!(text, "on {} texts held out:", held_out.texts);
+    let _ = writeln!(
+        text,
+        "  cosine to the teacher        {:.4} -> {:.4}   (before: the best linear map of the checkpoint's vectors)",
+        held_out.cosine_before, held_out.cosine_after
+    );
+    let _ = writeln!(
+        text,
+        "  correlation of cosines       {:.4} -> {:.4}   (Spearman, pairs of texts; before: the checkpoint itself)",
+        held_out.correlation_before, held_out.correlation_after
+    );
+    text
+}
+
+/// README.md of the result.
+fn card(source: &Path, fitted: &Fitted<'_>, dtype: RowDtype, report: &str) -> String {
+    let summary = fitted.summary();
+    let mut card =
+        String::from("---\ntags:\n- embeddings\n- static-embeddings\n---\n\n# A table fitted to a teacher\n\n");
+    let name = source.file_name().unwrap_or(source.as_os_str()).to_string_lossy();
+    let _ = writeln!(
+        card,
+        "{} rows of {} dimensions ({}), made from `{name}`.\n",
+        fitted.rows(),
+        fitted.dimensions(),
+        dtype.name()
+    );
+    let _ = writeln!(card, "* Teacher: `{}`, {} dimensions", summary.teacher, summary.teacher_dimensions);
+    for file in &summary.files {
+        let _ = writeln!(card, "* Corpus: {}, {} texts, sha256 {}", file.name, file.texts, file.sha256);
+    }
+    let _ = writeln!(card, "* gamma {}, lambda {}, {} steps", summary.gamma, summary.lambda, summary.steps);
+    let _ = writeln!(card, "* Made by embedding-server {}\n\n```text\n{report}```\n", env!("CARGO_PKG_VERSION"));
+    card.push_str("The licence of the source and the terms of the teacher's provider hold for these files too.\n");
+    card
+}

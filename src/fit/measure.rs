@@ -1,0 +1,121 @@
+//! How near a table comes to its teacher, on texts that it was not fitted on.
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::Source;
+use super::spool::Spooled;
+use super::texts::TokenCounts;
+use crate::eval::metrics::{cosine, spearman};
+
+/// Texts that are measured, the corpus' first: enough for three digits.
+const MEASURED: usize = 20_000;
+/// How many others each text is compared with.
+const PARTNERS: usize = 8;
+
+/// Means over texts that were held out.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Report {
+    /// Texts measured.
+    pub texts: usize,
+    /// The mean cosine of a text's vector and its target `Z`, by the linear map alone. The checkpoint's own vectors lie in
+    /// another space and have no cosine to the teacher's.
+    pub cosine_before: f64,
+    /// The same by the fitted rows.
+    pub cosine_after: f64,
+    /// Spearman's correlation of the cosines of pairs of texts, the checkpoint's own with the teacher's: it needs no map.
+    pub correlation_before: f64,
+    /// The fitted table's with the teacher's.
+    pub correlation_after: f64,
+}
+
+/// What is measured of one table.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured {
+    texts: usize,
+    cosine: f64,
+    correlation: f64,
+    source_correlation: f64,
+}
+
+impl Measured {
+    pub fn and_after(self, after: Option<Self>) -> Report {
+        let after = after.unwrap_or(self);
+        Report {
+            texts: self.texts,
+            cosine_before: self.cosine,
+            cosine_after: after.cosine,
+            correlation_before: self.source_correlation,
+            correlation_after: after.correlation,
+        }
+    }
+}
+
+/// Compares `rows`, those of the tokens seen, with the target and the teacher. `None` without texts held out.
+pub fn measure(
+    source: &Source<'_>,
+    counts: &TokenCounts,
+    rows: &[f32],
+    target: &Spooled,
+    teacher: &Spooled,
+) -> Option<Measured> {
+    let dimensions = target.table.dimensions();
+    let texts: Vec<usize> = (0..counts.len()).filter(|&text| counts.is_held_out(text)).take(MEASURED).collect();
+    if texts.is_empty() {
+        return None;
+    }
+    let own: Vec<Vec<f32>> =
+        texts.par_iter().map(|&text| source.vector(&counts.ids(text).collect::<Vec<_>>())).collect();
+    let fitted: Vec<Vec<f32>> = texts.par_iter().map(|&text| sum(rows, counts.text(text), dimensions)).collect();
+    let wanted = |spool: &Spooled| -> Vec<Vec<f32>> { texts.iter().map(|&text| spool.row(text).collect()).collect() };
+    let cosines: f64 = fitted.iter().zip(wanted(target)).map(|(vector, wanted)| cosine(vector, &wanted)).sum();
+    let pairs = pairs(texts.len());
+    let similarities = |vectors: &[Vec<f32>]| -> Vec<f64> {
+        let cosine = |&(a, b): &(usize, usize)| Some(cosine(vectors.get(a)?, vectors.get(b)?));
+        pairs.par_iter().filter_map(cosine).collect()
+    };
+    let theirs = similarities(&wanted(teacher));
+    Some(Measured {
+        texts: texts.len(),
+        cosine: cosines / texts.len() as f64,
+        correlation: spearman(&similarities(&fitted), &theirs),
+        source_correlation: spearman(&similarities(&own), &theirs),
+    })
+}
+
+/// Each of `texts` with others at distances of all sizes: neighbours in a corpus are alike, far ones are not.
+fn pairs(texts: usize) -> Vec<(usize, usize)> {
+    let mut pairs = Vec::new();
+    for partner in 0..PARTNERS {
+        let distance = 1 + partner * (texts.saturating_sub(1)) / (2 * PARTNERS);
+        if distance < texts {
+            pairs.extend((0..texts).map(|text| (text, (text + distance) % texts)));
+        }
+    }
+    pairs
+}
+
+fn sum(rows: &[f32], columns: &[u32], dimensions: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; dimensions];
+    for &column in columns {
+        let start = column as usize * dimensions;
+        for (sum, x) in sum.iter_mut().zip(rows.get(start..start + dimensions).unwrap_or_default()) {
+            *sum += x;
+        }
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pairs;
+
+    #[test]
+    fn no_text_is_its_own_partner() {
+        for texts in [1, 2, 3, 7, 100] {
+            let pairs = pairs(texts);
+            assert!(pairs.iter().all(|&(a, b)| a != b && a < texts && b < texts), "{texts}: {pairs:?}");
+            assert_eq!(pairs.is_empty(), texts == 1);
+        }
+    }
+}

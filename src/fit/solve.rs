@@ -1,0 +1,139 @@
+//! Many ridge regressions that share one sparse matrix, by conjugate gradients.
+//!
+//! `argmin |X D - R|^2 + lambda |D|^2` is `(X^T X + lambda) D = X^T R`, for each column of `R` by itself (Hestenes and
+//! Stiefel 1952, <https://doi.org/10.6028/jres.049.044>). `X` is a text's token counts times the text's scale. All cores
+//! share one panel of columns, and every sum has its own order, so the result does not depend on their number.
+
+use rayon::prelude::*;
+
+use super::texts::TokenCounts;
+
+/// Columns solved at once: one token's numbers are two lines of the cache.
+pub const PANEL: usize = 32;
+/// Rows of a partial sum.
+const ROWS_A_SUM: usize = 4096;
+/// A column is solved when its residual has shrunk by this (squared).
+const SOLVED: f64 = 1e-12;
+
+/// One row of a panel.
+pub type Lane = [f32; PANEL];
+const ZERO: Lane = [0.0; PANEL];
+
+/// The matrix `X`: row `i` is the counts of text `i` times `scales[i]`.
+pub struct Matrix<'a> {
+    pub counts: &'a TokenCounts,
+    pub scales: &'a [f32],
+}
+
+impl Matrix<'_> {
+    /// `X^T residual(i)` over the texts that are fitted on: a row a token.
+    pub fn transposed(&self, residual: impl Fn(usize) -> Lane + Sync) -> Vec<Lane> {
+        let scaled = self.for_each_text(|index, scale| residual(index).map(|x| scale * x));
+        let mut sums = vec![ZERO; self.counts.tokens.len()];
+        self.gather(&scaled, &mut sums);
+        sums
+    }
+
+    /// `X panel` for text `index`.
+    pub fn predict(&self, panel: &[Lane], index: usize) -> Lane {
+        let scale = self.scales.get(index).copied().unwrap_or_default();
+        sum(panel, self.counts.text(index)).map(|x| scale * x)
+    }
+
+    fn for_each_text(&self, row: impl Fn(usize, f32) -> Lane + Sync) -> Vec<Lane> {
+        (0..self.counts.len())
+            .into_par_iter()
+            .map(|index| row(index, self.scales.get(index).copied().unwrap_or_default()))
+            .collect()
+    }
+
+    /// `out[t] = sum of rows[i]` over the texts `i` with token `t`.
+    fn gather(&self, rows: &[Lane], out: &mut [Lane]) {
+        out.par_iter_mut().enumerate().for_each(|(token, out)| *out = sum(rows, self.counts.texts_with(token)));
+    }
+
+    /// `(X^T X + lambda)^-1 right`, after `steps` steps from zero. `X` is of the texts that are fitted on.
+    pub fn solve(&self, right: &[Lane], lambda: f32, steps: usize) -> Vec<Lane> {
+        let mut found = vec![ZERO; right.len()];
+        let mut residual = right.to_vec();
+        let mut direction = right.to_vec();
+        let mut product = vec![ZERO; right.len()];
+        let mut square = dots(&residual, &residual);
+        let first = square;
+        for _ in 0..steps {
+            if square.iter().zip(&first).all(|(now, first)| *now <= SOLVED * first) {
+                break;
+            }
+            let texts =
+                self.for_each_text(|index, scale| sum(&direction, self.counts.text(index)).map(|x| scale * scale * x));
+            self.gather(&texts, &mut product);
+            product
+                .par_iter_mut()
+                .zip(&direction)
+                .for_each(|(product, direction)| add(product, direction, &[lambda; PANEL]));
+            let curvature = dots(&direction, &product);
+            let alpha = ratios(&square, &curvature);
+            found.par_iter_mut().zip(&direction).for_each(|(found, direction)| add(found, direction, &alpha));
+            residual
+                .par_iter_mut()
+                .zip(&product)
+                .for_each(|(residual, product)| add(residual, product, &alpha.map(|x| -x)));
+            let next = dots(&residual, &residual);
+            let beta = ratios(&next, &square);
+            direction.par_iter_mut().zip(&residual).for_each(|(direction, residual)| {
+                for ((direction, residual), beta) in direction.iter_mut().zip(residual).zip(&beta) {
+                    *direction = residual + beta * *direction;
+                }
+            });
+            square = next;
+        }
+        found
+    }
+}
+
+fn sum(rows: &[Lane], indices: &[u32]) -> Lane {
+    let mut sum = ZERO;
+    for row in indices.iter().filter_map(|&index| rows.get(index as usize)) {
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += x;
+        }
+    }
+    sum
+}
+
+/// `to += factors * from`, column by column.
+fn add(to: &mut Lane, from: &Lane, factors: &[f32; PANEL]) {
+    for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
+        *to += factor * from;
+    }
+}
+
+/// The dot product of each column with its like.
+fn dots(a: &[Lane], b: &[Lane]) -> [f64; PANEL] {
+    let partial = |(a, b): (&[Lane], &[Lane])| {
+        let mut sums = [0.0f64; PANEL];
+        for (a, b) in a.iter().zip(b) {
+            for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+                *sum += f64::from(*a) * f64::from(*b);
+            }
+        }
+        sums
+    };
+    let partials: Vec<[f64; PANEL]> = a.par_chunks(ROWS_A_SUM).zip(b.par_chunks(ROWS_A_SUM)).map(partial).collect();
+    let mut total = [0.0f64; PANEL];
+    for partial in partials {
+        for (total, x) in total.iter_mut().zip(partial) {
+            *total += x;
+        }
+    }
+    total
+}
+
+/// A column that is solved, or was nothing from the start, stays as it is.
+fn ratios(over: &[f64; PANEL], under: &[f64; PANEL]) -> [f32; PANEL] {
+    let mut ratios = [0.0; PANEL];
+    for ((ratio, over), under) in ratios.iter_mut().zip(over).zip(under) {
+        *ratio = if *under > 0.0 { (over / under) as f32 } else { 0.0 };
+    }
+    ratios
+}

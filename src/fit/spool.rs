@@ -1,0 +1,85 @@
+//! Rows on disk: as many vectors as a corpus has texts, without holding them in memory.
+
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use tempfile::NamedTempFile;
+
+use crate::checkpoint::map::Map;
+use crate::error::LoadError;
+use crate::refine::rows::Block;
+use crate::table::{EmbeddingTable, TableDtype};
+
+/// Rows of f32 in a file of their own, which goes with the value.
+pub struct Spool {
+    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+    dimensions: usize,
+    rows: usize,
+}
+
+/// The rows of a [`Spool`], mapped. The system takes their pages back when it needs the memory.
+pub struct Spooled {
+    pub table: EmbeddingTable,
+    _file: NamedTempFile,
+}
+
+impl Spool {
+    /// Rows of `dimensions` numbers, in a new file in `dir`.
+    ///
+    /// # Errors
+    /// When the file cannot be made.
+    pub fn new(dir: &Path, dimensions: usize) -> Result<Self, LoadError> {
+        let file = NamedTempFile::new_in(dir).map_err(|e| LoadError::io(dir, &e))?;
+        let path = file.path().to_owned();
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), path, dimensions, rows: 0 })
+    }
+
+    pub fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
+    /// Appends whole rows.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn push(&mut self, rows: &[f32]) -> Result<(), LoadError> {
+        self.rows += rows.len() / self.dimensions.max(1);
+        // Tables are little-endian.
+        rows.iter().try_for_each(|x| self.file.write_all(&x.to_le_bytes())).map_err(|e| LoadError::io(&self.path, &e))
+    }
+
+    /// The rows as a table.
+    ///
+    /// # Errors
+    /// When the disk refuses, or there are none.
+    pub fn finish(self) -> Result<Spooled, LoadError> {
+        let Self { file, path, dimensions, rows } = self;
+        let file = file.into_inner().map_err(|e| LoadError::io(&path, e.error()))?;
+        let table = EmbeddingTable::new(Map::open(&path)?.bytes(), TableDtype::F32, rows, dimensions);
+        let table = table.ok_or_else(|| LoadError::new(&path, "was changed by another process"))?;
+        Ok(Spooled { table, _file: file })
+    }
+}
+
+impl Spooled {
+    /// The rows `range`, row-major.
+    pub fn block(&self, range: Range<usize>) -> Block {
+        let dimensions = self.table.dimensions();
+        let mut numbers = vec![0.0; range.len() * dimensions];
+        numbers.par_chunks_mut(dimensions).zip(range).for_each(|(row, index)| {
+            for (slot, x) in row.iter_mut().zip(self.row(index)) {
+                *slot = x;
+            }
+        });
+        Block { numbers, dimensions }
+    }
+
+    /// Row `index`; empty past the last.
+    pub fn row(&self, index: usize) -> impl Iterator<Item = f32> + use<'_> {
+        let bytes = u32::try_from(index).ok().and_then(|index| self.table.row(index)).unwrap_or_default();
+        bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x))
+    }
+}

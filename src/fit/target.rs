@@ -1,0 +1,50 @@
+//! The teacher's vectors as they are fitted to: centred, along their axes, the variances made more equal.
+
+use std::path::Path;
+
+use faer::Mat;
+use rayon::prelude::*;
+
+use super::spool::{Spool, Spooled};
+use super::texts::TokenCounts;
+use crate::error::LoadError;
+use crate::pooling::normalize;
+use crate::progress::Progress;
+use crate::refine::moments::{self, Moments, whitening};
+use crate::refine::rows::{NormedRows, subtract};
+
+/// `Z = unit( (Y - mean) U[:, :k] diag(v + 1e-3 mean(v))^(-gamma/2) )`, a row a text. Mean and axes are those of the texts that
+/// are fitted on.
+///
+/// # Errors
+/// When the disk refuses, or the covariance has no eigenvectors.
+pub fn target(
+    vectors: &Spooled,
+    counts: &TokenCounts,
+    gamma: f64,
+    dimensions: usize,
+    scratch: &Path,
+    progress: &dyn Progress,
+) -> Result<Spooled, LoadError> {
+    // Rows of length sqrt(d): a common factor of all, which does not change Z.
+    let rows = NormedRows::new(&vectors.table, 0.0);
+    let share = 1.0 / (counts.len() - counts.held_out()).max(1) as f64;
+    let shares: Vec<f64> = (0..counts.len()).map(|text| if counts.is_held_out(text) { 0.0 } else { share }).collect();
+    let moments = Moments::of(&rows, &shares, progress);
+    let axes = moments.axes().ok_or_else(|| LoadError::new("teacher", "gave vectors whose axes could not be found"))?;
+    let scales = whitening(&axes.variances, gamma);
+    let projection = Mat::from_fn(rows.dimensions(), dimensions, |i, j| {
+        (axes.directions[(i, j)] * scales.get(j).copied().unwrap_or(0.0)) as f32
+    });
+    let mut spool = Spool::new(scratch, dimensions)?;
+    let mut out = Vec::new();
+    for block in rows.blocks() {
+        let centred = rows.read(block.clone(), |_, row| subtract(row, &moments.mean));
+        out.clear();
+        out.resize(block.len() * dimensions, 0.0);
+        moments::multiply(&centred, projection.as_ref(), &mut out);
+        out.par_chunks_mut(dimensions).for_each(normalize);
+        spool.push(&out)?;
+    }
+    spool.finish()
+}

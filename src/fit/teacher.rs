@@ -1,0 +1,111 @@
+//! A teacher that is asked: each text once, many at a time, and the answers kept.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::cache::{Cache, Identity, Key};
+use super::vectors::{Vectors, check};
+use crate::error::LoadError;
+use crate::eval::Embed;
+
+/// A teacher behind `ask`, of which `identity` says who it is.
+pub struct Teacher<'a> {
+    pub ask: &'a (dyn Embed + Sync),
+    pub identity: Identity,
+    pub cache: Cache,
+    /// Texts of one request.
+    pub batch: usize,
+    /// Requests at once.
+    pub requests: usize,
+}
+
+impl Teacher<'_> {
+    /// Asks for the texts that the cache lacks; each answer is in the cache before the next request is made. After an error the
+    /// requests that are under way are waited for: they may have been paid for.
+    fn fill(&mut self, missing: &[(Key, &str)]) -> Result<(), LoadError> {
+        let Self { ask, identity, cache, .. } = self;
+        let (ask, identity) = (&**ask, &*identity);
+        let batches = Mutex::new(missing.chunks(self.batch.max(1)));
+        let cache = Mutex::new(cache);
+        let failed: Mutex<Option<LoadError>> = Mutex::new(None);
+        let work = || loop {
+            if lock(&failed).is_some() {
+                return;
+            }
+            let Some(batch) = lock(&batches).next() else { return };
+            let answered = answers(ask, identity, batch).and_then(|answers| lock(&cache).append(&answers));
+            if let Err(error) = answered {
+                lock(&failed).get_or_insert(error);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..self.requests.clamp(1, missing.len().div_ceil(self.batch.max(1))) {
+                scope.spawn(work);
+            }
+        });
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answers(
+    ask: &(dyn Embed + Sync),
+    identity: &Identity,
+    batch: &[(Key, &str)],
+) -> Result<Vec<(Key, Vec<f32>)>, LoadError> {
+    let texts: Vec<String> = batch.iter().map(|(_, text)| format!("{}{text}", identity.prefix)).collect();
+    let vectors = ask.embed(&texts).map_err(|problem| {
+        LoadError::new("teacher", problem)
+            .remedy("run the same again: what it has answered is kept, and not asked for twice")
+    })?;
+    let dimensions = vectors.first().map_or(0, Vec::len);
+    for (text, vector) in texts.iter().zip(&vectors) {
+        check(vector, dimensions).map_err(|problem| wrong(identity, text, &problem))?;
+    }
+    Ok(batch.iter().map(|(key, _)| *key).zip(vectors).collect())
+}
+
+fn wrong(identity: &Identity, text: &str, problem: &str) -> LoadError {
+    let shown: String = text.chars().take(80).collect();
+    LoadError::new(&identity.url, format!("answered for the text {shown:?} a vector that {problem}"))
+        .expected("vectors of one length, of finite numbers that are not all zero")
+}
+
+impl Vectors for Teacher<'_> {
+    fn of(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, LoadError> {
+        let keys: Vec<Key> = texts.iter().map(|text| Cache::key(text)).collect();
+        let mut seen = HashSet::new();
+        let missing: Vec<(Key, &str)> = keys
+            .iter()
+            .zip(texts)
+            .filter(|(key, _)| !self.cache.contains(key) && seen.insert(**key))
+            .map(|(key, text)| (*key, text.as_str()))
+            .collect();
+        if !missing.is_empty() {
+            self.fill(&missing)?;
+        }
+        keys.iter()
+            .map(|key| {
+                let vector = self.cache.get(key)?;
+                vector.ok_or_else(|| LoadError::new(self.cache.path(), "lost a vector while this process had it"))
+            })
+            .collect()
+    }
+
+    fn finish(&mut self) -> Result<(), LoadError> {
+        self.cache.sync()
+    }
+
+    fn wrong(&self, _: u64, text: &str, problem: &str) -> LoadError {
+        wrong(&self.identity, text, problem)
+    }
+
+    fn description(&self) -> Value {
+        json!(self.identity)
+    }
+}
