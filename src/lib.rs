@@ -16,6 +16,7 @@
 //! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
 //!   [`location`] tells an id from a path.
 //! * `refine` makes better rows from the same table, and `eval` measures how good vectors are (feature `refine`).
+//! * `bulk` embeds whole files (feature `bulk`).
 //! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
@@ -28,6 +29,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "bulk")]
+pub mod bulk;
 pub mod checkpoint;
 pub mod cl100k;
 pub mod embedder;

@@ -7,7 +7,7 @@ mod health;
 mod json;
 mod models;
 mod router;
-mod write;
+pub(crate) mod write;
 
 use std::collections::HashMap;
 use std::future::Future;
