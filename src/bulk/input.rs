@@ -113,6 +113,10 @@ impl Source {
         self.path.as_deref().unwrap_or(Path::new("standard input"))
     }
 
+    pub fn is_plain_text(&self) -> bool {
+        self.format == InputFormat::Text
+    }
+
     pub fn is_stdin(&self) -> bool {
         self.path.is_none()
     }

@@ -30,9 +30,9 @@ pub struct EmbedArgs {
     /// The server's configuration file: the model is then served as it is there.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The field or column that holds the text.
-    #[arg(long, value_name = "NAME", default_value = "text")]
-    field: String,
+    /// The field or column that holds the text: "text" without it.
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
     /// What the inputs are, if their names do not say it.
     #[arg(long, value_enum)]
     input_format: Option<Input>,
@@ -60,6 +60,9 @@ pub struct EmbedArgs {
     /// Replace the output, and begin anew what was cut.
     #[arg(long)]
     force: bool,
+    /// Do nothing if the output is there already: it is never there before it is whole.
+    #[arg(long, requires = "output", conflicts_with = "force")]
+    skip_existing: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -96,13 +99,24 @@ type Failure = Box<dyn std::error::Error>;
 pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let output = args.output.clone().filter(|output| output != Path::new("-"));
+    if let Some(output) = output.as_deref().filter(|output| args.skip_existing && output.exists()) {
+        eprintln!("embedding-server: {} is there already", output.display());
+        return Ok(String::new());
+    }
     let format = format(args, output.as_deref())?;
     let sources = sources(args)?;
+    if let Some(plain) = sources.iter().find(|source| args.field.is_some() && source.is_plain_text()) {
+        return Err(format!(
+            "{} is read as a text a line, which has no --field: give --input-format",
+            plain.name().display()
+        )
+        .into());
+    }
     let bar = Bar::new();
     let embedder = embedder(args, &bar)?;
     let options = Options {
         sources,
-        field: args.field.clone(),
+        field: args.field.clone().unwrap_or_else(|| "text".to_owned()),
         out: output,
         layout: Layout {
             format,

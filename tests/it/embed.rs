@@ -212,6 +212,7 @@ fn bad_records_end_the_run_or_are_left_out_with_their_position() {
         (place.name("missing.txt"), &[], "missing.txt"),
         (place.name("none-*.txt"), &[], "no file is named"),
         (place.0.path().to_str().unwrap().to_owned(), &[], "is a directory"),
+        (place.file("h.log", b"{}\n"), &["--field", "body"], "has no --field: give --input-format"),
         (input.clone(), &["--format", "npy"], "give --output FILE"),
         (input.clone(), &["--dimensions", "0"], "dimensions"),
         (input.clone(), &["-o", &out], "exists already"),
