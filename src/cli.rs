@@ -1,6 +1,8 @@
 //! The command line: serve, check, inspect, extract, fetch, embed, refine, fit, eval, completions, man. Turns flags into a
 //! layer of configuration, and errors into exit codes.
 
+#[cfg(feature = "bulk")]
+mod embed;
 #[cfg(feature = "refine")]
 mod eval;
 mod extract;
@@ -50,6 +52,9 @@ enum Command {
     Extract(ExtractArgs),
     /// Fetch the layer 0 of a model of the Hub into its cache, and print where it is.
     Fetch(FetchArgs),
+    /// Embed files: the same vectors as the server's, without one.
+    #[cfg(feature = "bulk")]
+    Embed(embed::EmbedArgs),
     /// Write a checkpoint with better rows, made from another's table and text: no training, no other model.
     #[cfg(feature = "refine")]
     Refine(refine::RefineArgs),
@@ -139,6 +144,8 @@ pub fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Extract(args)) => finish(extract::run(&args)),
         Some(Command::Fetch(args)) => finish(fetch::run(&args)),
+        #[cfg(feature = "bulk")]
+        Some(Command::Embed(args)) => finish(embed::run(&args)),
         #[cfg(feature = "refine")]
         Some(Command::Refine(args)) => refine::run(&args),
         #[cfg(feature = "refine")]

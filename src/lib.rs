@@ -15,8 +15,9 @@
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
 //! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
 //!   [`location`] tells an id from a path.
-//! * `refine` makes better rows from the same table, `fit` moves them
-//!   toward a teacher's vectors, and `eval` measures how good vectors are (feature `refine`).
+//! * `refine` makes better rows from the same table, `fit` moves them toward a teacher's vectors, and `eval` measures how
+//!   good vectors are (feature `refine`).
+//! * `bulk` embeds whole files (feature `bulk`).
 //! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
 //!
 //! ```no_run
@@ -29,6 +30,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#[cfg(feature = "bulk")]
+pub mod bulk;
 pub mod checkpoint;
 pub mod cl100k;
 #[cfg(feature = "refine")]

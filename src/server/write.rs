@@ -45,7 +45,7 @@ fn base64(out: &mut Vec<u8>, vector: &[f32]) {
 }
 
 /// Decimals that parse back to the same f32. The vectors are finite: see `pooling::normalize`.
-fn floats(out: &mut Vec<u8>, vector: &[f32]) {
+pub fn floats(out: &mut Vec<u8>, vector: &[f32]) {
     let mut shortest = zmij::Buffer::new();
     let mut separator = b'[';
     for &x in vector {

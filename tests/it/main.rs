@@ -7,6 +7,8 @@ mod architecture;
 mod common;
 mod config;
 mod contract;
+#[cfg(feature = "bulk")]
+mod embed;
 mod eval;
 mod extract;
 #[cfg(feature = "hub")]

@@ -1,0 +1,221 @@
+//! Vectors beside what they were made of, in the formats that others read.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
+use arrow_json::WriterBuilder;
+use arrow_json::writer::LineDelimited;
+use arrow_schema::{DataType, Field, Schema};
+use half::f16;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::metadata::ParquetMetaData;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
+
+use crate::error::LoadError;
+use crate::server::write;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// The records as JSON lines, with the vector as one more field.
+    Jsonl,
+    /// The records' columns, with the vector as a FixedSizeList.
+    Parquet,
+    /// The vectors alone: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
+    Npy,
+    /// The vectors alone, as the tensor that is named like the field.
+    Safetensors,
+}
+
+/// How a number is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FloatType {
+    Float32,
+    Float16,
+}
+
+/// How vectors are written.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    pub format: OutputFormat,
+    pub float: FloatType,
+    pub dimensions: usize,
+    /// The name of the vectors' column.
+    pub column: String,
+}
+
+impl Layout {
+    /// Whether the vectors stand beside their records.
+    pub fn writes_records(&self) -> bool {
+        matches!(self.format, OutputFormat::Jsonl | OutputFormat::Parquet)
+    }
+
+    /// Records that are JSON objects, a line each.
+    pub fn json<'a>(&self, records: impl Iterator<Item = &'a [u8]>, vectors: &[f32]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(vectors.len() * 13);
+        for (record, vector) in records.zip(vectors.chunks(self.dimensions)) {
+            let open = record.trim_ascii().strip_suffix(b"}").unwrap_or(record).trim_ascii_end();
+            out.extend_from_slice(open);
+            if !open.ends_with(b"{") {
+                out.push(b',');
+            }
+            // A string is always valid JSON.
+            let _ = serde_json::to_writer(&mut out, &self.column);
+            out.push(b':');
+            write::floats(&mut out, vector);
+            out.extend_from_slice(b"}\n");
+        }
+        out
+    }
+
+    /// A batch's rows as JSON lines.
+    ///
+    /// # Errors
+    /// For a column that JSON has no form for.
+    pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, String> {
+        let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
+        writer.write(batch).and_then(|()| writer.finish()).map_err(|e| e.to_string())?;
+        let lines = writer.into_inner();
+        Ok(self.json(lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()), vectors))
+    }
+
+    /// The vectors' bytes, row by row, little-endian.
+    pub fn raw(&self, vectors: &[f32]) -> Vec<u8> {
+        match self.float {
+            FloatType::Float32 => vectors.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            FloatType::Float16 => vectors.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        }
+    }
+
+    /// A Parquet file of the batch's columns and the vectors, in one row group.
+    ///
+    /// # Errors
+    /// For a column that Parquet has no form for.
+    pub fn parquet(&self, batch: &RecordBatch, vectors: Vec<f32>) -> Result<Vec<u8>, String> {
+        let width = i32::try_from(self.dimensions).map_err(|e| e.to_string())?;
+        let (numbers, item): (ArrayRef, _) = match self.float {
+            FloatType::Float32 => (Arc::new(Float32Array::from(vectors)), DataType::Float32),
+            FloatType::Float16 => {
+                let numbers: Vec<f16> = vectors.into_iter().map(f16::from_f32).collect();
+                (Arc::new(Float16Array::from(numbers)), DataType::Float16)
+            }
+        };
+        let item = Arc::new(Field::new("element", item, false));
+        let column = FixedSizeListArray::try_new(Arc::clone(&item), width, numbers, None).map_err(|e| e.to_string())?;
+        let field = Field::new(&self.column, DataType::FixedSizeList(item, width), false);
+        let schema = batch.schema();
+        let fields: Vec<_> = schema.fields().iter().cloned().chain([Arc::new(field)]).collect();
+        let columns = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]).collect();
+        let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+        let whole = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| e.to_string())?;
+        // Vectors do not compress, and no reader prunes by their bounds.
+        let path = ColumnPath::new(vec![self.column.clone(), "list".to_owned(), "element".to_owned()]);
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::ZSTD(ZstdLevel::default()))
+            .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_statistics_enabled(path, EnabledStatistics::None)
+            .set_max_row_group_row_count(None)
+            .build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| e.to_string())?;
+        writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| e.to_string())
+    }
+
+    /// Joins the parts to the file `out`, which is moved to its place whole.
+    ///
+    /// # Errors
+    /// When the disk refuses, or the parts do not fit each other.
+    pub fn join(&self, parts: &[PathBuf], rows: u64, out: &Path) -> Result<(), LoadError> {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        let incomplete = out.with_file_name(format!(".{name}.incomplete"));
+        let failed = |e: &dyn std::fmt::Display| LoadError::new(&incomplete, format!("cannot be written: {e}"));
+        let file = File::create(&incomplete).map_err(|e| failed(&e))?;
+        match self.format {
+            OutputFormat::Parquet => join_parquet(parts, &file).map_err(|e| failed(&e))?,
+            _ => self.join_bytes(parts, rows, &file).map_err(|e| failed(&e))?,
+        }
+        file.sync_all().and_then(|()| std::fs::rename(&incomplete, out)).map_err(|e| failed(&e))
+    }
+
+    fn join_bytes(&self, parts: &[PathBuf], rows: u64, mut file: &File) -> io::Result<()> {
+        file.write_all(&self.header(rows))?;
+        for part in parts {
+            io::copy(&mut File::open(part)?, &mut file)?;
+        }
+        Ok(())
+    }
+
+    fn header(&self, rows: u64) -> Vec<u8> {
+        let (numpy, tensor, size) = match self.float {
+            FloatType::Float32 => ("<f4", "F32", 4),
+            FloatType::Float16 => ("<f2", "F16", 2),
+        };
+        let columns = self.dimensions;
+        match self.format {
+            OutputFormat::Jsonl | OutputFormat::Parquet => Vec::new(),
+            OutputFormat::Npy => {
+                let mut text =
+                    format!("{{'descr': '{numpy}', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+                text += &" ".repeat((64 - (10 + text.len() + 1) % 64) % 64);
+                text.push('\n');
+                let length = u16::try_from(text.len()).unwrap_or(u16::MAX).to_le_bytes();
+                [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes()].concat()
+            }
+            OutputFormat::Safetensors => {
+                let end = rows * columns as u64 * size;
+                let tensor = serde_json::json!({ "dtype": tensor, "shape": [rows, columns], "data_offsets": [0, end] });
+                let mut text = serde_json::json!({ &self.column: tensor }).to_string();
+                text += &" ".repeat((8 - text.len() % 8) % 8);
+                [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+            }
+        }
+    }
+}
+
+/// Copies the parts' row groups as they are, without decoding them.
+fn join_parquet(parts: &[PathBuf], file: &File) -> Result<(), Box<dyn std::error::Error>> {
+    let mut joined: Option<(SerializedFileWriter<BufWriter<&File>>, Arc<ParquetMetaData>)> = None;
+    for part in parts {
+        let input = File::open(part)?;
+        let reader = SerializedFileReader::new(input.try_clone()?)?;
+        let metadata = Arc::new(reader.metadata().clone());
+        let schema = metadata.file_metadata().schema_descr().root_schema_ptr();
+        if joined.is_none() {
+            let properties = WriterProperties::builder()
+                .set_key_value_metadata(metadata.file_metadata().key_value_metadata().cloned())
+                .build();
+            let writer = SerializedFileWriter::new(BufWriter::new(file), schema.clone(), Arc::new(properties))?;
+            joined = Some((writer, Arc::clone(&metadata)));
+        }
+        let Some((writer, _)) = &mut joined else { continue };
+        if *writer.schema_descr().root_schema() != *schema {
+            return Err("the inputs' columns differ: give inputs of one schema, or write JSONL".into());
+        }
+        for group in metadata.row_groups() {
+            let mut out = writer.next_row_group()?;
+            for column in group.columns() {
+                let copied = ColumnCloseResult {
+                    bytes_written: u64::try_from(column.compressed_size())?,
+                    rows_written: u64::try_from(group.num_rows())?,
+                    metadata: column.clone(),
+                    bloom_filter: None,
+                    column_index: None,
+                    offset_index: None,
+                };
+                out.append_column(&input, copied)?;
+            }
+            out.close()?;
+        }
+    }
+    if let Some((writer, _)) = joined {
+        writer.into_inner()?.flush()?;
+    }
+    Ok(())
+}

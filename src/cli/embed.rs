@@ -1,0 +1,232 @@
+//! `embedding-server embed`
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+
+use super::progress::Bar;
+use crate::bulk::input::{InputFormat, Source};
+use crate::bulk::output::{FloatType, Layout, OutputFormat};
+use crate::bulk::{self, Options};
+use crate::checkpoint::Checkpoint;
+use crate::config::Model;
+use crate::config::layers::{Flags, effective};
+use crate::embedder::Embedder;
+use crate::location::Location;
+
+#[derive(Args)]
+pub struct EmbedArgs {
+    /// Files, or quoted patterns of names ("data/*.parquet"): texts line by line, .jsonl, .csv, .tsv, .parquet; all but Parquet
+    /// may end in .gz or .zst. Standard input without any, and for "-".
+    inputs: Vec<PathBuf>,
+    /// The file to write: .jsonl, .parquet, .npy or .safetensors. Without it JSON lines go to standard output. A run that was
+    /// cut goes on where it was when it is repeated.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The checkpoint or Hub id, or with --config a model's name. The default model if it is left out.
+    #[arg(long, short, value_name = "PATH")]
+    model: Option<String>,
+    /// The server's configuration file: the model is then served as it is there.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The field or column that holds the text: "text" without it.
+    #[arg(long, value_name = "NAME")]
+    field: Option<String>,
+    /// What the inputs are, if their names do not say it.
+    #[arg(long, value_enum)]
+    input_format: Option<Input>,
+    /// What to write, if the output's name does not say it.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// The field or column that will hold the vector.
+    #[arg(long, value_name = "NAME", default_value = "embedding")]
+    embedding_field: String,
+    /// How numbers are stored in Parquet, npy and safetensors.
+    #[arg(long, value_enum, default_value_t = Float::Float32)]
+    embedding_dtype: Float,
+    /// A prefix of the vectors, scaled to length 1 again.
+    #[arg(long, value_name = "K")]
+    dimensions: Option<u64>,
+    /// What to do with a record that is damaged, has no text, or is longer than the model takes.
+    #[arg(long, value_enum, default_value_t = OnError::Fail)]
+    on_error: OnError,
+    /// Take every Nth input file only, beginning with number I (from 0): what one of N machines does.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<(usize, usize)>,
+    /// Threads; as many as the process may use for 0.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
+    /// Replace the output, and begin anew what was cut.
+    #[arg(long)]
+    force: bool,
+    /// Do nothing if the output is there already: it is never there before it is whole.
+    #[arg(long, requires = "output", conflicts_with = "force")]
+    skip_existing: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Input {
+    Text,
+    Jsonl,
+    Csv,
+    Tsv,
+    Parquet,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Jsonl,
+    Parquet,
+    Npy,
+    Safetensors,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Float {
+    Float32,
+    Float16,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum OnError {
+    Fail,
+    Skip,
+}
+
+type Failure = Box<dyn std::error::Error>;
+
+pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
+    let started = Instant::now();
+    let output = args.output.clone().filter(|output| output != Path::new("-"));
+    if let Some(output) = output.as_deref().filter(|output| args.skip_existing && output.exists()) {
+        eprintln!("embedding-server: {} is there already", output.display());
+        return Ok(String::new());
+    }
+    let format = format(args, output.as_deref())?;
+    let sources = sources(args)?;
+    if let Some(plain) = sources.iter().find(|source| args.field.is_some() && source.is_plain_text()) {
+        return Err(format!(
+            "{} is read as a text a line, which has no --field: give --input-format",
+            plain.name().display()
+        )
+        .into());
+    }
+    let bar = Bar::new();
+    let embedder = embedder(args, &bar)?;
+    let options = Options {
+        sources,
+        field: args.field.clone().unwrap_or_else(|| "text".to_owned()),
+        out: output,
+        layout: Layout {
+            format,
+            float: if args.embedding_dtype == Float::Float16 { FloatType::Float16 } else { FloatType::Float32 },
+            dimensions: embedder.resolve_dimensions(args.dimensions)?,
+            column: args.embedding_field.clone(),
+        },
+        skip: args.on_error == OnError::Skip,
+        threads: match args.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        },
+        force: args.force,
+    };
+    let done = bulk::run(&embedder, &options, &bar)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let left_out = if done.skipped > 0 { format!(", {} left out", done.skipped) } else { String::new() };
+    let resumed = if done.resumed > 0 { format!(", {} by an earlier run", done.resumed) } else { String::new() };
+    eprintln!("embedding-server: {} embedded{left_out}{resumed}; {} tokens in {seconds:.1} s", done.rows, done.tokens);
+    Ok(String::new())
+}
+
+fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failure> {
+    let format = match args.format {
+        Some(Format::Jsonl) => OutputFormat::Jsonl,
+        Some(Format::Parquet) => OutputFormat::Parquet,
+        Some(Format::Npy) => OutputFormat::Npy,
+        Some(Format::Safetensors) => OutputFormat::Safetensors,
+        None => match output.map(|output| output.extension().and_then(|e| e.to_str()).unwrap_or_default()) {
+            None | Some("jsonl" | "ndjson") => OutputFormat::Jsonl,
+            Some("parquet") => OutputFormat::Parquet,
+            Some("npy") => OutputFormat::Npy,
+            Some("safetensors") => OutputFormat::Safetensors,
+            Some(_) => {
+                return Err("the output's name does not say its format: end it in .jsonl, .parquet, .npy or \
+                            .safetensors, or give --format"
+                    .into());
+            }
+        },
+    };
+    if output.is_none() && format != OutputFormat::Jsonl {
+        return Err("standard output takes JSON lines only: give --output FILE".into());
+    }
+    if format == OutputFormat::Jsonl && args.embedding_dtype == Float::Float16 {
+        return Err("--embedding-dtype is for Parquet, npy and safetensors; JSON's numbers have no size".into());
+    }
+    Ok(format)
+}
+
+fn sources(args: &EmbedArgs) -> Result<Vec<Source>, Failure> {
+    let format = args.input_format.map(|format| match format {
+        Input::Text => InputFormat::Text,
+        Input::Jsonl => InputFormat::Jsonl,
+        Input::Csv => InputFormat::Csv,
+        Input::Tsv => InputFormat::Tsv,
+        Input::Parquet => InputFormat::Parquet,
+    });
+    let mut paths = Vec::new();
+    for input in &args.inputs {
+        match input.to_str().filter(|text| !input.exists() && text.contains(['*', '?', '['])) {
+            None => paths.push(input.clone()),
+            Some(pattern) => {
+                let found = glob::glob(pattern)?.collect::<Result<Vec<_>, _>>()?;
+                if found.is_empty() {
+                    return Err(format!("no file is named {pattern}").into());
+                }
+                paths.extend(found);
+            }
+        }
+    }
+    if paths.is_empty() {
+        paths.push("-".into());
+    }
+    if let Some((shard, shards)) = args.shard {
+        let mut number = 0..;
+        paths.retain(|_| number.next().is_some_and(|n: usize| n % shards == shard));
+    }
+    Ok(paths.iter().map(|path| Source::new(path, format)).collect::<Result<_, _>>()?)
+}
+
+fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {
+    let model = model(args)?;
+    let overrides = model.overrides();
+    let path = Location::of(&model.path).directory(&overrides, bar)?;
+    let checkpoint = Checkpoint::open(&path, &overrides)?;
+    for warning in &checkpoint.warnings {
+        eprintln!("embedding-server: warning: {warning}");
+    }
+    Ok(Embedder::new(checkpoint, model.settings())?)
+}
+
+fn model(args: &EmbedArgs) -> Result<Model, Failure> {
+    let models = match &args.model {
+        Some(path) if args.config.is_none() => vec![path.clone()],
+        _ => Vec::new(),
+    };
+    let config =
+        effective(&Flags { config: args.config.clone(), models, ..Flags::default() }, std::iter::empty())?.config;
+    let name = match &args.model {
+        Some(name) if args.config.is_some() => name.clone(),
+        _ => config.default_model().to_owned(),
+    };
+    let named = |model: &Model| model.id == name || model.aliases.contains(&name);
+    let found = config.models.into_iter().find(named);
+    found.ok_or_else(|| format!("the configuration has no model {name:?}").into())
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let numbers = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    numbers
+        .filter(|(i, n)| i < n)
+        .ok_or_else(|| format!("{text:?} is no shard: 0/4, 1/4, 2/4 and 3/4 are the four of four"))
+}
