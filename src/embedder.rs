@@ -1,5 +1,8 @@
 //! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
 use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
-use crate::tokenize::Tokenize;
+use crate::tokenize::choose::{Choice, Search};
 
 /// What an array of token ids in place of a text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -116,7 +119,8 @@ impl PooledTokens {
 
 /// A loaded checkpoint, ready to embed. Shared between threads.
 pub struct Embedder {
-    tokenizer: Box<dyn Tokenize>,
+    /// Replaced at most once, by one that gives the same ids faster. Reading it takes no lock.
+    tokenizer: ArcSwap<Choice>,
     pooling: Box<dyn Pooling>,
     rows: usize,
     table_dimensions: usize,
@@ -125,11 +129,25 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found.
+    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found. Waits for
+    /// the fastest tokenizer, which for byte-level BPE takes a second more than [`Embedder::start`].
     ///
     /// # Errors
     /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
+        let (embedder, search) = Self::start(checkpoint, settings)?;
+        if let Some(search) = search {
+            embedder.adopt(search.run());
+        }
+        Ok(embedder)
+    }
+
+    /// As [`Embedder::new`], but with the tokenizer that loads soonest. Give the result of the [`Search`], if there is
+    /// one, to [`Embedder::adopt`] when it is found, from any thread: vectors stay the same, and come faster.
+    ///
+    /// # Errors
+    /// As [`Embedder::new`].
+    pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
         let Checkpoint { path, table, table_source, norm, tokenizer, conventions: by_kind, .. } = checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
@@ -160,7 +178,15 @@ impl Embedder {
         if let Some(map) = &table_source.map {
             map.release();
         }
-        Ok(Self { tokenizer: tokenizer.implementation, pooling, rows, table_dimensions, settings, conventions })
+        let (choice, search) = tokenizer.split();
+        let tokenizer = ArcSwap::from_pointee(choice);
+        Ok((Self { tokenizer, pooling, rows, table_dimensions, settings, conventions }, search))
+    }
+
+    /// Tokenizes by `choice` from now on: the result of the [`Search`] that came with this embedder. Returns what it
+    /// replaces, for whoever has the time to free it.
+    pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
+        self.tokenizer.swap(choice.into())
     }
 
     /// The length of a vector when a request asks for no other.
@@ -175,12 +201,12 @@ impl Embedder {
 
     /// The tokenizer's implementation, for people.
     pub fn tokenizer(&self) -> &'static str {
-        self.tokenizer.name()
+        self.tokenizer.load().implementation.name()
     }
 
-    /// Tokenizes a little, so that this thread's caches stand before its first request.
-    pub fn warm(&self) {
-        let _ = self.tokens(0, &Input::Text("Hello, 세계!".to_owned()));
+    /// The tokenizer in use, and why not a faster one.
+    pub fn choice(&self) -> Arc<Choice> {
+        self.tokenizer.load_full()
     }
 
     /// The length of the vectors that `requested` asks for.
@@ -230,6 +256,8 @@ impl Embedder {
     fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
         let mut ids = Vec::new();
         self.tokenizer
+            .load()
+            .implementation
             .encode(text, self.conventions.special_tokens, &mut ids)
             .map_err(|message| EmbedError::Tokenizer { input: index, message })?;
         Ok(ids)

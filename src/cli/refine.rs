@@ -78,6 +78,7 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     }
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         eprintln!("embedding-server: warning: {warning}");
     }
