@@ -42,7 +42,8 @@ fn main() {
 async fn run(models: Vec<Model>) {
     let config = Config { models, ..Config::default() };
     let state = Arc::new(State::new(config.clone()).unwrap());
-    state.load().await.unwrap();
+    let searches = state.load().await.unwrap();
+    state.quicken(searches).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ours = listener.local_addr().unwrap().to_string();
     tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending()));

@@ -38,9 +38,9 @@ fn path(name: &str) -> PathBuf {
 
 struct Loaded {
     name: String,
-    chosen: Arc<Box<dyn Tokenize>>,
-    fastokens: Arc<Box<dyn Tokenize>>,
-    reference: Arc<Box<dyn Tokenize>>,
+    chosen: Arc<dyn Tokenize>,
+    fastokens: Arc<dyn Tokenize>,
+    reference: Arc<dyn Tokenize>,
     words: Arc<Vec<String>>,
 }
 
@@ -64,9 +64,9 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
                 .filter_map(|(_, word)| word.strip_prefix(['▁', 'Ġ']).filter(|word| is_word(word)).map(str::to_owned));
             *loaded = Some(Loaded {
                 name: name.to_owned(),
-                chosen: Arc::new(Tokenizer::open(&path).unwrap().implementation),
-                fastokens: Arc::new(Box::new(Fastokens::from_json(&json).unwrap())),
-                reference: Arc::new(Box::new(HfTokenizer::from_json(&json, &path).unwrap())),
+                chosen: Tokenizer::open(&path).unwrap().settle().choice.implementation,
+                fastokens: Arc::new(Fastokens::from_json(&json).unwrap()),
+                reference: Arc::new(HfTokenizer::from_json(&json, &path).unwrap()),
                 words: Arc::new(words.collect()),
             });
         }
@@ -113,7 +113,7 @@ fn texts(words: &[String], length: usize) -> String {
     })
 }
 
-fn unseen(bencher: Bencher<'_, '_>, name: &str, length: usize, which: fn(&Loaded) -> &Arc<Box<dyn Tokenize>>) {
+fn unseen(bencher: Bencher<'_, '_>, name: &str, length: usize, which: fn(&Loaded) -> &Arc<dyn Tokenize>) {
     let (tokenizer, words) = with(name, |loaded| (Arc::clone(which(loaded)), Arc::clone(&loaded.words)));
     let mut ids = Vec::with_capacity(length);
     // What a worker does before it is ready.

@@ -1,5 +1,8 @@
 //! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +10,7 @@ use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
 use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
-use crate::tokenize::Tokenize;
+use crate::tokenize::choose::{Choice, Search};
 use crate::tokenize::pieces::Pieces;
 
 /// What an array of token ids in place of a text means.
@@ -117,7 +120,8 @@ impl PooledTokens {
 
 /// A loaded checkpoint, ready to embed. Shared between threads.
 pub struct Embedder {
-    tokenizer: Box<dyn Tokenize>,
+    /// Replaced at most once, by one that gives the same ids faster. Reading it takes no lock.
+    tokenizer: ArcSwap<Choice>,
     pieces: Pieces,
     pooling: Box<dyn Pooling>,
     rows: usize,
@@ -128,13 +132,27 @@ pub struct Embedder {
 }
 
 impl Embedder {
-    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found.
+    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found. Waits for
+    /// the fastest tokenizer, which for byte-level BPE takes a second more than [`Embedder::start`].
     ///
     /// # Errors
     /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
+        let (embedder, search) = Self::start(checkpoint, settings)?;
+        if let Some(search) = search {
+            embedder.adopt(search.run());
+        }
+        Ok(embedder)
+    }
+
+    /// As [`Embedder::new`], but with the tokenizer that loads soonest. Give the result of the [`Search`], if there is
+    /// one, to [`Embedder::adopt`] when it is found, from any thread: vectors stay the same, and come faster.
+    ///
+    /// # Errors
+    /// As [`Embedder::new`].
+    pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
         let collapsed = checkpoint.collapsed_norm(settings.load_threads);
-        let Checkpoint { path, table, table_source, tokenizer, conventions: by_kind, .. } = checkpoint;
+        let Checkpoint { path, table, table_source, mut tokenizer, conventions: by_kind, .. } = checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
@@ -159,16 +177,17 @@ impl Embedder {
         if let Some(map) = &table_source.map {
             map.release();
         }
-        Ok(Self {
-            tokenizer: tokenizer.implementation,
-            pieces: tokenizer.pieces,
-            pooling,
-            rows,
-            table_dimensions,
-            table_bytes,
-            settings,
-            conventions,
-        })
+        let pieces = std::mem::take(&mut tokenizer.pieces);
+        let (choice, search) = tokenizer.split();
+        let tokenizer = ArcSwap::from_pointee(choice);
+        let embedder = Self { tokenizer, pieces, pooling, rows, table_dimensions, table_bytes, settings, conventions };
+        Ok((embedder, search))
+    }
+
+    /// Tokenizes by `choice` from now on: the result of the [`Search`] that came with this embedder. Returns what it
+    /// replaces, for whoever has the time to free it.
+    pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
+        self.tokenizer.swap(choice.into())
     }
 
     /// The length of a vector when a request asks for no other.
@@ -197,7 +216,7 @@ impl Embedder {
 
     /// The tokenizer's implementation, for people.
     pub fn tokenizer(&self) -> &'static str {
-        self.tokenizer.name()
+        self.tokenizer.load().implementation.name()
     }
 
     /// What each token stands for in a text.
@@ -210,9 +229,9 @@ impl Embedder {
         self.table_bytes
     }
 
-    /// Tokenizes a little, so that this thread's caches stand before its first request.
-    pub fn warm(&self) {
-        let _ = self.tokens(0, &Input::Text("Hello, 세계!".to_owned()));
+    /// The tokenizer in use, and why not a faster one.
+    pub fn choice(&self) -> Arc<Choice> {
+        self.tokenizer.load_full()
     }
 
     /// The length of the vectors that `requested` asks for.
@@ -262,6 +281,8 @@ impl Embedder {
     fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
         let mut ids = Vec::new();
         self.tokenizer
+            .load()
+            .implementation
             .encode(text, self.conventions.special_tokens, &mut ids)
             .map_err(|message| EmbedError::Tokenizer { input: index, message })?;
         Ok(ids)

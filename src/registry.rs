@@ -10,6 +10,7 @@ use crate::embedder::Embedder;
 use crate::error::LoadError;
 use crate::location::Location;
 use crate::progress::Logged;
+use crate::tokenize::choose::Search;
 
 /// The configured models.
 pub struct Registry {
@@ -83,11 +84,12 @@ impl Entry {
         self.embedder.get()
     }
 
-    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once. [`Entry::publish`] makes it served.
+    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once. [`Entry::publish`] makes it served. The
+    /// search, if any, is for a faster tokenizer: [`Embedder::start`].
     ///
     /// # Errors
     /// When it cannot be served as configured.
-    pub fn load(&self) -> Result<Arc<Embedder>, LoadError> {
+    pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), LoadError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
         let path = Location::of(&self.config.path).directory(&overrides, &Logged)?;
@@ -97,7 +99,7 @@ impl Entry {
         }
         let (model_type, dtype, rows) =
             (checkpoint.model_type.clone(), checkpoint.table.dtype().name(), checkpoint.table.rows());
-        let embedder = Embedder::new(checkpoint, self.config.settings())?;
+        let (embedder, search) = Embedder::start(checkpoint, self.config.settings())?;
         tracing::info!(
             model = self.id(),
             path = %path.display(),
@@ -110,7 +112,10 @@ impl Entry {
             duration_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
-        Ok(Arc::new(embedder))
+        if let (None, Some(remark)) = (&search, embedder.choice().remark()) {
+            tracing::info!(model = self.id(), "{remark}");
+        }
+        Ok((Arc::new(embedder), search))
     }
 
     /// From here on it answers.

@@ -30,11 +30,13 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::error::LoadError;
-use crate::registry::Registry;
+use crate::registry::{Entry, Registry};
+use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
 use metrics::Metrics;
 pub use router::router;
@@ -47,6 +49,10 @@ pub struct State {
     metrics: Arc<Metrics>,
     draining: AtomicBool,
 }
+
+/// Models that answer, and could sooner: [`State::quicken`].
+#[must_use]
+pub struct Searches(Vec<(Arc<Entry>, Search)>);
 
 impl State {
     /// # Errors
@@ -63,28 +69,54 @@ impl State {
     }
 
     /// Loads all models, each on a thread of its own. A model answers when each worker has used its tokenizer once.
+    /// What is left to do, while they answer, is for [`State::quicken`].
     ///
     /// # Errors
     /// The first model that cannot be loaded.
-    pub async fn load(&self) -> Result<(), LoadError> {
+    pub async fn load(&self) -> Result<Searches, LoadError> {
+        let mut searches = Vec::new();
         let mut loads = JoinSet::new();
         let mut ids = HashMap::new();
         for entry in self.registry.models() {
             let loading = Arc::clone(entry);
-            let task = loads.spawn_blocking(move || loading.load().map(|embedder| (loading, embedder)));
+            let task = loads.spawn_blocking(move || loading.load().map(|loaded| (loading, loaded)));
             ids.insert(task.id(), entry.id());
         }
         while let Some(loaded) = loads.join_next().await {
-            let (entry, embedder) = loaded.unwrap_or_else(|panic| {
+            let (entry, (embedder, search)) = loaded.unwrap_or_else(|panic| {
                 let id = ids.get(&panic.id()).copied().unwrap_or_default();
                 Err(LoadError::new(id, format!("failed to load: {panic}")))
             })?;
-            let warmed = Arc::clone(&embedder);
-            let mut warming = self.workers.on_each_thread(move |_| warmed.warm());
-            while warming.next().await.is_some() {}
+            self.warm(embedder.choice()).await;
+            searches.extend(search.map(|search| (Arc::clone(&entry), search)));
             entry.publish(embedder);
         }
-        Ok(())
+        Ok(Searches(searches))
+    }
+
+    /// Gives the models their fastest tokenizers, one model after the other, on one thread beside the requests.
+    pub async fn quicken(&self, searches: Searches) {
+        for (entry, search) in searches.0 {
+            let (found, choice) = oneshot::channel();
+            // Not one of the runtime's threads, which a shutdown would wait for.
+            let thread = std::thread::Builder::new().name("tokenizer".to_owned());
+            let started = thread.spawn(move || found.send(Arc::new(search.run())));
+            let (Ok(_), Ok(choice), Some(embedder)) = (started, choice.await, entry.embedder()) else { continue };
+            self.warm(Arc::clone(&choice)).await;
+            let replaced = embedder.adopt(Arc::clone(&choice));
+            // The reference's maps take a while to free.
+            tokio::task::spawn_blocking(move || drop(replaced));
+            let name = choice.implementation.name();
+            match choice.remark() {
+                None => tracing::info!(model = entry.id(), tokenizer = name, "tokenizer replaced by a faster one"),
+                Some(remark) => tracing::info!(model = entry.id(), tokenizer = name, "{remark}"),
+            }
+        }
+    }
+
+    async fn warm(&self, choice: Arc<Choice>) {
+        let mut warming = self.workers.on_each_thread(move |_| choice.warm());
+        while warming.next().await.is_some() {}
     }
 }
 

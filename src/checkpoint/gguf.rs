@@ -96,7 +96,6 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         None => (Tokenizer::of(tokenizer::rebuild(&file, architecture)?, path)?, path.to_owned()),
     };
     let mut warnings = Vec::new();
-    warnings.extend(tokenizer.warning());
     check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
     Ok(Checkpoint {
         path: path.to_owned(),

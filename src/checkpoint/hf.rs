@@ -33,7 +33,6 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
     warnings.extend(family.warnings(&config, overrides));
 
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
-    warnings.extend(tokenizer.warning());
     check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
 
     Ok(Checkpoint {

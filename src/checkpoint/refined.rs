@@ -57,7 +57,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Option<Checkpoint>, Lo
     let weights = Weights::open(path)?;
     let (table, table_source) = read_table(&weights, config.refined.dimensions)?;
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
-    let mut warnings: Vec<String> = tokenizer.warning().into_iter().collect();
+    let mut warnings = Vec::new();
     check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut warnings)?;
     Ok(Some(Checkpoint {
         path: path.to_owned(),

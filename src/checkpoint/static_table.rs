@@ -131,7 +131,6 @@ impl StaticTable {
 
         let (tokenizer, tokenizer_path) = open_tokenizer(&self.dir, overrides)?;
         let mut warnings = Vec::new();
-        warnings.extend(tokenizer.warning());
         check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
         Ok(Checkpoint {
             path: path.to_owned(),

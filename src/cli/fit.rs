@@ -84,6 +84,7 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     // Before hours of work, and again by `write` for who made the directory meanwhile.
     existing.check(&args.out)?;
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         eprintln!("embedding-server: warning: {warning}");
     }

@@ -70,6 +70,7 @@ fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     let embedder = Embedder::new(checkpoint, settings)?;
     let sample = embedder.tokens(0, &Input::Text(SAMPLE.to_owned()))?;
     lines.push(("tokenized by", embedder.tokenizer().to_owned()));
+    lines.extend(embedder.choice().remark().map(|remark| ("remark", remark)));
     lines.push(("sample", format!("{SAMPLE:?} is {:?}", sample.ids())));
     lines.push(("finite", "every row".to_owned()));
     Ok(lines.into_iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect())

@@ -76,6 +76,7 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     existing.check(&args.out)?;
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         eprintln!("embedding-server: warning: {warning}");
     }

@@ -49,7 +49,10 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let loading = Arc::clone(&state);
     tokio::spawn(async move {
         match loading.load().await {
-            Ok(()) => tracing::info!("ready"),
+            Ok(searches) => {
+                tracing::info!("ready");
+                loading.quicken(searches).await;
+            }
             Err(error) => {
                 let _ = load_failed.send(error);
             }

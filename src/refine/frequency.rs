@@ -181,6 +181,7 @@ fn count(
                 ids.clear();
                 checkpoint
                     .tokenizer
+                    .choice
                     .implementation
                     .encode(text, false, &mut ids)
                     .map_err(|e| LoadError::new(path, format!("holds a text that could not be tokenized: {e}")))?;

@@ -1,6 +1,7 @@
 //! Takes the fastest tokenizer that gives the reference's ids.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
 #[cfg(feature = "fastokens")]
@@ -14,13 +15,31 @@ use crate::error::LoadError;
 
 /// A tokenizer, ready.
 pub struct Tokenizer {
-    pub implementation: Box<dyn Tokenize>,
+    pub choice: Choice,
     pub vocabulary: Vocabulary,
     pub pieces: Pieces,
-    /// Faster implementations that were not taken: which, and why.
-    pub refused: Vec<Refused>,
     /// The tokenizer.json, where no file holds it.
     pub rebuilt: Option<String>,
+    /// Set while faster implementations are untried.
+    search: Option<Search>,
+}
+
+/// The implementation in use.
+pub struct Choice {
+    pub implementation: Arc<dyn Tokenize>,
+    /// Faster implementations that were not taken: which, and why.
+    pub refused: Vec<Refused>,
+}
+
+/// Faster implementations that are still to be tried, because they take longer to load than the reference, which serves
+/// until then. [`Search::run`] tries them.
+#[must_use]
+pub struct Search {
+    json: Vec<u8>,
+    reference: Arc<HfTokenizer>,
+    vocabulary: Vocabulary,
+    refused: Vec<Refused>,
+    candidates: Vec<Candidate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,29 +51,33 @@ pub struct Refused {
 }
 
 /// From a tokenizer.json; an error says why not.
-type Load = fn(&[u8]) -> Result<Box<dyn Tokenize>, String>;
+type Load = fn(&[u8]) -> Result<Arc<dyn Tokenize>, String>;
 
+#[derive(Clone, Copy)]
 struct Candidate {
     name: &'static str,
     load: Load,
 }
 
-/// The fastest first.
-const CANDIDATES: &[Candidate] = &[
-    Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Box::new(SentencePieceBpe::from_json(json)?)) },
+/// Loaded beside the reference, and no slower; the fastest first.
+const AT_ONCE: &[Candidate] =
+    &[Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) }];
+
+/// Left to a [`Search`]: fastokens takes a second longer than the reference to load for Llama 3.
+const LATER: &[Candidate] = &[
     #[cfg(feature = "fastokens")]
-    Candidate { name: Fastokens::NAME, load: |json| Ok(Box::new(Fastokens::from_json(json)?)) },
+    Candidate { name: Fastokens::NAME, load: |json| Ok(Arc::new(Fastokens::from_json(json)?)) },
 ];
 
 impl Tokenizer {
-    /// Reads a tokenizer.json. The reference is loaded with the first candidate that takes the file, compared with it on
-    /// the probe texts, and dropped when they agree: it is the largest part of the memory.
+    /// Reads a tokenizer.json. The reference is loaded, with the implementations that load no slower; the first that takes
+    /// the file is compared with it on the probe texts. Implementations that load slower wait for [`Tokenizer::settle`].
     ///
     /// # Errors
     /// When it is missing or no tokenizer.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let json = std::fs::read(path).map_err(|e| LoadError::io(path, &e))?;
-        Self::choose(&json, path, || HfTokenizer::from_json(&json, path), CANDIDATES)
+        Self::choose(&json, path, || HfTokenizer::from_json(&json, path), AT_ONCE, LATER)
     }
 
     /// As [`Tokenizer::open`], of a tokenizer that was built from what `path` says.
@@ -63,35 +86,52 @@ impl Tokenizer {
     /// When it cannot be written as a tokenizer.json.
     pub fn of(reference: HfTokenizer, path: &Path) -> Result<Self, LoadError> {
         let json = reference.to_json().map_err(|e| LoadError::new(path, e))?;
-        let chosen = Self::choose(json.as_bytes(), path, || Ok(reference), CANDIDATES)?;
+        let chosen = Self::choose(json.as_bytes(), path, || Ok(reference), AT_ONCE, LATER)?;
         Ok(Self { rebuilt: Some(json), ..chosen })
+    }
+
+    /// With the fastest implementation that agrees with the reference, which may take seconds to load.
+    #[must_use]
+    pub fn settle(self) -> Self {
+        let Self { choice, search, .. } = self;
+        Self { choice: search.map_or(choice, Search::run), search: None, ..self }
+    }
+
+    /// As it is, and what [`Tokenizer::settle`] would have done.
+    pub(crate) fn split(self) -> (Choice, Option<Search>) {
+        (self.choice, self.search)
     }
 
     fn choose(
         json: &[u8],
         path: &Path,
         reference: impl FnOnce() -> Result<HfTokenizer, LoadError> + Send,
-        candidates: &[Candidate],
+        at_once: &[Candidate],
+        later: &[Candidate],
     ) -> Result<Self, LoadError> {
         let mut refused = Vec::new();
-        let mut candidates = candidates.iter();
-        let (reference, mut candidate) = thread::scope(|scope| {
+        let mut candidates = at_once.iter();
+        let (reference, candidate) = thread::scope(|scope| {
             let reference = scope.spawn(reference);
             let candidate = first(&mut candidates, json, &mut refused);
             (join(reference), candidate)
         });
         let reference = reference.unwrap_or_else(|panic| Err(LoadError::new(path, panic)))?;
         let (vocabulary, pieces) = (reference.vocabulary(), reference.pieces());
-        while let Some(implementation) = candidate {
-            // On a thread of its own: caches of the thread end with it, and a panic is a refusal.
-            let compare = || probe::difference(&reference, &*implementation, &vocabulary);
-            match thread::scope(|scope| join(scope.spawn(compare))).unwrap_or_else(Some) {
-                None => return Ok(Self { implementation, vocabulary, pieces, refused, rebuilt: None }),
-                Some(reason) => refused.push(Refused { name: implementation.name(), reason, differs: true }),
-            }
-            candidate = first(&mut candidates, json, &mut refused);
+        if let Some(implementation) = agreeing(candidate, candidates, json, &reference, &vocabulary, &mut refused) {
+            let choice = Choice { implementation, refused };
+            return Ok(Self { choice, vocabulary, pieces, rebuilt: None, search: None });
         }
-        Ok(Self { implementation: Box::new(reference), vocabulary, pieces, refused, rebuilt: None })
+        let reference = Arc::new(reference);
+        let search = (!later.is_empty()).then(|| Search {
+            json: json.to_owned(),
+            reference: Arc::clone(&reference),
+            vocabulary: vocabulary.clone(),
+            refused: refused.clone(),
+            candidates: later.to_owned(),
+        });
+        let choice = Choice { implementation: reference, refused };
+        Ok(Self { choice, vocabulary, pieces, rebuilt: None, search })
     }
 
     /// The reference anew; `path` is the tokenizer.json it was opened from.
@@ -104,9 +144,27 @@ impl Tokenizer {
             None => HfTokenizer::from_json(&std::fs::read(path).map_err(|e| LoadError::io(path, &e))?, path),
         }
     }
+}
 
-    /// What a user should know: that this is the slow one, and why, or that a faster one went wrong.
-    pub fn warning(&self) -> Option<String> {
+impl Search {
+    /// The fastest implementation that gives the reference's ids: the reference itself when there is no other.
+    pub fn run(self) -> Choice {
+        let Self { json, reference, vocabulary, mut refused, candidates } = self;
+        let mut candidates = candidates.iter();
+        let candidate = first(&mut candidates, &json, &mut refused);
+        let found = agreeing(candidate, candidates, &json, &reference, &vocabulary, &mut refused);
+        Choice { implementation: found.unwrap_or(reference), refused }
+    }
+}
+
+impl Choice {
+    /// Tokenizes a little, so that this thread's caches stand before its first request.
+    pub fn warm(&self) {
+        let _ = self.implementation.encode("Hello, 세계!", true, &mut Vec::new());
+    }
+
+    /// What a user may want to know: that this is the slow one, and why, or that a faster one went wrong.
+    pub fn remark(&self) -> Option<String> {
         let slow = self.implementation.name() == HfTokenizer::NAME;
         if !slow && !self.refused.iter().any(|refused| refused.differs) {
             return None;
@@ -116,12 +174,33 @@ impl Tokenizer {
     }
 }
 
+/// `candidate`, or the next that takes the file, if its ids are the reference's.
+fn agreeing<'c>(
+    mut candidate: Option<Arc<dyn Tokenize>>,
+    mut candidates: impl Iterator<Item = &'c Candidate>,
+    json: &[u8],
+    reference: &HfTokenizer,
+    vocabulary: &Vocabulary,
+    refused: &mut Vec<Refused>,
+) -> Option<Arc<dyn Tokenize>> {
+    while let Some(implementation) = candidate {
+        // On a thread of its own: caches of the thread end with it, and a panic is a refusal.
+        let compare = || probe::difference(reference, &*implementation, vocabulary);
+        match thread::scope(|scope| join(scope.spawn(compare))).unwrap_or_else(Some) {
+            None => return Some(implementation),
+            Some(reason) => refused.push(Refused { name: implementation.name(), reason, differs: true }),
+        }
+        candidate = first(&mut candidates, json, refused);
+    }
+    None
+}
+
 /// The next candidate that takes the file.
 fn first<'c>(
     candidates: &mut impl Iterator<Item = &'c Candidate>,
     json: &[u8],
     refused: &mut Vec<Refused>,
-) -> Option<Box<dyn Tokenize>> {
+) -> Option<Arc<dyn Tokenize>> {
     candidates.find_map(|candidate| {
         let loaded = thread::scope(|scope| join(scope.spawn(|| (candidate.load)(json)))).and_then(|loaded| loaded);
         loaded.map_err(|reason| refused.push(Refused { name: candidate.name, reason, differs: false })).ok()
@@ -164,34 +243,39 @@ mod tests {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints/llama/tokenizer.json"))
     }
 
-    fn choose(load: Load) -> Tokenizer {
+    /// Loaded at once and later: both must give the same.
+    fn choose(load: Load) -> Choice {
         let json = std::fs::read(path()).unwrap();
         let reference = || HfTokenizer::from_json(&json, path());
-        Tokenizer::choose(&json, path(), reference, &[Candidate { name: "wrong", load }]).unwrap()
+        let candidates = [Candidate { name: "wrong", load }];
+        let at_once = Tokenizer::choose(&json, path(), reference, &candidates, &[]).unwrap().choice;
+        let later = Tokenizer::choose(&json, path(), reference, &[], &candidates).unwrap();
+        assert_eq!((later.choice.implementation.name(), &later.choice.refused), ("tokenizers", &Vec::new()));
+        let later = later.settle().choice;
+        assert_eq!(later.refused, at_once.refused);
+        assert_eq!(later.implementation.name(), at_once.implementation.name());
+        later
     }
 
-    fn wrong(json: &[u8], trigger: &'static str) -> Result<Box<dyn Tokenize>, String> {
-        Ok(Box::new(Wrong { right: HfTokenizer::from_json(json, path()).unwrap(), trigger }))
+    fn wrong(json: &[u8], trigger: &'static str) -> Result<Arc<dyn Tokenize>, String> {
+        Ok(Arc::new(Wrong { right: HfTokenizer::from_json(json, path()).unwrap(), trigger }))
     }
 
     #[test]
     fn a_candidate_that_differs_is_refused_and_named() {
         for load in [(|json| wrong(json, "안녕")) as Load, |json| wrong(json, "</s>"), |json| wrong(json, "\u{301}")]
         {
-            let tokenizer = choose(load);
-            assert_eq!(tokenizer.implementation.name(), "tokenizers");
-            let warning = tokenizer.warning().unwrap();
-            assert!(warning.starts_with("is tokenized by tokenizers, not by a faster one (wrong: "), "{warning}");
+            let choice = choose(load);
+            assert_eq!(choice.implementation.name(), "tokenizers");
+            let remark = choice.remark().unwrap();
+            assert!(remark.starts_with("is tokenized by tokenizers, not by a faster one (wrong: "), "{remark}");
         }
     }
 
     #[test]
     fn a_candidate_that_fails_or_panics_is_refused() {
-        let tokenizer = choose(|_| Err("no such model".to_owned()));
-        assert_eq!(
-            tokenizer.warning().unwrap(),
-            "is tokenized by tokenizers, not by a faster one (wrong: no such model)"
-        );
+        let choice = choose(|_| Err("no such model".to_owned()));
+        assert_eq!(choice.remark().unwrap(), "is tokenized by tokenizers, not by a faster one (wrong: no such model)");
         assert_eq!(choose(|_| panic!("at load")).refused[0].reason, "panicked: at load");
         let refused = &choose(|json| wrong(json, "")).refused[0];
         assert_eq!((refused.reason.as_str(), refused.differs), ("panicked: cannot do it", true));
@@ -199,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_agrees_is_taken() {
-        let tokenizer = choose(|json| wrong(json, "not in any probe text"));
-        assert_eq!((tokenizer.implementation.name(), tokenizer.warning()), ("wrong", None));
+        let choice = choose(|json| wrong(json, "not in any probe text"));
+        assert_eq!((choice.implementation.name(), choice.remark()), ("wrong", None));
     }
 }

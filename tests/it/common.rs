@@ -55,7 +55,8 @@ impl TestApp {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let state = Arc::new(State::new(config).unwrap());
-            state.load().await.unwrap();
+            let searches = state.load().await.unwrap();
+            state.quicken(searches).await;
             tokio::spawn(server::serve(listener, state, async {
                 let _ = stopped.await;
             }));

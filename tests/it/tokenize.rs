@@ -1,7 +1,10 @@
 //! Every implementation of the tokenizer gives the reference's ids.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use embedding_server::checkpoint::{Checkpoint, Overrides};
+use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::tokenize::choose::Tokenizer;
 use embedding_server::tokenize::reference::HfTokenizer;
 use embedding_server::tokenize::spbpe::SentencePieceBpe;
@@ -44,17 +47,34 @@ fn the_tokenizer_of_every_checkpoint_gives_the_ids_of_the_reference() {
     let mut seen = std::collections::BTreeMap::new();
     for (seed, entry) in std::fs::read_dir(checkpoint("")).unwrap().enumerate() {
         let path = entry.unwrap().path().join("tokenizer.json");
-        let tokenizer = Tokenizer::open(&path).unwrap();
-        // Without the feature nothing but the reference takes byte-level files, and that is said.
-        let slow = !cfg!(feature = "fastokens") && tokenizer.implementation.name() == "tokenizers";
-        assert_eq!(tokenizer.warning().is_some(), slow, "{}", path.display());
+        let tokenizer = Tokenizer::open(&path).unwrap().settle().choice;
+        assert_eq!(tokenizer.remark(), None, "{}", path.display());
         *seen.entry(tokenizer.implementation.name()).or_insert(0) += 1;
         compare(&std::fs::read(&path).unwrap(), &*tokenizer.implementation, 300, seed as u64);
     }
-    let byte_level = if cfg!(feature = "fastokens") { "fastokens" } else { "tokenizers" };
-    let mut expected = [byte_level, "spbpe"];
-    expected.sort_unstable();
-    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), expected, "{seen:?}");
+    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["fastokens", "spbpe"], "{seen:?}");
+}
+
+/// The embedder that starts at once serves by the reference; what is found later gives the same ids, and frees it.
+#[test]
+fn a_faster_tokenizer_replaces_the_reference_while_it_serves() {
+    let open = || Checkpoint::open(&checkpoint("qwen2"), &Overrides::default()).unwrap();
+    let (embedder, search) = Embedder::start(open(), Settings::default()).unwrap();
+    let texts = ["Hello, world!", "안녕하세요", "", " a  b\n", "<|endoftext|>"];
+    assert_eq!(embedder.tokenizer(), "tokenizers");
+    let before = embedder.embed(&texts).unwrap();
+
+    let reference = Arc::downgrade(&embedder.choice().implementation);
+    let replaced = embedder.adopt(search.unwrap().run());
+    assert_eq!((embedder.tokenizer(), embedder.choice().remark()), ("fastokens", None));
+    assert_eq!(embedder.embed(&texts).unwrap(), before);
+    drop(replaced);
+    assert!(reference.upgrade().is_none(), "the reference is still in memory");
+
+    assert_eq!(Embedder::new(open(), Settings::default()).unwrap().tokenizer(), "fastokens");
+    let llama = Checkpoint::open(&checkpoint("llama"), &Overrides::default()).unwrap();
+    let (embedder, search) = Embedder::start(llama, Settings::default()).unwrap();
+    assert_eq!((embedder.tokenizer(), search.is_none()), ("spbpe", true));
 }
 
 #[test]

@@ -43,8 +43,8 @@ fn compare(path: &Path, count: usize, more: &[String]) {
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let pieces: Vec<String> = value["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
-    let chosen = Tokenizer::open(path).unwrap();
-    assert_eq!(chosen.warning(), None, "{}", path.display());
+    let chosen = Tokenizer::open(path).unwrap().settle().choice;
+    assert_eq!(chosen.remark(), None, "{}", path.display());
     let (mut bytes, mut tokens) = (0, 0);
     let (mut expected, mut found) = (Vec::new(), Vec::new());
     let texts = texts::Texts::new(11, &pieces, &added, more).take(count);
