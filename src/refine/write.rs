@@ -71,7 +71,7 @@ pub fn write(
         move |e: io::Error| LoadError::io(path, &e)
     };
     match &checkpoint.tokenizer.rebuilt {
-        Some(json) => fs::write(partial.path.join("tokenizer.json"), json).map_err(io("tokenizer.json"))?,
+        Some(json) => fs::write(partial.path.join("tokenizer.json"), json.as_bytes()).map_err(io("tokenizer.json"))?,
         None => {
             fs::copy(&checkpoint.tokenizer_path, partial.path.join("tokenizer.json")).map_err(io("tokenizer.json"))?;
         }

@@ -1,5 +1,6 @@
 //! Takes the fastest tokenizer that gives the reference's ids.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
 
@@ -18,7 +19,7 @@ pub struct Tokenizer {
     /// Faster implementations that were not taken: which, and why.
     pub refused: Vec<Refused>,
     /// The tokenizer.json, where no file holds it.
-    pub rebuilt: Option<String>,
+    pub rebuilt: Option<Cow<'static, str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +63,16 @@ impl Tokenizer {
     pub fn of(reference: HfTokenizer, path: &Path) -> Result<Self, LoadError> {
         let json = reference.to_json().map_err(|e| LoadError::new(path, e))?;
         let chosen = Self::choose(json.as_bytes(), path, || Ok(reference), CANDIDATES)?;
-        Ok(Self { rebuilt: Some(json), ..chosen })
+        Ok(Self { rebuilt: Some(json.into()), ..chosen })
+    }
+
+    /// As [`Tokenizer::open`], of a tokenizer.json that was compiled into the program; `path` is for errors.
+    ///
+    /// # Errors
+    /// When it is no tokenizer.
+    pub fn of_program(json: &'static str, path: &Path) -> Result<Self, LoadError> {
+        let chosen = Self::choose(json.as_bytes(), path, || HfTokenizer::from_json(json.as_bytes(), path), CANDIDATES)?;
+        Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
     fn choose(
