@@ -1,8 +1,11 @@
 //! Opens a checkpoint: an embedding table, its final norm and its tokenizer, whatever they are kept in.
 //!
 //! Each kind of source has its file: [`hf`] Hugging Face directories, [`gguf`] GGUF files, [`static_table`] what
-//! Model2Vec, sentence-transformers and WordLlama save. No network, no HTTP, no pooling here.
+//! Model2Vec, sentence-transformers and WordLlama save, [`refined`] what `refine` writes, `builtin` the model inside
+//! the program. No network, no HTTP, no pooling here.
 
+#[cfg(feature = "default-model")]
+pub mod builtin;
 pub mod family;
 pub mod gguf;
 pub mod hf;
@@ -20,6 +23,9 @@ use crate::tokenize::Vocabulary;
 use crate::tokenize::choose::Tokenizer;
 use map::Map;
 use weights::StoredTensor;
+
+/// The path that means the model inside the program.
+pub const BUILTIN: &str = "builtin:default";
 
 /// What the user sets in place of what the checkpoint says. `Default` overrides nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -118,11 +124,18 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a directory, or a GGUF file.
+    /// Opens a directory, a GGUF file, or [`BUILTIN`], the model inside the program.
     ///
     /// # Errors
     /// [`LoadError`] says which file is at fault, what was expected, and which override helps where one does.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        if path == Path::new(BUILTIN) {
+            #[cfg(feature = "default-model")]
+            return builtin::open(overrides);
+            #[cfg(not(feature = "default-model"))]
+            return Err(LoadError::new(path, "is not in this build, which has no default model")
+                .remedy("build with the feature `default-model`, or give a checkpoint's directory"));
+        }
         if path.is_dir() {
             if overrides.config.is_none()
                 && let Some(file) = gguf::alone_in(path)

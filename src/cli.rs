@@ -18,11 +18,12 @@ mod refine;
 mod serve;
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::checkpoint::BUILTIN;
 use crate::config::layers::{self, Effective, Flags};
 use crate::config::{LogFormat, Model};
 use crate::location::Location;
@@ -231,7 +232,10 @@ fn check(args: &ServeArgs) -> ExitCode {
 
 /// What can be known of the models before a port is bound.
 fn missing_path(models: &[Model]) -> Option<String> {
-    let missing = |model: &&Model| matches!(Location::of(&model.path), Location::Local(path) if !path.exists());
+    let missing = |model: &&Model| {
+        let builtin = model.path == Path::new(BUILTIN) && cfg!(feature = "default-model");
+        !builtin && matches!(Location::of(&model.path), Location::Local(path) if !path.exists())
+    };
     let model = models.iter().find(missing)?;
     Some(format!(
         "the model {:?} is configured at {}, which does not exist: give --model NAME=PATH, or set path in [[models]]; \

@@ -19,6 +19,10 @@ use units::{ByteCount, Seconds};
 /// The name that the system we replace serves, and that its clients ask for.
 pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
 
+/// What existing snippets ask OpenAI for.
+#[cfg(feature = "default-model")]
+const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "text-embedding-3-large"];
+
 /// Everything that can be set. `config/embedding-server.toml` documents each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -95,14 +99,17 @@ pub struct Model {
 }
 
 impl Default for Config {
-    /// One model, where mergekit's documented command leaves it.
+    /// One model: the one inside the program under OpenAI's names, or, in a build without it, what mergekit's
+    /// documented command leaves.
     fn default() -> Self {
-        Self {
-            default_model: None,
-            server: Server::default(),
-            log: Log::default(),
-            models: vec![Model::new(DEFAULT_MODEL_ID, "./test")],
-        }
+        #[cfg(feature = "default-model")]
+        let model = Model {
+            aliases: OPENAI_MODELS.map(str::to_owned).to_vec(),
+            ..Model::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
+        };
+        #[cfg(not(feature = "default-model"))]
+        let model = Model::new(DEFAULT_MODEL_ID, "./test");
+        Self { default_model: None, server: Server::default(), log: Log::default(), models: vec![model] }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Which models there are, under which names, and whether they are loaded. No HTTP.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{BUILTIN, Checkpoint};
 use crate::config::{Config, Model};
 use crate::embedder::Embedder;
 use crate::error::LoadError;
@@ -56,7 +57,10 @@ impl Registry {
 
 impl Entry {
     fn new(index: usize, config: Model) -> Self {
-        let modified = std::fs::metadata(&config.path).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
+        let builtin = config.path == Path::new(BUILTIN);
+        let file = if builtin { std::env::current_exe() } else { Ok(config.path.clone()) };
+        let modified =
+            file.and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         Self { index, config, embedder: OnceLock::new(), created }
     }

@@ -1,4 +1,4 @@
-//! Read-only memory maps of weight files.
+//! Read-only memory maps of weight files, and weights inside the program, which is a mapped file itself.
 
 #![allow(unsafe_code)] // Mapping a file is a promise that nobody rewrites it in place.
 
@@ -13,15 +13,29 @@ use crate::error::LoadError;
 
 /// A whole file, mapped read-only. Nothing is read until touched. Clones share the map.
 #[derive(Debug, Clone)]
-pub struct Map(Arc<Mmap>);
+pub struct Map(Held);
+
+#[derive(Debug, Clone)]
+enum Held {
+    File(Arc<Mmap>),
+    Program(&'static [u8]),
+}
 
 impl AsRef<[u8]> for Map {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        match &self.0 {
+            Held::File(map) => map,
+            Held::Program(bytes) => bytes,
+        }
     }
 }
 
 impl Map {
+    /// A file that was compiled into the program.
+    pub const fn of_program(bytes: &'static [u8]) -> Self {
+        Self(Held::Program(bytes))
+    }
+
     /// Maps the file at `path`.
     ///
     /// # Errors
@@ -39,7 +53,7 @@ impl Map {
         // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
         // it is (ARCHITECTURE.md, "Memory maps").
         let map = unsafe { Mmap::map(&file) }.map_err(|e| LoadError::io(path, &e))?;
-        Ok(Self(Arc::new(map)))
+        Ok(Self(Held::File(Arc::new(map))))
     }
 
     /// The whole file; the bytes keep the map alive.
@@ -50,8 +64,9 @@ impl Map {
     /// Takes the pages out of this process's resident memory. They stay in the page cache and come back on the next
     /// touch: after a scan of a table, resident memory again follows the rows in use.
     pub fn release(&self) {
+        let Held::File(map) = &self.0 else { return };
         // SAFETY: MADV_DONTNEED on a shared, read-only file map drops page table entries, never contents.
-        let released = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let released = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(error) = released {
             tracing::debug!(%error, "pages of a scanned table stay resident");
         }

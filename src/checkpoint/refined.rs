@@ -8,7 +8,7 @@
 //!
 //! The norm, the token weights and the whitening are in the rows already.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabul
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
+use crate::tokenize::choose::Tokenizer;
 
 /// The tensor of rows, and that of their steps.
 pub const EMBEDDINGS: &str = "embeddings";
@@ -55,11 +56,24 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Option<Checkpoint>, Lo
             .expected("the config.json that `embedding-server refine` wrote")
     })?;
     let weights = Weights::open(path)?;
-    let (table, table_source) = read_table(&weights, config.refined.dimensions)?;
-    let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
+    let tokenizer = open_tokenizer(path, overrides)?;
+    Ok(Some(join(path, config.refined.dimensions, &weights, tokenizer)?))
+}
+
+/// A refined table of its parts, wherever they are kept.
+///
+/// # Errors
+/// When they do not fit each other.
+pub(super) fn join(
+    path: &Path,
+    dimensions: usize,
+    weights: &Weights,
+    (tokenizer, tokenizer_path): (Tokenizer, PathBuf),
+) -> Result<Checkpoint, LoadError> {
+    let (table, table_source) = read_table(weights, dimensions)?;
     let mut warnings = Vec::new();
     check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut warnings)?;
-    Ok(Some(Checkpoint {
+    Ok(Checkpoint {
         path: path.to_owned(),
         kind: Kind::Refined,
         model_type: KEY.to_owned(),
@@ -76,7 +90,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Option<Checkpoint>, Lo
         tokenizer_path,
         conventions: Conventions { special_tokens: false, normalize: true, left_out: None },
         warnings,
-    }))
+    })
 }
 
 fn read_table(weights: &Weights, dimensions: usize) -> Result<(EmbeddingTable, StoredTensor), LoadError> {

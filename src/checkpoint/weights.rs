@@ -85,7 +85,16 @@ pub fn quantized(path: &Path, holds: &str) -> LoadError {
 #[derive(Debug)]
 pub enum Weights {
     Single(PathBuf),
-    Sharded { dir: PathBuf, index: PathBuf, weight_map: HashMap<String, String> },
+    Sharded {
+        dir: PathBuf,
+        index: PathBuf,
+        weight_map: HashMap<String, String>,
+    },
+    /// One file that was compiled into the program; the path is for messages.
+    Program {
+        path: PathBuf,
+        map: Map,
+    },
 }
 
 #[derive(Deserialize)]
@@ -135,6 +144,7 @@ impl Weights {
         match self {
             Self::Single(path) => path,
             Self::Sharded { index, .. } => index,
+            Self::Program { path, .. } => path,
         }
     }
 
@@ -146,6 +156,7 @@ impl Weights {
         match self {
             Self::Single(path) => Ok(SafeTensorsFile::open(path)?.names()),
             Self::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
+            Self::Program { path, map } => Ok(SafeTensorsFile::of(map.clone(), path)?.names()),
         }
     }
 
@@ -165,10 +176,8 @@ impl Weights {
     /// When the file or shard that should hold it is missing or broken.
     pub fn find<S: AsRef<str>>(&self, names: &[S]) -> Result<Option<StoredTensor>, LoadError> {
         match self {
-            Self::Single(path) => {
-                let file = SafeTensorsFile::open(path)?;
-                Ok(names.iter().find_map(|name| file.tensor(name.as_ref())))
-            }
+            Self::Single(path) => Ok(SafeTensorsFile::open(path)?.first(names)),
+            Self::Program { path, map } => Ok(SafeTensorsFile::of(map.clone(), path)?.first(names)),
             Self::Sharded { dir, index, weight_map } => {
                 let Some((name, shard)) = names.iter().find_map(|name| weight_map.get_key_value(name.as_ref())) else {
                     return Ok(None);
@@ -204,7 +213,10 @@ struct SafeTensorsFile {
 
 impl SafeTensorsFile {
     fn open(path: &Path) -> Result<Self, LoadError> {
-        let map = Map::open(path)?;
+        Self::of(Map::open(path)?, path)
+    }
+
+    fn of(map: Map, path: &Path) -> Result<Self, LoadError> {
         let (header, metadata) = SafeTensors::read_metadata(map.as_ref()).map_err(|e| match e {
             SafeTensorError::MetadataIncompleteBuffer => {
                 LoadError::new(path, format!("is {} bytes long, which is not what its header says", map.as_ref().len()))
@@ -219,6 +231,10 @@ impl SafeTensorsFile {
 
     fn names(&self) -> Vec<String> {
         self.metadata.tensors().into_keys().collect()
+    }
+
+    fn first<S: AsRef<str>>(&self, names: &[S]) -> Option<StoredTensor> {
+        names.iter().find_map(|name| self.tensor(name.as_ref()))
     }
 
     fn tensor(&self, name: &str) -> Option<StoredTensor> {

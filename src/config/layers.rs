@@ -158,7 +158,11 @@ impl Layers {
             }
         }
         for model in Config::default().models {
-            layers.add_model(model_table(&model)?, &Origin::Default);
+            let mut table = model_table(&model)?;
+            if !model.aliases.is_empty() {
+                table.insert("aliases".to_owned(), Value::from(model.aliases));
+            }
+            layers.add_model(table, &Origin::Default);
         }
         Ok(layers)
     }

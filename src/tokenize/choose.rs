@@ -1,5 +1,6 @@
 //! Takes the fastest tokenizer that gives the reference's ids.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
@@ -19,7 +20,7 @@ pub struct Tokenizer {
     pub vocabulary: Vocabulary,
     pub pieces: Pieces,
     /// The tokenizer.json, where no file holds it.
-    pub rebuilt: Option<String>,
+    pub rebuilt: Option<Cow<'static, str>>,
     /// Set while faster implementations are untried.
     search: Option<Search>,
 }
@@ -87,7 +88,17 @@ impl Tokenizer {
     pub fn of(reference: HfTokenizer, path: &Path) -> Result<Self, LoadError> {
         let json = reference.to_json().map_err(|e| LoadError::new(path, e))?;
         let chosen = Self::choose(json.as_bytes(), path, || Ok(reference), AT_ONCE, LATER)?;
-        Ok(Self { rebuilt: Some(json), ..chosen })
+        Ok(Self { rebuilt: Some(json.into()), ..chosen })
+    }
+
+    /// As [`Tokenizer::open`], of a tokenizer.json that was compiled into the program; `path` is for errors.
+    ///
+    /// # Errors
+    /// When it is no tokenizer.
+    pub fn of_program(json: &'static str, path: &Path) -> Result<Self, LoadError> {
+        let reference = || HfTokenizer::from_json(json.as_bytes(), path);
+        let chosen = Self::choose(json.as_bytes(), path, reference, AT_ONCE, LATER)?;
+        Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
     /// With the fastest implementation that agrees with the reference, which may take seconds to load.

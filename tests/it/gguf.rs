@@ -111,7 +111,7 @@ fn a_rebuilt_tokenizer_is_a_tokenizer_json() {
         let opened = open(&gguf(name));
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tokenizer.json");
-        std::fs::write(&file, opened.tokenizer.rebuilt.as_ref().unwrap()).unwrap();
+        std::fs::write(&file, opened.tokenizer.rebuilt.as_deref().unwrap()).unwrap();
         let overrides = Overrides { tokenizer: Some(file), ..Overrides::default() };
         let again = Checkpoint::open(&gguf(name), &overrides).unwrap();
         assert_eq!(again.tokenizer.vocabulary, opened.tokenizer.vocabulary);

@@ -7,6 +7,8 @@ mod architecture;
 mod common;
 mod config;
 mod contract;
+#[cfg(feature = "default-model")]
+mod default_model;
 #[cfg(feature = "bulk")]
 mod embed;
 mod eval;

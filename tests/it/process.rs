@@ -128,6 +128,51 @@ fn the_default_command_serves_and_sigterm_and_interrupt_end_it_cleanly() {
     }
 }
 
+#[cfg(feature = "default-model")]
+#[test]
+fn without_any_configuration_the_model_inside_answers_under_its_four_names() {
+    let server = Server::start(&[]);
+    server.wait_until_ready();
+    let ask = |name: &str| {
+        let body = format!(r#"{{"input": "hello", "model": "{name}"}}"#);
+        let url = format!("http://{}/v1/embeddings", server.address);
+        let mut answer = agent().post(&url).header("content-type", "application/json").send(body).unwrap();
+        let answer: serde_json::Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        answer["data"][0]["embedding"].clone()
+    };
+    let names =
+        ["multilingual-e5-small-static", "text-embedding-3-small", "text-embedding-ada-002", "text-embedding-3-large"];
+    for name in names {
+        let vector = ask(name);
+        assert_eq!(vector.as_array().map(Vec::len), Some(384), "{name}");
+        assert_eq!(vector, ask(names[0]), "{name}");
+    }
+    let mut listed = agent().get(format!("http://{}/v1/models", server.address)).call().unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed.body_mut().read_to_string().unwrap()).unwrap();
+    let ids: Vec<&str> = listed["data"].as_array().unwrap().iter().filter_map(|m| m["id"].as_str()).collect();
+    assert_eq!(ids, names);
+}
+
+#[cfg(feature = "default-model")]
+#[test]
+fn a_configured_model_takes_the_place_of_the_one_inside_which_can_stand_beside_it() {
+    let models = |args: &[&str]| {
+        let output = output(&[&["check"], args].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("models.") && line.contains(".path = "));
+        lines.map(|line| line.split("  #").next().unwrap().trim_end().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(models(&[]), [r#"models.multilingual-e5-small-static.path = "builtin:default""#]);
+    let llama = checkpoint("llama");
+    let configured = format!("models.text-embedding-3-small.path = {:?}", llama.display().to_string());
+    assert_eq!(models(&["--model", llama.to_str().unwrap()]), [configured.as_str()]);
+    assert_eq!(
+        models(&["--model", llama.to_str().unwrap(), "--model", "small=builtin:default"]),
+        [configured.as_str(), r#"models.small.path = "builtin:default""#]
+    );
+}
+
 /// The port answers before the models are loaded: a FIFO in place of the tokenizer holds the load until it is fed.
 #[test]
 fn the_port_is_bound_first_and_ready_says_when() {

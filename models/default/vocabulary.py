@@ -1,0 +1,50 @@
+"""Which pieces of the vocabulary stay, and the tokenizer of those."""
+
+import json
+
+import numpy as np
+from tokenizers import Tokenizer
+
+UNKNOWN = "<unk>"
+# What nmt_nfkc makes spaces of, beside Unicode's own white space, and what NFKC leaves as it is.
+SPACES = "[\u200b-\u200f\ufeff\u2581\ufffd]"
+
+
+def tokenizer_json(pieces: list[str], scores: list[float], unknown: int = 0) -> str:
+    """A minimal tokenizer.json of the tokenizers library: `pieces[unknown]` stands for what the vocabulary lacks."""
+    vocabulary = ",".join(f"[{json.dumps(piece, ensure_ascii=False)},{score:.2f}]" for piece, score in zip(pieces, scores))
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    head = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Replace", "pattern": {"Regex": SPACES}, "content": " "}, {"type": "NFKC"}]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "post_processor": None, "decoder": metaspace,
+    }
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":"))
+    return f'{text[:-1]},"model":{{"type":"Unigram","unk_id":{unknown},"byte_fallback":false,"vocab":[{vocabulary}]}}}}'
+
+
+def shares(tokenizer: Tokenizer, texts: list[tuple[str, str, float]], size: int) -> np.ndarray:
+    """The largest share that each token has in a language's text, of (language, text, weight)."""
+    encodings = tokenizer.encode_batch_fast([text for _, text, _ in texts], add_special_tokens=False)
+    counts = {language: np.zeros(size) for language, _, _ in texts}
+    for (language, _, weight), encoding in zip(texts, encodings):
+        np.add.at(counts[language], encoding.ids, weight)
+    return np.max([count / count.sum() for count in counts.values()], axis=0)
+
+
+def kept(pieces: list[str], scores: list[float], largest: np.ndarray, room: int) -> np.ndarray:
+    """`room` ids: the unknown token, single characters that were seen, then by share; then, of the alphabets that were
+    seen, by the tokenizer's own score."""
+    # Characters that a few words in another script would bring in do not make it an alphabet of ours.
+    alphabet = {c for piece, share in zip(pieces, largest) if share > 2e-5 for c in piece}
+    rank = largest.copy()
+    for i, piece in enumerate(pieces):
+        bare = piece.removeprefix("▁")
+        if len(bare) <= 1 and largest[i] > 0:
+            rank[i] = 2.0
+        elif largest[i] == 0:
+            rank[i] = scores[i] - 100 if set(bare) <= alphabet else -1000.0
+    rank[0] = 3.0
+    return np.sort(np.argsort(-rank, kind="stable")[:room])

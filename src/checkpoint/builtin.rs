@@ -1,0 +1,44 @@
+//! The model inside the program: the files of `models/default`, compiled in. Its rows are served from where they are.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::map::Map;
+use super::weights::Weights;
+use super::{BUILTIN, Checkpoint, Overrides, open_tokenizer, refined};
+use crate::error::LoadError;
+use crate::tokenize::choose::Tokenizer;
+
+/// The name that it is served under.
+pub const ID: &str = "multilingual-e5-small-static";
+
+const CONFIG: &str = include_str!("../../models/default/config.json");
+const TOKENIZER: &str = include_str!("../../models/default/tokenizer.json");
+static WEIGHTS: &[u8] = include_bytes!("../../models/default/model.safetensors");
+
+#[derive(Deserialize)]
+struct Config {
+    refined: Shape,
+}
+
+#[derive(Deserialize)]
+struct Shape {
+    dimensions: usize,
+}
+
+/// Opens it. Of `overrides` the tokenizer is taken; the others speak of what it does not have.
+///
+/// # Errors
+/// When the user's tokenizer is none, or of another vocabulary.
+pub fn open(overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+    let path = Path::new(BUILTIN);
+    let config: Config = serde_json::from_str(CONFIG)
+        .map_err(|e| LoadError::new(path, format!("was built with a config.json that is not one: {e}")))?;
+    let weights = Weights::Program { path: PathBuf::from(BUILTIN), map: Map::of_program(WEIGHTS) };
+    let tokenizer = match &overrides.tokenizer {
+        Some(_) => open_tokenizer(path, overrides)?,
+        None => (Tokenizer::of_program(TOKENIZER, path)?, PathBuf::from(BUILTIN)),
+    };
+    refined::join(path, config.refined.dimensions, &weights, tokenizer)
+}
