@@ -41,7 +41,14 @@ impl Map {
     /// # Errors
     /// When it is missing, unreadable, empty or no regular file.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+        Self::of(&File::open(path).map_err(|e| LoadError::io(path, &e))?, path)
+    }
+
+    /// Maps an open file; `path` is for errors. The map outlives the handle.
+    ///
+    /// # Errors
+    /// As [`Map::open`].
+    pub fn of(file: &File, path: &Path) -> Result<Self, LoadError> {
         let metadata = file.metadata().map_err(|e| LoadError::io(path, &e))?;
         if !metadata.is_file() {
             return Err(LoadError::new(path, "is not a regular file"));
@@ -52,7 +59,7 @@ impl Map {
         // SAFETY: the map is read-only and only ever lent as `&[u8]`. A process that rewrites or truncates the file
         // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
         // it is (ARCHITECTURE.md, "Memory maps").
-        let map = unsafe { Mmap::map(&file) }.map_err(|e| LoadError::io(path, &e))?;
+        let map = unsafe { Mmap::map(file) }.map_err(|e| LoadError::io(path, &e))?;
         Ok(Self(Held::File(Arc::new(map))))
     }
 

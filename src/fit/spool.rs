@@ -1,21 +1,21 @@
 //! Rows on disk: as many vectors as a corpus has texts, without holding them in memory.
 
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use tempfile::NamedTempFile;
 
 use crate::checkpoint::map::Map;
 use crate::error::LoadError;
 use crate::refine::rows::Block;
 use crate::table::{EmbeddingTable, TableDtype};
 
-/// Rows of f32 in a file of their own, which goes with the value.
+/// Rows of f32 in a file without a name, which goes with the process however that ends.
 pub struct Spool {
-    file: BufWriter<NamedTempFile>,
-    path: PathBuf,
+    file: BufWriter<File>,
+    dir: PathBuf,
     dimensions: usize,
     rows: usize,
 }
@@ -23,7 +23,6 @@ pub struct Spool {
 /// The rows of a [`Spool`], mapped. The system takes their pages back when it needs the memory.
 pub struct Spooled {
     pub table: EmbeddingTable,
-    _file: NamedTempFile,
 }
 
 impl Spool {
@@ -32,9 +31,8 @@ impl Spool {
     /// # Errors
     /// When the file cannot be made.
     pub fn new(dir: &Path, dimensions: usize) -> Result<Self, LoadError> {
-        let file = NamedTempFile::new_in(dir).map_err(|e| LoadError::io(dir, &e))?;
-        let path = file.path().to_owned();
-        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), path, dimensions, rows: 0 })
+        let file = tempfile::tempfile_in(dir).map_err(|e| LoadError::io(dir, &e))?;
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), dir: dir.to_owned(), dimensions, rows: 0 })
     }
 
     pub fn dimensions(&self) -> usize {
@@ -48,7 +46,7 @@ impl Spool {
     pub fn push(&mut self, rows: &[f32]) -> Result<(), LoadError> {
         self.rows += rows.len() / self.dimensions.max(1);
         // Tables are little-endian.
-        rows.iter().try_for_each(|x| self.file.write_all(&x.to_le_bytes())).map_err(|e| LoadError::io(&self.path, &e))
+        rows.iter().try_for_each(|x| self.file.write_all(&x.to_le_bytes())).map_err(|e| LoadError::io(&self.dir, &e))
     }
 
     /// The rows as a table.
@@ -56,11 +54,11 @@ impl Spool {
     /// # Errors
     /// When the disk refuses, or there are none.
     pub fn finish(self) -> Result<Spooled, LoadError> {
-        let Self { file, path, dimensions, rows } = self;
-        let file = file.into_inner().map_err(|e| LoadError::io(&path, e.error()))?;
-        let table = EmbeddingTable::new(Map::open(&path)?.bytes(), TableDtype::F32, rows, dimensions);
-        let table = table.ok_or_else(|| LoadError::new(&path, "was changed by another process"))?;
-        Ok(Spooled { table, _file: file })
+        let Self { file, dir, dimensions, rows } = self;
+        let file = file.into_inner().map_err(|e| LoadError::io(&dir, e.error()))?;
+        let table = EmbeddingTable::new(Map::of(&file, &dir)?.bytes(), TableDtype::F32, rows, dimensions);
+        let table = table.ok_or_else(|| LoadError::new(&dir, "lost vectors that were written there"))?;
+        Ok(Spooled { table })
     }
 }
 

@@ -3,7 +3,7 @@
     EMBEDDING_SERVER_BIN=target/release/embedding-server pytest tests/real/test_fit.py
     FIT_CHECKPOINT=DIR  the table to fit (default: SmolLM2 of REAL_DIR, refined)
     FIT_DATA=DIR        what tests/real/eval-data wrote: then STS must rise too
-    FIT_TEXTS=N         texts to ask for (default 2000): about 5 ms each on two idle cores
+    FIT_TEXTS=N         texts to ask for (default 1500)
 """
 
 import json
@@ -23,7 +23,7 @@ import pytest
 
 from harness import BINARY, REAL_DIR, ROOT
 
-TEXTS = int(os.environ.get("FIT_TEXTS", "2000"))
+TEXTS = int(os.environ.get("FIT_TEXTS", "1500"))
 DATA = os.environ.get("FIT_DATA")
 
 
