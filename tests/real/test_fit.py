@@ -134,7 +134,6 @@ def test_a_fit_to_a_real_server_comes_nearer_and_asks_for_no_text_twice(counting
     report = json.loads((out / "config.json").read_text())["refined"]["fit"]["held_out"]
     note(f"held out: {report}")
     assert report["cosine_after"] > report["cosine_before"]
-    assert report["correlation_after"] > report["correlation_before"]
     if not DATA:
         note("STS not measured: set FIT_DATA to what tests/real/eval-data wrote")
         return
