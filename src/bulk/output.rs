@@ -89,6 +89,7 @@ impl Layout {
     /// The vectors' bytes, row by row, little-endian.
     pub fn raw(&self, vectors: &[f32]) -> Vec<u8> {
         match self.float {
+            FloatType::Float32 if cfg!(target_endian = "little") => bytemuck::cast_slice(vectors).to_vec(),
             FloatType::Float32 => vectors.iter().flat_map(|x| x.to_le_bytes()).collect(),
             FloatType::Float16 => vectors.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
         }
