@@ -36,6 +36,8 @@ pub mod checkpoint;
 pub mod cl100k;
 #[cfg(feature = "refine")]
 pub mod corpus;
+#[cfg(feature = "server")]
+pub mod decimal;
 pub mod embedder;
 pub mod error;
 #[cfg(feature = "refine")]

@@ -15,7 +15,7 @@ mod stages;
 mod stream;
 mod tokenize;
 pub mod trace;
-pub(crate) mod write;
+mod write;
 
 use std::collections::HashMap;
 use std::future::Future;

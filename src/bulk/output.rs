@@ -19,8 +19,8 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
+use crate::decimal;
 use crate::error::LoadError;
-use crate::server::write;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
@@ -69,7 +69,7 @@ impl Layout {
             // A string is always valid JSON.
             let _ = serde_json::to_writer(&mut out, &self.column);
             out.push(b':');
-            write::floats(&mut out, vector);
+            decimal::array(&mut out, vector);
             out.extend_from_slice(b"}\n");
         }
         out

@@ -1,0 +1,53 @@
+//! An embedding as it goes over the wire: `cargo bench --bench wire`. Of each way, what a vector of a model's size takes.
+
+#![allow(clippy::unwrap_used)]
+
+use divan::Bencher;
+use embedding_server::decimal;
+
+fn main() {
+    divan::main();
+}
+
+/// A unit vector of normally distributed numbers.
+fn vector(dimensions: usize) -> Vec<f32> {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let mut normal = || (0..12).map(|_| rng.f32()).sum::<f32>() - 6.0;
+    let scale = 1.0 / (dimensions as f32).sqrt();
+    (0..dimensions).map(|_| normal() * scale).collect()
+}
+
+const DIMENSIONS: [usize; 2] = [640, 4096];
+
+#[divan::bench(args = DIMENSIONS)]
+fn decimals(bencher: Bencher<'_, '_>, dimensions: usize) {
+    let vector = vector(dimensions);
+    let mut out = Vec::new();
+    bencher.bench_local(|| {
+        out.clear();
+        decimal::array(&mut out, &vector);
+        out.len()
+    });
+}
+
+#[divan::bench(args = DIMENSIONS)]
+fn decimals_by_serde_json(bencher: Bencher<'_, '_>, dimensions: usize) {
+    let vector = vector(dimensions);
+    let mut out = Vec::new();
+    bencher.bench_local(|| {
+        out.clear();
+        serde_json::to_writer(&mut out, &vector).unwrap();
+        out.len()
+    });
+}
+
+#[divan::bench(args = DIMENSIONS)]
+fn base64(bencher: Bencher<'_, '_>, dimensions: usize) {
+    let vector = vector(dimensions);
+    let mut out = Vec::new();
+    bencher.bench_local(|| {
+        out.clear();
+        base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(&vector), &mut out);
+        out.len()
+    });
+}
