@@ -24,6 +24,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// Columns at a time: what `sums` holds in the kernel's own order, see [`Kernel::order`].
     block: usize,
+    /// The dtypes whose blocks it keeps as their even columns, then their odd ones.
+    pairs: &'static [TableDtype],
     add: Add,
 }
 
@@ -78,7 +80,7 @@ impl<'a> Group<'a> {
 /// Columns at a time of the portable loop: their sums stay in the nearest cache.
 const PORTABLE_COLUMNS: usize = 64;
 
-const PORTABLE: Kernel = Kernel { name: "portable", block: 1, add: |_, _, _| 0 };
+const PORTABLE: Kernel = Kernel { name: "portable", block: 1, pairs: &[], add: |_, _, _| 0 };
 
 impl Kernel {
     /// Adds `scales[i] * rows[i]` to `sums` for up to [`GROUP`] rows; `ahead` are the rows of the next call.
@@ -102,10 +104,10 @@ impl Kernel {
 
     /// Puts the sums into the order of the columns.
     ///
-    /// Two bf16 are decoded from one 32-bit lane: the lower by a shift, the upper by a mask. So a block is kept as its even
-    /// columns, then its odd ones, and only the finished sum is put in order.
+    /// Two bf16, or two int4, are decoded from one 32-bit lane: one by a shift, the other by a mask. Only the finished sum
+    /// is put in order.
     pub fn order(&self, dtype: TableDtype, sums: &mut [f32]) {
-        if dtype != TableDtype::Bf16 || self.block == 1 {
+        if !self.pairs.contains(&dtype) {
             return;
         }
         let half = self.block / 2;

@@ -11,7 +11,7 @@ use crate::table::TableDtype;
 const BLOCK: usize = 8;
 
 pub(super) fn available() -> Vec<Kernel> {
-    vec![Kernel { name: "neon", block: BLOCK, add }]
+    vec![Kernel { name: "neon", block: BLOCK, pairs: &[TableDtype::Bf16], add }]
 }
 
 /// f16 and integers are left to the portable loop: its conversion is not in stable Rust on Arm.

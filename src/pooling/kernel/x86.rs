@@ -11,13 +11,15 @@ use crate::table::TableDtype;
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     if is_x86_feature_detected!("avx512f") {
-        kernels.push(Kernel { name: "avx512", block: avx512::BLOCK, add: avx512::add });
+        kernels.push(Kernel { name: "avx512", block: avx512::BLOCK, pairs: PAIRS, add: avx512::add });
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-        kernels.push(Kernel { name: "avx2", block: avx2::BLOCK, add: avx2::add });
+        kernels.push(Kernel { name: "avx2", block: avx2::BLOCK, pairs: PAIRS, add: avx2::add });
     }
     kernels
 }
+
+const PAIRS: &[TableDtype] = &[TableDtype::Bf16, TableDtype::Int4];
 
 /// Asks for the cache lines of `bytes` bytes from `at`.
 #[inline(always)]
@@ -36,7 +38,7 @@ macro_rules! instruction_set {
     (
         $name:ident, $features:literal, $lanes:literal x $vector:ty,
         $zero:ident, $splat:ident, $load:ident, $store:ident, $plus:ident, $fma:ident,
-        $($dtype:ident $columns:ident $size:literal |$at:ident| $decode:expr),+
+        $($dtype:ident $columns:ident $bits:literal |$at:ident| $decode:expr),+
     ) => {
         mod $name {
             use super::*;
@@ -61,7 +63,6 @@ macro_rules! instruction_set {
                             _ => $columns::<GROUP>(group, blocks, sums),
                         }
                     })+
-                    TableDtype::Int4 => return 0,
                 }
                 blocks * BLOCK
             }
@@ -79,7 +80,7 @@ macro_rules! instruction_set {
                     }
                     let sums = sums.as_mut_ptr();
                     for block in 0..blocks {
-                        let offset = block * BLOCK * $size;
+                        let offset = block * BLOCK * $bits / 8;
                         let (mut low, mut high) = ($zero(), $zero());
                         for (row, scale) in group.rows.iter().zip(scales) {
                             // SAFETY: the block lies within the row.
@@ -91,7 +92,7 @@ macro_rules! instruction_set {
                             high = $fma(b, scale, high);
                         }
                         for row in group.ahead {
-                            prefetch(row.as_ptr().wrapping_add(offset), BLOCK * $size);
+                            prefetch(row.as_ptr().wrapping_add(offset), BLOCK * $bits / 8);
                         }
                         // SAFETY: the block lies within the sums.
                         unsafe {
@@ -109,39 +110,51 @@ macro_rules! instruction_set {
 instruction_set! {
     avx512, "avx512f", 16 x __m512,
     _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
-    Bf16 bf16 2 |at| {
+    Bf16 bf16 16 |at| {
         let pairs = _mm512_loadu_si512(at.cast());
         let even = _mm512_slli_epi32::<16>(pairs);
         let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
         (_mm512_castsi512_ps(even), _mm512_castsi512_ps(odd))
     },
-    F16 f16 2 |at| (
+    F16 f16 16 |at| (
         _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
         _mm512_cvtph_ps(_mm256_loadu_si256(at.add(32).cast()))
     ),
-    F32 f32 4 |at| (_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())),
-    Int8 int8 1 |at| (
+    F32 f32 32 |at| (_mm512_loadu_ps(at.cast()), _mm512_loadu_ps(at.add(64).cast())),
+    Int8 int8 8 |at| (
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))),
         _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.add(16).cast())))
-    )
+    ),
+    Int4 int4 4 |at| {
+        // Each lane's low four bits choose its number.
+        let numbers = _mm512_set_ps(7., 6., 5., 4., 3., 2., 1., 0., -1., -2., -3., -4., -5., -6., -7., -8.);
+        let pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast()));
+        (_mm512_permutexvar_ps(pairs, numbers), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(pairs), numbers))
+    }
 }
 
 instruction_set! {
     avx2, "avx2,fma,f16c", 8 x __m256,
     _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps,
-    Bf16 bf16 2 |at| {
+    Bf16 bf16 16 |at| {
         let pairs = _mm256_loadu_si256(at.cast());
         let even = _mm256_slli_epi32::<16>(pairs);
         let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32.cast_signed()));
         (_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd))
     },
-    F16 f16 2 |at| (
+    F16 f16 16 |at| (
         _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
         _mm256_cvtph_ps(_mm_loadu_si128(at.add(16).cast()))
     ),
-    F32 f32 4 |at| (_mm256_loadu_ps(at.cast()), _mm256_loadu_ps(at.add(32).cast())),
-    Int8 int8 1 |at| (
+    F32 f32 32 |at| (_mm256_loadu_ps(at.cast()), _mm256_loadu_ps(at.add(32).cast())),
+    Int8 int8 8 |at| (
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.cast()))),
         _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(at.add(8).cast())))
-    )
+    ),
+    Int4 int4 4 |at| {
+        let pairs = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()));
+        let even = _mm256_and_si256(pairs, _mm256_set1_epi32(0xf));
+        let (odd, offset) = (_mm256_srli_epi32::<4>(pairs), _mm256_set1_epi32(8));
+        (_mm256_cvtepi32_ps(_mm256_sub_epi32(even, offset)), _mm256_cvtepi32_ps(_mm256_sub_epi32(odd, offset)))
+    }
 }
