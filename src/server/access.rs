@@ -144,6 +144,11 @@ fn sent_id(headers: &HeaderMap) -> Option<&HeaderValue> {
 }
 
 fn new_id() -> HeaderValue {
-    let id = format!("req_{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
+    let random = fastrand::u128(..);
+    let mut id = *b"req_00000000000000000000000000000000";
+    for (i, byte) in id.iter_mut().skip(4).enumerate() {
+        let digit = (random >> (4 * i)) as u8 & 0xf;
+        *byte = if digit < 10 { b'0' + digit } else { b'a' + digit - 10 };
+    }
+    HeaderValue::from_bytes(&id).unwrap_or_else(|_| HeaderValue::from_static("req"))
 }

@@ -1,6 +1,5 @@
 //! What a request spends where: observed in the metrics when it ends, and told to the client in `server-timing`.
 
-use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -77,11 +76,14 @@ impl Stages {
     /// What was spent so far, in milliseconds; of a streamed answer that is its first piece.
     pub fn header(&self) -> HeaderValue {
         let mut text = String::with_capacity(80);
+        let mut number = itoa::Buffer::new();
         for stage in Stage::ALL {
-            let separator = if text.is_empty() { "" } else { ", " };
             let microseconds = self.spent(stage).as_micros();
-            // A String takes every write.
-            let _ = write!(text, "{separator}{};dur={}.{:03}", stage.name(), microseconds / 1000, microseconds % 1000);
+            let (whole, thousandths) = ((microseconds / 1000) as u64, (microseconds % 1000) as u64);
+            let separator = if text.is_empty() { "" } else { ", " };
+            text.extend([separator, stage.name(), ";dur=", number.format(whole), "."]);
+            // The leading zeros, by way of a fourth digit.
+            text.push_str(number.format(1000 + thousandths).get(1..).unwrap_or_default());
         }
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
@@ -96,5 +98,23 @@ impl Drop for Stages {
                 self.metrics.stage(stage, spent);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::registry::Registry;
+
+    #[test]
+    fn times_are_told_in_milliseconds() {
+        let stages = Stages::new(&Arc::new(Metrics::new(&Registry::new(&Config::default()))));
+        stages.add(Stage::Queue, Duration::from_nanos(999));
+        stages.add(Stage::Tokenize, Duration::from_micros(7));
+        stages.add(Stage::Tokenize, Duration::from_micros(5));
+        stages.add(Stage::Pool, Duration::from_micros(12_345_678));
+        let expected = "queue;dur=0.000, tokenize;dur=0.012, pool;dur=12345.678, serialize;dur=0.000";
+        assert_eq!(stages.header(), expected);
     }
 }

@@ -13,7 +13,7 @@ pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: Encodi
         out.push(b',');
     }
     out.extend_from_slice(br#"{"object":"embedding","index":"#);
-    out.extend_from_slice(index.to_string().as_bytes());
+    out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
     out.extend_from_slice(br#","embedding":"#);
     match format {
         EncodingFormat::Float => decimal::array(out, vector),
@@ -50,7 +50,11 @@ pub fn tail(out: &mut Vec<u8>, model: &str, tokens: usize) {
     out.extend_from_slice(br#"],"model":"#);
     // A string always serializes, and a Vec takes every write.
     let _ = serde_json::to_writer(&mut *out, model);
-    out.extend_from_slice(format!(r#","usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}"#).as_bytes());
+    let mut number = itoa::Buffer::new();
+    let tokens = number.format(tokens);
+    for part in [r#","usage":{"prompt_tokens":"#, tokens, r#","total_tokens":"#, tokens, "}}"] {
+        out.extend_from_slice(part.as_bytes());
+    }
 }
 
 /// About how many bytes one embedding takes.
