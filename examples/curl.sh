@@ -2,7 +2,7 @@
 # The API by curl, against a running server (BASE_URL, default http://localhost:5000/v1).
 set -euo pipefail
 base=${BASE_URL:-http://localhost:5000/v1}
-post() { curl -fsS -X POST -H "Content-Type: application/json" -d "$1" "$base/embeddings" | cut -c 1-160; echo; }
+post() { curl -fsS -X POST -H "Content-Type: application/json" -d "$1" "$base/embeddings" | cut -c 1-160; }
 
 post '{"input": "hello", "model": "text-embedding-3-small"}'
 post '{"input": ["hello", "안녕하세요", "bonjour"], "dimensions": 8}'

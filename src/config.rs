@@ -46,6 +46,7 @@ pub struct Server {
     pub cors_origins: Vec<String>,
     pub metrics: bool,
     pub docs: bool,
+    pub playground: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +126,7 @@ impl Default for Server {
             cors_origins: vec!["*".to_owned()],
             metrics: true,
             docs: true,
+            playground: true,
         }
     }
 }

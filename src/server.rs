@@ -9,6 +9,7 @@ mod inputs;
 mod json;
 mod metrics;
 mod models;
+mod playground;
 mod router;
 mod similarity;
 mod stages;

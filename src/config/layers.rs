@@ -23,6 +23,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("CORS_ORIGINS", "server.cors_origins"),
     ("METRICS", "server.metrics"),
     ("DOCS", "server.docs"),
+    ("PLAYGROUND", "server.playground"),
     ("LOG_LEVEL", "log.level"),
     ("LOG_FORMAT", "log.format"),
 ];
@@ -32,7 +33,18 @@ const KEYS: &[(&str, &[&str])] = &[
     ("", &["default_model", "server", "log", "models"]),
     (
         "server",
-        &["host", "port", "threads", "max_body", "max_inputs", "drain_timeout", "cors_origins", "metrics", "docs"],
+        &[
+            "host",
+            "port",
+            "threads",
+            "max_body",
+            "max_inputs",
+            "drain_timeout",
+            "cors_origins",
+            "metrics",
+            "docs",
+            "playground",
+        ],
     ),
     ("log", &["level", "format"]),
     (
@@ -222,7 +234,7 @@ impl Layers {
                 .parse::<i64>()
                 .map(Value::from)
                 .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected a whole number")))?,
-            "server.metrics" | "server.docs" => value
+            "server.metrics" | "server.docs" | "server.playground" => value
                 .parse::<bool>()
                 .map(Value::from)
                 .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected true or false")))?,

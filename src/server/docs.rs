@@ -5,6 +5,7 @@ use axum::http::HeaderName;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
 use super::State;
@@ -16,6 +17,14 @@ pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 /// RapiDoc as npm has it, compressed (assets/rapidoc).
 const RAPIDOC: &[u8] = include_bytes!("../../assets/rapidoc/rapidoc-min.js.gz");
 
+/// The tags of the routes, in the page's order.
+const TAGS: [(&str, &str); 4] = [
+    ("embeddings", "As OpenAI has them, under its own path and under Azure's and the first clients'."),
+    ("models", "As OpenAI has them."),
+    ("neighbours", "What OpenAI does not have."),
+    ("operations", "Probes and metrics."),
+];
+
 type Answer<T> = ([(HeaderName, &'static str); 1], T);
 
 /// What stands before the routes.
@@ -23,7 +32,8 @@ pub fn introduction() -> OpenApi {
     let mut info = Info::new("embedding-server", env!("CARGO_PKG_VERSION"));
     info.description = Some(env!("CARGO_PKG_DESCRIPTION").to_owned());
     info.license = Some(License::new(env!("CARGO_PKG_LICENSE")));
-    OpenApiBuilder::new().info(info).build()
+    let tag = |(name, what)| TagBuilder::new().name(name).description(Some(what)).build();
+    OpenApiBuilder::new().info(info).tags(Some(TAGS.map(tag))).build()
 }
 
 /// The description as the routes give it.
@@ -41,13 +51,14 @@ pub fn of_routes(api: OpenApi) -> Value {
     api
 }
 
-/// The description with this server's limits, as far as its models are loaded.
+/// The description with this server's model as the example, and its limits as far as the models are loaded.
 pub fn description(mut api: Value, state: &State) -> Answer<Bytes> {
     let mut set = |pointer: &str, key: &str, limit: Value| {
         if let Some(Value::Object(schema)) = api.pointer_mut(&format!("/components/schemas/{pointer}")) {
             schema.insert(key.to_owned(), limit);
         }
     };
+    set("CreateEmbeddingRequest/example", "model", json!(state.config.default_model()));
     let max_inputs = json!(state.config.server.max_inputs);
     set("Inputs/oneOf/1", "maxItems", max_inputs.clone());
     set("Inputs/oneOf/3", "maxItems", max_inputs);

@@ -12,7 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
-use super::{State, access, docs, embeddings, health, metrics, models, similarity, stages, tokenize, trace};
+use super::{
+    State, access, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize, trace,
+};
 
 /// The service, for a listener or for a test.
 pub fn router(state: Arc<State>) -> Router {
@@ -39,6 +41,10 @@ pub fn router(state: Arc<State>) -> Router {
             .route(docs::PAGE, get(docs::page))
             .route(docs::SCRIPT, get(docs::script));
         paths.extend([docs::DESCRIPTION, docs::PAGE, docs::SCRIPT].map(str::to_owned));
+    }
+    if server.playground {
+        routes = routes.merge(playground::routes());
+        paths.extend(playground::PATHS.map(str::to_owned));
     }
     let cors = cors(&server.cors_origins);
     let log = Arc::new(access::Log::new(Arc::clone(&state.metrics), &paths));

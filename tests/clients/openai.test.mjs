@@ -1,15 +1,12 @@
-// Run by test_node.py, which starts the server. NODE_PACKAGES is the folder whose node_modules holds the package.
+// The openai package. Run by test_node.py, which starts the server.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
 import { test } from "node:test";
+import { near, packages, served } from "./served.mjs";
 
-const require = createRequire(process.env.NODE_PACKAGES + "/");
-const { default: OpenAI } = require("openai");
-
-const { model, ownIds, ids, vector } = JSON.parse(process.env.SERVED);
+const { default: OpenAI } = packages("openai");
+const { model, ownIds, ids, plain: [vector] } = served;
 const client = new OpenAI({ maxRetries: 0 });
 const create = (fields) => client.embeddings.create({ model, input: "hello world", ...fields });
-const near = (a, b) => assert.ok(a.length === b.length && a.every((x, i) => Math.abs(x - b[i]) < 1e-6));
 
 test("a string, base64 by default", async () => {
   const answer = await create({});

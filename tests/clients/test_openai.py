@@ -6,6 +6,7 @@ import base64
 import numpy as np
 import openai
 import pytest
+from conftest import near
 
 TEXT = "The weather is nice today. 오늘은 날씨가 좋습니다. 🦀"
 
@@ -18,10 +19,6 @@ def client(served):
 
 def create(client, served, **fields):
     return client.embeddings.create(**{"model": served.default, "input": TEXT, **fields})
-
-
-def near(a, b):
-    return np.abs(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)).max() < 1e-6
 
 
 def test_a_string(client, served):

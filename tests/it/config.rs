@@ -96,6 +96,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("CORS_ORIGINS", "https://a.example, https://b.example"),
         ("METRICS", "false"),
         ("DOCS", "false"),
+        ("PLAYGROUND", "false"),
         ("LOG_LEVEL", "debug"),
         ("LOG_FORMAT", "json"),
         ("MODELS", "a=/a,b=/b"),
@@ -110,7 +111,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     let merged = effective(&Flags::default(), environment).unwrap();
     assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
     let Config { server, log, models, .. } = &merged.config;
-    assert!(!server.metrics && !server.docs);
+    assert!(!server.metrics && !server.docs && !server.playground);
     assert_eq!(merged.config.default_model(), "b");
     assert_eq!((server.host.to_string().as_str(), server.port, server.threads), ("::1", 7, 3));
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));

@@ -26,6 +26,7 @@ mod metrics;
 mod models;
 mod neighbours;
 mod openapi;
+mod playground;
 mod process;
 mod properties;
 mod refine;

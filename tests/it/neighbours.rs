@@ -170,7 +170,7 @@ fn doubled_slashes_are_one() {
         assert_eq!(app.post(path, "application/json", body).vectors(), expected, "{path}");
     }
     assert_eq!(app.get("//v1//models//text-embedding-3-small").status, 200);
-    assert_eq!(app.get("//").error().2, Some("unknown_url"));
+    assert_eq!(app.get("//v1//").error().2, Some("unknown_url"));
 }
 
 #[test]

@@ -154,6 +154,11 @@ fn every_path_answers_and_every_reference_leads_somewhere() {
             assert!([json!(null), json!("input"), json!("model_not_found")].contains(&code), "{method} {path}: {code}");
         }
     }
+    let tags = |tagged: &Value| tagged["tags"].as_array().unwrap().clone();
+    let used = api["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    let used: BTreeSet<String> = used.flat_map(tags).map(|tag| tag.as_str().unwrap().to_owned()).collect();
+    let told: BTreeSet<String> = tags(&api).iter().map(|tag| tag["name"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(used, told);
     let text = api.to_string();
     for reference in text.split("\"#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         schema(&api, reference);
@@ -172,6 +177,7 @@ fn limits_are_this_servers() {
     });
     let api = app.get("/openapi.json").body;
     assert_eq!(ids(&api, "/oneOf/1/maxItems"), 3);
+    assert_eq!(app.embed(&schema(&api, "CreateEmbeddingRequest")["example"]).status, 200);
     let last = ids(&api, "/oneOf/3/items/items/maximum");
     assert_eq!(app.embed(&json!({"input": [last]})).status, 200);
     assert_eq!(app.embed(&json!({"input": [last.as_u64().unwrap() + 1]})).status, 400);

@@ -13,7 +13,7 @@ make_venv() {
   echo "$venv: installing ${args[*]##*/}"
   rm -rf "$venv"
   "$base" -m venv "$venv" || { echo "$base has no venv module (on Debian: apt install python3-venv)" >&2; return 1; }
-  "$venv/bin/python" -m pip install -q --disable-pip-version-check "${args[@]}" || { echo "pip could not install ${args[*]}" >&2; return 1; }
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-compile "${args[@]}" || { echo "pip could not install ${args[*]}" >&2; return 1; }
   printf '%s\n' "$stamp" > "$venv/.complete"
   echo "$venv: ready after $((SECONDS - start)) s"
 }

@@ -1,0 +1,92 @@
+"""Requests of clients that are no packages of PyPI or npm, or too large to install: replay/*.json, sent byte for byte.
+
+They were written down from the client's source, which each file names; Host and Content-Length are added. The answer is
+read as that source reads it.
+"""
+
+import base64
+import json
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+from conftest import near
+
+REPLAY = Path(__file__).with_name("replay")
+
+
+def send(served, name):
+    """Sends the recorded bytes; gives back the recording, status, headers and the answer's bytes."""
+    recorded = json.loads((REPLAY / f"{name}.json").read_text())
+    body = recorded["body"].encode()
+    head = [f"POST {recorded['path']} HTTP/1.1", f"Host: {served.server.host}", *recorded["head"], f"Content-Length: {len(body)}"]
+    host, port = served.server.host.split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + body)
+        raw = connection.makefile("rb")
+        status = int(raw.readline().split()[1])
+        headers = dict(line.decode().strip().lower().split(": ", 1) for line in iter(raw.readline, b"\r\n"))
+        return recorded, status, headers, raw.read(int(headers["content-length"]))
+
+
+def floats(answer):
+    """requests: `raise_for_status`, then `data[].embedding` in their order."""
+    return [item["embedding"] for item in answer["data"]]
+
+
+def base64_of_sdk(answer):
+    """npm's openai decodes a string by little-endian f32; AnythingLLM wants `embedding` in every item."""
+    assert all("embedding" in item for item in answer["data"])
+    return [struct.unpack(f"<{len(raw) // 4}f", raw) for raw in (base64.b64decode(item["embedding"]) for item in answer["data"])]
+
+
+def sorted_by_index(answer):
+    return [item["embedding"] for item in sorted(answer["data"], key=lambda item: item["index"])]
+
+
+def typed(answer):
+    """Go, Java: every field has its type; Java also demands the constants."""
+    assert answer["object"] == "list" and isinstance(answer["model"], str)
+    assert all(type(answer["usage"][key]) is int for key in ("prompt_tokens", "total_tokens"))
+    assert all(item["object"] == "embedding" and type(item["index"]) is int for item in answer["data"])
+    return base64_of_sdk(answer) if isinstance(answer["data"][0]["embedding"], str) else floats(answer)
+
+
+READERS = {
+    "open-webui": floats,
+    "dify-validate": lambda answer: floats(answer) if "model" in answer else None,
+    "dify-invoke": lambda answer: floats(answer) if answer["usage"]["total_tokens"] > 0 else None,
+    "anything-llm": base64_of_sdk,
+    "continue": floats,
+    "mem0": sorted_by_index,
+    "agno": floats,
+    "go-openai": typed,
+    "openai-java": typed,
+    "openai-dotnet": typed,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_recorded_request(served, name):
+    recorded, status, headers, body = send(served, name)
+    assert (status, headers["content-type"]) == (200, "application/json"), body
+    vectors = READERS[name](json.loads(body))
+    dimensions = json.loads(recorded["body"]).get("dimensions")
+    fields = {"dimensions": dimensions} if dimensions else {}
+    for text, vector in zip(recorded["texts"], vectors, strict=True):
+        assert near(vector, served.server.vector(text, **fields)), text
+    if name == "openai-dotnet":
+        # It decodes the bytes between the quotes as they stand, without undoing JSON's escapes.
+        assert b"\\" not in body
+
+
+def test_agno_without_dimensions(served):
+    """It asks for 1536 then, and logs the error that a narrower model answers."""
+    _, status, _, body = send(served, "agno-default")
+    error = json.loads(body)["error"]
+    assert status == 400 and error["param"] == "dimensions" and "1536" in error["message"]
+
+
+def test_every_recording_is_sent():
+    assert {path.stem for path in REPLAY.glob("*.json")} == {*READERS, "agno-default"}

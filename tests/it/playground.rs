@@ -1,0 +1,31 @@
+//! The page at /, as bytes; tests/playground drives it in a browser.
+
+use crate::common::{TestApp, agent};
+
+const PATHS: [&str; 3] = ["/", "/playground.css", "/playground.js"];
+
+#[test]
+fn the_page_comes_from_the_binary_alone() {
+    let app = TestApp::start(|_| {});
+    for (path, kind) in PATHS.into_iter().zip(["text/html", "text/css", "text/javascript"]) {
+        let mut answer = agent().get(app.url(path)).call().unwrap();
+        assert_eq!(answer.status(), 200);
+        let header = |name: &str| answer.headers()[name].to_str().unwrap();
+        assert_eq!(header("content-type"), format!("{kind}; charset=utf-8"));
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        let policy = header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
+        // The one address in them is a name: SVG's.
+        let text = answer.body_mut().read_to_string().unwrap().replace("http://www.w3.org/2000/svg", "");
+        assert!(!text.contains("://"), "{path} names another host");
+    }
+}
+
+#[test]
+fn it_can_be_switched_off() {
+    let app = TestApp::start(|c| c.server.playground = false);
+    for path in PATHS {
+        assert_eq!(app.get(path).error().0, 404, "{path}");
+    }
+}

@@ -1,0 +1,314 @@
+"""The page at / in a real browser; every number that it shows is held against the API's."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import Server
+
+AXE = Path(os.environ["NODE_PACKAGES"], "node_modules/axe-core/axe.min.js")
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
+TEXTS = ["one text", "another text", "다른 글", "it's \"quoted\" \\ $HOME"]
+
+
+def vectors(server, texts, model="multilingual"):
+    return np.array([item["embedding"] for item in server.embed(texts, model=model)["data"]])
+
+
+def embed(page, texts):
+    """Types the texts and waits for the matrix of exactly these."""
+    page.get_by_label("Texts, one a line").fill("\n".join(texts))
+    page.get_by_role("button", name="Embed", exact=True).click()
+    last = json.dumps(texts[-1])
+    page.wait_for_function(
+        f"""() => document.querySelectorAll("#heat tbody tr").length === {len(texts)}
+        && document.querySelector("#heat tbody tr:last-child th").title === {last}
+        && document.querySelectorAll("#tokens > li").length === {len(texts)}"""
+    )
+
+
+def heat(page):
+    rows = page.locator("#heat tbody tr").all()
+    return np.array([[float(cell.get_attribute("data-value")) for cell in row.locator("td").all()] for row in rows])
+
+
+def test_the_first_look_shows_the_example(open_page, server):
+    page = open_page()
+    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    v = vectors(server, texts)
+    assert np.abs(heat(page) - v @ v.T).max() < 1e-5
+    # Three topics of four languages each: texts are nearer to their own.
+    own = np.kron(np.eye(3), np.ones((4, 4))) - np.eye(12)
+    cosines = v @ v.T
+    assert cosines[own == 1].mean() > 5 * abs(cosines[(own + np.eye(12)) == 0].mean())
+    status = page.locator("#status").inner_text()
+    tokens = server.embed(texts)["usage"]["prompt_tokens"]
+    assert re.fullmatch(rf"12 texts · {tokens} tokens · {v.shape[1]} dimensions · [\d.]+ ms in the server", status)
+
+
+def test_the_heat_map_has_the_apis_values(open_page, server):
+    page = open_page()
+    embed(page, TEXTS)
+    v = vectors(server, TEXTS)
+    cosines = v @ v.T
+    assert np.abs(heat(page) - cosines).max() < 1e-5
+    for i, row in enumerate(page.locator("#heat tbody tr").all()):
+        assert row.get_by_role("rowheader").inner_text().split() == [str(i + 1), *TEXTS[i].split()]
+        shown = [float(cell.inner_text()) for cell in row.get_by_role("cell").all()]
+        assert np.abs(np.array(shown) - cosines[i]).max() <= 0.005 + 1e-6
+    assert page.locator("#heat thead").get_by_role("columnheader").count() == len(TEXTS)
+    # The nearest pair is the darkest, by the luminance of its background.
+    cells = page.locator("#heat td[style]")
+    light = cells.evaluate_all("all => all.map(td => getComputedStyle(td).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b, 0))")
+    values = cells.evaluate_all("all => all.map(td => +td.dataset.value)")
+    assert np.argmin(light) in np.flatnonzero(np.isclose(values, max(values)))
+    assert np.argmax(light) in np.flatnonzero(np.isclose(values, min(values)))
+
+
+def test_another_model(open_page, server):
+    page = open_page()
+    assert page.locator("#model option").all_inner_texts() == ["multilingual", "org/tiny"]
+    page.get_by_label("Model").select_option("org/tiny")
+    page.wait_for_function("() => document.querySelector('#status').textContent.includes('16 dimensions')")
+    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    v = vectors(server, texts, "org/tiny")
+    page.wait_for_function(f"() => Math.abs(document.querySelectorAll('#heat td[data-value]')[1].dataset.value - {v[0] @ v[1]}) < 1e-5")
+    assert np.abs(heat(page) - v @ v.T).max() < 1e-5
+
+
+def test_the_map_is_numpys_pca(open_page, server):
+    page = open_page()
+    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    v = vectors(server, texts)
+    _, s, axes = np.linalg.svd(v - v.mean(axis=0), full_matrices=False)
+    expected = (v - v.mean(axis=0)) @ axes[:2].T
+    dots = page.locator("#map circle").evaluate_all("all => all.map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')])")
+    shown = np.array(dots)
+    for axis in range(2):
+        # Up to its sign and scale, which a map is free to choose.
+        assert abs(np.corrcoef(shown[:, axis], expected[:, axis])[0, 1]) > 0.9999
+    share = (s**2 / (s**2).sum() * 100)[:2]
+    across, up = map(int, re.findall(r"(\d+) %", page.locator("#map-hint").inner_text()))
+    assert np.abs(share - (across, up)).max() <= 0.5 + 1e-6
+
+
+def test_tokens_and_their_counts(open_page, server):
+    page = open_page()
+    embed(page, TEXTS)
+    status, answer = server.request("POST", "/v1/tokenize", {"model": "multilingual", "input": TEXTS})
+    assert status == 200
+    for item, shown in zip(answer["data"], page.locator("#tokens > li").all(), strict=True):
+        pieces = shown.locator("ol li")
+        assert pieces.evaluate_all("all => all.map(li => li.textContent)") == item["pieces"]
+        assert pieces.evaluate_all("all => all.map(li => li.title)") == [f"id {id}" for id in item["ids"]]
+        assert shown.locator(".count").inner_text() == (f"{item['count']} tokens" if item["count"] != 1 else "1 token")
+
+
+def test_without_tokenize_the_page_says_so(open_page, server):
+    page = open_page()
+    refusal = {"error": {"message": "Invalid URL", "type": "invalid_request_error", "param": None, "code": "unknown_url"}}
+    page.route("**/v1/tokenize", lambda route: route.fulfill(status=404, json=refusal))
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.get_by_text("Not available: this server has no /v1/tokenize.").wait_for()
+    assert page.locator("#tokens > li").count() == 0 and page.locator("#heat td[style]").count() == 132
+    assert all("404" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def test_search_ranks_by_cosine(open_page, server):
+    page = open_page()
+    embed(page, TEXTS)
+    page.get_by_label("Query").fill("texts, but which?")
+    page.get_by_role("button", name="Rank").click()
+    scores = vectors(server, TEXTS) @ vectors(server, ["texts, but which?"])[0]
+    order = np.argsort(-scores)
+    page.wait_for_function(f"() => document.querySelector('#ranking .score').textContent === '{scores[order[0]]:.3f}'")
+    assert page.locator("#ranking .text").all_inner_texts() == [TEXTS[i] for i in order]
+    shown = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
+    assert np.abs(shown - scores[order]).max() <= 0.0005 + 1e-6
+    assert TEXTS[order[0]] in page.locator("#search-status").inner_text()
+
+
+def test_typing_is_enough(open_page):
+    page = open_page()
+    page.get_by_label("Texts, one a line").fill("a\nb\nc")
+    page.wait_for_function("() => document.querySelectorAll('#heat tbody tr').length === 3")
+
+
+def test_few_texts_and_many(open_page):
+    page = open_page()
+    embed(page, ["alone"])
+    assert page.locator("#heat tbody td").all_inner_texts() == ["1.00"]
+    assert "Three texts or more" in page.locator("#map-hint").inner_text()
+    page.get_by_label("Texts, one a line").fill("\n".join(f"text {i}" for i in range(100)))
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.wait_for_function("() => document.querySelectorAll('#heat tbody tr').length === 64")
+    assert "100 texts" in page.locator("#status").inner_text() and "the first 64 are drawn" in page.locator("#status").inner_text()
+    page.get_by_label("Texts, one a line").fill("")
+    page.get_by_text("Write a text or two.").wait_for()
+
+
+def test_a_texts_markup_stays_text(open_page):
+    page = open_page()
+    texts = ["<img src=x onerror=alert(1)>", "<b>bold</b>", "&amp;"]
+    embed(page, texts)
+    assert page.locator("main img, main b").count() == 0
+    assert [th.get_attribute("title") for th in page.locator("#heat tbody th").all()] == texts
+
+
+def test_errors_are_shown_as_the_api_words_them(open_page, server):
+    page = open_page()
+    # Not typed: that takes Chromium a second for every hundred lines.
+    page.get_by_label("Texts, one a line").evaluate("it => it.value = 'a\\n'.repeat(2049)")
+    page.get_by_role("button", name="Embed", exact=True).click()
+    alert = page.get_by_role("alert")
+    alert.get_by_text("The server answered 400").wait_for()
+    _, body = server.request("POST", "/v1/embeddings", {"model": "multilingual", "input": ["a"] * 2049})
+    shown = alert.inner_text()
+    assert body["error"]["message"] in shown and f"param: {body['error']['param']}" in shown
+    assert len(page.complaints) == 1 and "400" in page.complaints.pop()
+    embed(page, ["a", "b"])
+    assert alert.count() == 0
+
+
+def test_a_server_that_is_gone(open_page, tmp_path):
+    with Server() as other:
+        page = open_page(other.url)
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.get_by_role("alert").get_by_text("The server cannot be reached").wait_for()
+    assert all("ERR_CONNECTION" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def copied(page, name):
+    page.get_by_role("button", name=name).click()
+    page.get_by_text("Copied as").wait_for()
+    text = page.evaluate("navigator.clipboard.readText()")
+    assert text == page.locator("#code").text_content()
+    return text
+
+
+def test_what_is_copied_runs(open_page, server, tmp_path):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    embed(page, TEXTS)
+    expected = vectors(server, TEXTS)
+    curl = subprocess.run(["bash", "-c", copied(page, "Copy as curl")], capture_output=True, check=True).stdout
+    assert np.allclose([item["embedding"] for item in json.loads(curl)["data"]], expected)
+    # The SDKs themselves are tested elsewhere; what the snippets hand to them is checked here.
+    stub = "class OpenAI:\n def __init__(self, **a): print(a); self.embeddings = self\n def create(self, **a): print(a); raise SystemExit\n"
+    (tmp_path / "openai.py").write_text(stub)
+    (tmp_path / "snippet.py").write_text(copied(page, "Copy as Python"))
+    printed = subprocess.run([sys.executable, "snippet.py"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    given, asked = printed.splitlines()
+    assert given == str({"base_url": server.url + "/v1", "api_key": "unused"})
+    assert asked == str({"model": "multilingual", "input": TEXTS})
+    package = tmp_path / "node_modules/openai"
+    package.mkdir(parents=True)
+    (package / "package.json").write_text('{"type": "module", "exports": "./index.js"}')
+    stub = "export default class { constructor(a) { console.log(JSON.stringify(a)); this.embeddings = { create: (a) => { console.log(JSON.stringify(a)); process.exit(); } }; } }"
+    (package / "index.js").write_text(stub)
+    (tmp_path / "snippet.mjs").write_text(copied(page, "Copy as JavaScript"))
+    printed = subprocess.run(["node", "snippet.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    given, asked = map(json.loads, printed.splitlines())
+    assert given == {"baseURL": server.url + "/v1", "apiKey": "unused"}
+    assert asked == {"model": "multilingual", "input": TEXTS}
+
+
+def test_a_key_is_sent_and_kept_out_of_the_code(open_page):
+    page = open_page()
+    sent = []
+    page.on("request", lambda request: sent.append(request.headers.get("authorization")))
+    page.get_by_text("API key", exact=True).click()
+    page.get_by_label("Key, if the server asks for one").fill("sk-secret")
+    with page.expect_response("**/v1/tokenize"):
+        page.keyboard.press("Tab")
+    assert sent and set(sent) == {"Bearer sk-secret"}
+    for name in ("Copy as curl", "Copy as Python", "Copy as JavaScript"):
+        page.get_by_role("button", name=name).click()
+        code = page.locator("#code").text_content()
+        assert "sk-secret" not in code and "OPENAI_API_KEY" in code
+    assert page.evaluate("[JSON.stringify(localStorage), sessionStorage.getItem('key')]") == ["{}", "sk-secret"]
+
+
+def test_dark_mode_by_the_system_and_by_the_button(open_page):
+    dark = "document.documentElement.hasAttribute('data-dark')"
+    page = open_page(color_scheme="dark")
+    assert page.evaluate(dark)
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"() => !{dark}")
+    button = page.get_by_role("button", name="Theme")
+    button.click()
+    button.click()
+    assert button.inner_text() == "Theme: dark" and page.evaluate(dark)
+    page.reload()
+    assert page.evaluate(dark), "remembered"
+
+
+def test_by_keyboard_alone(open_page):
+    page = open_page()
+    focused = "() => document.activeElement.id || document.activeElement.textContent"
+    reached = []
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate(focused))
+        style = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
+        assert style == "solid", reached[-1]
+        if reached[-1] == "code":
+            break
+    expected = ["Skip to the results", "model", "API key", "theme", "texts", "embed", "query", "Rank"]
+    assert reached[: len(expected)] == expected
+    assert reached[-4:] == ["Copy as curl", "Copy as Python", "Copy as JavaScript", "code"]
+    page.get_by_label("Texts, one a line").focus()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("typed\nby keys\nalone")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_function("() => document.querySelectorAll('#heat tbody tr').length === 3")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Control+A")
+    page.keyboard.type("keys")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('#ranking li').length === 3")
+
+
+@pytest.mark.parametrize("context", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_and_nothing_overflows(open_page, context, scheme, request):
+    page = open_page(color_scheme=scheme, bypass_csp=True, **context)
+    page.add_script_tag(path=AXE)
+    found = page.evaluate("axe.run()")
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]][:3]) for rule in found["violations"]] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if directory := os.environ.get("SCREENSHOTS"):
+        name = request.node.callspec.id
+        page.screenshot(path=Path(directory, f"{name}.png"), full_page=True)
+
+
+def test_nothing_but_this_server_is_asked_and_nothing_inline_runs(open_page, server):
+    page = open_page(ready=False)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    response = page.reload()
+    page.wait_for_selector("#tokens ol li")
+    assert asked and all(url.startswith((server.url, "data:")) for url in asked)
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    page.evaluate("() => { const s = document.createElement('script'); s.textContent = 'window.ran = 1'; document.body.append(s); }")
+    assert page.evaluate("window.ran") is None
+    assert len(page.complaints) == 1 and "Content Security Policy" in page.complaints.pop()
+
+
+def test_the_page_of_the_api_tries_it(open_page, server):
+    page = open_page(server.url + "/docs", ready=False)
+    groups = page.locator(".nav-bar-tag")
+    groups.last.wait_for()
+    assert groups.all_inner_texts() == ["Embeddings", "Models", "Neighbours", "Operations"]
+    operation = page.locator("#post-\\/v1\\/embeddings")
+    with page.expect_response("**/v1/embeddings") as answered:
+        operation.get_by_role("button", name="TRY").click()
+    assert answered.value.json()["data"][0]["embedding"] == vectors(server, ["hello"])[0].tolist()
