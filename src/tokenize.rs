@@ -2,13 +2,18 @@
 //!
 //! The reference is the `tokenizers` library; [`choose`] takes another implementation where it gives the same ids.
 
+mod added;
 pub mod choose;
 #[cfg(feature = "fastokens")]
 pub mod fastokens;
+mod json;
+mod per_thread;
 pub mod pieces;
 mod probe;
 pub mod reference;
 pub mod spbpe;
+pub mod unigram;
+mod words;
 
 /// A model's own tokenizer.
 pub trait Tokenize: Send + Sync {

@@ -11,6 +11,7 @@ use super::pieces::Pieces;
 use super::probe;
 use super::reference::HfTokenizer;
 use super::spbpe::SentencePieceBpe;
+use super::unigram::Unigram;
 use super::{Tokenize, Vocabulary};
 use crate::error::LoadError;
 
@@ -61,8 +62,10 @@ struct Candidate {
 }
 
 /// Loaded beside the reference, and no slower; the fastest first.
-const AT_ONCE: &[Candidate] =
-    &[Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) }];
+const AT_ONCE: &[Candidate] = &[
+    Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) },
+    Candidate { name: Unigram::NAME, load: |json| Ok(Arc::new(Unigram::from_json(json)?)) },
+];
 
 /// Left to a [`Search`]: fastokens takes a second longer than the reference to load for Llama 3.
 const LATER: &[Candidate] = &[
@@ -91,11 +94,17 @@ impl Tokenizer {
         Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
-    /// As [`Tokenizer::open`], of a tokenizer.json that was compiled into the program; `path` is for errors.
+    /// As [`Tokenizer::open`], of a tokenizer.json that was compiled into the program; `path` is for errors. Where it is a
+    /// Unigram model the reference is not loaded, which would take most of the start: the tests of this program compare
+    /// them.
     ///
     /// # Errors
     /// When it is no tokenizer.
     pub fn of_program(json: &'static str, path: &Path) -> Result<Self, LoadError> {
+        if let Ok((implementation, vocabulary, pieces)) = Unigram::with_vocabulary(json.as_bytes()) {
+            let choice = Choice { implementation: Arc::new(implementation), refused: Vec::new() };
+            return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()), search: None });
+        }
         let reference = || HfTokenizer::from_json(json.as_bytes(), path);
         let chosen = Self::choose(json.as_bytes(), path, reference, AT_ONCE, LATER)?;
         Ok(Self { rebuilt: Some(json.into()), ..chosen })

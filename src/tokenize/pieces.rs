@@ -25,11 +25,12 @@ pub enum Spelling {
 
 impl Pieces {
     /// Of entries in the order of their ids; an added token is always spelled plainly. `None`: an id without a token.
-    pub fn new(entries: impl Iterator<Item = Option<(String, Spelling)>>) -> Self {
+    pub fn new<T: AsRef<str>>(entries: impl Iterator<Item = Option<(T, Spelling)>>) -> Self {
         let byte_of: HashMap<char, u8> = byte_characters().collect();
         let mut pieces = Self::default();
         for entry in entries {
             if let Some((text, spelling)) = entry {
+                let text = text.as_ref();
                 match spelling {
                     Spelling::ByteLevel => {
                         for c in text.chars() {

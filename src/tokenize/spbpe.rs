@@ -2,25 +2,23 @@
 //!
 //! Such a tokenizer merges over the whole text: nothing splits it into words first. Here it is split all the same,
 //! where the merge table proves that no token can stand across ([`joins`]): in practice before each space and around
-//! punctuation. A word is then looked up in a cache of this thread ([`cache`]), or merged ([`merges`]).
+//! punctuation. A word is then looked up in a cache of this thread ([`super::words`]), or merged ([`merges`]).
 //!
 //! Inside, a space stands for U+2581: the normalizers that are supported leave no spaces, so it is free, takes one byte
 //! for three, and most texts need no normalized copy.
 
-mod added;
-mod cache;
 mod definition;
 mod joins;
 mod merges;
 
-use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Weak};
 
 use super::Tokenize;
-use added::AddedTokens;
-use cache::{Key, WholeWords, WordCache};
-use definition::{Definition, SPACE_MARK, Template};
+use super::added::AddedTokens;
+use super::json::{SPACE_MARK, Template};
+use super::per_thread::{Owner, PerThread};
+use super::words::{Key, WholeWords, WordCache};
+use definition::Definition;
 use joins::Joins;
 use merges::{Merges, NONE, Workspace};
 
@@ -41,8 +39,7 @@ pub struct SentencePieceBpe {
     added_normalized: Option<AddedTokens>,
     prepends_space: bool,
     template: Template,
-    /// Lives as long as this tokenizer, so that threads know whose buffers to drop.
-    alive: Arc<()>,
+    owner: Owner,
 }
 
 /// What one thread keeps for one tokenizer.
@@ -54,7 +51,7 @@ struct Scratch {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Vec<(Weak<()>, Box<Scratch>)>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: PerThread<Scratch> = const { PerThread::new() };
 }
 
 impl SentencePieceBpe {
@@ -67,13 +64,12 @@ impl SentencePieceBpe {
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let definition = Definition::parse(json)?;
         let prepends_space = definition.prepends_space()?;
-        let template = definition.template()?;
+        let template = Template::parse(definition.post_processor.as_ref())?;
         let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
         let vocabulary = vocabulary(&definition)?;
         let bytes = byte_tokens(&vocabulary)?;
         let characters = characters(&vocabulary)?;
         let (joins, merges) = tables(&definition, &vocabulary)?;
-        let alive = Arc::new(());
         let whole_words = WholeWords::new(&[]);
         let mut this = Self {
             characters,
@@ -85,30 +81,10 @@ impl SentencePieceBpe {
             added_normalized,
             prepends_space,
             template,
-            alive,
+            owner: Owner::default(),
         };
         this.find_whole_words(&vocabulary);
         Ok(this)
-    }
-
-    /// Runs `work` with this thread's buffers for this tokenizer.
-    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
-        SCRATCH.with_borrow_mut(|all| {
-            let mine = |(owner, _): &(Weak<()>, _)| std::ptr::eq(owner.as_ptr(), Arc::as_ptr(&self.alive));
-            if !all.first().is_some_and(mine) {
-                match all.iter().position(mine) {
-                    Some(at) => all.swap(0, at),
-                    None => {
-                        all.retain(|(owner, _)| owner.strong_count() > 0);
-                        all.insert(0, (Arc::downgrade(&self.alive), Box::default()));
-                    }
-                }
-            }
-            match all.first_mut() {
-                Some((_, scratch)) => work(scratch),
-                None => work(&mut Scratch::default()),
-            }
-        })
     }
 
     fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
@@ -270,7 +246,7 @@ impl Tokenize for SentencePieceBpe {
         if special {
             ids.extend_from_slice(&self.template.before);
         }
-        self.with_scratch(|scratch| self.text(text, scratch, ids));
+        SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
         if special {
             ids.extend_from_slice(&self.template.after);
         }

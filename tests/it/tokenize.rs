@@ -8,6 +8,7 @@ use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::tokenize::choose::Tokenizer;
 use embedding_server::tokenize::reference::HfTokenizer;
 use embedding_server::tokenize::spbpe::SentencePieceBpe;
+use embedding_server::tokenize::unigram::Unigram;
 use embedding_server::tokenize::{Tokenize, Vocabulary};
 use serde_json::{Value, json};
 
@@ -24,10 +25,18 @@ fn compare(json: &[u8], candidate: &dyn Tokenize, texts: usize, seed: u64) {
     let reference = HfTokenizer::from_json(json, Path::new("")).unwrap();
     let Vocabulary { added, .. } = reference.vocabulary();
     let added: Vec<String> = added.into_iter().map(|token| token.content).collect();
-    let value: Value = serde_json::from_slice(json).unwrap();
-    let pieces: Vec<String> = value["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
+    let pieces = pieces(json);
     for (text, special) in Texts::new(seed, &pieces, &added, &[]).take(texts).zip([true, false].into_iter().cycle()) {
         assert_eq!(ids(candidate, &text, special), ids(&reference, &text, special), "{}: {text:?}", candidate.name());
+    }
+}
+
+/// The texts of the vocabulary of a tokenizer.json.
+fn pieces(json: &[u8]) -> Vec<String> {
+    let value: Value = serde_json::from_slice(json).unwrap();
+    match &value["model"]["vocab"] {
+        Value::Array(entries) => entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect(),
+        vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
     }
 }
 
@@ -170,5 +179,102 @@ fn what_is_not_reproduced_is_refused() {
     ] {
         let error = SentencePieceBpe::from_json(&changed(change)).err().unwrap();
         assert!(error.contains(reason), "{error}");
+    }
+}
+
+const BUILTIN: &str = include_str!("../../models/default/tokenizer.json");
+
+/// What takes the place of the comparison at load, which the program skips for the model that it carries.
+#[test]
+fn the_built_in_model_s_tokenizer_is_the_reference_s_in_all() {
+    let reference = HfTokenizer::from_json(BUILTIN.as_bytes(), Path::new("")).unwrap();
+    let Tokenizer { choice, vocabulary, pieces, .. } = Tokenizer::of_program(BUILTIN, Path::new("")).unwrap();
+    assert_eq!((choice.implementation.name(), choice.remark()), ("unigram", None));
+    assert_eq!(vocabulary, reference.vocabulary());
+    assert!(pieces == reference.pieces());
+    compare(BUILTIN.as_bytes(), &*choice.implementation, 5000, 3);
+}
+
+/// A Unigram model of few letters, so that ties, unknown characters and marks are common.
+fn small_unigram(rng: &mut fastrand::Rng, nfkc: bool, byte_fallback: bool) -> Value {
+    const LETTERS: [&str; 8] = ["a", "b", "é", "\u{301}", "▁", "か", "ﷺ", "\0"];
+    let mut pieces = vec!["<unk>".to_owned()];
+    if byte_fallback {
+        pieces.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
+    }
+    for _ in 0..60 {
+        let piece: String = (0..rng.usize(1..6)).map(|_| *rng.choice(&LETTERS[..6]).unwrap()).collect();
+        let mark = if rng.bool() { "▁" } else { "" };
+        pieces.push(format!("{mark}{piece}"));
+    }
+    // In tenths, and whole sums of each other: equal but for their last bits.
+    let vocab: Vec<Value> = pieces.iter().map(|piece| json!([piece, -0.1 * f64::from(rng.u8(1..40))])).collect();
+    let replace = json!({"type": "Replace", "pattern": {"Regex": "[\u{200b}▁]"}, "content": " "});
+    let normalizer = json!({"type": "Sequence", "normalizers": [replace, {"type": "NFKC"}]});
+    let added = |id: usize, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true});
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [added(0, "<unk>"), added(pieces.len(), "</s>")],
+        "normalizer": if nfkc { normalizer } else { Value::Null },
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [pieces.len()], "tokens": ["</s>"]}},
+        },
+        "decoder": metaspace,
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": byte_fallback, "vocab": vocab},
+    })
+}
+
+#[test]
+fn unigram_models_with_ties_unknown_characters_and_bytes_give_the_ids_of_the_reference() {
+    const PARTS: [&str; 20] = [
+        "a", "b", "é", "e", "\u{301}", "\u{327}", "▁", "か", "ﷺ", "\0", " ", "\n", "\u{a0}", "\u{85}", "\u{200b}", "x",
+        "😀", "<unk>", "</s>", "，",
+    ];
+    let mut rng = fastrand::Rng::with_seed(1);
+    for round in 0..24 {
+        let json = serde_json::to_vec(&small_unigram(&mut rng, round % 2 == 0, round % 3 == 0)).unwrap();
+        let (candidate, vocabulary, pieces) = Unigram::with_vocabulary(&json).unwrap();
+        let reference = HfTokenizer::from_json(&json, Path::new("")).unwrap();
+        assert_eq!(vocabulary, reference.vocabulary());
+        assert!(pieces == reference.pieces());
+        for special in [true, false].into_iter().cycle().take(400) {
+            let parts = if rng.bool() { &PARTS[..] } else { &PARTS[..8] };
+            let text: String = (0..rng.usize(..40)).map(|_| *rng.choice(parts).unwrap()).collect();
+            assert_eq!(ids(&candidate, &text, special), ids(&reference, &text, special), "{round}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_reproduced_of_a_unigram_model_is_refused() {
+    let file = || small_unigram(&mut fastrand::Rng::with_seed(2), true, true);
+    assert_eq!(Unigram::from_json(&serde_json::to_vec(&file()).unwrap()).err(), None);
+    let refusals: [(&str, &str, Value); 12] = [
+        ("/model/type", "not Unigram", json!("BPE")),
+        ("/model/unk_id", "no unknown token", Value::Null),
+        ("/model/unk_id", "no unknown token", json!(1000)),
+        ("/model/vocab/7/0", "falls back to bytes", json!("x")),
+        ("/normalizer/normalizers/1", "the normalizer NFD", json!({"type": "NFD"})),
+        ("/normalizer/normalizers/0/content", "the normalizer Replace", json!("_")),
+        ("/normalizer/normalizers/0/pattern", "one class", json!({"Regex": " {2,}"})),
+        ("/pre_tokenizer", "pre-tokenizer", json!({"type": "Whitespace"})),
+        ("/pre_tokenizer/pretokenizers/1/prepend_scheme", "pre-tokenizer", json!("first")),
+        ("/post_processor", "post-processor", json!({"type": "BertProcessing"})),
+        ("/added_tokens/0/lstrip", "strips spaces", json!(true)),
+        ("/added_tokens/0/normalized", "normalized text", json!(true)),
+    ];
+    for (pointer, reason, to) in refusals {
+        let mut file = file();
+        *file.pointer_mut(pointer).unwrap() = to;
+        let error = Unigram::from_json(&serde_json::to_vec(&file).unwrap()).err().unwrap();
+        assert!(error.contains(reason), "{pointer}: {error}");
     }
 }

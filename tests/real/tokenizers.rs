@@ -1,4 +1,5 @@
-//! Compares the tokenizer that is chosen for each real tokenizer.json with the reference, on many generated texts.
+//! Compares the tokenizer that is chosen for each real tokenizer.json, and for the built-in model's, with the reference, on
+//! many generated texts.
 //!
 //!     REAL_DIR=target/real cargo test --release --test real_tokenizers
 //!
@@ -26,6 +27,7 @@ fn main() {
         |_| Vec::new(),
         |file| std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect(),
     );
+    compare(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/default/tokenizer.json"), count, &more);
     let mut compared = 0;
     for entry in std::fs::read_dir(Path::new(&dir).join("tokenizers")).unwrap() {
         let path = entry.unwrap().path().join("tokenizer.json");
@@ -42,7 +44,12 @@ fn compare(path: &Path, count: usize, more: &[String]) {
     let reference = HfTokenizer::from_json(&json, path).unwrap();
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let pieces: Vec<String> = value["model"]["vocab"].as_object().unwrap().keys().cloned().collect();
+    let pieces: Vec<String> = match &value["model"]["vocab"] {
+        serde_json::Value::Array(entries) => {
+            entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect()
+        }
+        vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
+    };
     let chosen = Tokenizer::open(path).unwrap().settle().choice;
     assert_eq!(chosen.remark(), None, "{}", path.display());
     let (mut bytes, mut tokens) = (0, 0);

@@ -6,8 +6,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// U+2581, which stands for a space in SentencePiece vocabularies.
-pub const SPACE_MARK: char = '▁';
+use crate::tokenize::json::{Added, SPACE_MARK, Text, kind};
 
 /// A tokenizer.json; strings without escapes are borrowed from it.
 #[derive(serde::Deserialize)]
@@ -18,7 +17,7 @@ pub struct Definition<'a> {
     pub added_tokens: Vec<Added>,
     normalizer: Option<Value>,
     pre_tokenizer: Option<Value>,
-    post_processor: Option<Value>,
+    pub post_processor: Option<Value>,
 }
 
 #[derive(serde::Deserialize)]
@@ -36,25 +35,6 @@ pub struct Model<'a> {
     pub vocab: Vec<(Text<'a>, u32)>,
     #[serde(borrow)]
     pub merges: Vec<Merge<'a>>,
-}
-
-/// An entry of `added_tokens`.
-#[derive(serde::Deserialize)]
-pub struct Added {
-    pub id: u32,
-    pub content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    /// Matched in the normalized text, not in the text as given.
-    pub normalized: bool,
-}
-
-/// What stands around the ids of a text when special tokens are asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Template {
-    pub before: Vec<u32>,
-    pub after: Vec<u32>,
 }
 
 impl<'a> Definition<'a> {
@@ -78,13 +58,11 @@ impl<'a> Definition<'a> {
             (model.dropout.is_some_and(|p| p != 0.0), "the model has dropout"),
             (given(&model.continuing_subword_prefix), "the model has a continuing_subword_prefix"),
             (given(&model.end_of_word_suffix), "the model has an end_of_word_suffix"),
-            (self.added_tokens.iter().any(|t| t.single_word), "an added token is single_word"),
-            (self.added_tokens.iter().any(|t| t.lstrip || t.rstrip), "an added token strips spaces"),
-            (self.added_tokens.iter().any(|t| t.content.is_empty()), "an added token is empty"),
         ];
         if let Some((_, reason)) = unsupported.iter().find(|(found, _)| *found) {
             return Err((*reason).to_owned());
         }
+        self.added_tokens.iter().try_for_each(Added::check)?;
         // The normalizer leaves no space to split at.
         let split_at_spaces = |v: &Value| kind(v) == "Split" && v.pointer("/pattern/String").is_some_and(|s| s == " ");
         if self.pre_tokenizer.as_ref().is_some_and(|v| !split_at_spaces(v)) {
@@ -111,62 +89,6 @@ impl<'a> Definition<'a> {
             [first, second] if prepend(first) && replace(second) => Some(true),
             _ => None,
         }
-    }
-
-    /// # Errors
-    /// When the post-processor is another than a template with one text in it.
-    pub fn template(&self) -> Result<Template, String> {
-        let Some(post) = &self.post_processor else { return Ok(Template::default()) };
-        let template = || {
-            let mut template = Template::default();
-            let mut text_seen = false;
-            for piece in post.get("single")?.as_array()? {
-                if let Some(name) = piece.pointer("/SpecialToken/id").and_then(Value::as_str) {
-                    let ids = post.get("special_tokens")?.get(name)?.get("ids")?.as_array()?;
-                    let side = if text_seen { &mut template.after } else { &mut template.before };
-                    for id in ids {
-                        side.push(u32::try_from(id.as_u64()?).ok()?);
-                    }
-                } else {
-                    let text = piece.pointer("/Sequence/id")? == "A" && !text_seen;
-                    text_seen = text.then_some(true)?;
-                }
-            }
-            text_seen.then_some(template)
-        };
-        if kind(post) == "TemplateProcessing"
-            && let Some(template) = template()
-        {
-            return Ok(template);
-        }
-        Err("the post-processor is not a template of special tokens around one text".to_owned())
-    }
-}
-
-fn kind(value: &Value) -> &str {
-    value.get("type").and_then(Value::as_str).unwrap_or_default()
-}
-
-/// A string, borrowed where JSON wrote it without escapes.
-#[derive(Debug)]
-pub struct Text<'a>(pub Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string")
-            }
-            fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(s)))
-            }
-            fn visit_str<E>(self, s: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(s.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(V)
     }
 }
 

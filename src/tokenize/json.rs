@@ -1,0 +1,108 @@
+//! What the models' definitions in a tokenizer.json have in common.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Visitor};
+use serde_json::Value;
+
+/// U+2581, which stands for a space in SentencePiece vocabularies.
+pub const SPACE_MARK: char = '▁';
+
+/// An entry of `added_tokens`.
+#[derive(serde::Deserialize)]
+pub struct Added {
+    pub id: u32,
+    pub content: String,
+    single_word: bool,
+    lstrip: bool,
+    rstrip: bool,
+    /// Matched in the normalized text, not in the text as given.
+    pub normalized: bool,
+    #[serde(default)]
+    pub special: bool,
+}
+
+impl Added {
+    /// # Errors
+    /// When it is matched by a rule that is not reproduced here.
+    pub fn check(&self) -> Result<(), String> {
+        let unsupported = [
+            (self.single_word, "is single_word"),
+            (self.lstrip || self.rstrip, "strips spaces"),
+            (self.content.is_empty(), "is empty"),
+        ];
+        match unsupported.iter().find(|(found, _)| *found) {
+            Some((_, reason)) => Err(format!("an added token {reason}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What stands around the ids of a text when special tokens are asked for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Template {
+    pub before: Vec<u32>,
+    pub after: Vec<u32>,
+}
+
+impl Template {
+    /// Of a `post_processor`.
+    ///
+    /// # Errors
+    /// When it is another than a template with one text in it.
+    pub fn parse(post: Option<&Value>) -> Result<Self, String> {
+        let Some(post) = post else { return Ok(Self::default()) };
+        let template = || {
+            let mut template = Self::default();
+            let mut text_seen = false;
+            for piece in post.get("single")?.as_array()? {
+                if let Some(name) = piece.pointer("/SpecialToken/id").and_then(Value::as_str) {
+                    let ids = post.get("special_tokens")?.get(name)?.get("ids")?.as_array()?;
+                    let side = if text_seen { &mut template.after } else { &mut template.before };
+                    for id in ids {
+                        side.push(u32::try_from(id.as_u64()?).ok()?);
+                    }
+                } else {
+                    let text = piece.pointer("/Sequence/id")? == "A" && !text_seen;
+                    text_seen = text.then_some(true)?;
+                }
+            }
+            text_seen.then_some(template)
+        };
+        if kind(post) == "TemplateProcessing"
+            && let Some(template) = template()
+        {
+            return Ok(template);
+        }
+        Err("the post-processor is not a template of special tokens around one text".to_owned())
+    }
+}
+
+/// Its `type`.
+pub fn kind(value: &Value) -> &str {
+    value.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A string, borrowed where JSON wrote it without escapes.
+#[derive(Debug)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, s: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(s)))
+            }
+            fn visit_str<E>(self, s: &str) -> Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(s.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(V)
+    }
+}

@@ -1,0 +1,210 @@
+//! SentencePiece's Unigram model (XLM-R and what is distilled from it), with the same ids as the `tokenizers` library.
+//!
+//! Words are what stands between white space. Each is looked up, as it stands in the text, in a cache of this thread
+//! ([`super::words`]), or normalized ([`normalize`]) and split into its most probable pieces ([`viterbi`]).
+
+mod definition;
+mod normalize;
+mod trie;
+mod viterbi;
+
+use std::collections::HashSet;
+
+use super::added::AddedTokens;
+use super::json::{SPACE_MARK, Template};
+use super::per_thread::{Owner, PerThread};
+use super::pieces::{self, Spelling};
+use super::words::{Key, WordCache};
+use super::{AddedToken, Tokenize, Vocabulary};
+use definition::Definition;
+use normalize::Normalizer;
+use viterbi::{Pieces, Workspace};
+
+pub struct Unigram {
+    normalizer: Normalizer,
+    pieces: Pieces,
+    added: Option<AddedTokens>,
+    template: Template,
+    owner: Owner,
+}
+
+/// What one thread keeps for one tokenizer.
+#[derive(Default)]
+struct Scratch {
+    cache: WordCache,
+    workspace: Workspace,
+    normalized: String,
+    word: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: PerThread<Scratch> = const { PerThread::new() };
+}
+
+impl Unigram {
+    pub const NAME: &str = "unigram";
+
+    /// From a tokenizer.json.
+    ///
+    /// # Errors
+    /// Names what in it is not reproduced here.
+    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+        Self::of(&Definition::parse(json)?)
+    }
+
+    /// As [`Unigram::from_json`], with what the file says of its vocabulary.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_vocabulary(json: &[u8]) -> Result<(Self, Vocabulary, pieces::Pieces), String> {
+        let definition = Definition::parse(json)?;
+        let this = Self::of(&definition)?;
+        let mut added: Vec<AddedToken> = definition
+            .added_tokens
+            .iter()
+            .map(|token| AddedToken { id: token.id, content: token.content.clone(), special: token.special })
+            .collect();
+        added.sort_by_key(|token| token.id);
+        let model = &definition.model;
+        let mut beyond: HashSet<&str> = added.iter().map(|token| token.content.as_str()).collect();
+        for (piece, _) in &model.vocab {
+            if beyond.is_empty() {
+                break;
+            }
+            beyond.remove(piece.0.as_ref());
+        }
+        let vocabulary = Vocabulary {
+            size: model.vocab.len() + beyond.len(),
+            max_base_id: (model.vocab.len() as u32).saturating_sub(1),
+            unknown: model.unk_id,
+            added,
+        };
+        let pieces = pieces::Pieces::new(spelled(&definition, &vocabulary.added));
+        Ok((this, vocabulary, pieces))
+    }
+
+    fn of(definition: &Definition<'_>) -> Result<Self, String> {
+        let unknown = definition.unknown()?;
+        let normalizer = definition.normalizer()?;
+        let template = Template::parse(definition.post_processor.as_ref())?;
+        let added: Vec<(String, u32)> =
+            definition.added_tokens.iter().map(|token| (token.content.clone(), token.id)).collect();
+        let added = AddedTokens::new(&added)?;
+        let model = &definition.model;
+        let pieces = Pieces::new(&model.vocab, unknown, byte_pieces(model)?);
+        Ok(Self { normalizer, pieces, added, template, owner: Owner::default() })
+    }
+}
+
+impl Unigram {
+    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let mut from = 0;
+        while let Some((place, id)) = self.added.as_ref().and_then(|added| added.next(text, from)) {
+            self.words(text, from, place.start, scratch, ids);
+            ids.push(id);
+            from = place.end;
+        }
+        self.words(text, from, text.len(), scratch, ids);
+    }
+
+    /// `text[from..to]`, which holds no added token.
+    fn words(&self, text: &str, mut from: usize, to: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let bytes = text.as_bytes().get(..to).unwrap_or_default();
+        while let Some(rest) = bytes.get(from..).filter(|rest| !rest.is_empty()) {
+            let length = rest.iter().position(|&byte| is_space(byte)).unwrap_or(rest.len());
+            if length > 0 {
+                self.word(text, from, from + length, scratch, ids);
+            }
+            from += length + 1;
+        }
+    }
+
+    fn word(&self, text: &str, start: usize, end: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Some(key) = Key::new(text.as_bytes(), start, end) else {
+            self.split(text.get(start..end).unwrap_or_default(), scratch);
+            ids.extend_from_slice(&scratch.word);
+            return;
+        };
+        let hash = key.hash();
+        if let Some(known) = scratch.cache.get(&key, hash) {
+            ids.extend_from_slice(known);
+        } else {
+            self.split(text.get(start..end).unwrap_or_default(), scratch);
+            ids.extend_from_slice(&scratch.word);
+            scratch.cache.put(key, hash, &scratch.word);
+        }
+    }
+
+    /// Leaves the tokens of `word` in `scratch.word`. White space that it holds only when normalized, and space marks,
+    /// split it again.
+    fn split(&self, word: &str, scratch: &mut Scratch) {
+        let Scratch { workspace, normalized, word: ids, .. } = scratch;
+        ids.clear();
+        let word = self.normalizer.apply(word, normalized);
+        for word in word.split(char::is_whitespace).filter(|word| !word.is_empty()) {
+            // A mark at the start is the one that the word would get.
+            for part in word.strip_prefix(SPACE_MARK).unwrap_or(word).split(SPACE_MARK) {
+                self.pieces.split(part, workspace);
+                ids.append(&mut workspace.ids);
+            }
+        }
+    }
+}
+
+/// White space of ASCII, as `char::is_whitespace` has it.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ')
+}
+
+/// By byte; `None` where the model does not fall back to bytes.
+fn byte_pieces(model: &definition::Model<'_>) -> Result<Option<Box<[u32; 256]>>, String> {
+    if !model.byte_fallback {
+        return Ok(None);
+    }
+    let mut pieces = Box::new([u32::MAX; 256]);
+    for ((piece, _), id) in model.vocab.iter().zip(0..) {
+        let hex = piece.0.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>')).filter(|hex| hex.len() == 2);
+        let byte =
+            hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|byte| *piece.0 == format!("<0x{byte:02X}>"));
+        if let Some(place) = byte.and_then(|byte| pieces.get_mut(usize::from(byte))) {
+            *place = id;
+        }
+    }
+    if pieces.contains(&u32::MAX) {
+        return Err("the model falls back to bytes that it does not have".to_owned());
+    }
+    Ok(Some(pieces))
+}
+
+/// What the file says of each id, in their order.
+fn spelled<'d>(
+    definition: &'d Definition<'_>,
+    added: &'d [AddedToken],
+) -> impl Iterator<Item = Option<(&'d str, Spelling)>> {
+    let model = &definition.model.vocab;
+    let last = added.last().map_or(0, |token| token.id).max(model.len() as u32);
+    (0..=last).map(move |id| match added.binary_search_by_key(&id, |token| token.id) {
+        Ok(at) => added.get(at).map(|token| (token.content.as_str(), Spelling::Plain)),
+        Err(_) => model.get(id as usize).map(|(piece, _)| (piece.0.as_ref(), Spelling::Metaspace)),
+    })
+}
+
+impl Tokenize for Unigram {
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        if u32::try_from(text.len()).is_err() {
+            return Err("a text of 4 GiB or more".to_owned());
+        }
+        if special {
+            ids.extend_from_slice(&self.template.before);
+        }
+        SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+        if special {
+            ids.extend_from_slice(&self.template.after);
+        }
+        Ok(())
+    }
+
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+}

@@ -1,0 +1,84 @@
+//! The parts of a tokenizer.json that [`super::Unigram`] can stand for. Everything else is refused by name.
+
+use serde_json::Value;
+
+use super::normalize::Normalizer;
+use super::trie::MAX_PIECES;
+use crate::tokenize::json::{Added, SPACE_MARK, Text, kind};
+
+/// A tokenizer.json; strings without escapes are borrowed from it.
+#[derive(serde::Deserialize)]
+pub struct Definition<'a> {
+    #[serde(borrow)]
+    pub model: Model<'a>,
+    #[serde(default)]
+    pub added_tokens: Vec<Added>,
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    pub post_processor: Option<Value>,
+}
+
+#[derive(serde::Deserialize)]
+pub struct Model<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    pub unk_id: Option<u32>,
+    #[serde(default)]
+    pub byte_fallback: bool,
+    /// Pieces by id, with their log probabilities.
+    #[serde(borrow)]
+    pub vocab: Vec<(Text<'a>, f64)>,
+}
+
+impl<'a> Definition<'a> {
+    /// # Errors
+    /// When it is no tokenizer.json of a Unigram model.
+    pub fn parse(json: &'a [u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|e| format!("not a Unigram tokenizer: {e}"))
+    }
+
+    /// The token that stands for what the vocabulary does not have; refuses what is not reproduced here.
+    ///
+    /// # Errors
+    /// Names the part that is not supported.
+    pub fn unknown(&self) -> Result<u32, String> {
+        if self.model.kind != "Unigram" {
+            return Err("the model is not Unigram".to_owned());
+        }
+        if self.model.vocab.len() >= MAX_PIECES {
+            return Err("the vocabulary is too large".to_owned());
+        }
+        if !self.pre_tokenizer.as_ref().is_some_and(splits_words) {
+            return Err("the pre-tokenizer is not WhitespaceSplit and Metaspace".to_owned());
+        }
+        self.added_tokens.iter().try_for_each(Added::check)?;
+        if self.added_tokens.iter().any(|token| token.normalized) {
+            return Err("an added token is matched in the normalized text".to_owned());
+        }
+        let unknown = self.model.unk_id.filter(|&id| (id as usize) < self.model.vocab.len());
+        unknown.ok_or_else(|| "the model has no unknown token".to_owned())
+    }
+
+    /// # Errors
+    /// Names the step that is not supported.
+    pub fn normalizer(&self) -> Result<Normalizer, String> {
+        Normalizer::new(self.normalizer.as_ref())
+    }
+}
+
+/// At white space, and before each space mark; a word that begins with none gets one.
+fn splits_words(pre_tokenizer: &Value) -> bool {
+    let metaspace = |v: &Value| {
+        kind(v) == "Metaspace"
+            && v.get("replacement").and_then(Value::as_str) == Some(SPACE_MARK.to_string().as_str())
+            && v.get("prepend_scheme").is_none_or(|scheme| scheme == "always")
+            && v.get("add_prefix_space").is_none_or(|add| *add != Value::Bool(false))
+            && v.get("split").is_none_or(|split| *split != Value::Bool(false))
+    };
+    match pre_tokenizer.get("pretokenizers").and_then(Value::as_array).map(Vec::as_slice) {
+        Some([first, second]) => {
+            kind(pre_tokenizer) == "Sequence" && kind(first) == "WhitespaceSplit" && metaspace(second)
+        }
+        _ => false,
+    }
+}
