@@ -11,8 +11,10 @@ CONF
 export CONTAINERS_CONF=$store/containers.conf
 storage=(--root "$store/images" --runroot "$store/run" --storage-driver overlay)
 buildah() { command buildah "${storage[@]}" "$@"; }
-# At its usual level it regrets that there is no systemd.
-podman() { command podman --log-level fatal "${storage[@]}" --cgroup-manager cgroupfs --runtime runc "$@"; }
+# It regrets that no systemd starts the health checks: they are run by hand.
+podman() {
+  command podman "${storage[@]}" --cgroup-manager cgroupfs --runtime runc "$@" 2> >(grep -v 'systemd connection' >&2)
+}
 
 # need COMMAND=PACKAGE ...: installs what is missing.
 need() {
