@@ -1,5 +1,5 @@
-//! The command line: serve, check, inspect, extract, fetch, embed, refine, fit, eval, completions, man. Turns flags into a
-//! layer of configuration, and errors into exit codes.
+//! The command line: serve, check, health, inspect, extract, fetch, embed, refine, fit, eval, completions, man. Turns flags
+//! into a layer of configuration, and errors into exit codes.
 
 #[cfg(feature = "bulk")]
 mod embed;
@@ -9,6 +9,7 @@ mod extract;
 mod fetch;
 #[cfg(feature = "refine")]
 mod fit;
+mod health;
 mod inspect;
 mod log;
 mod progress;
@@ -47,6 +48,8 @@ enum Command {
     Serve(ServeArgs),
     /// Validate the configuration and print it with the origin of each value.
     Check(ServeArgs),
+    /// Ask the running server with this configuration whether it can take requests; the exit code says it.
+    Health(HealthArgs),
     /// Print what a checkpoint is, without serving it.
     Inspect(InspectArgs),
     /// Make a layer-0 checkpoint of a model: a directory, a Hub id, or a mergekit recipe.
@@ -88,6 +91,22 @@ struct ServeArgs {
     /// How to write the log.
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
+}
+
+#[derive(Args)]
+struct HealthArgs {
+    /// The server's configuration file.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The address that it listens on.
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<String>,
+    /// Its port.
+    #[arg(long, short)]
+    port: Option<u16>,
+    /// Ask only whether the process lives; it may be loading models or shutting down.
+    #[arg(long)]
+    live: bool,
 }
 
 #[derive(Args)]
@@ -142,6 +161,7 @@ pub fn main() -> ExitCode {
         None => serve::run(&cli.serve),
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Check(args)) => check(&args),
+        Some(Command::Health(args)) => health::run(&args),
         Some(Command::Inspect(args)) => inspect::run(&args),
         Some(Command::Extract(args)) => finish(extract::run(&args)),
         Some(Command::Fetch(args)) => finish(fetch::run(&args)),

@@ -173,21 +173,27 @@ fn a_configured_model_takes_the_place_of_the_one_inside_which_can_stand_beside_i
     );
 }
 
-/// The port answers before the models are loaded: a FIFO in place of the tokenizer holds the load until it is fed.
-#[test]
-fn the_port_is_bound_first_and_ready_says_when() {
+/// A checkpoint whose load is held by a FIFO in place of the tokenizer, until it is fed.
+fn held_in_loading() -> (tempfile::TempDir, impl FnOnce()) {
     let dir = copy_of("llama");
-    let tokenizer = std::fs::read(dir.path().join("tokenizer.json")).unwrap();
     let fifo = dir.path().join("tokenizer.json");
+    let tokenizer = std::fs::read(&fifo).unwrap();
     std::fs::remove_file(&fifo).unwrap();
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    (dir, move || std::fs::OpenOptions::new().write(true).open(&fifo).unwrap().write_all(&tokenizer).unwrap())
+}
+
+/// The port answers before the models are loaded.
+#[test]
+fn the_port_is_bound_first_and_ready_says_when() {
+    let (dir, feed) = held_in_loading();
     let server = Server::start(&["--model", &model(dir.path())]);
     assert_eq!((server.status("/health"), server.status("/ready"), server.status("/v1/models")), (200, 503, 200));
     let url = format!("http://{}/v1/embeddings", server.address);
     let mut answer = agent().post(&url).header("content-type", "application/json").send(r#"{"input":"a"}"#).unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
     assert!(answer.body_mut().read_to_string().unwrap().contains("not_ready"));
-    std::fs::OpenOptions::new().write(true).open(&fifo).unwrap().write_all(&tokenizer).unwrap();
+    feed();
     server.wait_until_ready();
 }
 
@@ -271,6 +277,32 @@ fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
         for route in ["/metrics", "/health"] {
             assert_eq!(of(route).len(), usize::from(level == "debug"), "{route}: {log}");
         }
+    }
+}
+
+#[test]
+fn health_says_by_its_exit_code_whether_the_server_takes_requests() {
+    let (dir, feed) = held_in_loading();
+    let server = Server::start(&["--host", "0.0.0.0", "--model", &model(dir.path())]);
+    let port = server.address.rsplit(':').next().unwrap().to_owned();
+    let ask = |more: &[&str]| {
+        let mut command = command(&["health"]);
+        command.args(more).env("EMBEDDING_SERVER_HOST", "0.0.0.0").env("EMBEDDING_SERVER_PORT", &port);
+        // No proxy is asked for the server on this machine.
+        let output = command.env("http_proxy", "http://127.0.0.1:1").output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &stderr(&output))
+    };
+    let alive = (Some(0), "{\"status\":\"ok\"}\n".to_owned());
+    assert_eq!(ask(&["--live"]), alive);
+    let (code, said) = ask(&[]);
+    assert!(code == Some(1) && said.contains("answered 503") && said.contains("not_ready"), "{code:?}: {said}");
+    feed();
+    server.wait_until_ready();
+    assert_eq!(ask(&[]), (Some(0), "{\"status\":\"ready\"}\n".to_owned()));
+    drop(server);
+    for more in [&[] as &[&str], &["--live"]] {
+        let (code, said) = ask(more);
+        assert!(code == Some(1) && said.contains("does not answer"), "{code:?}: {said}");
     }
 }
 

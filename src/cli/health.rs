@@ -1,0 +1,48 @@
+//! `embedding-server health`: what a container's health check runs, where there is no shell and no curl.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use ureq::Agent;
+
+use super::{HealthArgs, ServeArgs, finish};
+
+/// The longest wait for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+pub fn run(args: &HealthArgs) -> ExitCode {
+    let serve =
+        ServeArgs { config: args.config.clone(), host: args.host.clone(), port: args.port, ..ServeArgs::default() };
+    let server = match serve.effective() {
+        Ok(effective) => effective.config.server,
+        Err(code) => return code,
+    };
+    let address = SocketAddr::new(reachable(server.host), server.port);
+    let path = if args.live { "health" } else { "ready" };
+    finish(ask(&format!("http://{address}/{path}")))
+}
+
+/// Where a server that listens on `host` is found from its own machine.
+fn reachable(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    }
+}
+
+/// What the server says, with a line break.
+fn ask(url: &str) -> Result<String, String> {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        // The server's own address is never behind one.
+        .proxy(None)
+        .timeout_global(Some(TIMEOUT))
+        .build();
+    let mut answer = Agent::from(config).get(url).call().map_err(|e| format!("{url} does not answer: {e}"))?;
+    let said = answer.body_mut().read_to_string().map_err(|e| format!("{url}: {e}"))?;
+    let status = answer.status();
+    if status.is_success() { Ok(format!("{said}\n")) } else { Err(format!("{url} answered {status}: {said}")) }
+}

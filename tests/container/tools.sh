@@ -1,0 +1,27 @@
+# Sourced: buildah and podman with their own store of images, on machines without a Docker engine. Needs root.
+store=$root/target/container
+mkdir -p "$store"
+# The kernel of a container refuses the default limits.
+cat > "$store/containers.conf" << 'CONF'
+[containers]
+default_ulimits = ["nofile=8192:8192", "nproc=4096:4096"]
+[network]
+network_backend = "netavark"
+CONF
+export CONTAINERS_CONF=$store/containers.conf
+storage=(--root "$store/images" --runroot "$store/run" --storage-driver overlay)
+buildah() { command buildah "${storage[@]}" "$@"; }
+# It regrets that no systemd starts the health checks: they are run by hand.
+podman() {
+  command podman "${storage[@]}" --cgroup-manager cgroupfs --runtime runc "$@" 2> >(grep -v 'systemd connection' >&2)
+}
+
+# need COMMAND=PACKAGE ...: installs what is missing.
+need() {
+  local pair missing=()
+  for pair; do command -v "${pair%=*}" > /dev/null || missing+=("${pair#*=}"); done
+  [ ${#missing[@]} = 0 ] && return
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "not installed: ${missing[*]}" >&2; return 1; }
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}" > /dev/null
+}

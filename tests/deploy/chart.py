@@ -1,0 +1,137 @@
+"""The Helm chart: linted, rendered with every value in use, each object valid by Kubernetes' own schemas, and consistent.
+
+    chart.py                     checks the chart, and that kustomize/base.yaml is what it renders
+    chart.py --write             writes kustomize/base.yaml
+    chart.py --render [JSON]     prints what it renders with these values
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+from helm_python.chart import Chart, lint
+from helm_python.errors import HelmError
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts/embedding-server"
+BASE = ROOT / "kustomize/base.yaml"
+VERSIONS = ["1.30", "1.33", "1.37"]
+FULL = {
+    "image": {"digest": "sha256:" + "0" * 64},
+    "imagePullSecrets": [{"name": "registry"}],
+    "config": '[server]\nmax_inputs = 100\n\n[[models]]\nid = "a"\npath = "org/a"\n',
+    "env": [{"name": "EMBEDDING_SERVER_LOG_LEVEL", "value": "debug"}],
+    "envFrom": [{"secretRef": {"name": "keys"}}],
+    "models": {"fetch": ["org/a", "org/b@main"], "hubTokenSecret": "hub"},
+    "autoscaling": {"enabled": True, "queueDepth": 4},
+    "service": {"annotations": {"a": "b"}},
+    "networkPolicy": {"from": [{"namespaceSelector": {}}], "egress": [{"ports": [{"port": 4318}]}]},
+    "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "podAnnotations": {"a": "b"},
+    "podLabels": {"team": "search"},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"operator": "Exists"}],
+    "affinity": {"podAntiAffinity": {}},
+    "priorityClassName": "high",
+}
+WRONG = [
+    {"replica": 3},
+    {"replicas": "3"},
+    {"image": {"digest": "sha256:abc"}},
+    {"models": {"fetch": ["no-id"]}},
+    {"models": {"claim": "models", "fetch": ["org/a"]}},
+    {"autoscaling": {"enabled": True, "cpu": 0}},
+    {"service": {"port": 0}},
+]
+
+
+def render(values, name="embedding-server"):
+    with Chart.load(CHART) as chart:
+        files = chart.render(values=values, name=name)
+    objects = [o for _, text in sorted(files.items()) for o in yaml.safe_load_all(text) if o]
+    return {o["kind"]: o for o in objects}
+
+
+def check(values, metrics):
+    objects = render(values)
+    for kind, o in objects.items():
+        if kind == "ServiceMonitor":
+            continue  # no object of Kubernetes itself; its selector and port are looked at below
+        for version in VERSIONS:
+            kubernetes_validate.validate(o, version, strict=True)
+
+    pod = objects["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    spec = pod["spec"]
+    (container,) = spec["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"http": 5000}
+    for each in [container, *spec.get("initContainers", [])]:
+        security = each["securityContext"]
+        assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], security
+        assert security["capabilities"] == {"drop": ["ALL"]}
+    assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
+    assert container["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    # The drain must fit.
+    assert spec["terminationGracePeriodSeconds"] > container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
+
+    selectors = [
+        objects["Deployment"]["spec"]["selector"]["matchLabels"],
+        objects["Service"]["spec"]["selector"],
+        objects["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        objects["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        *(t["labelSelector"]["matchLabels"] for t in spec["topologySpreadConstraints"]),
+    ]
+    assert all(selector.items() <= labels.items() for selector in selectors), selectors
+    if monitor := objects.get("ServiceMonitor"):
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= objects["Service"]["metadata"]["labels"].items()
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in objects["Service"]["spec"]["ports"]}
+    if scaler := objects.get("HorizontalPodAutoscaler"):
+        assert "replicas" not in objects["Deployment"]["spec"]
+        names = {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"] if m["type"] == "Pods"}
+        assert names and names <= metrics, names
+    return sorted(objects)
+
+
+def served_metrics():
+    """The names of docs/operations.md, which the dashboard's test holds against a running server."""
+    return set(re.findall(r"`((?:embedding_server|process)_\w+)`", (ROOT / "docs/operations.md").read_text()))
+
+
+def base():
+    objects = render({}).values()
+    for o in objects:
+        del o["metadata"]["labels"]["helm.sh/chart"], o["metadata"]["labels"]["app.kubernetes.io/managed-by"]
+    return "# What charts/embedding-server renders by default: tests/deploy/chart.py --write\n---\n" + yaml.safe_dump_all(
+        objects, sort_keys=False
+    )
+
+
+def main():
+    match sys.argv[1:]:
+        case ["--write"]:
+            BASE.write_text(base())
+            return
+        case ["--render", *values]:
+            print(yaml.safe_dump_all(render(json.loads(values[0]) if values else {}).values()))
+            return
+    found = lint(CHART)
+    problems = [m for m in found["messages"] if m["error"] != "icon is recommended"]
+    assert not found["errors"] and not problems, found
+    for values in [{}, {"models": {"claim": "models"}}, FULL]:
+        print("valid for Kubernetes", *VERSIONS, "-", *check(values, served_metrics()))
+    for values in WRONG:
+        try:
+            render(values)
+        except HelmError:
+            continue
+        raise AssertionError(f"the chart takes {values}")
+    print(f"{len(WRONG)} wrong values are refused")
+    assert BASE.read_text() == base(), "kustomize/base.yaml is old: run tests/deploy/chart.py --write"
+
+
+main()

@@ -1,0 +1,275 @@
+"""Replicas behind haproxy, which asks each for /ready as Kubernetes asks a pod. Under load:
+
+1. each replica in turn gets SIGTERM, drains, and is started again: no request may fail. haproxy sends again what came to
+   a connection in the moment that it was closed (`retry-on empty-response`);
+2. each in turn gets SIGKILL and is started again, and haproxy sends nothing again: no request may fail but those that the
+   replica was answering;
+3. the same with the openai SDK as the client: its retries make every request succeed.
+"""
+
+import csv
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import openai
+
+BINARY = os.environ["EMBEDDING_SERVER_BIN"]
+REPLICAS = 3
+CLIENTS = 12
+# Requests between two disturbances.
+CALM = 200
+DEADLINE = 60
+TEXTS = [f"Sentence {n}: the weather in the north is fine, and the trains are on time." for n in range(64)]
+BODY = json.dumps({"input": TEXTS, "model": "text-embedding-3-small", "encoding_format": "base64"})
+
+HAPROXY = """
+global
+  stats socket {directory}/haproxy.sock
+defaults
+  mode http
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  # Replicas on a busy machine are slow, not gone.
+  timeout check 5s
+  # A connection that is refused goes to another replica.
+  option redispatch 1
+  retries 3
+frontend plain
+  bind fd@{plain}
+  default_backend plain
+frontend again
+  bind fd@{again}
+  default_backend again
+backend plain
+  balance roundrobin
+  option httpchk GET /ready
+  http-check expect status 200
+  default-server check inter 200ms fall 1 rise 1
+{servers}
+backend again
+  balance roundrobin
+  retry-on conn-failure empty-response
+{tracking}
+"""
+
+
+class Replica:
+    def __init__(self, number, directory):
+        self.name, self.directory, self.port = f"replica{number}", directory, 0
+        self.start()
+
+    def start(self):
+        """Starts it, from the second time on the same port, and returns once it listens."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBEDDING_SERVER_")}
+        log = open(self.directory / f"{self.name}.log", "a")
+        command = [BINARY, "--port", str(self.port)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
+        self.port = int(re.fullmatch(r"listening on http://127.0.0.1:(\d+)\n", self.process.stdout.readline())[1])
+
+    def ready(self):
+        return subprocess.run([BINARY, "health", "--port", str(self.port)], capture_output=True).returncode == 0
+
+    def end(self, with_signal):
+        self.process.send_signal(with_signal)
+        return self.process.wait(DEADLINE)
+
+
+class Balancer:
+    def __init__(self, replicas, directory):
+        self.socket = directory / "haproxy.sock"
+        with socket.create_server(("127.0.0.1", 0)) as plain, socket.create_server(("127.0.0.1", 0)) as again:
+            self.plain, self.again = plain.getsockname()[1], again.getsockname()[1]
+            config = HAPROXY.format(
+                directory=directory,
+                plain=plain.fileno(),
+                again=again.fileno(),
+                servers="\n".join(f"  server {r.name} 127.0.0.1:{r.port}" for r in replicas),
+                tracking="\n".join(f"  server {r.name} 127.0.0.1:{r.port} track plain/{r.name}" for r in replicas),
+            )
+            (directory / "haproxy.cfg").write_text(config)
+            command = ["haproxy", "-db", "-f", directory / "haproxy.cfg"]
+            log = open(directory / "haproxy.log", "w")
+            self.process = subprocess.Popen(command, pass_fds=[plain.fileno(), again.fileno()], stdout=log, stderr=log)
+
+    def statistics(self):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self.socket))
+            client.sendall(b"show stat\n")
+            table = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+        return list(csv.DictReader(table.lstrip("# ").splitlines()))
+
+    def up(self):
+        """The replicas that it sends requests to."""
+        rows = (row for row in self.statistics() if row["pxname"] == "plain")
+        return sorted(row["svname"] for row in rows if row["svname"].startswith("replica") and row["status"] == "UP")
+
+    def sent_again(self):
+        """Requests that it had to send a second time, to the same replica or to another."""
+        (row,) = (row for row in self.statistics() if (row["pxname"], row["svname"]) == ("again", "BACKEND"))
+        return int(row["wretr"]) + int(row["wredis"])
+
+
+def wait(what, until):
+    end = time.monotonic() + DEADLINE
+    while not until():
+        assert time.monotonic() < end, f"{what}: not within {DEADLINE} s"
+        time.sleep(0.02)
+
+
+class Load:
+    """Clients that ask without a pause, each over a connection of its own, and know no retries."""
+
+    def __init__(self, port):
+        self.port, self.stopped, self.lock = port, threading.Event(), threading.Lock()
+        self.answered, self.failed, self.slowest = 0, [], 0.0
+        self.threads = [threading.Thread(target=self.client, daemon=True) for _ in range(CLIENTS)]
+        for thread in self.threads:
+            thread.start()
+
+    def client(self):
+        ask = self.asker()
+        while not self.stopped.is_set():
+            begun = time.monotonic()
+            try:
+                count = ask()
+                assert count == len(TEXTS), count
+                error = None
+            except Exception as e:  # whatever it is, it is counted
+                error = f"{type(e).__name__}: {e}"
+            with self.lock:
+                self.slowest = max(self.slowest, time.monotonic() - begun)
+                if error is None:
+                    self.answered += 1
+                else:
+                    self.failed.append((begun, error))
+
+    def asker(self):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE)
+
+        def ask():
+            try:
+                connection.request("POST", "/v1/embeddings", BODY, {"content-type": "application/json"})
+                answer = connection.getresponse()
+                text = answer.read()
+            except BaseException:
+                connection.close()
+                raise
+            assert answer.status == 200, f"{answer.status} {text[:100]}"
+            return len(json.loads(text)["data"])
+
+        return ask
+
+    def calm(self):
+        """Waits for some more answers."""
+        goal = self.answered + CALM
+        wait("answers", lambda: self.answered >= goal)
+
+    def end(self):
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(DEADLINE)
+            assert not thread.is_alive(), "a client hangs"
+
+
+class SdkLoad(Load):
+    """Clients by the openai SDK with its two retries."""
+
+    repeated = 0
+
+    def asker(self):
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none").embeddings.with_raw_response
+
+        def ask():
+            answer = client.create(input=TEXTS, model="text-embedding-3-small")
+            with self.lock:
+                self.repeated += answer.retries_taken > 0
+            return len(answer.parse().data)
+
+        return ask
+
+
+def disturb(load, balancer, replicas, with_signal):
+    """Ends each replica and starts it again; when each of them was gone."""
+    gone = []
+    names = sorted(r.name for r in replicas)
+    for replica in replicas:
+        load.calm()
+        code = replica.end(with_signal)
+        gone.append(time.monotonic())
+        assert code == (0 if with_signal == signal.SIGTERM else -with_signal), (replica.name, code)
+        load.calm()
+        assert replica.name not in balancer.up()
+        replica.start()
+        wait(f"{replica.name} is up", lambda: balancer.up() == names)
+    load.calm()
+    load.end()
+    return gone
+
+
+def check(directory, processes):
+    replicas = [Replica(number, directory) for number in range(REPLICAS)]
+    processes.extend(replicas)
+    # haproxy takes a server for ready until it was asked.
+    wait("the replicas", lambda: all(replica.ready() for replica in replicas))
+    balancer = Balancer(replicas, directory)
+    processes.append(balancer)
+    wait("the balancer", balancer.socket.exists)
+
+    load = Load(balancer.again)
+    disturb(load, balancer, replicas, signal.SIGTERM)
+    print(
+        f"rolling restart of {REPLICAS}: {load.answered} requests of {len(TEXTS)} texts answered, {len(load.failed)} failed; "
+        f"{balancer.sent_again()} were sent to two replicas, the slowest took {load.slowest:.2f} s"
+    )
+    assert not load.failed, load.failed[:5]
+
+    load = Load(balancer.plain)
+    gone = disturb(load, balancer, replicas, signal.SIGKILL)
+    late = [error for begun, error in load.failed if not any(begun < when < begun + load.slowest for when in gone)]
+    print(
+        f"{REPLICAS} killed in turn: {load.answered} requests answered, {len(load.failed)} failed, of which "
+        f"{len(late)} were not in flight at a kill"
+    )
+    for error in sorted({error for _, error in load.failed}):
+        print(f"  {error}")
+    assert load.failed, "none was in flight: nothing was shown"
+    assert not late, late[:5]
+    assert len(load.failed) <= REPLICAS * CLIENTS, load.failed
+
+    load = SdkLoad(balancer.plain)
+    disturb(load, balancer, replicas, signal.SIGKILL)
+    print(
+        f"{REPLICAS} killed in turn, asked by openai {openai.__version__}: {load.answered} requests answered, "
+        f"{load.repeated} of them after a retry, {len(load.failed)} failed"
+    )
+    assert not load.failed, load.failed[:5]
+    assert load.repeated, "none was in flight: nothing was shown"
+
+
+def main():
+    processes = []
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            check(Path(directory), processes)
+        except BaseException:
+            for log in sorted(Path(directory).glob("*.log")):
+                errors = [line for line in log.read_text().splitlines() if " INFO " not in line]
+                print(f"-- {log.name}", *errors[-20:], sep="\n")
+            raise
+        finally:
+            for process in processes:
+                process.process.kill()
+                process.process.wait(10)
+
+
+main()
