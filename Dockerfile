@@ -6,7 +6,7 @@
 # tests/container/run builds it without a Docker engine or a registry, and runs the image.
 ARG RUST=docker.io/library/rust:1.95-bookworm
 FROM ${RUST} AS build
-# Or `release`: quicker to build, and some MB larger.
+# Or `release`, which is quicker to build.
 ARG PROFILE=dist
 WORKDIR /src
 COPY . .
