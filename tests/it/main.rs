@@ -21,6 +21,8 @@ mod gguf;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod keys;
+mod limits;
 mod loading;
 mod metrics;
 mod models;
@@ -29,8 +31,11 @@ mod openapi;
 mod process;
 mod properties;
 mod refine;
+mod reload;
 mod static_tables;
 mod teacher;
 #[path = "../texts/mod.rs"]
 mod texts;
+#[cfg(feature = "tls")]
+mod tls;
 mod tokenize;
