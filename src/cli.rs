@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::checkpoint::BUILTIN;
-use crate::config::layers::{self, Effective, Flags};
+use crate::config::layers::{self, ConfigError, Effective, Flags};
 use crate::config::{LogFormat, Model};
 use crate::location::Location;
 
@@ -74,7 +74,7 @@ enum Command {
     Man,
 }
 
-#[derive(Args, Default)]
+#[derive(Args, Clone, Default)]
 struct ServeArgs {
     /// The configuration file.
     #[arg(long, short, value_name = "FILE")]
@@ -185,6 +185,11 @@ pub fn main() -> ExitCode {
 impl ServeArgs {
     /// The configuration that these flags give on top of the other layers; an error is printed.
     fn effective(&self) -> Result<Effective, ExitCode> {
+        self.layers().map_err(|e| config_error(&e))
+    }
+
+    /// The same; as the file and the environment are now.
+    fn layers(&self) -> Result<Effective, ConfigError> {
         let flags = Flags {
             config: self.config.clone(),
             host: self.host.clone(),
@@ -197,7 +202,7 @@ impl ServeArgs {
         };
         let environment =
             std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        layers::effective(&flags, environment).map_err(|e| config_error(&e))
+        layers::effective(&flags, environment)
     }
 }
 

@@ -8,11 +8,13 @@ pub mod units;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Overrides;
-use crate::embedder::{DeviceChoice, Settings, TokenInput};
+use crate::embedder::{DeviceChoice, Memory, Settings, TokenInput};
+use crate::keys::ApiKeys;
 use crate::norm::NormKind;
 use units::{ByteCount, Seconds};
 
@@ -42,9 +44,22 @@ pub struct Server {
     pub threads: usize,
     pub max_body: ByteCount,
     pub max_inputs: usize,
+    pub max_in_flight: ByteCount,
+    pub max_connections: usize,
+    pub header_timeout: Seconds,
+    pub request_timeout: Seconds,
     pub drain_timeout: Seconds,
+    pub reload_interval: Seconds,
+    pub api_keys: ApiKeys,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
     pub cors_origins: Vec<String>,
     pub metrics: bool,
+    pub metrics_need_key: bool,
     pub docs: bool,
     pub playground: bool,
 }
@@ -83,6 +98,8 @@ pub struct Model {
     pub max_input_tokens: Option<usize>,
     #[serde(default)]
     pub device: DeviceChoice,
+    #[serde(default)]
+    pub memory: Memory,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,9 +139,19 @@ impl Default for Server {
             threads: 0,
             max_body: ByteCount(32 << 20),
             max_inputs: 2048,
-            drain_timeout: Seconds(std::time::Duration::from_secs(30)),
+            max_in_flight: ByteCount(64 << 20),
+            max_connections: 10_000,
+            header_timeout: Seconds(Duration::from_secs(75)),
+            request_timeout: Seconds(Duration::from_secs(60)),
+            drain_timeout: Seconds(Duration::from_secs(30)),
+            reload_interval: Seconds(Duration::ZERO),
+            api_keys: ApiKeys::default(),
+            api_key_file: None,
+            tls_cert: None,
+            tls_key: None,
             cors_origins: vec!["*".to_owned()],
             metrics: true,
+            metrics_need_key: false,
             docs: true,
             playground: true,
         }
@@ -149,6 +176,7 @@ impl Model {
             token_input: TokenInput::default(),
             max_input_tokens: None,
             device: DeviceChoice::default(),
+            memory: Memory::default(),
             tokenizer: None,
             config: None,
             norm: None,
@@ -168,6 +196,7 @@ impl Model {
             token_input: self.token_input,
             max_input_tokens: self.max_input_tokens,
             device: self.device,
+            memory: self.memory,
             ..Settings::default()
         }
     }
@@ -239,6 +268,16 @@ impl Config {
         }
         if self.server.max_inputs == 0 || self.server.max_body.0 == 0 {
             return Err("server.max_inputs and server.max_body must be more than 0".to_owned());
+        }
+        let Server { max_connections, max_in_flight, header_timeout, request_timeout, .. } = &self.server;
+        if *max_connections == 0 || max_in_flight.0 == 0 || header_timeout.0.is_zero() || request_timeout.0.is_zero() {
+            return Err(
+                "server.max_connections, max_in_flight, header_timeout and request_timeout must be more than 0"
+                    .to_owned(),
+            );
+        }
+        if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
+            return Err("server.tls_cert and server.tls_key must be set together".to_owned());
         }
         tracing_subscriber::EnvFilter::builder()
             .parse(&self.log.level)

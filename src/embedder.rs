@@ -1,11 +1,13 @@
 //! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
@@ -60,6 +62,18 @@ impl From<DeviceChoice> for String {
     }
 }
 
+/// What holds the table while it is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Memory {
+    /// The file's own pages, read as they are touched and shared with other processes. The file must not be changed in
+    /// place: see [`crate::checkpoint::map`].
+    #[default]
+    Map,
+    /// A copy, which no change to the file can touch.
+    Copy,
+}
+
 /// How a checkpoint's vectors are made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -74,6 +88,7 @@ pub struct Settings {
     /// Longer inputs are an error. `None`: any length.
     pub max_input_tokens: Option<usize>,
     pub device: DeviceChoice,
+    pub memory: Memory,
     /// Threads that read the table at load.
     pub load_threads: usize,
 }
@@ -87,6 +102,7 @@ impl Default for Settings {
             token_input: TokenInput::default(),
             max_input_tokens: None,
             device: DeviceChoice::default(),
+            memory: Memory::default(),
             load_threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
     }
@@ -124,6 +140,8 @@ pub struct Embedder {
     tokenizer: ArcSwap<Choice>,
     pieces: Pieces,
     pooling: Box<dyn Pooling>,
+    /// The file and its map, where the pooling reads from it.
+    mapped: Option<(PathBuf, Map)>,
     rows: usize,
     table_dimensions: usize,
     table_bytes: usize,
@@ -151,8 +169,11 @@ impl Embedder {
     /// # Errors
     /// As [`Embedder::new`].
     pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
+        if let Some(map) = &checkpoint.table_source.map {
+            map.guard();
+        }
         let collapsed = checkpoint.collapsed_norm(settings.load_threads);
-        let Checkpoint { path, table, table_source, mut tokenizer, conventions: by_kind, .. } = checkpoint;
+        let Checkpoint { path, mut table, table_source, mut tokenizer, conventions: by_kind, .. } = checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
@@ -163,6 +184,12 @@ impl Embedder {
         {
             return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
                 .expected(format!("between 1 and {}, the columns of the table", table.dimensions())));
+        }
+        if settings.memory == Memory::Copy {
+            table = table.copied();
+        }
+        if table_source.map.as_ref().is_some_and(Map::is_damaged) {
+            return Err(cut_short(&table_source.path));
         }
         let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
@@ -177,10 +204,13 @@ impl Embedder {
         if let Some(map) = &table_source.map {
             map.release();
         }
+        let reads_the_file = settings.device == DeviceChoice::Cpu && settings.memory == Memory::Map;
+        let mapped = table_source.map.filter(|_| reads_the_file).map(|map| (table_source.path, map));
         let pieces = std::mem::take(&mut tokenizer.pieces);
         let (choice, search) = tokenizer.split();
         let tokenizer = ArcSwap::from_pointee(choice);
-        let embedder = Self { tokenizer, pieces, pooling, rows, table_dimensions, table_bytes, settings, conventions };
+        let embedder =
+            Self { tokenizer, pieces, pooling, mapped, rows, table_dimensions, table_bytes, settings, conventions };
         Ok((embedder, search))
     }
 
@@ -227,6 +257,11 @@ impl Embedder {
     /// The size of the table as stored.
     pub fn table_bytes(&self) -> usize {
         self.table_bytes
+    }
+
+    /// The table's file, if it was cut short under its map: no vector can be had any more.
+    pub fn damage(&self) -> Option<&Path> {
+        self.mapped.as_ref().filter(|(_, map)| map.is_damaged()).map(|(path, _)| path.as_path())
     }
 
     /// The tokenizer in use, and why not a faster one.
@@ -291,10 +326,13 @@ impl Embedder {
     /// Writes the vectors of `texts` to `out` (texts x `dimensions`). One without tokens is the first unit vector.
     ///
     /// # Errors
-    /// When a device fails; on the CPU never.
+    /// When a device fails, or the table's file was cut short under its map.
     pub fn pool(&self, texts: &[PooledTokens], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
         let ids: Vec<&[u32]> = texts.iter().map(PooledTokens::ids).collect();
         self.pooling.mean(&ids, dimensions, out)?;
+        if let Some(damage) = self.damage() {
+            return Err(EmbedError::Damaged { path: damage.to_owned() });
+        }
         for (text, vector) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
             if self.conventions.normalize || text.is_empty() {
                 normalize(vector);
@@ -320,6 +358,12 @@ impl Embedder {
             })
             .collect()
     }
+}
+
+fn cut_short(path: &Path) -> LoadError {
+    LoadError::new(path, "was cut short while it was read")
+        .expected("a file that nobody writes to")
+        .remedy("write a new checkpoint beside it and rename it into place")
 }
 
 /// candle's device, or none for the CPU's own pooling.

@@ -95,6 +95,9 @@ pub enum EmbedError {
     /// The tokenizer could not encode the text.
     #[error("input {input} could not be tokenized: {message}")]
     Tokenizer { input: usize, message: String },
+    /// The table's file was cut short, or cannot be read any more, under the map.
+    #[error("the table of this model is damaged: {} was cut short while it was in use", .path.display())]
+    Damaged { path: PathBuf },
     /// The accelerator failed.
     #[error("the device failed: {message}")]
     Device { message: String },

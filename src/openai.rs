@@ -11,6 +11,29 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::embedder::Input;
 
+/// A request's inputs, whatever it asks for them.
+pub trait CountInputs {
+    fn count_inputs(&self) -> usize;
+}
+
+impl CountInputs for CreateEmbeddingRequest {
+    fn count_inputs(&self) -> usize {
+        self.input.0.len()
+    }
+}
+
+impl CountInputs for CreateTokensRequest {
+    fn count_inputs(&self) -> usize {
+        self.input.0.len()
+    }
+}
+
+impl CountInputs for CreateSimilarityRequest {
+    fn count_inputs(&self) -> usize {
+        self.input.0.len() + self.queries.as_ref().map_or(0, |queries| queries.0.len())
+    }
+}
+
 /// The body of POST /v1/embeddings. Unknown fields are ignored.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
 #[schema(example = json!({"input": ["hello", "안녕하세요"], "model": "text-embedding-3-small"}))]

@@ -1,7 +1,7 @@
 //! Which models there are, under which names, and whether they are loaded. No HTTP.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,9 +11,11 @@ use crate::embedder::Embedder;
 use crate::error::LoadError;
 use crate::location::Location;
 use crate::progress::Logged;
+use crate::stamp::Stamp;
 use crate::tokenize::choose::Search;
 
 /// The configured models.
+#[derive(Clone)]
 pub struct Registry {
     models: Vec<Arc<Entry>>,
     by_name: HashMap<String, Arc<Entry>>,
@@ -27,16 +29,41 @@ pub struct Entry {
     embedder: OnceLock<Arc<Embedder>>,
     /// When its files were last changed, in Unix seconds.
     created: u64,
+    /// Its files as they were before they were read.
+    stamp: Stamp,
 }
 
 impl Registry {
     /// Nothing is loaded yet.
     pub fn new(config: &Config) -> Self {
-        let models: Vec<Arc<Entry>> =
-            config.models.iter().enumerate().map(|(index, model)| Arc::new(Entry::new(index, model.clone()))).collect();
+        Self::replacing(&Self { models: Vec::new(), by_name: HashMap::new(), default: String::new() }, config)
+    }
+
+    /// The registry of another configuration. A model of this one that is loaded, with the same files and settings, stays
+    /// loaded, whatever its names are now.
+    pub fn replacing(&self, config: &Config) -> Self {
+        let models = config.models.iter().enumerate().map(|(index, model)| {
+            let entry = Entry::new(index, model.clone());
+            if let Some(embedder) =
+                self.models.iter().find(|old| old.is_as_good_as(&entry)).and_then(|old| old.embedder())
+            {
+                entry.publish(Arc::clone(embedder));
+            }
+            Arc::new(entry)
+        });
+        Self::of(models.collect(), config.default_model().to_owned())
+    }
+
+    /// The same models, but for those that have none of these names. The default stays only where it is among them.
+    pub fn only(&self, names: &[String]) -> Self {
+        let kept = self.models.iter().filter(|entry| entry.names().any(|name| names.iter().any(|n| n == name)));
+        Self::of(kept.cloned().collect(), self.default.clone())
+    }
+
+    fn of(models: Vec<Arc<Entry>>, default: String) -> Self {
         let by_name =
             models.iter().flat_map(|entry| entry.names().map(|name| (name.to_owned(), Arc::clone(entry)))).collect();
-        Self { models, by_name, default: config.default_model().to_owned() }
+        Self { models, by_name, default }
     }
 
     /// The model of that id or alias; for `None` the default one.
@@ -62,10 +89,18 @@ impl Entry {
         let modified =
             file.and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Self { index, config, embedder: OnceLock::new(), created }
+        let stamp = Stamp::of(files(&config));
+        Self { index, config, embedder: OnceLock::new(), created, stamp }
     }
 
-    /// Its place in [`Registry::models`].
+    /// Whether this one's vectors are what `other`'s would be once it is loaded.
+    fn is_as_good_as(&self, other: &Self) -> bool {
+        let settings = |model: &Model| Model { id: String::new(), aliases: Vec::new(), ..model.clone() };
+        let intact = self.embedder().is_some_and(|embedder| embedder.damage().is_none());
+        intact && settings(&self.config) == settings(&other.config) && self.stamp == other.stamp
+    }
+
+    /// Its place in the configuration.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -127,4 +162,9 @@ impl Entry {
         // Already set only if two threads load the same entry: either is good.
         let _ = self.embedder.set(embedder);
     }
+}
+
+/// Where a model's files are, if they are local: a Hub id stays what it was resolved to.
+pub fn files(model: &Model) -> impl Iterator<Item = &Path> {
+    std::iter::once(&model.path).chain(&model.tokenizer).chain(&model.config).map(PathBuf::as_path)
 }

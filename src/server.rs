@@ -1,6 +1,9 @@
 //! The HTTP server: binds first, answers while models load, drains before it stops.
 
 mod access;
+mod admission;
+mod authorize;
+mod connection;
 mod docs;
 mod embeddings;
 mod error;
@@ -10,10 +13,12 @@ mod json;
 mod metrics;
 mod models;
 mod playground;
+pub mod reload;
 mod router;
 mod similarity;
 mod stages;
 mod stream;
+mod tls;
 mod tokenize;
 pub mod trace;
 mod write;
@@ -25,30 +30,46 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use arc_swap::ArcSwapOption;
+use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::Config;
+use crate::config::layers::ConfigError;
 use crate::error::LoadError;
+use crate::keys::{Key, Keys};
 use crate::registry::{Entry, Registry};
 use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
+use admission::Admission;
+use connection::Connections;
 use metrics::Metrics;
 pub use router::router;
+use tls::Tls;
 
-/// What every request may look at.
+/// What every request may look at: a configuration and its models, and what outlives them when another takes their place
+/// ([`State::next`]).
+#[derive(Clone)]
 pub struct State {
     pub registry: Registry,
-    pub workers: Workers,
-    pub config: Config,
+    pub config: Arc<Config>,
+    keys: Arc<Keys>,
+    tls: Arc<Tls>,
+    // From here on, what outlives them.
+    pub workers: Arc<Workers>,
     metrics: Arc<Metrics>,
-    draining: AtomicBool,
+    admission: Arc<Admission>,
+    draining: Arc<AtomicBool>,
+    serving: Arc<ArcSwapOption<Serving>>,
+}
+
+/// What new requests get.
+struct Serving {
+    state: Arc<State>,
+    routes: Router,
 }
 
 /// Models that answer, and could sooner: [`State::quicken`].
@@ -56,20 +77,51 @@ pub struct State {
 pub struct Searches(Vec<(Arc<Entry>, Search)>);
 
 impl State {
+    /// Reads the keys and certificates that `config` names. No model is loaded yet.
+    ///
     /// # Errors
-    /// When no worker threads can be started.
-    pub fn new(config: Config) -> std::io::Result<Self> {
-        let registry = Registry::new(&config);
+    /// When they cannot be read, or no worker threads can be started.
+    pub fn new(config: Config) -> Result<Self, ConfigError> {
+        let threads = |e: std::io::Error| ConfigError(format!("cannot start server.threads: {e}"));
         Ok(Self {
-            metrics: Arc::new(Metrics::new(&registry)),
-            registry,
-            workers: Workers::start(config.server.threads)?,
-            draining: AtomicBool::new(false),
-            config,
+            registry: Registry::new(&config),
+            keys: Arc::new(keys(&config)?),
+            tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
+            workers: Arc::new(Workers::start(config.server.threads).map_err(threads)?),
+            metrics: Arc::default(),
+            admission: Arc::default(),
+            draining: Arc::default(),
+            serving: Arc::default(),
+            config: Arc::new(config),
         })
     }
 
-    /// Loads all models, each on a thread of its own. A model answers when each worker has used its tokenizer once.
+    /// The state of another configuration, to take this one's place: [`State::load`] it, then [`State::take_over`].
+    ///
+    /// # Errors
+    /// When the keys or certificates that `config` names cannot be read.
+    pub fn next(&self, config: Config) -> Result<Self, ConfigError> {
+        Ok(Self {
+            registry: self.registry.replacing(&config),
+            keys: Arc::new(keys(&config)?),
+            tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
+            config: Arc::new(config),
+            ..self.clone()
+        })
+    }
+
+    /// New requests get this state from here on; those in flight finish on the one that they have.
+    pub fn take_over(self: &Arc<Self>) {
+        let routes = router(self);
+        self.serving.store(Some(Arc::new(Serving { state: Arc::clone(self), routes })));
+    }
+
+    /// This state as somebody sees it who may use only the models with these names.
+    fn only(&self, models: &[String]) -> Self {
+        Self { registry: self.registry.only(models), ..self.clone() }
+    }
+
+    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when each worker has used its tokenizer once.
     /// What is left to do, while they answer, is for [`State::quicken`].
     ///
     /// # Errors
@@ -78,7 +130,7 @@ impl State {
         let mut searches = Vec::new();
         let mut loads = JoinSet::new();
         let mut ids = HashMap::new();
-        for entry in self.registry.models() {
+        for entry in self.registry.models().iter().filter(|entry| entry.embedder().is_none()) {
             let loading = Arc::clone(entry);
             let task = loads.spawn_blocking(move || loading.load().map(|loaded| (loading, loaded)));
             ids.insert(task.id(), entry.id());
@@ -121,48 +173,64 @@ impl State {
     }
 }
 
+/// Ends what a state and its routes hold of each other.
+struct Served(Arc<ArcSwapOption<Serving>>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.store(None);
+    }
+}
+
+/// The keys, which may name only models that there are.
+fn keys(config: &Config) -> Result<Keys, ConfigError> {
+    let server = &config.server;
+    let keys = Keys::read(&server.api_keys, server.api_key_file.as_deref()).map_err(ConfigError)?;
+    let is_there = |name: &String| config.models.iter().any(|m| m.id == *name || m.aliases.contains(name));
+    if let Some(name) = keys.iter().flat_map(Key::models).find(|name| !is_there(name)) {
+        return Err(ConfigError(format!("an API key may use the model {name:?}, which is not configured")));
+    }
+    Ok(keys)
+}
+
 /// Serves on `listener` until `shutdown`, then lets requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
 pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) -> usize {
-    let routes = TowerToHyperService::new(router(Arc::clone(&state)));
-    let service = service_fn(move |mut request| {
-        router::single_slashes(&mut request);
-        routes.call(request)
-    });
+    state.take_over();
+    let host = state.config.server.host;
+    if !host.is_loopback() && state.keys.is_empty() {
+        tracing::warn!(
+            "NO API KEYS: everybody who can reach {host} may use this server; set server.api_keys or server.api_key_file"
+        );
+    }
     let graceful = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new());
+    let connections = Connections::new(&state, &graceful);
+    let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
+    let first_timeout = state.config.server.drain_timeout;
+    // A reload may let it go.
+    drop(state);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let stream = tokio::select! {
+        tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, _)) => connections.serve(stream),
                 Err(error) => {
                     // Out of descriptors, most likely: what is open must be able to finish first.
                     tracing::error!(%error, "cannot accept connections");
                     tokio::time::sleep(Duration::from_millis(100)).await;
-                    continue;
                 }
             },
             () = &mut shutdown => break,
-        };
-        // Answers are single writes; waiting to fill a packet only delays them.
-        let _ = stream.set_nodelay(true);
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service.clone()).into_owned();
-        let watched = graceful.watch(connection);
-        tokio::spawn(async move {
-            if let Err(error) = watched.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
+        }
     }
-    state.draining.store(true, Ordering::Relaxed);
-    drop(listener);
+    draining.store(true, Ordering::Relaxed);
+    drop((listener, connections));
     let open = graceful.count();
-    tracing::info!(connections = open, deadline = %state.config.server.drain_timeout, "draining");
+    let deadline = serving.0.load().as_ref().map_or(first_timeout, |now| now.state.config.server.drain_timeout);
+    tracing::info!(connections = open, %deadline, "draining");
     tokio::select! {
         () = graceful.shutdown() => 0,
-        () = tokio::time::sleep(state.config.server.drain_timeout.0) => {
+        () = tokio::time::sleep(deadline.0) => {
             tracing::warn!("the drain deadline is over: cutting what is still open");
             open
         }

@@ -65,6 +65,12 @@ impl EmbeddingTable {
         Self::of(bytes, dtype, rows, dimensions, None)
     }
 
+    /// The same table in memory of its own.
+    #[must_use]
+    pub fn copied(self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    }
+
     /// A table of integers, with `row_scales[t]` the size of one step in row `t`. `None` as for [`EmbeddingTable::new`], and
     /// for other dtypes.
     pub fn quantized(bytes: Bytes, dtype: TableDtype, dimensions: usize, row_scales: Vec<f32>) -> Option<Self> {

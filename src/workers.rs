@@ -8,6 +8,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -291,7 +292,22 @@ impl<T: Send + 'static> Drop for Slices<T> {
 /// # Errors
 /// When it panics.
 pub fn here<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked(message(&*panic)))
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::of(&*panic))
+}
+
+static PANICS: AtomicU64 = AtomicU64::new(0);
+
+impl Panicked {
+    /// What was caught, which is counted.
+    pub fn of(panic: &(dyn Any + Send)) -> Self {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        Self(message(panic))
+    }
+}
+
+/// How many panics of work there have been in this process.
+pub fn panics() -> u64 {
+    PANICS.load(Ordering::Relaxed)
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -302,7 +318,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::sync::mpsc;
 
     use super::*;

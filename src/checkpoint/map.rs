@@ -1,10 +1,18 @@
 //! Read-only memory maps of weight files, and weights inside the program, which is a mapped file itself.
+//!
+//! A mapped file that is cut short while it is read raises SIGBUS. [`Map::guard`] turns that into [`Map::is_damaged`]:
+//! `guard.rs` puts zeros in the place of the pages that are gone.
 
 #![allow(unsafe_code)] // Mapping a file is a promise that nobody rewrites it in place.
+
+#[cfg(unix)]
+mod guard;
 
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
@@ -17,14 +25,22 @@ pub struct Map(Held);
 
 #[derive(Debug, Clone)]
 enum Held {
-    File(Arc<Mmap>),
+    File(Arc<Mapped>),
     Program(&'static [u8]),
+}
+
+#[derive(Debug)]
+struct Mapped {
+    /// Before the map: what guards it must be gone when the addresses are.
+    #[cfg(unix)]
+    guard: OnceLock<guard::Guard>,
+    map: Mmap,
 }
 
 impl AsRef<[u8]> for Map {
     fn as_ref(&self) -> &[u8] {
         match &self.0 {
-            Held::File(map) => map,
+            Held::File(mapped) => &mapped.map,
             Held::Program(bytes) => bytes,
         }
     }
@@ -60,7 +76,29 @@ impl Map {
         // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
         // it is (ARCHITECTURE.md, "Memory maps").
         let map = unsafe { Mmap::map(file) }.map_err(|e| LoadError::io(path, &e))?;
-        Ok(Self(Held::File(Arc::new(map))))
+        Ok(Self(Held::File(Arc::new(Mapped {
+            #[cfg(unix)]
+            guard: OnceLock::new(),
+            map,
+        }))))
+    }
+
+    /// From here on, pages that the file no longer has read as zeros, and [`Map::is_damaged`] says so. For those who ask
+    /// that after they have read, and before they believe it: all others are better off with a crash.
+    pub fn guard(&self) {
+        #[cfg(unix)]
+        if let Held::File(mapped) = &self.0 {
+            mapped.guard.get_or_init(|| guard::Guard::of(&mapped.map));
+        }
+    }
+
+    /// Whether the guarded file was cut short, or could not be read, under the map.
+    pub fn is_damaged(&self) -> bool {
+        #[cfg(unix)]
+        if let Held::File(mapped) = &self.0 {
+            return mapped.guard.get().is_some_and(guard::Guard::is_damaged);
+        }
+        false
     }
 
     /// The whole file; the bytes keep the map alive.
@@ -71,9 +109,9 @@ impl Map {
     /// Takes the pages out of this process's resident memory. They stay in the page cache and come back on the next
     /// touch: after a scan of a table, resident memory again follows the rows in use.
     pub fn release(&self) {
-        let Held::File(map) = &self.0 else { return };
+        let Held::File(mapped) = &self.0 else { return };
         // SAFETY: MADV_DONTNEED on a shared, read-only file map drops page table entries, never contents.
-        let released = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let released = unsafe { mapped.map.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(error) = released {
             tracing::debug!(%error, "pages of a scanned table stay resident");
         }
@@ -96,6 +134,30 @@ mod tests {
         assert_eq!(bytes, content);
         drop(map);
         assert_eq!(bytes.slice(4..8).as_ref(), 1u32.to_le_bytes());
+    }
+
+    /// The whole file, the head of it, and one that stays whole beside it.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_cut_short_under_a_guarded_map_is_damage_and_no_crash() {
+        const LENGTH: usize = 1 << 20;
+        let whole = vec![7u8; LENGTH];
+        for left in [0, 100_000] {
+            let (cut, other) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
+            let [cut_map, other_map] = [&cut, &other].map(|file| {
+                std::fs::write(file.path(), &whole).unwrap();
+                let map = Map::open(file.path()).unwrap();
+                map.guard();
+                map
+            });
+            assert!(cut_map.as_ref() == whole && !cut_map.is_damaged());
+            cut.as_file().set_len(left).unwrap();
+            assert_eq!(cut_map.as_ref().last(), Some(&0));
+            assert!(cut_map.is_damaged());
+            let kept = usize::try_from(left).unwrap();
+            assert_eq!(cut_map.as_ref().get(..kept), whole.get(..kept));
+            assert!(other_map.as_ref() == whole && !other_map.is_damaged());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `embedding-server serve`
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use tokio::sync::oneshot;
 
 use super::{ServeArgs, config_error, log, missing_path};
 use crate::config::Config;
+use crate::config::layers::{self, ConfigError};
+use crate::server::reload::{self, Hangup};
 use crate::server::{self, State};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
@@ -22,11 +25,17 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(spans) => spans,
         Err(error) => return config_error(&error),
     };
+    // A connection is a descriptor, and the usual soft limit is 1024.
+    let _ = rlimit::increase_nofile_limit(u64::MAX);
+    let state = match State::new(effective.config) {
+        Ok(state) => Arc::new(state),
+        Err(error) => return config_error(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    let code = runtime.block_on(serve(effective.config)).unwrap_or_else(|error| failed(&error));
+    let code = runtime.block_on(serve(state, args.clone())).unwrap_or_else(|error| failed(&error));
     // What is still open was cut at the drain deadline: nothing to wait for.
     runtime.shutdown_background();
     code
@@ -37,27 +46,17 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn serve(state: Arc<State>, args: ServeArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let stop = server::stop_signal()?;
-    let listener = server::bind(&config).await?;
+    let hangup = reload::hangup()?;
+    let listener = server::bind(&state.config).await?;
     let address = listener.local_addr()?;
-    let state = Arc::new(State::new(config)?);
+    let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
-    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
+    let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
 
     let (load_failed, failure) = oneshot::channel();
-    let loading = Arc::clone(&state);
-    tokio::spawn(async move {
-        match loading.load().await {
-            Ok(searches) => {
-                tracing::info!("ready");
-                loading.quicken(searches).await;
-            }
-            Err(error) => {
-                let _ = load_failed.send(error);
-            }
-        }
-    });
+    tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
     let mut error = None;
     let shutdown = async {
         tokio::select! {
@@ -70,5 +69,29 @@ async fn serve(config: Config) -> Result<ExitCode, Box<dyn std::error::Error>> {
         Some(error) => Err(error.into()),
         None if cut > 0 => Ok(ExitCode::FAILURE),
         None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Loads the models, then waits for other configurations.
+async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: oneshot::Sender<crate::LoadError>) {
+    let searches = match state.load().await {
+        Ok(searches) => searches,
+        Err(error) => {
+            let _ = failed.send(error);
+            return;
+        }
+    };
+    tracing::info!("ready");
+    let quickening = Arc::clone(&state);
+    tokio::spawn(async move { quickening.quicken(searches).await });
+    let file = args.config.clone().or_else(|| std::env::var_os(layers::CONFIG_VARIABLE).map(PathBuf::from));
+    reload::watch(state, hangup, file.as_deref(), || read(&args)).await;
+}
+
+fn read(args: &ServeArgs) -> Result<Config, ConfigError> {
+    let config = args.layers()?.config;
+    match missing_path(&config.models) {
+        Some(missing) => Err(ConfigError(missing)),
+        None => Ok(config),
     }
 }

@@ -11,6 +11,9 @@ use super::{Config, DEFAULT_MODEL_ID, Model};
 /// The prefix of environment variables.
 pub const ENV_PREFIX: &str = "EMBEDDING_SERVER_";
 
+/// The one that names the file.
+pub const CONFIG_VARIABLE: &str = "EMBEDDING_SERVER_CONFIG";
+
 /// Environment variables, without the prefix, and the keys that they set. `MODELS` and `CONFIG` are apart.
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("DEFAULT_MODEL", "default_model"),
@@ -19,9 +22,19 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("THREADS", "server.threads"),
     ("MAX_BODY", "server.max_body"),
     ("MAX_INPUTS", "server.max_inputs"),
+    ("MAX_IN_FLIGHT", "server.max_in_flight"),
+    ("MAX_CONNECTIONS", "server.max_connections"),
+    ("HEADER_TIMEOUT", "server.header_timeout"),
+    ("REQUEST_TIMEOUT", "server.request_timeout"),
     ("DRAIN_TIMEOUT", "server.drain_timeout"),
+    ("RELOAD_INTERVAL", "server.reload_interval"),
+    ("API_KEYS", "server.api_keys"),
+    ("API_KEY_FILE", "server.api_key_file"),
+    ("TLS_CERT", "server.tls_cert"),
+    ("TLS_KEY", "server.tls_key"),
     ("CORS_ORIGINS", "server.cors_origins"),
     ("METRICS", "server.metrics"),
+    ("METRICS_NEED_KEY", "server.metrics_need_key"),
     ("DOCS", "server.docs"),
     ("PLAYGROUND", "server.playground"),
     ("LOG_LEVEL", "log.level"),
@@ -39,9 +52,19 @@ const KEYS: &[(&str, &[&str])] = &[
             "threads",
             "max_body",
             "max_inputs",
+            "max_in_flight",
+            "max_connections",
+            "header_timeout",
+            "request_timeout",
             "drain_timeout",
+            "reload_interval",
+            "api_keys",
+            "api_key_file",
+            "tls_cert",
+            "tls_key",
             "cors_origins",
             "metrics",
+            "metrics_need_key",
             "docs",
             "playground",
         ],
@@ -59,6 +82,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "token_input",
             "max_input_tokens",
             "device",
+            "memory",
             "tokenizer",
             "config",
             "norm",
@@ -182,12 +206,12 @@ impl Layers {
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let failed = |e: &dyn fmt::Display| ConfigError(format!("{}: {e}", path.display()));
         let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-        let mut file: Table = text.parse().map_err(|e| failed(&e))?;
+        let mut file: Table = text.parse().map_err(|e| failed(&at_line(&text, &e)))?;
         if let Some(unknown) = unknown_key(&file) {
             return Err(failed(&unknown));
         }
         // Read on its own first: its errors then point at a line.
-        toml::from_str::<Config>(&text).map_err(|e| failed(&e))?;
+        toml::from_str::<Config>(&text).map_err(|e| failed(&at_line(&text, &e)))?;
 
         let origin = Origin::File(path.to_owned());
         if let Some(Value::Array(models)) = file.remove("models") {
@@ -230,15 +254,15 @@ impl Layers {
             return Ok(());
         };
         let value = match *key {
-            "server.port" | "server.threads" | "server.max_inputs" => value
+            "server.port" | "server.threads" | "server.max_inputs" | "server.max_connections" => value
                 .parse::<i64>()
                 .map(Value::from)
                 .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected a whole number")))?,
-            "server.metrics" | "server.docs" | "server.playground" => value
+            "server.metrics" | "server.metrics_need_key" | "server.docs" | "server.playground" => value
                 .parse::<bool>()
                 .map(Value::from)
                 .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected true or false")))?,
-            "server.cors_origins" => {
+            "server.cors_origins" | "server.api_keys" => {
                 Value::Array(value.split(',').map(str::trim).filter(|o| !o.is_empty()).map(Value::from).collect())
             }
             _ => Value::from(value),
@@ -321,6 +345,13 @@ impl Config {
     fn deserialize_table(table: Table) -> Result<Self, toml::de::Error> {
         table.try_into()
     }
+}
+
+/// The error with its line, but not the line's text, as toml would have it: that may be a secret.
+fn at_line(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
+    format!("{line}{}", error.message())
 }
 
 /// The first key that no type has, with the nearest that one does.

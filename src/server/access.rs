@@ -14,10 +14,10 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
 use super::error::ErrorClass;
-use super::metrics::{InFlight, Metrics, OfRoute};
+use super::metrics::{Metrics, OfModel, OfRoute};
 use super::stages::SERVER_TIMING;
 use super::trace::{self, TRACE_PARENT};
-use crate::registry::Entry;
+use crate::registry::{Entry, Registry};
 
 /// On every response; taken from the request where it has one.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -41,13 +41,16 @@ pub struct Log {
     metrics: Arc<Metrics>,
     routes: Vec<(String, OfRoute)>,
     others: OfRoute,
+    /// By their place in the configuration.
+    models: Vec<OfModel>,
 }
 
 impl Log {
-    /// Of a router with these paths.
-    pub fn new(metrics: Arc<Metrics>, paths: &[String]) -> Self {
+    /// Of a router with these paths, for these models.
+    pub fn new(metrics: Arc<Metrics>, paths: &[String], registry: &Registry) -> Self {
         let routes = paths.iter().map(|path| (path.clone(), metrics.route(path))).collect();
-        Self { others: metrics.route(NO_ROUTE), routes, metrics }
+        let models = registry.models().iter().map(|entry| metrics.model(entry.id())).collect();
+        Self { others: metrics.route(NO_ROUTE), routes, models, metrics }
     }
 
     fn route(&self, path: &str) -> &OfRoute {
@@ -77,8 +80,8 @@ pub async fn log(Shared(log): Shared<Arc<Log>>, request: Request, next: Next) ->
     let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
     let accounting = response.extensions().get::<Accounting>();
     let (model, inputs, tokens) = accounting.map_or(("", 0, 0), |a| (a.entry.id(), a.inputs, a.tokens));
-    if let Some(accounting) = accounting {
-        log.metrics.pooled(accounting.entry.index(), inputs, tokens);
+    if let Some(of_model) = accounting.and_then(|accounting| log.models.get(accounting.entry.index())) {
+        of_model.pooled(inputs, tokens);
     }
     if !span.is_disabled() {
         span.record("http.response.status_code", status.as_u16());
@@ -104,18 +107,24 @@ pub async fn log(Shared(log): Shared<Arc<Log>>, request: Request, next: Next) ->
     }
     // One that lies ready is as good as sent.
     if response.body().size_hint().exact().is_none() {
-        return response.map(|body| Body::new(Sending { body, _in_flight: in_flight }));
+        return response.map(|body| Body::new(Sending::new(body, in_flight)));
     }
     response
 }
 
-/// An answer that is still being made while it is sent.
-struct Sending {
+/// An answer that is still being made while it is sent, and what must live until then.
+pub struct Sending<T> {
     body: Body,
-    _in_flight: InFlight,
+    _until_sent: T,
 }
 
-impl hyper::body::Body for Sending {
+impl<T> Sending<T> {
+    pub fn new(body: Body, until_sent: T) -> Self {
+        Self { body, _until_sent: until_sent }
+    }
+}
+
+impl<T: Unpin> hyper::body::Body for Sending<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

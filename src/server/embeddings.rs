@@ -8,11 +8,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State as Shared;
 use axum::http::Response;
 use bytes::Bytes;
 
 use super::State;
+use super::authorize::View;
 use super::error::ApiError;
 use super::inputs::{self, Asked};
 use super::json::Json;
@@ -41,7 +41,7 @@ const ANSWER_HERE: usize = 64 << 10;
     responses((status = OK, description = "One embedding for each input, in their order", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create(
-    Shared(state): Shared<Arc<State>>,
+    View(state): View,
     Json(request): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
     answer(&state, request).await
@@ -57,7 +57,7 @@ pub async fn create(
     responses((status = OK, description = "As for /v1/embeddings", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn of_engine(
-    Shared(state): Shared<Arc<State>>,
+    View(state): View,
     Id(id): Id,
     Json(request): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
@@ -77,7 +77,7 @@ pub async fn of_engine(
     responses((status = OK, description = "As for /v1/embeddings", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn of_deployment(
-    Shared(state): Shared<Arc<State>>,
+    View(state): View,
     Id(id): Id,
     Json(request): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
@@ -113,6 +113,54 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready")
     }
 
+    /// The table of a model was cut short under the server.
+    pub fn damaged(error: &EmbedError) -> Self {
+        let message = format!("{error}. The server must load it again.");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("model_damaged")
+    }
+
+    /// No key was sent.
+    pub fn no_key() -> Self {
+        let message = "You didn't provide an API key. Send it in the header `Authorization: Bearer YOUR_KEY`, or `api-key: YOUR_KEY`.";
+        Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
+    }
+
+    /// A key was sent that this server does not know; the message shows its end at most.
+    pub fn wrong_key(sent: &[u8]) -> Self {
+        const SHOWN: usize = 4;
+        let end = sent.len().checked_sub(SHOWN).filter(|rest| *rest >= 2 * SHOWN).and_then(|rest| sent.get(rest..));
+        let end =
+            end.filter(|end| end.iter().all(u8::is_ascii_graphic)).map(String::from_utf8_lossy).unwrap_or_default();
+        let message = format!("Incorrect API key provided: ***{end}. Ask who runs this server for one.");
+        Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message).code("invalid_api_key")
+    }
+
+    /// What is being worked on is as much as `server.max_in_flight` allows.
+    pub fn overloaded() -> Self {
+        let message = "This server has as much work in flight as it takes (its setting server.max_in_flight). Please retry after a second.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded")
+    }
+
+    /// As many connections are open as `server.max_connections` allows.
+    pub fn too_many_connections() -> Self {
+        let message = "This server has as many connections as it takes (its setting server.max_connections).";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("too_many_connections")
+    }
+
+    /// The client took longer than `max` to send its request.
+    pub fn body_too_slow(max: crate::config::units::Seconds) -> Self {
+        let message = format!(
+            "The request was not sent within {max}, the limit of this server (its setting server.request_timeout)."
+        );
+        Self::new(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, message).code("request_timeout")
+    }
+
+    /// The server took longer than `max` to answer.
+    pub fn too_slow(max: crate::config::units::Seconds) -> Self {
+        let message = format!("No answer within {max}, the limit of this server (its setting server.request_timeout).");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("timeout")
+    }
+
     pub fn draining() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: shutting down.").code("shutting_down")
     }
@@ -129,8 +177,11 @@ impl ApiError {
     }
 
     fn class(&self) -> ErrorClass {
-        let class =
-            self.code.unwrap_or(if self.status.is_server_error() { "internal_error" } else { "invalid_request" });
+        let class = self.code.unwrap_or(match self.status {
+            StatusCode::UNAUTHORIZED => "invalid_api_key",
+            status if status.is_server_error() => "internal_error",
+            _ => "invalid_request",
+        });
         ErrorClass(class)
     }
 
@@ -153,6 +204,10 @@ impl From<EmbedError> for ApiError {
             | EmbedError::TokenIdsRejected { .. }
             | EmbedError::TooManyTokens { .. }
             | EmbedError::Tokenizer { .. } => bad_request("input"),
+            EmbedError::Damaged { .. } => {
+                tracing::error!(%error, "replace tables by rename, then reload; or set memory = \"copy\"");
+                Self::damaged(&error)
+            }
             EmbedError::Device { message } => {
                 tracing::error!(message, "the device failed");
                 Self::internal()
@@ -163,7 +218,7 @@ impl From<EmbedError> for ApiError {
 
 impl From<Panicked> for ApiError {
     fn from(Panicked(message): Panicked) -> Self {
-        tracing::error!(message, "a worker panicked");
+        tracing::error!(message, "a request panicked");
         Self::internal()
     }
 }
@@ -181,9 +236,12 @@ impl utoipa::IntoResponses for ApiError {
                 StatusCode::BAD_REQUEST,
                 "The request is not one that this server or model takes; `param` names the field",
             ),
-            (StatusCode::NOT_FOUND, "No such model"),
+            (StatusCode::UNAUTHORIZED, "No API key, or one that this server does not know"),
+            (StatusCode::NOT_FOUND, "No such model, or none that the key may use"),
+            (StatusCode::REQUEST_TIMEOUT, "The request was not sent within `server.request_timeout`"),
             (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`"),
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+            (StatusCode::TOO_MANY_REQUESTS, "Too much work in flight; `Retry-After` says when to ask again"),
             (StatusCode::INTERNAL_SERVER_ERROR, "The server's fault"),
             (StatusCode::SERVICE_UNAVAILABLE, "Not ready; `Retry-After` says when to ask again"),
         ]
@@ -204,6 +262,9 @@ impl IntoResponse for ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response.extensions_mut().insert(self.class());
         response

@@ -10,7 +10,9 @@ use utoipa::ToSchema;
 
 use super::State;
 use super::error::ApiError;
+use crate::error::EmbedError;
 use crate::openai::ErrorResponse;
+use crate::registry::Entry;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
@@ -28,19 +30,23 @@ pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Every model is loaded and the server is not shutting down.
+/// Every model is loaded and undamaged, and the server is not shutting down.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "operations",
     responses(
         (status = OK, description = "Ready", body = Status),
-        (status = SERVICE_UNAVAILABLE, description = "Loading, or shutting down", body = ErrorResponse<'_>),
+        (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or a table was cut short in use", body = ErrorResponse<'_>),
     )
 )]
 pub async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Status>, ApiError> {
     if state.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
+    }
+    let damage = |entry: &Arc<Entry>| Some(entry.embedder()?.damage()?.to_owned());
+    if let Some(path) = state.registry.models().iter().find_map(damage) {
+        return Err(ApiError::damaged(&EmbedError::Damaged { path }));
     }
     let loading = state.registry.loading();
     if loading.is_empty() { Ok(Json(Status { status: "ready" })) } else { Err(ApiError::loading(&loading)) }

@@ -32,7 +32,10 @@ impl Asked {
     /// # Errors
     /// When there is no such model, or it is still loading.
     pub fn of(state: &State, model: Option<&str>) -> Result<Self, ApiError> {
-        let entry = state.registry.get(model).ok_or_else(|| ApiError::model_not_found(model.unwrap_or_default()))?;
+        let entry = state
+            .registry
+            .get(model)
+            .ok_or_else(|| ApiError::model_not_found(model.unwrap_or(state.config.default_model())))?;
         let embedder = entry.embedder().ok_or_else(|| ApiError::loading(&[entry.id()]))?;
         let stages = Stages::new(&state.metrics);
         Ok(Self { entry: Arc::clone(entry), embedder: Arc::clone(embedder), stages })

@@ -12,7 +12,9 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::State;
+use super::admission::{self, Weight};
 use super::error::ApiError;
+use crate::openai::CountInputs;
 
 /// Bodies over this are parsed off the async threads.
 const PARSE_INLINE: usize = 64 << 10;
@@ -24,20 +26,23 @@ const LINGER: Duration = Duration::from_secs(10);
 /// A body of type `T`.
 pub struct Json<T>(pub T);
 
-impl<T: DeserializeOwned + Send + 'static> FromRequest<Arc<State>> for Json<T> {
+impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
-        let body = read(request, state).await?;
-        if body.len() <= PARSE_INLINE {
-            return parse(&body).map(Self);
+        let weight = request.extensions().get::<Arc<Weight>>().cloned();
+        let body = read(request, state, weight.as_deref()).await?;
+        let parsed: T = if body.len() <= PARSE_INLINE {
+            parse(&body)?
+        } else {
+            let parsed = state.workers.run(1, move |_| parse(&body)).next().await;
+            parsed.ok_or_else(ApiError::body_cut_short)???
+        };
+        if let Some(weight) = weight {
+            weight.add(admission::INPUT.saturating_mul(parsed.count_inputs() as u64))?;
         }
-        let parsed = state.workers.run(1, move |_| parse(&body)).next().await;
-        match parsed {
-            Some(result) => result?.map(Self),
-            None => Err(ApiError::body_cut_short()),
-        }
+        Ok(Self(parsed))
     }
 }
 
@@ -52,7 +57,8 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-async fn read(request: Request, state: &State) -> Result<Bytes, ApiError> {
+async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Result<Bytes, ApiError> {
+    let add = |bytes: u64| weight.map_or(Ok(()), |weight| weight.add(bytes));
     let max = state.config.server.max_body;
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let waits = request.headers().get(EXPECT).is_some_and(|v| v == HeaderValue::from_static("100-continue"));
@@ -64,6 +70,12 @@ async fn read(request: Request, state: &State) -> Result<Bytes, ApiError> {
         }
         return Err(ApiError::body_too_large(announced, max));
     }
+    if let Err(overloaded) = add(announced.unwrap_or(0)) {
+        if !waits {
+            discard(body).await;
+        }
+        return Err(overloaded);
+    }
     let mut body = body;
     let mut bytes = BytesMut::with_capacity(announced.and_then(|size| usize::try_from(size).ok()).unwrap_or(0));
     while let Some(frame) = body.frame().await {
@@ -73,7 +85,17 @@ async fn read(request: Request, state: &State) -> Result<Bytes, ApiError> {
             discard(body).await;
             return Err(ApiError::body_too_large(None, max));
         }
+        if announced.is_none()
+            && let Err(overloaded) = add(data.len() as u64)
+        {
+            drop(bytes);
+            discard(body).await;
+            return Err(overloaded);
+        }
         bytes.extend_from_slice(&data);
+    }
+    if let Some(weight) = weight {
+        weight.received();
     }
     Ok(bytes.freeze())
 }
@@ -82,7 +104,7 @@ async fn read(request: Request, state: &State) -> Result<Bytes, ApiError> {
 async fn discard(mut body: Body) {
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
     if tokio::time::timeout(LINGER, rest).await.is_err() {
-        tracing::debug!("a client is still sending a body over server.max_body: cutting it");
+        tracing::debug!("a client is still sending a body that is refused: cutting it");
     }
 }
 

@@ -24,7 +24,7 @@ use super::State;
 use super::error::ApiError;
 use super::stages::Stage;
 use crate::openai::ErrorResponse;
-use crate::registry::Registry;
+use crate::workers;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -73,6 +73,10 @@ impl EncodeMetric for Histogram {
     }
 }
 
+/// Results of a reload.
+pub const RELOADED: &str = "reloaded";
+pub const REFUSED: &str = "refused";
+
 /// Of statuses. No route redirects.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
@@ -101,9 +105,16 @@ impl OfRoute {
 
 /// What is counted of one model.
 #[derive(Debug)]
-struct OfModel {
+pub struct OfModel {
     inputs: Counter,
     tokens: Counter,
+}
+
+impl OfModel {
+    pub fn pooled(&self, inputs: usize, tokens: usize) {
+        self.inputs.inc_by(inputs as u64);
+        self.tokens.inc_by(tokens as u64);
+    }
 }
 
 /// All that is counted.
@@ -114,17 +125,21 @@ pub struct Metrics {
     durations: Family<Labels, Histogram>,
     errors: Family<[(&'static str, &'static str); 1], Counter>,
     stages: [Histogram; Stage::ALL.len()],
-    models: Vec<OfModel>,
+    inputs: Family<Labels, Counter>,
+    tokens: Family<Labels, Counter>,
     in_flight: Gauge,
+    bytes_in_flight: Gauge,
     waiting: Gauge,
+    connections: Gauge,
+    reloads: Family<[(&'static str, &'static str); 1], Counter>,
+    panics: Counter,
     table_bytes: Family<Labels, Gauge>,
     loaded: Family<Labels, Gauge>,
     resident: Gauge,
 }
 
-impl Metrics {
-    /// Of the configured models.
-    pub fn new(registry: &Registry) -> Self {
+impl Default for Metrics {
+    fn default() -> Self {
         let mut series = Series::default();
         let of_server = |name: &str| format!("embedding_server_{name}");
         let requests = Family::default();
@@ -137,6 +152,12 @@ impl Metrics {
         let in_flight = Gauge::default();
         series.register(of_server("requests_in_flight"), "Requests whose answer is not sent yet", in_flight.clone());
 
+        let bytes_in_flight = Gauge::default();
+        let text = "What those weigh, up to server.max_in_flight";
+        series.register(of_server("bytes_in_flight"), text, bytes_in_flight.clone());
+        let connections = Gauge::default();
+        series.register(of_server("connections"), "Open connections", connections.clone());
+
         let by_stage: Family<[(&'static str, &'static str); 1], Histogram> = Family::default();
         let text = "What a request spent in a stage, over all threads; queue: waiting for the first of them";
         series.register(of_server("stage_duration_seconds"), text, by_stage.clone());
@@ -148,15 +169,18 @@ impl Metrics {
         series.register(of_server("inputs"), "Inputs answered, by model", inputs.clone());
         let tokens: Family<Labels, Counter> = Family::default();
         series.register(of_server("tokens"), "Tokens counted in usage, by model", tokens.clone());
-        let models = registry.models().iter().map(|entry| OfModel {
-            inputs: inputs.get_or_create_owned(&model_label(entry.id())),
-            tokens: tokens.get_or_create_owned(&model_label(entry.id())),
-        });
-        let models = models.collect();
         let table_bytes = Family::default();
         series.register(of_server("table_bytes"), "The size of a loaded model's table as stored", table_bytes.clone());
         let loaded = Family::default();
         series.register(of_server("model_loaded"), "1 once a model answers", loaded.clone());
+
+        let reloads: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+        series.register(of_server("reloads"), "Configurations read again, by result", reloads.clone());
+        for result in [RELOADED, REFUSED] {
+            drop(reloads.get_or_create(&[("result", result)]));
+        }
+        let panics = Counter::default();
+        series.register(of_server("panics"), "Panics, each of which failed its request", panics.clone());
 
         let build = Info::new([
             ("version", env!("CARGO_PKG_VERSION")),
@@ -173,9 +197,28 @@ impl Metrics {
         let started: Gauge<f64, AtomicU64> = Gauge::default();
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
         series.register("process_start_time_seconds", "When the server started, in Unix seconds", started);
-        Self { series, requests, durations, errors, stages, models, in_flight, waiting, table_bytes, loaded, resident }
+        Self {
+            series,
+            requests,
+            durations,
+            errors,
+            stages,
+            inputs,
+            tokens,
+            in_flight,
+            bytes_in_flight,
+            waiting,
+            connections,
+            reloads,
+            panics,
+            table_bytes,
+            loaded,
+            resident,
+        }
     }
+}
 
+impl Metrics {
     /// The counts of the route with this path.
     pub fn route(&self, path: &str) -> OfRoute {
         let label = |name, value: &str| (name, value.to_owned());
@@ -189,12 +232,21 @@ impl Metrics {
         self.errors.get_or_create(&[("code", code)]).inc();
     }
 
-    /// Inputs and tokens of the model at `index` in the registry.
-    pub fn pooled(&self, index: usize, inputs: usize, tokens: usize) {
-        if let Some(model) = self.models.get(index) {
-            model.inputs.inc_by(inputs as u64);
-            model.tokens.inc_by(tokens as u64);
-        }
+    /// The counts of the model with this id.
+    pub fn model(&self, id: &str) -> OfModel {
+        let label = model_label(id);
+        OfModel { inputs: self.inputs.get_or_create_owned(&label), tokens: self.tokens.get_or_create_owned(&label) }
+    }
+
+    /// A configuration was read again: [`RELOADED`] or [`REFUSED`].
+    pub fn reloaded(&self, result: &'static str) {
+        self.reloads.get_or_create(&[("result", result)]).inc();
+    }
+
+    /// Counts a connection as open for as long as what it gives back lives.
+    pub fn connect(&self) -> InFlight {
+        self.connections.inc();
+        InFlight(self.connections.clone())
     }
 
     pub fn stage(&self, stage: Stage, duration: Duration) {
@@ -210,8 +262,13 @@ impl Metrics {
     }
 
     /// The text of a scrape.
-    fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
+    pub fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
         self.waiting.set(signed(state.workers.waiting()));
+        self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
+        self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
+        // Not those of models that a reload removed.
+        self.loaded.clear();
+        self.table_bytes.clear();
         for entry in state.registry.models() {
             let label = model_label(entry.id());
             let embedder = entry.embedder();
@@ -227,7 +284,7 @@ impl Metrics {
     }
 }
 
-/// A request that is not answered yet.
+/// A request that is not answered yet, or a connection that is open.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 

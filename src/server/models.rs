@@ -1,12 +1,10 @@
 //! GET /v1/models and GET /v1/models/{id}; model ids in paths.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::{FromRequestParts, Path, State as Shared};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
-use super::State;
+use super::authorize::View;
 use super::error::ApiError;
 use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, Model};
 
@@ -32,7 +30,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     operation_id = "listModels",
     responses((status = OK, description = "The configured models", body = ListModelsResponse))
 )]
-pub async fn list(Shared(state): Shared<Arc<State>>) -> Json<ListModelsResponse> {
+pub async fn list(View(state): View) -> Json<ListModelsResponse> {
     let data = state
         .registry
         .models()
@@ -56,7 +54,7 @@ pub async fn list(Shared(state): Shared<Arc<State>>) -> Json<ListModelsResponse>
         (status = BAD_REQUEST, description = "The path is not UTF-8", body = ErrorResponse<'_>),
     )
 )]
-pub async fn retrieve(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Result<Json<Model>, ApiError> {
+pub async fn retrieve(View(state): View, Id(id): Id) -> Result<Json<Model>, ApiError> {
     match state.registry.get(Some(&id)) {
         Some(entry) => Ok(Json(Model::new(id, entry.created()))),
         None => Err(ApiError::model_not_found(&id)),

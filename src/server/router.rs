@@ -6,18 +6,28 @@ use axum::Router;
 use axum::extract::State as Shared;
 use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
 use axum::middleware;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::authorize::{self, Doors};
 use super::error::ApiError;
 use super::{
-    State, access, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize, trace,
+    State, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize,
+    trace,
 };
+use crate::workers;
+
+/// The routes of the description that never ask for a key; those beside the description do not either. The metrics are
+/// as `server.metrics_need_key` says.
+const OPEN: [&str; 2] = ["/health", "/ready"];
+const METRICS: &str = "/metrics";
 
 /// The service, for a listener or for a test.
-pub fn router(state: Arc<State>) -> Router {
+pub fn router(state: &Arc<State>) -> Router {
     let server = &state.config.server;
     let described = OpenApiRouter::with_openapi(docs::introduction())
         .routes(routes!(embeddings::create))
@@ -33,6 +43,8 @@ pub fn router(state: Arc<State>) -> Router {
     let (mut routes, description) = described.split_for_parts();
 
     let mut paths: Vec<String> = description.paths.paths.keys().cloned().collect();
+    let is_open = |path: &str| OPEN.contains(&path) || (path == METRICS && !server.metrics_need_key);
+    let closed = paths.iter().filter(|path| !is_open(path)).cloned().collect();
     if server.docs {
         let description = docs::of_routes(description);
         let describe = async |Shared(state): Shared<Arc<State>>| docs::description(description, &state);
@@ -46,13 +58,24 @@ pub fn router(state: Arc<State>) -> Router {
         routes = routes.merge(playground::routes());
         paths.extend(playground::PATHS.map(str::to_owned));
     }
-    let cors = cors(&server.cors_origins);
-    let log = Arc::new(access::Log::new(Arc::clone(&state.metrics), &paths));
+    surround(routes, state, &paths, closed)
+}
+
+/// What every request to `routes` passes, from the outside: log and counts, CORS, the net for panics, keys, admission.
+fn surround(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Router {
+    let log = Arc::new(access::Log::new(Arc::clone(&state.metrics), paths, &state.registry));
+    let doors = Arc::new(Doors::new(state, closed));
+    let panics = CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
+        ApiError::from(workers::Panicked::of(&*panic)).into_response()
+    });
     let routes = routes
         .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
         .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method_not_allowed(&method, uri.path()))
-        .with_state(state);
-    let routes = match cors {
+        .layer(middleware::from_fn_with_state(Arc::clone(state), admission::admit))
+        .layer(middleware::from_fn_with_state(doors, authorize::authorize))
+        .layer(panics)
+        .with_state(Arc::clone(state));
+    let routes = match cors(&state.config.server.cors_origins) {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
@@ -99,4 +122,74 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
             )
             .max_age(std::time::Duration::from_secs(600)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::Response;
+    use axum::routing::post;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::config::units::Seconds;
+
+    async fn ask(routes: &Router, path: &str) -> (Response<()>, serde_json::Value) {
+        let request = Request::builder().method("POST").uri(path).body(Body::empty()).unwrap();
+        let answer = TowerToHyperService::new(routes.clone()).call(request).await.unwrap();
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
+    }
+
+    fn state(change: impl FnOnce(&mut Config)) -> Arc<State> {
+        let mut config = Config::default();
+        change(&mut config);
+        Arc::new(State::new(config).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_request_alone_and_is_counted() {
+        async fn on_a_worker(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
+            super::super::stream::respond(&state, 3, |_| panic!("on a worker")).await
+        }
+        let routes = Router::new()
+            .route("/worker", post(on_a_worker))
+            .route("/handler", post(async || -> &'static str { panic!("in the handler") }))
+            .route("/fine", post(async || "{}"));
+        let state = state(|_| {});
+        let routes = surround(routes, &state, &[], Vec::new());
+        for path in ["/worker", "/handler"] {
+            let before = workers::panics();
+            let (head, body) = ask(&routes, path).await;
+            assert_eq!((head.status().as_u16(), body["error"]["type"].as_str()), (500, Some("server_error")), "{path}");
+            assert!(!body.to_string().contains("panic") && head.headers().contains_key("x-request-id"), "{body}");
+            assert!(workers::panics() > before, "{path}");
+            assert_eq!(ask(&routes, "/fine").await.0.status().as_u16(), 200);
+        }
+        let metrics = state.metrics.text(&state).unwrap();
+        assert!(metrics.contains("embedding_server_errors_total{code=\"internal_error\"} 2"), "{metrics}");
+        let panics = metrics.lines().find_map(|line| line.strip_prefix("embedding_server_panics_total "));
+        assert!(panics.unwrap().parse::<u64>().unwrap() >= 2, "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_answered_in_time_is_dropped_and_told_whose_fault_it_is() {
+        async fn received(axum::Extension(weight): axum::Extension<Arc<admission::Weight>>) {
+            weight.received();
+            std::future::pending::<()>().await;
+        }
+        let routes = Router::new().route("/server", post(received)).route("/client", post(std::future::pending::<()>));
+        let state = state(|c| c.server.request_timeout = Seconds(std::time::Duration::from_millis(50)));
+        let routes = surround(routes, &state, &[], Vec::new());
+        for (path, status, code) in [("/server", 503, "timeout"), ("/client", 408, "request_timeout")] {
+            let (head, body) = ask(&routes, path).await;
+            assert_eq!((head.status().as_u16(), body["error"]["code"].as_str()), (status, Some(code)), "{body}");
+            assert_eq!(head.headers().contains_key("retry-after"), status == 503);
+        }
+        assert_eq!(state.admission.in_flight(), 0);
+    }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State as Shared;
 use axum::http::Response;
 
 use super::State;
+use super::authorize::View;
 use super::embeddings::{POOL_SLICE, WRITE_SLICE};
 use super::error::ApiError;
 use super::inputs::{self, Asked};
@@ -29,7 +29,7 @@ use crate::pooling::{dot, normalize};
     )
 )]
 pub async fn create(
-    Shared(state): Shared<Arc<State>>,
+    View(state): View,
     Json(request): Json<CreateSimilarityRequest>,
 ) -> Result<Response<Body>, ApiError> {
     let CreateSimilarityRequest { input, queries, model, dimensions } = request;

@@ -104,12 +104,10 @@ impl Drop for Stages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
-    use crate::registry::Registry;
 
     #[test]
     fn times_are_told_in_milliseconds() {
-        let stages = Stages::new(&Arc::new(Metrics::new(&Registry::new(&Config::default()))));
+        let stages = Stages::new(&Arc::default());
         stages.add(Stage::Queue, Duration::from_nanos(999));
         stages.add(Stage::Tokenize, Duration::from_micros(7));
         stages.add(Stage::Tokenize, Duration::from_micros(5));

@@ -4,11 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State as Shared;
 use axum::http::Response;
 use bytes::Bytes;
 
-use super::State;
+use super::authorize::View;
 use super::embeddings::WRITE_SLICE;
 use super::error::ApiError;
 use super::inputs::{self, Asked};
@@ -30,10 +29,7 @@ const BYTES_PER_TOKEN: usize = 12;
     request_body = CreateTokensRequest,
     responses((status = OK, description = "The tokens of each input, in their order", body = CreateTokensResponse), ApiError)
 )]
-pub async fn create(
-    Shared(state): Shared<Arc<State>>,
-    Json(request): Json<CreateTokensRequest>,
-) -> Result<Response<Body>, ApiError> {
+pub async fn create(View(state): View, Json(request): Json<CreateTokensRequest>) -> Result<Response<Body>, ApiError> {
     let CreateTokensRequest { input, model } = request;
     let inputs = input.0;
     inputs::check_count(&state, "input", &inputs)?;

@@ -78,6 +78,18 @@ impl TestApp {
         Answer::read(agent().post(self.url(path)).header("content-type", content_type).send(body).unwrap())
     }
 
+    /// A request with these headers; without a body it is a GET.
+    pub fn send(&self, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = request.header("content-type", "application/json");
+        Answer::read(agent().run(request.body(body).unwrap()).unwrap())
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         Answer::read(agent().get(self.url(path)).call().unwrap())
     }

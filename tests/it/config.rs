@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use embedding_server::config::Config;
 use embedding_server::config::layers::{Effective, Flags, effective};
+use embedding_server::keys::ApiKeys;
 
 fn shipped() -> String {
     std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/embedding-server.toml")).unwrap()
@@ -92,9 +93,19 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("THREADS", "3"),
         ("MAX_BODY", "1 MiB"),
         ("MAX_INPUTS", "5"),
+        ("MAX_IN_FLIGHT", "2 MiB"),
+        ("MAX_CONNECTIONS", "9"),
+        ("HEADER_TIMEOUT", "2s"),
+        ("REQUEST_TIMEOUT", "3s"),
         ("DRAIN_TIMEOUT", "1s"),
+        ("RELOAD_INTERVAL", "4s"),
+        ("API_KEYS", "sk-one, sk-two a b"),
+        ("API_KEY_FILE", "/keys"),
+        ("TLS_CERT", "/cert"),
+        ("TLS_KEY", "/key"),
         ("CORS_ORIGINS", "https://a.example, https://b.example"),
         ("METRICS", "false"),
+        ("METRICS_NEED_KEY", "true"),
         ("DOCS", "false"),
         ("PLAYGROUND", "false"),
         ("LOG_LEVEL", "debug"),
@@ -112,6 +123,13 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
     let Config { server, log, models, .. } = &merged.config;
     assert!(!server.metrics && !server.docs && !server.playground);
+    assert_eq!((server.max_in_flight.0, server.max_connections, server.metrics_need_key), (2 << 20, 9, true));
+    let times = [&server.header_timeout, &server.request_timeout, &server.reload_interval];
+    assert_eq!(times.map(|time| time.0.as_secs()), [2, 3, 4]);
+    assert_eq!(server.api_keys, ApiKeys::new(["sk-one", "sk-two a b"]));
+    let files = [&server.api_key_file, &server.tls_cert, &server.tls_key];
+    assert_eq!(files.map(|file| file.as_deref().and_then(Path::to_str)), [Some("/keys"), Some("/cert"), Some("/key")]);
+    assert!(!merged.to_string().contains("sk-"), "a key is printed");
     assert_eq!(merged.config.default_model(), "b");
     assert_eq!((server.host.to_string().as_str(), server.port, server.threads), ("::1", 7, 3));
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));
@@ -137,7 +155,7 @@ fn what_kubernetes_sets_is_not_taken_for_configuration() {
 #[test]
 fn mistakes_are_named_with_their_place_and_their_remedy() {
     let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
-    let cases: [(&str, &[&str]); 13] = [
+    let cases: [(&str, &[&str]); 17] = [
         ("[server]\nprot = 1", &["prot", "[server]", "did you mean \"port\""]),
         ("[sever]\nport = 1", &["sever", "did you mean \"server\""]),
         ("[[models]]\nid = \"a\"\npth = \"b\"", &["pth", "did you mean \"path\""]),
@@ -148,6 +166,10 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
         ("[[models]]\nid = \"a\"\npath = \"b\"\ndevice = \"gpu\"", &["gpu", "cuda"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\ntoken_input = \"ids\"", &["cl100k_base", "reject"]),
         ("[server]\ncors_origins = [\"page.example\"]", &["page.example", "https://"]),
+        ("[server]\napi_keys = \"sk-secret\"", &["line 2", "a list of API keys"]),
+        ("[server]\napi_keys = [\"sk-secret\", 1]", &["line 2", "a list of API keys"]),
+        ("[server]\napi_keys = [\"sk-secret", &["line 2"]),
+        ("[server]\ntls_cert = \"/c\"", &["tls_key", "together"]),
         ("models = []", &["--model NAME=PATH"]),
         (
             "[[models]]\nid = \"a\"\npath = \"b\"\n[[models]]\nid = \"c\"\npath = \"b\"\naliases = [\"a\"]",
@@ -160,6 +182,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
         for part in parts {
             assert!(error.contains(part), "{text}\nsays: {error}\nbut not: {part}");
         }
+        assert!(!error.contains("sk-secret"), "{error}");
     }
     let error = merge("", &[("EMBEDDING_SERVER_PORT", "many")], Flags::default()).unwrap_err();
     assert!(error.contains("EMBEDDING_SERVER_PORT"), "{error}");

@@ -21,6 +21,8 @@ mod gguf;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
+mod keys;
+mod limits;
 mod loading;
 mod metrics;
 mod models;
@@ -30,8 +32,11 @@ mod playground;
 mod process;
 mod properties;
 mod refine;
+mod reload;
 mod static_tables;
 mod teacher;
 #[path = "../texts/mod.rs"]
 mod texts;
+#[cfg(feature = "tls")]
+mod tls;
 mod tokenize;

@@ -43,7 +43,19 @@ pub fn sharded() -> &'static Path {
     .path()
 }
 
-fn make(dir: &Path) {
+/// The same table and norm as a checkpoint of 2 MB that a test may change.
+pub fn layer0() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    describe(dir.path());
+    let tensors = [
+        ("model.embed_tokens.weight", vec![ROWS, HIDDEN], numbers(ROWS * HIDDEN, 1)),
+        ("model.norm.weight", vec![HIDDEN], numbers(HIDDEN, 6)),
+    ];
+    write(&dir.path().join("model.safetensors"), &tensors);
+    dir
+}
+
+fn describe(dir: &Path) {
     let small = |name: &str| std::fs::read(checkpoint("llama").join(name)).unwrap();
     let mut config: Value = serde_json::from_slice(&small("config.json")).unwrap();
     config["hidden_size"] = json!(HIDDEN);
@@ -53,6 +65,10 @@ fn make(dir: &Path) {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         std::fs::write(dir.join(name), small(name)).unwrap();
     }
+}
+
+fn make(dir: &Path) {
+    describe(dir);
     std::fs::write(dir.join("README.md"), "---\nlicense: mit\n---\nx\n".repeat(1000)).unwrap();
     let wide = |seed| (vec![4 * HIDDEN, HIDDEN], numbers(4 * HIDDEN * HIDDEN, seed));
     let (table, head) = (numbers(ROWS * HIDDEN, 1), numbers(ROWS * HIDDEN, 2));

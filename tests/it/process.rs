@@ -27,26 +27,26 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-struct Server {
-    child: Child,
-    address: String,
+pub struct Server {
+    pub child: Child,
+    pub address: String,
 }
 
 impl Server {
-    fn start(args: &[&str]) -> Self {
+    pub fn start(args: &[&str]) -> Self {
         let mut child =
             command(args).args(["--port", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on http://").expect(&line).to_owned();
+        let address = line.trim().split_once("://").expect(&line).1.to_owned();
         Self { child, address }
     }
 
-    fn status(&self, path: &str) -> u16 {
+    pub fn status(&self, path: &str) -> u16 {
         agent().get(format!("http://{}{path}", self.address)).call().unwrap().status().as_u16()
     }
 
-    fn wait_until_ready(&self) {
+    pub fn wait_until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.status("/ready") != 200 {
             assert!(Instant::now() < deadline, "not ready");
@@ -54,13 +54,13 @@ impl Server {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
     }
 
     /// Waits for the end: the exit code and the log.
-    fn end(mut self) -> (Option<i32>, String) {
+    pub fn end(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
         (self.child.wait().unwrap().code(), log)
@@ -74,7 +74,7 @@ impl Drop for Server {
     }
 }
 
-fn model(path: &Path) -> String {
+pub fn model(path: &Path) -> String {
     format!("m={}", path.display())
 }
 

@@ -61,7 +61,13 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
         Stored::Quantized(dtype) => {
             let bytes =
                 file.bytes(tensor, size(file, tensor, rows, columns, dtype.block_size(), dtype.type_size())?)?;
+            file.map().guard();
             let decoded = decode_rows(&bytes, dtype, rows, columns).map_err(|e| undecodable(file, tensor, &e))?;
+            if file.map().is_damaged() {
+                return Err(
+                    LoadError::new(file.path(), "was cut short while it was read").expected("a complete GGUF file")
+                );
+            }
             file.map().release();
             (EmbeddingTable::new(decoded.into(), TableDtype::F16, rows, columns), source(None))
         }

@@ -1,0 +1,156 @@
+//! API keys: who is let in, for which models, and that no key is shown.
+
+use std::io::Write;
+
+use embedding_server::config::{Config, Model};
+use embedding_server::keys::ApiKeys;
+use embedding_server::server::State;
+use serde_json::{Value, json};
+
+use crate::common::{Answer, TestApp, checkpoint};
+use crate::process::Server;
+
+const ALL: &str = "sk-all-0123456789abcdef";
+const SOME: &str = "sk-some-0123456789abcdef";
+
+fn app(change: impl FnOnce(&mut Config)) -> TestApp {
+    TestApp::start(|c| {
+        let aliases = vec!["org/b".to_owned()];
+        c.models =
+            vec![Model::new("a", checkpoint("llama")), Model { aliases, ..Model::new("b", checkpoint("gemma")) }];
+        c.server.api_keys = ApiKeys::new([ALL.to_owned(), format!("{SOME} org/b")]);
+        change(c);
+    })
+}
+
+fn ask(app: &TestApp, key: &str, model: Option<&str>) -> Answer {
+    let mut body = json!({"input": "hello"});
+    if let Some(model) = model {
+        body["model"] = json!(model);
+    }
+    app.send("/v1/embeddings", &[("authorization", &format!("Bearer {key}"))], Some(&body))
+}
+
+#[test]
+fn a_known_key_opens_every_path_and_no_other_does() {
+    let app = app(|_| {});
+    let body = json!({"input": "hello"});
+    let paths: [(&str, Option<&Value>); 7] = [
+        ("/v1/embeddings", Some(&body)),
+        ("/v1/engines/a/embeddings", Some(&body)),
+        ("/openai/deployments/a/embeddings?api-version=1", Some(&body)),
+        ("/v1/tokenize", Some(&body)),
+        ("/v1/similarity", Some(&body)),
+        ("/v1/models", None),
+        ("/v1/models/a", None),
+    ];
+    for (path, body) in paths {
+        for key in [
+            ("authorization", format!("Bearer {ALL}")),
+            ("authorization", format!("bearer  {ALL}")),
+            ("api-key", ALL.to_owned()),
+        ] {
+            assert_eq!(app.send(path, &[(key.0, &key.1)], body).status, 200, "{path} {key:?}");
+        }
+        let none = app.send(path, &[], body);
+        assert_eq!((none.error().0, none.error().1, none.error().2), (401, "invalid_request_error", None), "{path}");
+        assert_eq!(none.header("www-authenticate"), "Bearer");
+        for wrong in ["sk-all-0123456789abcde", "sk-all-0123456789abcdef0", "SK-ALL-0123456789ABCDEF", "x"] {
+            let answer = app.send(path, &[("authorization", &format!("Bearer {wrong}"))], body);
+            let (status, kind, code, _, message) = answer.error();
+            assert_eq!((status, kind, code), (401, "invalid_request_error", Some("invalid_api_key")), "{path} {wrong}");
+            assert!(message.starts_with("Incorrect API key provided") && !message.contains(wrong), "{message}");
+        }
+        assert_eq!(app.send(path, &[("authorization", &format!("Basic {ALL}"))], body).status, 401);
+    }
+}
+
+#[test]
+fn probes_and_pages_take_no_key_and_metrics_as_configured() {
+    let preflight = |app: &TestApp| {
+        let request = ureq::http::Request::builder()
+            .method("OPTIONS")
+            .uri(app.url("/v1/embeddings"))
+            .header("origin", "https://page.example")
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization");
+        crate::common::agent().run(request.body(()).unwrap()).unwrap().status().as_u16()
+    };
+    for (need, status) in [(false, 200), (true, 401)] {
+        let app = app(|c| c.server.metrics_need_key = need);
+        for path in ["/health", "/ready", "/openapi.json"] {
+            assert_eq!(app.get(path).status, 200, "{path}");
+        }
+        assert_eq!(app.get("/nowhere").status, 404);
+        assert_eq!(preflight(&app), 200);
+        let metrics = |key: &str| {
+            crate::common::agent().get(app.url("/metrics")).header("api-key", key).call().unwrap().status().as_u16()
+        };
+        assert_eq!((metrics("wrong"), metrics(ALL)), (status, 200));
+    }
+}
+
+#[test]
+fn a_key_with_models_sees_these_alone() {
+    let app = app(|_| {});
+    let ids = |key: &str| {
+        let list = app.send("/v1/models", &[("api-key", key)], None).body;
+        list["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(ALL), ["a", "b", "org/b"]);
+    assert_eq!(ids(SOME), ["b", "org/b"]);
+    for (model, status) in [(Some("b"), 200), (Some("org/b"), 200), (Some("a"), 404), (None, 404)] {
+        let answer = ask(&app, SOME, model);
+        assert_eq!(answer.status, status, "{model:?}");
+        if status == 404 {
+            let (_, _, code, param, message) = answer.error();
+            assert_eq!((code, param), (Some("model_not_found"), Some("model")));
+            assert!(message.contains("`a`"), "{message}");
+        }
+        assert_eq!(ask(&app, ALL, model).status, 200);
+    }
+    let body = json!({"input": "hello", "model": "a"});
+    for path in ["/v1/tokenize", "/v1/similarity", "/v1/engines/a/embeddings", "/openai/deployments/a/embeddings"] {
+        assert_eq!(app.send(path, &[("api-key", SOME)], Some(&body)).status, 404, "{path}");
+    }
+    assert_eq!(app.send("/v1/models/a", &[("api-key", SOME)], None).status, 404);
+    assert_eq!(app.send("/v1/models/b", &[("api-key", SOME)], None).status, 200);
+}
+
+#[test]
+fn a_key_for_a_model_that_there_is_not_is_refused_at_the_start() {
+    let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
+    config.server.api_keys = ApiKeys::new([format!("{SOME} a nothing")]);
+    let error = State::new(config).err().unwrap().to_string();
+    assert!(error.contains("\"nothing\"") && !error.contains(SOME), "{error}");
+}
+
+#[test]
+fn keys_are_neither_logged_nor_printed_and_their_lack_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, keys) = (dir.path().join("c.toml"), dir.path().join("keys"));
+    std::fs::File::create(&keys).unwrap().write_all(format!("{ALL}\n{SOME} m\n").as_bytes()).unwrap();
+    let path = checkpoint("llama");
+    for with_keys in [true, false] {
+        let file =
+            if with_keys { format!("api_key_file = {keys:?}\napi_keys = [{:?}]", "sk-inline") } else { String::new() };
+        let text = format!(
+            "[server]\nhost = \"0.0.0.0\"\n{file}\n[log]\nlevel = \"trace\"\n[[models]]\nid = \"m\"\npath = {path:?}"
+        );
+        std::fs::write(&config, text).unwrap();
+        let server = Server::start(&["--config", config.to_str().unwrap()]);
+        server.wait_until_ready();
+        let port = server.address.rsplit(':').next().unwrap();
+        for key in [ALL, "sk-inline", "sk-wrong-0123456789"] {
+            let url = format!("http://127.0.0.1:{port}/v1/models");
+            let answer =
+                crate::common::agent().get(url).header("authorization", format!("Bearer {key}")).call().unwrap();
+            assert_eq!(answer.status() == 200, !with_keys || key != "sk-wrong-0123456789", "{key}");
+        }
+        server.signal("TERM");
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(!log.contains("sk-"), "a key is in the log: {log}");
+        assert_eq!(log.contains("NO API KEYS"), !with_keys, "{log}");
+    }
+}

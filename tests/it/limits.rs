@@ -1,0 +1,200 @@
+//! Overload, slow clients, clients that go away.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use embedding_server::config::Model;
+use embedding_server::config::units::{ByteCount, Seconds};
+use serde_json::{Value, json};
+
+use crate::common::{TestApp, agent};
+use crate::models;
+
+const SHORT: Seconds = Seconds(Duration::from_millis(300));
+
+fn metric(app: &TestApp, name: &str) -> f64 {
+    let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect(&text).parse().unwrap()
+}
+
+fn wait(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !what() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
+
+/// A request whose body of `length` bytes the server waits for.
+fn in_flight(app: &TestApp, length: usize) -> BufReader<TcpStream> {
+    let mut stream = TcpStream::connect(&app.address).unwrap();
+    write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n").unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert!(line.starts_with("HTTP/1.1 100"), "{line}");
+    reader
+}
+
+fn rest(mut stream: impl Read) -> String {
+    let mut text = Vec::new();
+    match stream.read_to_end(&mut text) {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+        _ => String::from_utf8(text).unwrap(),
+    }
+}
+
+/// The same weight in each of the four shapes: one input and as many bytes, or as many inputs.
+#[test]
+fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
+    // 12,000 bytes, none of them here yet.
+    let mut first = in_flight(&app, 12_000);
+    let shapes = |inputs: usize| {
+        [json!(vec!["a"; inputs]), json!(vec![[1]; inputs])].map(|input| json!({"input": input})).into_iter()
+    };
+    let long = [json!("a ".repeat(4000)), json!(vec![1; 4000])].map(|input| json!({"input": input}));
+    for body in shapes(2).chain(long) {
+        let answer = app.embed(&body);
+        let (status, kind, code, _, message) = answer.error();
+        assert_eq!((status, kind, code), (429, "requests", Some("rate_limit_exceeded")));
+        assert!(message.contains("max_in_flight"), "{message}");
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    // Room for one input, and for what takes no work.
+    assert_eq!((app.embed(&json!({"input": "a"})).status, app.get("/v1/models").status), (200, 200));
+    let body = json!({"input": "a".repeat(12_000 - 12)}).to_string();
+    assert_eq!(body.len(), 12_000);
+    first.get_mut().write_all(body.as_bytes()).unwrap();
+    assert!(rest(first).contains("HTTP/1.1 200"));
+    // More than the limit, and alone.
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+    for body in shapes(8) {
+        assert_eq!(app.embed(&body).status, 200);
+        wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+    }
+}
+
+/// Sent in chunks, nobody knows beforehand how much it will be.
+#[test]
+fn a_body_that_grows_over_the_limit_is_refused_where_it_does() {
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
+    let first = in_flight(&app, 1000);
+    let mut stream = TcpStream::connect(&app.address).unwrap();
+    write!(
+        stream,
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    .unwrap();
+    for _ in 0..300 {
+        write!(stream, "64\r\n{}\r\n", " ".repeat(100)).unwrap();
+    }
+    write!(stream, "0\r\n\r\n").unwrap();
+    assert!(rest(stream).starts_with("HTTP/1.1 429"));
+    drop(first);
+}
+
+#[test]
+fn who_sends_no_head_in_time_is_cut() {
+    let app = TestApp::start(|c| {
+        c.server.header_timeout = SHORT;
+        c.server.request_timeout = SHORT;
+    });
+    for head in ["", "P", "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+        let mut stream = TcpStream::connect(&app.address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let started = Instant::now();
+        let answer = rest(stream);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
+    // A head that drips, faster than the limit for silence: the whole of it has its limit.
+    let mut stream = TcpStream::connect(&app.address).unwrap();
+    stream.write_all(b"POST /v1/embeddings HTTP/1.1\r\nx-slow: ").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stream.write_all(b"x").is_ok() {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(SHORT.0 / 20);
+    }
+    assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
+}
+
+#[test]
+fn who_sends_no_body_in_time_is_told() {
+    let app = TestApp::start(|c| c.server.request_timeout = SHORT);
+    let mut stream = in_flight(&app, 100);
+    stream.get_mut().write_all(b"{").unwrap();
+    let answer = rest(stream);
+    assert!(answer.contains("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+}
+
+#[test]
+fn one_connection_too_many_is_told_and_the_next_is_served_when_there_is_room() {
+    let app = TestApp::start(|c| c.server.max_connections = 2);
+    let ask = || {
+        let mut stream = TcpStream::connect(&app.address).unwrap();
+        write!(stream, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        (line, reader)
+    };
+    let (first, second) = (ask(), ask());
+    assert!(first.0.contains("200") && second.0.contains("200"));
+    let (line, third) = ask();
+    assert!(line.contains("503"), "{line}");
+    let answer = rest(third);
+    assert!(answer.contains("too_many_connections") && answer.contains("retry-after"), "{answer}");
+    drop(first);
+    wait(|| ask().0.contains("200"));
+}
+
+fn batch(texts: usize) -> Value {
+    json!((0..texts).map(|i| format!("text number {i}")).collect::<Vec<_>>())
+}
+
+fn send(app: &TestApp, path: &str, body: &Value) -> TcpStream {
+    let mut stream = TcpStream::connect(&app.address).unwrap();
+    let body = body.to_string();
+    write!(
+        stream,
+        "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    stream
+}
+
+/// 4 MB of text on one thread take seconds; its client does not wait for them.
+#[test]
+fn the_work_of_a_client_that_goes_away_is_dropped() {
+    let app = TestApp::start(|c| c.server.threads = 1);
+    let texts: Vec<String> = (0..2048).map(|i| format!("{i} words of a text ").repeat(120)).collect();
+    let stream = send(&app, "/v1/embeddings", &json!({"input": texts}));
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") > 4e6);
+    drop(stream);
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+    assert_eq!(metric(&app, "embedding_server_queue_depth"), 0.0);
+    assert_eq!(metric(&app, "embedding_server_inputs_total{model=\"text-embedding-3-small\"}"), 0.0);
+    assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
+}
+
+/// 50 MB that nobody reads: kept in the sockets' buffers at most, and cut.
+#[test]
+fn a_client_that_does_not_read_its_answer_is_cut() {
+    let dir = models::layer0();
+    let app = TestApp::start(|c| {
+        c.models = vec![Model::new("m", dir.path())];
+        c.server.header_timeout = SHORT;
+        c.server.request_timeout = Seconds(Duration::from_secs(5));
+    });
+    let _stream = send(&app, "/v1/similarity", &json!({"input": batch(2048), "dimensions": 2}));
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") > 0.0);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while metric(&app, "embedding_server_bytes_in_flight") > 0.0 {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}

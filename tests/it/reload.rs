@@ -1,0 +1,294 @@
+//! SIGHUP and the watch: another configuration under requests, refused ones, tables that are cut short.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::common::{agent, checkpoint, copy_of};
+use crate::models;
+use crate::process::Server;
+
+/// A server on a configuration file that the test rewrites.
+struct Configured {
+    server: Server,
+    dir: TempDir,
+}
+
+fn write(dir: &Path, settings: &str, models: &[(&str, &Path)]) {
+    let mut text = settings.to_owned();
+    for (id, path) in models {
+        text += &format!("\n[[models]]\nid = {id:?}\npath = {path:?}\n");
+    }
+    // As a ConfigMap or a careful editor does.
+    std::fs::write(dir.join("next"), text).unwrap();
+    std::fs::rename(dir.join("next"), dir.join("c.toml")).unwrap();
+}
+
+impl Configured {
+    fn start(settings: &str, models: &[(&str, &Path)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), settings, models);
+        let server = Server::start(&["--log-format", "json", "--config", dir.path().join("c.toml").to_str().unwrap()]);
+        server.wait_until_ready();
+        Self { server, dir }
+    }
+
+    fn write(&self, settings: &str, models: &[(&str, &Path)]) {
+        write(self.dir.path(), settings, models);
+    }
+
+    fn send(&self, path: &str, key: &str, body: Option<&Value>) -> (u16, Value) {
+        let url = format!("http://{}{path}", self.server.address);
+        let answer = match body {
+            Some(body) => agent()
+                .post(url)
+                .header("api-key", key)
+                .header("content-type", "application/json")
+                .send(body.to_string()),
+            None => agent().get(url).header("api-key", key).call(),
+        };
+        let mut answer = answer.unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    fn embed(&self, model: &str) -> (u16, Value) {
+        self.send("/v1/embeddings", "", Some(&json!({"input": "hello world", "model": model})))
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.send("/metrics", "", None);
+        let text = text.as_str().unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+            .unwrap_or_else(|| panic!("{name}: {text}"));
+        line.parse().unwrap()
+    }
+
+    /// Sends SIGHUP and waits until it has had this result once more.
+    fn reload(&self, result: &str) {
+        let name = format!("embedding_server_reloads_total{{result=\"{result}\"}}");
+        let before = self.metric(&name);
+        self.server.signal("HUP");
+        wait(|| self.metric(&name) > before);
+    }
+
+    /// The files that are mapped.
+    fn maps(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/maps", self.server.child.id())).unwrap()
+    }
+
+    fn log(self) -> Vec<Value> {
+        self.server.signal("TERM");
+        let (code, log) = self.server.end();
+        assert_eq!(code, Some(0), "{log}");
+        log.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+}
+
+fn wait(what: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !what() {
+        assert!(Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+}
+
+fn loads(log: &[Value], model: &str) -> usize {
+    log.iter().filter(|line| line["message"] == "model loaded" && line["model"] == model).count()
+}
+
+#[test]
+fn models_come_go_and_are_renamed_and_what_is_unchanged_is_not_loaded_again() {
+    let (a, b) = (copy_of("llama"), copy_of("gemma"));
+    let server = Configured::start("", &[("a", a.path()), ("b", b.path())]);
+    let before = server.embed("a");
+    assert_eq!((before.0, server.embed("b").0, server.embed("c").0), (200, 200, 404));
+    let weights = |dir: &TempDir| dir.path().join("model.safetensors").display().to_string();
+    assert!(server.maps().contains(&weights(&a)) && server.maps().contains(&weights(&b)));
+
+    let c = copy_of("qwen");
+    server.write("default_model = \"c\"", &[("renamed", a.path()), ("c", c.path())]);
+    server.reload("reloaded");
+    assert_eq!(server.embed("renamed").1["data"], before.1["data"]);
+    assert_eq!((server.embed("a").0, server.embed("b").0, server.embed("c").0), (404, 404, 200));
+    assert_eq!(server.send("/v1/embeddings", "", Some(&json!({"input": "x"}))).1["model"], "c");
+    wait(|| !server.maps().contains(&weights(&b)));
+    assert!(server.maps().contains(&weights(&a)) && server.maps().contains(&weights(&c)));
+    assert!(!server.send("/metrics", "", None).1.to_string().contains("model_loaded{model=\\\"b\\\"}"));
+
+    let log = server.log();
+    assert_eq!(["a", "b", "renamed", "c"].map(|model| loads(&log, model)), [1, 1, 0, 1]);
+}
+
+#[test]
+fn a_model_whose_files_or_settings_changed_is_loaded_again() {
+    let dir = copy_of("llama");
+    let server = Configured::start("", &[("m", dir.path())]);
+    let first = server.embed("m").1["data"].clone();
+    // A link to another checkpoint, as a deployment's `current` is; and the same path once more.
+    let other = copy_of("llama-class");
+    for file in ["model.safetensors", "config.json", "tokenizer.json"] {
+        std::fs::copy(other.path().join(file), dir.path().join("next")).unwrap();
+        std::fs::rename(dir.path().join("next"), dir.path().join(file)).unwrap();
+    }
+    assert_eq!(server.embed("m").1["data"], first, "the old table goes on");
+    server.reload("reloaded");
+    server.reload("reloaded");
+    server.write("", &[("m", dir.path())]);
+    let text = std::fs::read_to_string(server.dir.path().join("c.toml")).unwrap();
+    std::fs::write(server.dir.path().join("c.toml"), format!("{text}dimensions = 5\n")).unwrap();
+    server.reload("reloaded");
+    assert_eq!(server.embed("m").1["data"][0]["embedding"].as_array().unwrap().len(), 5);
+    assert_eq!(loads(&server.log(), "m"), 3);
+}
+
+#[test]
+fn a_broken_configuration_is_refused_and_the_old_one_goes_on() {
+    let a = copy_of("llama");
+    let missing = PathBuf::from("/nowhere/model");
+    let nan = crate::common::broken("nan");
+    let server = Configured::start("", &[("a", a.path())]);
+    let before = server.embed("a");
+    type Case<'a> = (&'a str, Vec<(&'a str, &'a Path)>, &'a str);
+    let cases: [Case<'_>; 6] = [
+        ("[server]\nprot = 1", vec![("a", a.path())], "did you mean"),
+        ("[server", vec![], "line 1"),
+        ("", vec![("a", a.path()), ("b", &missing)], "does not exist"),
+        ("", vec![("a", a.path()), ("b", &nan)], "not finite"),
+        ("[server]\napi_key_file = \"/nowhere/keys\"", vec![("a", a.path())], "/nowhere/keys"),
+        ("[server]\ntls_cert = \"/nowhere/c\"\ntls_key = \"/nowhere/k\"", vec![("a", a.path())], "/nowhere/c"),
+    ];
+    for (settings, models, _) in &cases {
+        server.write(settings, models);
+        server.reload("refused");
+        assert_eq!(server.embed("a"), before);
+        assert_eq!(server.server.status("/ready"), 200);
+    }
+    let log = server.log();
+    let refusals: Vec<&str> =
+        log.iter().filter_map(|line| line["message"].as_str()).filter(|m| m.contains("refused")).collect();
+    assert_eq!(refusals.len(), cases.len(), "{refusals:?}");
+    for ((_, _, why), refusal) in cases.iter().zip(refusals) {
+        assert!(refusal.contains(why), "{refusal}");
+    }
+}
+
+#[test]
+fn keys_and_limits_change_and_a_changed_port_is_told() {
+    let a = checkpoint("llama");
+    let server = Configured::start("[server]\napi_keys = [\"sk-old\"]", &[("a", &a)]);
+    let body = json!({"input": ["x", "y"]});
+    let ask = |key: &str| server.send("/v1/embeddings", key, Some(&body)).0;
+    assert_eq!((ask("sk-old"), ask("sk-new")), (200, 401));
+    server.write("[server]\napi_keys = [\"sk-new\"]\nmax_inputs = 2", &[("a", &a)]);
+    server.reload("reloaded");
+    assert_eq!((ask("sk-old"), ask("sk-new")), (401, 200));
+    server.write("[server]\nport = 1\nmax_inputs = 1\nthreads = 7", &[("a", &a)]);
+    server.reload("reloaded");
+    assert_eq!(ask("any"), 400);
+    let log = server.log();
+    let told = |setting: &str| log.iter().any(|line| line["message"].as_str().is_some_and(|m| m.starts_with(setting)));
+    // The port is a flag's here.
+    assert!(told("server.threads has changed") && !told("server.port has changed"));
+    assert_eq!(loads(&log, "a"), 1);
+}
+
+/// The body of a request is on its way while its model is replaced: it is answered by the table that it was for.
+#[test]
+fn requests_in_flight_finish_on_the_old_models() {
+    let (a, b) = (copy_of("llama"), copy_of("gemma"));
+    let server = Configured::start("", &[("a", a.path())]);
+    let (_, before) = server.embed("a");
+    let body = json!({"input": "hello world", "model": "a"}).to_string();
+    let mut stream = TcpStream::connect(&server.server.address).unwrap();
+    write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
+    let mut head = [0; 25];
+    stream.read_exact(&mut head).unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 100"), "the request is in flight");
+    server.write("", &[("b", b.path())]);
+    server.reload("reloaded");
+    assert_eq!((server.embed("a").0, server.embed("b").0), (404, 200));
+    stream.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(answer.split("\r\n\r\n").last().unwrap()).unwrap();
+    assert_eq!(answer["data"], before["data"]);
+    wait(|| !server.maps().contains(a.path().to_str().unwrap()));
+}
+
+#[test]
+fn a_changed_file_is_seen_without_a_signal_where_that_is_asked_for() {
+    let a = copy_of("llama");
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), "sk-old").unwrap();
+    let settings = format!("[server]\nreload_interval = \"20ms\"\napi_key_file = {:?}", keys.path());
+    let server = Configured::start(&settings, &[("a", a.path())]);
+    let models = |key: &str| server.send("/v1/models", key, None);
+    assert_eq!((models("sk-old").0, models("sk-new").0), (200, 401));
+    std::fs::write(keys.path(), "sk-newer\nsk-new").unwrap();
+    wait(|| models("sk-new").0 == 200);
+    assert_eq!(models("sk-old").0, 401);
+    server.write(&settings, &[("a", a.path()), ("b", a.path())]);
+    wait(|| models("sk-new").1["data"].as_array().unwrap().len() == 2);
+    // Emptied by mistake: refused, and the keys go on.
+    std::fs::write(keys.path(), "").unwrap();
+    wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 1.0);
+    assert_eq!((models("sk-new").0, models("").0), (200, 401));
+}
+
+/// The table of `dir` loses its rows but for the header.
+fn cut_short(dir: &Path) {
+    let file = std::fs::OpenOptions::new().write(true).open(dir.join("model.safetensors")).unwrap();
+    file.set_len(4096).unwrap();
+}
+
+#[test]
+fn a_table_that_is_cut_short_under_the_server_is_an_error_until_it_is_loaded_again() {
+    let (cut, whole) = (models::layer0(), copy_of("llama"));
+    let server = Configured::start("", &[("cut", cut.path()), ("whole", whole.path())]);
+    let before = server.embed("cut");
+    let fine = server.embed("whole");
+    assert_eq!((before.0, fine.0), (200, 200));
+    cut_short(cut.path());
+    let (status, error) = server.embed("cut");
+    assert_eq!((status, error["error"]["code"].as_str()), (503, Some("model_damaged")), "{error}");
+    assert!(error["error"]["message"].as_str().unwrap().contains("model.safetensors"));
+    assert_eq!((server.server.status("/ready"), server.server.status("/health")), (503, 200));
+    assert_eq!(server.embed("whole"), fine);
+    server.reload("refused");
+    let repaired = models::layer0();
+    std::fs::rename(repaired.path().join("model.safetensors"), cut.path().join("model.safetensors")).unwrap();
+    server.reload("reloaded");
+    assert_eq!((server.embed("cut"), server.server.status("/ready")), (before, 200));
+    let log = server.log();
+    assert!(log.iter().any(|line| line["level"] == "ERROR" && line.to_string().contains("cut short")));
+    assert_eq!(loads(&log, "whole"), 1);
+}
+
+#[test]
+fn a_copied_table_outlives_its_file() {
+    let dir = models::layer0();
+    let settings = tempfile::tempdir().unwrap();
+    let config = settings.path().join("c.toml");
+    std::fs::write(&config, format!("[[models]]\nid = \"m\"\npath = {:?}\nmemory = \"copy\"", dir.path())).unwrap();
+    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    server.wait_until_ready();
+    let ask = || {
+        let url = format!("http://{}/v1/embeddings", server.address);
+        let answer = agent().post(url).header("content-type", "application/json").send(r#"{"input":"hello world"}"#);
+        answer.unwrap().body_mut().read_to_string().unwrap()
+    };
+    let before = ask();
+    assert!(before.contains("\"embedding\""));
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    assert!(!maps.contains(dir.path().to_str().unwrap()), "{maps}");
+    cut_short(dir.path());
+    assert_eq!(ask(), before);
+    assert_eq!(server.status("/ready"), 200);
+}

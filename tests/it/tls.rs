@@ -1,0 +1,168 @@
+//! HTTPS: both protocols, certificates that change, clients that do not shake hands.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rcgen::CertifiedKey;
+use tempfile::TempDir;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::common::checkpoint;
+use crate::process::Server;
+
+type Stream = StreamOwned<ClientConnection, TcpStream>;
+
+/// A new certificate for this machine, in `dir`.
+fn certify(dir: &Path) -> CertificateDer<'static> {
+    let CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(dir.join("cert.pem"), cert.pem()).unwrap();
+    std::fs::write(dir.join("key.pem"), signing_key.serialize_pem()).unwrap();
+    cert.der().clone()
+}
+
+fn start(dir: &Path) -> Server {
+    let (cert, key, model) = (dir.join("cert.pem"), dir.join("key.pem"), checkpoint("llama"));
+    let settings = format!(
+        "[server]\ntls_cert = {cert:?}\ntls_key = {key:?}\nheader_timeout = \"500ms\"\n[[models]]\nid = \"m\"\npath = {model:?}"
+    );
+    let config = dir.join("c.toml");
+    std::fs::write(&config, settings).unwrap();
+    Server::start(&["--config", config.to_str().unwrap()])
+}
+
+/// A connection that trusts `certificate` alone, after the handshake.
+fn connect(server: &Server, certificate: &CertificateDer<'static>, protocols: &[&[u8]]) -> Result<Stream, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|p| p.to_vec()).collect();
+    let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from("127.0.0.1").unwrap()).unwrap();
+    let mut socket = TcpStream::connect(&server.address).unwrap();
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket).map_err(|e| e.to_string())?;
+    }
+    Ok(StreamOwned::new(connection, socket))
+}
+
+fn health(stream: &mut Stream) -> String {
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        let mut piece = [0; 1024];
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..length]);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+#[test]
+fn both_protocols_answer_over_tls_and_plain_text_does_not() {
+    let dir = TempDir::new().unwrap();
+    let certificate = certify(dir.path());
+    let server = start(dir.path());
+    let mut stream = connect(&server, &certificate, &[b"http/1.1"]).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert!(health(&mut stream).starts_with("HTTP/1.1 200"));
+    let stream = connect(&server, &certificate, &[b"h2", b"http/1.1"]).unwrap();
+    assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
+
+    let mut plain = TcpStream::connect(&server.address).unwrap();
+    plain.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer);
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+
+    let url = format!("https://{}/v1/embeddings", server.address);
+    let ca = dir.path().join("cert.pem");
+    for (version, flag) in [("2", "--http2"), ("1.1", "--http1.1")] {
+        let curl = Command::new("curl")
+            .args(["-sS", flag, "--retry", "50", "--retry-delay", "1", "--cacert", ca.to_str().unwrap()])
+            .args([
+                "-H",
+                "content-type: application/json",
+                "-d",
+                r#"{"input":"hello"}"#,
+                "-w",
+                "\n%{http_version} %{http_code}",
+                &url,
+            ])
+            .output();
+        let Ok(output) = curl else {
+            println!("skipped: curl is not installed");
+            return;
+        };
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("\"embedding\"") && text.ends_with(&format!("{version} 200")), "{text}");
+    }
+}
+
+#[test]
+fn a_new_certificate_is_taken_over_and_a_broken_one_is_not() {
+    let dir = TempDir::new().unwrap();
+    let old = certify(dir.path());
+    let server = start(dir.path());
+    let mut open = connect(&server, &old, &[b"http/1.1"]).unwrap();
+    let ready = Instant::now() + Duration::from_secs(30);
+    // The configuration is read again only once the models are loaded.
+    while {
+        let mut stream = connect(&server, &old, &[b"http/1.1"]).unwrap();
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
+        let mut head = [0; 12];
+        stream.read_exact(&mut head).unwrap();
+        !head.ends_with(b"200")
+    } {
+        assert!(Instant::now() < ready);
+    }
+    assert!(health(&mut open).contains("200"));
+    let new = certify(dir.path());
+    server.signal("HUP");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while connect(&server, &new, &[]).is_err() {
+        assert!(Instant::now() < deadline);
+    }
+    assert!(connect(&server, &old, &[]).is_err());
+    assert!(health(&mut open).contains("200"), "what is open goes on");
+
+    std::fs::write(dir.path().join("key.pem"), "no key").unwrap();
+    server.signal("HUP");
+    server.signal("TERM");
+    let (code, log) = server.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn a_certificate_that_cannot_be_used_ends_with_78_and_names_the_setting() {
+    let dir = TempDir::new().unwrap();
+    certify(dir.path());
+    std::fs::write(dir.path().join("cert.pem"), "no certificate").unwrap();
+    let config = dir.path().join("c.toml");
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&config, format!("[server]\nport = 0\ntls_cert = {cert:?}\ntls_key = {key:?}")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_embedding-server")).arg("--config").arg(config).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{error}");
+    assert!(error.contains("server.tls_cert"), "{error}");
+}
+
+#[test]
+fn who_does_not_shake_hands_is_cut() {
+    let dir = TempDir::new().unwrap();
+    certify(dir.path());
+    let server = start(dir.path());
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.is_empty());
+}
