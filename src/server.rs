@@ -31,7 +31,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -47,7 +46,7 @@ use crate::workers::Workers;
 use admission::Admission;
 use connection::Connections;
 use metrics::Metrics;
-pub use router::router;
+pub use router::{Routes, router};
 use tls::Tls;
 
 /// What every request may look at: a configuration and its models, and what outlives them when another takes their place
@@ -69,7 +68,7 @@ pub struct State {
 /// What new requests get.
 struct Serving {
     state: Arc<State>,
-    routes: Router,
+    routes: Routes,
 }
 
 /// Models that answer, and could sooner: [`State::quicken`].

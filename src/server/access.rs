@@ -6,9 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Response};
-use axum::middleware::Next;
 use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
@@ -60,15 +59,21 @@ impl Log {
 
 /// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins: one line,
 /// without texts, vectors or keys.
-pub async fn log(Shared(log): Shared<Arc<Log>>, request: Request, next: Next) -> Response<Body> {
+///
+/// `route` is the path that the request matched, if any.
+pub async fn log(
+    log: &Log,
+    route: Option<&str>,
+    request: Request,
+    next: impl AsyncFnOnce(Request) -> Response<Body>,
+) -> Response<Body> {
     let started = Instant::now();
     let in_flight = log.metrics.enter();
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let route = route.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
+    let route = route.unwrap_or(NO_ROUTE);
     let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
     let (span, trace) = trace::begin(request.headers(), &method, route);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = next(request).instrument(span.clone()).await;
 
     let status = response.status();
     let request_id = id.to_str().unwrap_or_default();

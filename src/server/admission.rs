@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use axum::body::Body;
-use axum::extract::{Request, State as Shared};
+use axum::extract::Request;
 use axum::http::{Method, Response};
-use axum::middleware::Next;
 use axum::response::IntoResponse;
 use hyper::body::Body as _;
 
@@ -74,15 +73,19 @@ impl Drop for Weight {
 }
 
 /// Gives a request that brings work its weight and its deadline. What is not answered by then is dropped with its work.
-pub async fn admit(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response<Body> {
+pub async fn admit(
+    state: &State,
+    mut request: Request,
+    next: impl AsyncFnOnce(Request) -> Response<Body>,
+) -> Response<Body> {
     if request.method() != Method::POST {
-        return next.run(request).await;
+        return next(request).await;
     }
     let server = &state.config.server;
     let weight = state.admission.enter(server.max_in_flight.0);
     request.extensions_mut().insert(Arc::clone(&weight));
     let max = server.request_timeout;
-    let Ok(response) = tokio::time::timeout(max.0, next.run(request)).await else {
+    let Ok(response) = tokio::time::timeout(max.0, next(request)).await else {
         let received = weight.received.load(Ordering::Relaxed);
         return if received { ApiError::too_slow(max) } else { ApiError::body_too_slow(max) }.into_response();
     };

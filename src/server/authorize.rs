@@ -4,13 +4,10 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::extract::{FromRequestParts, MatchedPath, Request, State as Shared};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, Response};
-use axum::middleware::Next;
-use axum::response::IntoResponse;
+use axum::http::{Extensions, HeaderMap, HeaderName};
 
 use super::State;
 use super::error::ApiError;
@@ -21,11 +18,18 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 /// The server as far as the request's key may see it.
 pub struct View(pub Arc<State>);
 
+impl View {
+    /// What the key of a request with these extensions may see of `state`.
+    pub fn of(extensions: &Extensions, state: &Arc<State>) -> Self {
+        Self(Arc::clone(extensions.get::<Arc<State>>().unwrap_or(state)))
+    }
+}
+
 impl FromRequestParts<Arc<State>> for View {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Self::Rejection> {
-        Ok(Self(Arc::clone(parts.extensions.get::<Arc<State>>().unwrap_or(state))))
+        Ok(Self::of(&parts.extensions, state))
     }
 }
 
@@ -46,30 +50,22 @@ impl Doors {
         Self { state: Arc::clone(state), views, closed }
     }
 
+    /// Lets a request to `route` pass whose key is known, with what it may see.
+    ///
     /// # Errors
     /// When a key is needed and none that is known is sent.
-    fn open(&self, request: &Request) -> Result<Option<&Arc<State>>, ApiError> {
-        let path = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-        if self.views.is_empty() || !path.is_some_and(|path| self.closed.iter().any(|closed| closed == path)) {
-            return Ok(None);
+    pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<(), ApiError> {
+        if self.views.is_empty() || !route.is_some_and(|route| self.closed.iter().any(|closed| closed == route)) {
+            return Ok(());
         }
         let sent = sent_key(request.headers()).ok_or_else(ApiError::no_key)?;
         let key = self.state.keys.find(sent).ok_or_else(|| ApiError::wrong_key(sent))?;
-        Ok(self.views.get(key).and_then(Option::as_ref))
-    }
-}
-
-/// Lets a request pass whose key is known, with what it may see.
-pub async fn authorize(Shared(doors): Shared<Arc<Doors>>, mut request: Request, next: Next) -> Response<Body> {
-    match doors.open(&request) {
-        Err(error) => return error.into_response(),
-        Ok(None) => {}
-        Ok(Some(view)) => {
+        if let Some(view) = self.views.get(key).and_then(Option::as_ref) {
             let view = Arc::clone(view);
             request.extensions_mut().insert(view);
         }
+        Ok(())
     }
-    next.run(request).await
 }
 
 /// The key in `Authorization: Bearer KEY`, or in Azure's header.

@@ -12,11 +12,10 @@ use axum::body::Body;
 use axum::http::{Request, Response};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -24,7 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::ApiError;
 use super::metrics::Metrics;
-use super::{Serving, State, router};
+use super::{Serving, State};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -89,14 +88,13 @@ async fn serve(serving: Arc<ArcSwapOption<Serving>>, stream: TcpStream, watcher:
     };
     let stream = tokio::time::timeout(HANDSHAKE.min(header_timeout), tls.accept(stream)).await??;
     let stream = Moving::new(stream, header_timeout.max(request_timeout));
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        router::single_slashes(&mut request);
-        let routes = serving.load().as_ref().map(|serving| TowerToHyperService::new(serving.routes.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
         async move {
-            match routes {
-                Some(routes) => routes.call(request).await,
-                None => Ok(ApiError::draining().into_response()),
-            }
+            Ok::<_, Infallible>(match routes {
+                Some(routes) => routes.answer(request.map(Body::new)).await,
+                None => ApiError::draining().into_response(),
+            })
         }
     });
     let builder = protocol(header_timeout);

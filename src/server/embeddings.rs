@@ -8,7 +8,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::{FromRequest, Request};
 use axum::http::Response;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 
 use super::State;
@@ -30,6 +32,19 @@ pub const WRITE_SLICE: usize = 64 << 10;
 
 /// The longest answer that is written on the async thread. Some 0.1 ms in the worst case.
 const ANSWER_HERE: usize = 64 << 10;
+
+/// The path that nearly all requests have.
+pub const PATH: &str = "/v1/embeddings";
+
+/// [`create`] without a router.
+pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
+    let View(state) = View::of(request.extensions(), state);
+    let answered = match Json::from_request(request, &state).await {
+        Ok(Json(request)) => answer(&state, request).await,
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(IntoResponse::into_response)
+}
 
 /// Embeddings of texts, as OpenAI answers them.
 #[utoipa::path(

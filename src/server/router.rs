@@ -1,19 +1,24 @@
 //! Each route once, with its description, and what surrounds them all.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State as Shared;
-use axum::http::{HeaderName, HeaderValue, Method, Request, Uri};
-use axum::middleware;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::http::header::ORIGIN;
+use axum::http::{HeaderName, HeaderValue, Method, Response, Uri};
+use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tower_http::catch_panic::CatchPanicLayer;
+use futures_util::FutureExt;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::authorize::{self, Doors};
+use super::authorize::Doors;
 use super::error::ApiError;
 use super::{
     State, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize,
@@ -27,7 +32,14 @@ const OPEN: [&str; 2] = ["/health", "/ready"];
 const METRICS: &str = "/metrics";
 
 /// The service, for a listener or for a test.
-pub fn router(state: &Arc<State>) -> Router {
+#[derive(Clone)]
+pub struct Routes {
+    routes: Router,
+    around: Arc<Around>,
+}
+
+/// All routes of a server.
+pub fn router(state: &Arc<State>) -> Routes {
     let server = &state.config.server;
     let described = OpenApiRouter::with_openapi(docs::introduction())
         .routes(routes!(embeddings::create))
@@ -58,32 +70,83 @@ pub fn router(state: &Arc<State>) -> Router {
         routes = routes.merge(playground::routes());
         paths.extend(playground::PATHS.map(str::to_owned));
     }
-    surround(routes, state, &paths, closed)
+    Routes::new(routes, state, &paths, closed)
 }
 
-/// What every request to `routes` passes, from the outside: log and counts, CORS, the net for panics, keys, admission.
-fn surround(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Router {
-    let log = Arc::new(access::Log::new(Arc::clone(&state.metrics), paths, &state.registry));
-    let doors = Arc::new(Doors::new(state, closed));
-    let panics = CatchPanicLayer::custom(|panic: Box<dyn std::any::Any + Send>| {
-        ApiError::from(workers::Panicked::of(&*panic)).into_response()
-    });
-    let routes = routes
-        .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
-        .method_not_allowed_fallback(async |method: Method, uri: Uri| ApiError::method_not_allowed(&method, uri.path()))
-        .layer(middleware::from_fn_with_state(Arc::clone(state), admission::admit))
-        .layer(middleware::from_fn_with_state(doors, authorize::authorize))
-        .layer(panics)
-        .with_state(Arc::clone(state));
-    let routes = match cors(&state.config.server.cors_origins) {
-        Some(cors) => routes.layer(cors),
-        None => routes,
-    };
-    routes.layer(middleware::from_fn_with_state(log, access::log))
+impl Routes {
+    fn new(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Self {
+        let around = Arc::new(Around {
+            log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry),
+            doors: Doors::new(state, closed),
+            state: Arc::clone(state),
+        });
+        let layer =
+            async |Shared(around): Shared<Arc<Around>>, route: Option<MatchedPath>, request: Request, next: Next| {
+                let route = route.as_ref().map(MatchedPath::as_str);
+                around.answer(route, request, async |request| next.run(request).await).await
+            };
+        let routes = routes
+            .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
+            .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+                ApiError::method_not_allowed(&method, uri.path())
+            })
+            .with_state(Arc::clone(state))
+            .layer(middleware::from_fn_with_state(Arc::clone(&around), layer));
+        let routes = match cors(&state.config.server.cors_origins) {
+            Some(cors) => routes.layer(cors),
+            None => routes,
+        };
+        Self { routes, around }
+    }
+
+    /// Answers a request. Nearly all ask for embeddings, and not from a browser: they are spared the way through the router.
+    pub async fn answer(self, mut request: Request) -> Response<Body> {
+        single_slashes(&mut request);
+        let direct = request.method() == Method::POST && request.uri().path() == embeddings::PATH;
+        if direct && !request.headers().contains_key(ORIGIN) {
+            let state = &self.around.state;
+            return self
+                .around
+                .answer(Some(embeddings::PATH), request, async |r| embeddings::direct(state, r).await)
+                .await;
+        }
+        match TowerToHyperService::new(self.routes).call(request).await {
+            Ok(response) => response,
+        }
+    }
+}
+
+/// What every request passes.
+struct Around {
+    state: Arc<State>,
+    log: access::Log,
+    doors: Doors,
+}
+
+impl Around {
+    /// From the outside: log and counts, the net for panics, keys, admission.
+    async fn answer(
+        &self,
+        route: Option<&str>,
+        request: Request,
+        next: impl AsyncFnOnce(Request) -> Response<Body>,
+    ) -> Response<Body> {
+        access::log(&self.log, route, request, async |mut request: Request| {
+            let answer = async {
+                match self.doors.pass(route, &mut request) {
+                    Ok(()) => admission::admit(&self.state, request, next).await,
+                    Err(error) => error.into_response(),
+                }
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind().await;
+            answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response())
+        })
+        .await
+    }
 }
 
 /// Makes one slash of several: a client whose base URL ends in one asks for `/v1//embeddings`.
-pub fn single_slashes<B>(request: &mut Request<B>) {
+fn single_slashes(request: &mut Request) {
     if !request.uri().path().contains("//") {
         return;
     }
@@ -126,21 +189,16 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
-    use axum::http::Response;
     use axum::routing::post;
     use http_body_util::BodyExt;
-    use hyper::service::Service;
-    use hyper_util::service::TowerToHyperService;
 
     use super::*;
     use crate::config::Config;
     use crate::config::units::Seconds;
 
-    async fn ask(routes: &Router, path: &str) -> (Response<()>, serde_json::Value) {
+    async fn ask(routes: &Routes, path: &str) -> (Response<()>, serde_json::Value) {
         let request = Request::builder().method("POST").uri(path).body(Body::empty()).unwrap();
-        let answer = TowerToHyperService::new(routes.clone()).call(request).await.unwrap();
-        let (head, body) = answer.into_parts();
+        let (head, body) = routes.clone().answer(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
     }
@@ -161,7 +219,7 @@ mod tests {
             .route("/handler", post(async || -> &'static str { panic!("in the handler") }))
             .route("/fine", post(async || "{}"));
         let state = state(|_| {});
-        let routes = surround(routes, &state, &[], Vec::new());
+        let routes = Routes::new(routes, &state, &[], Vec::new());
         for path in ["/worker", "/handler"] {
             let before = workers::panics();
             let (head, body) = ask(&routes, path).await;
@@ -184,7 +242,7 @@ mod tests {
         }
         let routes = Router::new().route("/server", post(received)).route("/client", post(std::future::pending::<()>));
         let state = state(|c| c.server.request_timeout = Seconds(std::time::Duration::from_millis(50)));
-        let routes = surround(routes, &state, &[], Vec::new());
+        let routes = Routes::new(routes, &state, &[], Vec::new());
         for (path, status, code) in [("/server", 503, "timeout"), ("/client", 408, "request_timeout")] {
             let (head, body) = ask(&routes, path).await;
             assert_eq!((head.status().as_u16(), body["error"]["code"].as_str()), (status, Some(code)), "{body}");
