@@ -121,7 +121,7 @@ fn no_file_needs_a_table_of_contents() {
 #[test]
 fn the_map_is_short_and_names_every_module() {
     let map = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md")).unwrap();
-    assert!(map.lines().count() < 150);
+    assert!(map.lines().count() < 160);
     for (name, _) in sources() {
         assert!(map.contains(&name) || name.ends_with("main.rs"), "ARCHITECTURE.md does not mention {name}");
     }

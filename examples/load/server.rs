@@ -1,0 +1,62 @@
+//! The release binary under load, and what the system says of it.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::client::Client;
+
+pub struct Server {
+    child: Child,
+    pub address: String,
+}
+
+impl Server {
+    /// On a free port with the model inside the program, ready.
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        // target/PROFILE/examples/load
+        let load = std::env::current_exe().unwrap();
+        let binary = load.parent().and_then(Path::parent).unwrap().join("embedding-server");
+        let mut child = Command::new(&binary)
+            .args(["--port", "0"])
+            .envs(settings.iter().copied())
+            .env("EMBEDDING_SERVER_LOG_LEVEL", "error")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().split_once("://").expect(&line).1.to_owned();
+        let server = Self { child, address };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Client::connect(&server.address).get("/ready").unwrap() != 200 {
+            assert!(Instant::now() < deadline, "not ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    /// Memory that is its own, in bytes: not the pages of the program and of mapped tables, which the system can take back.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
