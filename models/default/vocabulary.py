@@ -25,13 +25,24 @@ def tokenizer_json(pieces: list[str], scores: list[float], unknown: int = 0) -> 
     return f'{text[:-1]},"model":{{"type":"Unigram","unk_id":{unknown},"byte_fallback":false,"vocab":[{vocabulary}]}}}}'
 
 
-def shares(tokenizer: Tokenizer, texts: list[tuple[str, str, float]], size: int) -> np.ndarray:
-    """The largest share that each token has in a language's text, of (language, text, weight)."""
+def shares(tokenizer: Tokenizer, texts: list[tuple[str, str, float]], size: int) -> dict[str, np.ndarray]:
+    """The share that each token has in a language's text, of (language, text, weight)."""
     encodings = tokenizer.encode_batch_fast([text for _, text, _ in texts], add_special_tokens=False)
     counts = {language: np.zeros(size) for language, _, _ in texts}
     for (language, _, weight), encoding in zip(texts, encodings):
         np.add.at(counts[language], encoding.ids, weight)
-    return np.max([count / count.sum() for count in counts.values()], axis=0)
+    return {language: count / count.sum() for language, count in counts.items()}
+
+
+def largest(groups: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """The largest share that each token has in a language, the mean of the groups of text that the language has."""
+    languages = sorted({language for group in groups for language in group})
+    return np.max([np.mean([group[of] for group in groups if of in group], axis=0) for of in languages], axis=0)
+
+
+def without_letters(pieces: list[str]) -> np.ndarray:
+    bare = [piece.removeprefix("▁") for piece in pieces]
+    return np.array([i > 0 and bool(b) and not any(map(str.isalnum, b)) for i, b in enumerate(bare)])
 
 
 def kept(pieces: list[str], scores: list[float], largest: np.ndarray, room: int) -> np.ndarray:
