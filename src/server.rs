@@ -192,7 +192,8 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
     Ok(keys)
 }
 
-/// Serves on `listener` until `shutdown`, then lets requests in flight finish for at most `server.drain_timeout`.
+/// Serves on `listener` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
+/// requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
 pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) -> usize {
     state.take_over();
@@ -205,10 +206,31 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
     let graceful = GracefulShutdown::new();
     let connections = Connections::new(&state, &graceful);
     let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
-    let first_timeout = state.config.server.drain_timeout;
+    let first = Arc::clone(&state.config);
     // A reload may let it go.
     drop(state);
-    let mut shutdown = std::pin::pin!(shutdown);
+    accept(&listener, &connections, shutdown).await;
+    draining.store(true, Ordering::Relaxed);
+    let config = serving.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
+    let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);
+    if !delay.0.is_zero() {
+        tracing::info!(%delay, "no longer ready; requests are answered until nobody sends any");
+        accept(&listener, &connections, tokio::time::sleep(delay.0)).await;
+    }
+    drop((listener, connections));
+    let open = graceful.count();
+    tracing::info!(connections = open, %deadline, "draining");
+    tokio::select! {
+        () = graceful.shutdown() => 0,
+        () = tokio::time::sleep(deadline.0) => {
+            tracing::warn!("the drain deadline is over: cutting what is still open");
+            open
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, connections: &Connections<'_>, until: impl Future<Output = ()>) {
+    let mut until = std::pin::pin!(until);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -219,19 +241,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            () = &mut shutdown => break,
-        }
-    }
-    draining.store(true, Ordering::Relaxed);
-    drop((listener, connections));
-    let open = graceful.count();
-    let deadline = serving.0.load().as_ref().map_or(first_timeout, |now| now.state.config.server.drain_timeout);
-    tracing::info!(connections = open, %deadline, "draining");
-    tokio::select! {
-        () = graceful.shutdown() => 0,
-        () = tokio::time::sleep(deadline.0) => {
-            tracing::warn!("the drain deadline is over: cutting what is still open");
-            open
+            () = &mut until => break,
         }
     }
 }

@@ -61,11 +61,11 @@ impl Log {
 /// without texts, vectors or keys.
 ///
 /// `route` is the path that the request matched, if any.
-pub async fn log(
+pub async fn log<F: Future<Output = Response<Body>>>(
     log: &Log,
     route: Option<&str>,
     request: Request,
-    next: impl AsyncFnOnce(Request) -> Response<Body>,
+    next: impl FnOnce(Request) -> F,
 ) -> Response<Body> {
     let started = Instant::now();
     let in_flight = log.metrics.enter();

@@ -73,10 +73,10 @@ impl Drop for Weight {
 }
 
 /// Gives a request that brings work its weight and its deadline. What is not answered by then is dropped with its work.
-pub async fn admit(
+pub async fn admit<F: Future<Output = Response<Body>>>(
     state: &State,
     mut request: Request,
-    next: impl AsyncFnOnce(Request) -> Response<Body>,
+    next: impl FnOnce(Request) -> F,
 ) -> Response<Body> {
     if request.method() != Method::POST {
         return next(request).await;

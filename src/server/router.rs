@@ -2,11 +2,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::header::ORIGIN;
+use axum::http::header::{CONNECTION, ORIGIN};
 use axum::http::{HeaderName, HeaderValue, Method, Response, Uri};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
@@ -80,18 +81,13 @@ impl Routes {
             doors: Doors::new(state, closed),
             state: Arc::clone(state),
         });
-        let layer =
-            async |Shared(around): Shared<Arc<Around>>, route: Option<MatchedPath>, request: Request, next: Next| {
-                let route = route.as_ref().map(MatchedPath::as_str);
-                around.answer(route, request, async |request| next.run(request).await).await
-            };
         let routes = routes
             .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
             .method_not_allowed_fallback(async |method: Method, uri: Uri| {
                 ApiError::method_not_allowed(&method, uri.path())
             })
             .with_state(Arc::clone(state))
-            .layer(middleware::from_fn_with_state(Arc::clone(&around), layer));
+            .layer(middleware::from_fn_with_state(Arc::clone(&around), Around::layer));
         let routes = match cors(&state.config.server.cors_origins) {
             Some(cors) => routes.layer(cors),
             None => routes,
@@ -100,14 +96,25 @@ impl Routes {
     }
 
     /// Answers a request. Nearly all ask for embeddings, and not from a browser: they are spared the way through the router.
-    pub async fn answer(self, mut request: Request) -> Response<Body> {
+    pub async fn answer(self, request: Request) -> Response<Body> {
+        let around = Arc::clone(&self.around);
+        let mut response = self.route(request).await;
+        if around.state.draining.load(Ordering::Relaxed) {
+            // The next request is for another server: closed only later, the connection might already carry it.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn route(self, mut request: Request) -> Response<Body> {
         single_slashes(&mut request);
+
         let direct = request.method() == Method::POST && request.uri().path() == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
             let state = &self.around.state;
             return self
                 .around
-                .answer(Some(embeddings::PATH), request, async |r| embeddings::direct(state, r).await)
+                .answer(Some(embeddings::PATH), request, |request| embeddings::direct(state, request))
                 .await;
         }
         match TowerToHyperService::new(self.routes).call(request).await {
@@ -125,13 +132,13 @@ struct Around {
 
 impl Around {
     /// From the outside: log and counts, the net for panics, keys, admission.
-    async fn answer(
+    async fn answer<F: Future<Output = Response<Body>>>(
         &self,
         route: Option<&str>,
         request: Request,
-        next: impl AsyncFnOnce(Request) -> Response<Body>,
+        next: impl FnOnce(Request) -> F,
     ) -> Response<Body> {
-        access::log(&self.log, route, request, async |mut request: Request| {
+        access::log(&self.log, route, request, |mut request| async move {
             let answer = async {
                 match self.doors.pass(route, &mut request) {
                     Ok(()) => admission::admit(&self.state, request, next).await,
@@ -142,6 +149,16 @@ impl Around {
             answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response())
         })
         .await
+    }
+
+    async fn layer(
+        Shared(around): Shared<Arc<Self>>,
+        route: Option<MatchedPath>,
+        request: Request,
+        next: Next,
+    ) -> Response<Body> {
+        let route = route.as_ref().map(MatchedPath::as_str);
+        around.answer(route, request, |request| next.run(request)).await
     }
 }
 

@@ -97,6 +97,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("MAX_CONNECTIONS", "9"),
         ("HEADER_TIMEOUT", "2s"),
         ("REQUEST_TIMEOUT", "3s"),
+        ("DRAIN_DELAY", "5s"),
         ("DRAIN_TIMEOUT", "1s"),
         ("RELOAD_INTERVAL", "4s"),
         ("API_KEYS", "sk-one, sk-two a b"),
@@ -124,8 +125,8 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     let Config { server, log, models, .. } = &merged.config;
     assert!(!server.metrics && !server.docs && !server.playground);
     assert_eq!((server.max_in_flight.0, server.max_connections, server.metrics_need_key), (2 << 20, 9, true));
-    let times = [&server.header_timeout, &server.request_timeout, &server.reload_interval];
-    assert_eq!(times.map(|time| time.0.as_secs()), [2, 3, 4]);
+    let times = [&server.header_timeout, &server.request_timeout, &server.reload_interval, &server.drain_delay];
+    assert_eq!(times.map(|time| time.0.as_secs()), [2, 3, 4, 5]);
     assert_eq!(server.api_keys, ApiKeys::new(["sk-one", "sk-two a b"]));
     let files = [&server.api_key_file, &server.tls_cert, &server.tls_key];
     assert_eq!(files.map(|file| file.as_deref().and_then(Path::to_str)), [Some("/keys"), Some("/cert"), Some("/key")]);

@@ -318,7 +318,10 @@ fn a_browser_may_ask_with_the_headers_that_sdks_send() {
         let request = ureq::post(app.url("/v1/embeddings")).header("origin", "https://page.example");
         let request = request.header("content-type", "application/json").config().http_status_as_error(false).build();
         let answer = request.send(body).unwrap();
-        assert_eq!((answer.status().as_u16(), &answer.headers()["access-control-allow-origin"]), (status, &"*".parse().unwrap()));
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()["access-control-allow-origin"]),
+            (status, &"*".parse().unwrap())
+        );
     }
     let answer = preflight(&app, "https://page.example");
     assert_eq!(answer.status(), 200);

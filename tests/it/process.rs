@@ -223,6 +223,44 @@ fn requests_in_flight_are_drained() {
     assert_eq!(server.end().0, Some(0));
 }
 
+/// On a connection that was open, and on a new one.
+#[test]
+fn requests_are_answered_until_the_balancer_has_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("c.toml");
+    let path = checkpoint("llama");
+    std::fs::write(&config, format!("[server]\ndrain_delay = \"4s\"\n[[models]]\nid = \"m\"\npath = {path:?}"))
+        .unwrap();
+    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    server.wait_until_ready();
+    let mut open = BufReader::new(TcpStream::connect(&server.address).unwrap());
+    let body = r#"{"input":"a"}"#;
+    let ask = |stream: &mut BufReader<TcpStream>| {
+        let length = body.len();
+        write!(stream.get_mut(), "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}")
+            .unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"}}") {
+            assert!(stream.read_until(b'}', &mut answer).unwrap() > 0, "cut");
+        }
+        String::from_utf8(answer).unwrap().to_ascii_lowercase()
+    };
+    assert!(!ask(&mut open).contains("connection: close"));
+    server.signal("TERM");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.status("/ready") == 200 {
+        assert!(Instant::now() < deadline, "still ready");
+        std::thread::yield_now();
+    }
+    let mut new = BufReader::new(TcpStream::connect(&server.address).unwrap());
+    for stream in [&mut open, &mut new] {
+        let answer = ask(stream);
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert_eq!(server.end().0, Some(0));
+}
+
 #[test]
 fn what_does_not_end_is_cut_at_the_drain_deadline() {
     let dir = tempfile::tempdir().unwrap();
