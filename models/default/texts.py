@@ -80,7 +80,7 @@ def catalogues(files: list[Path]) -> Iterator[tuple[str, str]]:
         try:
             with file.open("rb") as f:
                 messages = gettext.GNUTranslations(f)._catalog
-        except (OSError, ValueError, UnicodeDecodeError):
+        except (OSError, ValueError, IndexError):
             continue
         for original, translation in messages.items():
             original = original[0] if isinstance(original, tuple) else original
