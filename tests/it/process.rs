@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{agent, broken, checkpoint, copy_of};
 
-fn command(args: &[&str]) -> Command {
+pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EMBEDDING_SERVER_")) {
         command.env_remove(name);

@@ -14,7 +14,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::common::checkpoint;
-use crate::process::Server;
+use crate::process::{Server, command};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
@@ -106,6 +106,17 @@ fn both_protocols_answer_over_tls_and_plain_text_does_not() {
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains("\"embedding\"") && text.ends_with(&format!("{version} 200")), "{text}");
     }
+}
+
+#[test]
+fn the_health_check_speaks_tls_where_the_server_does() {
+    let dir = tempfile::tempdir().unwrap();
+    certify(dir.path());
+    let server = start(dir.path());
+    let port = server.address.rsplit(':').next().unwrap();
+    let config = dir.path().join("c.toml");
+    let output = command(&["health", "--live", "--port", port, "--config", config.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
