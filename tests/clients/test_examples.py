@@ -13,7 +13,8 @@ from harness import BINARY, Server
 
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
-ELSEWHERE = {"quickstart.sh", "spark", "kubernetes"}  # the last two: tests/bulk
+# tests/bulk has spark and kubernetes, tests/soak and tests/overload have load.
+ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load"}
 
 
 @pytest.fixture(scope="module")
