@@ -232,13 +232,17 @@ def check(directory, processes):
     assert not late, late[:5]
     assert len(load.failed) <= REPLICAS * CLIENTS, load.failed
 
-    load = SdkLoad(balancer.port)
-    disturb(load, balancer, replicas, signal.SIGKILL)
+    # A kill between two requests of a replica shows nothing: then again.
+    for _ in range(5):
+        load = SdkLoad(balancer.port)
+        disturb(load, balancer, replicas, signal.SIGKILL)
+        assert not load.failed, load.failed[:5]
+        if load.repeated:
+            break
     print(
         f"{REPLICAS} killed in turn, asked by openai {openai.__version__}: {load.answered} requests answered, "
         f"{load.repeated} of them after a retry, {len(load.failed)} failed"
     )
-    assert not load.failed, load.failed[:5]
     assert load.repeated, "none was in flight: nothing was shown"
 
 
