@@ -21,20 +21,8 @@ use super::error::ApiError;
 pub const INPUT: u64 = 4 << 10;
 
 /// The weight of all requests in flight.
-#[derive(Debug)]
-pub struct Admission {
-    all: AtomicU64,
-    /// What was in flight when a request was refused for its inputs, and that request's bytes: one that is no smaller is
-    /// refused before it is read, for as long as no less is in flight. Under overload most are.
-    full: AtomicU64,
-    refused: AtomicU64,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Self { all: AtomicU64::new(0), full: AtomicU64::new(u64::MAX), refused: AtomicU64::new(0) }
-    }
-}
+#[derive(Debug, Default)]
+pub struct Admission(AtomicU64);
 
 /// What one request weighs, until its answer is sent.
 #[derive(Debug)]
@@ -48,7 +36,7 @@ pub struct Weight {
 impl Admission {
     /// In bytes.
     pub fn in_flight(&self) -> u64 {
-        self.all.load(Ordering::Relaxed)
+        self.0.load(Ordering::Relaxed)
     }
 
     fn enter(self: &Arc<Self>, max: u64) -> Arc<Weight> {
@@ -62,20 +50,12 @@ impl Weight {
     /// # Errors
     /// When that is more than may be in flight, and other requests are.
     pub fn add(&self, weight: u64) -> Result<(), ApiError> {
-        let (own, all) = (self.own.load(Ordering::Relaxed), &self.all);
-        let is_full = all.all.load(Ordering::Relaxed) >= all.full.load(Ordering::Relaxed);
-        if own == 0 && is_full && weight >= all.refused.load(Ordering::Relaxed) {
-            return Err(ApiError::overloaded());
-        }
-        let admitted = all.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+        let own = self.own.load(Ordering::Relaxed);
+        let admitted = self.all.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
             let sum = all.saturating_add(weight);
             (sum <= self.max || all == own).then_some(sum)
         });
-        if let Err(in_flight) = admitted {
-            all.full.store(in_flight.saturating_sub(own), Ordering::Relaxed);
-            all.refused.store(if own == 0 { weight } else { own }, Ordering::Relaxed);
-            return Err(ApiError::overloaded());
-        }
+        admitted.map_err(|_| ApiError::overloaded())?;
         self.own.fetch_add(weight, Ordering::Relaxed);
         Ok(())
     }
@@ -88,7 +68,7 @@ impl Weight {
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.all.all.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.all.0.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -131,20 +111,6 @@ mod tests {
         assert_eq!((all.in_flight(), second.add(60)), (40, Ok(())));
         drop(second);
         assert_eq!(all.in_flight(), 0);
-    }
-
-    #[test]
-    fn what_is_no_smaller_than_a_refused_request_is_refused_unread_until_something_ends() {
-        let all = Arc::new(Admission::default());
-        let (large, small) = (all.enter(100), all.enter(100));
-        assert_eq!((large.add(50), small.add(30)), (Ok(()), Ok(())));
-        // Its body fits, its inputs do not.
-        let refused = all.enter(100);
-        assert_eq!((refused.add(10), refused.add(40)), (Ok(()), Err(ApiError::overloaded())));
-        drop(refused);
-        assert_eq!((all.enter(100).add(10), all.enter(100).add(9)), (Err(ApiError::overloaded()), Ok(())));
-        drop(small);
-        assert_eq!(all.enter(100).add(10), Ok(()));
     }
 
     #[test]
