@@ -1,6 +1,7 @@
 //! One connection: the handshake, HTTP/1.1 or HTTP/2 on it, and when it is given up.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -105,8 +106,9 @@ async fn serve(serving: Arc<ArcSwapOption<Serving>>, stream: TcpStream, watcher:
 async fn refuse(serving: &ArcSwapOption<Serving>, stream: TcpStream) -> Result<(), Error> {
     let Some(tls) = serving.load().as_ref().map(|serving| Arc::clone(&serving.state.tls)) else { return Ok(()) };
     let stream = tls.accept(stream).await?;
-    let service = service_fn(async |_: Request<Incoming>| {
-        Ok::<Response<Body>, Infallible>(ApiError::too_many_connections().into_response())
+    // Not an async closure: rustc 1.95 cannot compile one here incrementally.
+    let service = service_fn(|_: Request<Incoming>| {
+        ready(Ok::<Response<Body>, Infallible>(ApiError::too_many_connections().into_response()))
     });
     let mut builder = protocol(REFUSAL);
     builder.http1().keep_alive(false);

@@ -13,7 +13,6 @@ use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
@@ -97,18 +96,14 @@ impl Routes {
     }
 
     /// Answers a request. Nearly all ask for embeddings, and not from a browser: they are spared the way through the router.
-    ///
-    /// The box keeps the type of all this from the connection's, which rustc 1.95 cannot compile incrementally.
-    pub fn answer(self, request: Request) -> BoxFuture<'static, Response<Body>> {
-        Box::pin(async move {
-            let around = Arc::clone(&self.around);
-            let mut response = self.route(request).await;
-            if around.state.draining.load(Ordering::Relaxed) {
-                // The next request is for another server: closed only later, the connection might already carry it.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        })
+    pub async fn answer(self, request: Request) -> Response<Body> {
+        let around = Arc::clone(&self.around);
+        let mut response = self.route(request).await;
+        if around.state.draining.load(Ordering::Relaxed) {
+            // The next request is for another server: closed only later, the connection might already carry it.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 
     async fn route(self, mut request: Request) -> Response<Body> {
