@@ -1,5 +1,6 @@
 //! The reference: the `tokenizers` library.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tokenizers::ModelWrapper;
@@ -34,7 +35,7 @@ impl HfTokenizer {
     /// From the content of a tokenizer.json; `path` is for errors.
     ///
     /// # Errors
-    /// When it is no tokenizer.
+    /// When it is no tokenizer, or one that cannot be used.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self, LoadError> {
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
             LoadError::new(path, format!("is not a tokenizer: {e}"))
@@ -45,7 +46,15 @@ impl HfTokenizer {
             .with_truncation(None)
             .map_err(|e| LoadError::new(path, format!("has a truncation that cannot be removed: {e}")))?;
         tokenizer.with_padding(None);
-        Ok(Self(tokenizer))
+        let this = Self(tokenizer);
+        // The library indexes by what a template names, unchecked.
+        catch_unwind(AssertUnwindSafe(|| this.encode("a", true, &mut Vec::new())))
+            .map_err(|_| {
+                LoadError::new(path, "has a tokenizer that panics on every text")
+                    .expected("a post_processor that places one text, and special tokens that it defines")
+            })?
+            .ok();
+        Ok(this)
     }
 
     /// The tokenizer as the content of a tokenizer.json.

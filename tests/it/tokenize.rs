@@ -186,6 +186,25 @@ const BUILTIN: &str = include_str!("../../models/default/tokenizer.json");
 
 /// What takes the place of the comparison at load, which the program skips for the model that it carries.
 #[test]
+fn a_template_that_the_library_would_panic_on_is_refused() {
+    let template = |single: Value| {
+        changed(|value| {
+            let known = json!({"id": "<s>", "ids": [1], "tokens": ["<s>"]});
+            value["post_processor"] =
+                json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {"<s>": known}});
+        })
+    };
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let special = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let open = |single| HfTokenizer::from_json(&template(single), Path::new("t.json")).map(|_| ());
+    assert!(open(json!([special("<s>"), text])).is_ok());
+    for wrong in [json!([special("<x>"), text]), json!([{"Sequence": {"id": "B", "type_id": 0}}])] {
+        let error = open(wrong).unwrap_err().to_string();
+        assert!(error.contains("t.json") && error.contains("special tokens that it defines"), "{error}");
+    }
+}
+
+#[test]
 fn the_built_in_model_s_tokenizer_is_the_reference_s_in_all() {
     let reference = HfTokenizer::from_json(BUILTIN.as_bytes(), Path::new("")).unwrap();
     let Tokenizer { choice, vocabulary, pieces, .. } = Tokenizer::of_program(BUILTIN, Path::new("")).unwrap();
