@@ -19,35 +19,29 @@ fn vector(dimensions: usize) -> Vec<f32> {
 
 const DIMENSIONS: [usize; 2] = [640, 4096];
 
-#[divan::bench(args = DIMENSIONS)]
-fn decimals(bencher: Bencher<'_, '_>, dimensions: usize) {
+fn write(bencher: Bencher<'_, '_>, dimensions: usize, append: impl Fn(&mut Vec<u8>, &[f32])) {
     let vector = vector(dimensions);
     let mut out = Vec::new();
     bencher.bench_local(|| {
         out.clear();
-        decimal::array(&mut out, &vector);
+        append(&mut out, &vector);
         out.len()
     });
+}
+
+#[divan::bench(args = DIMENSIONS)]
+fn decimals(bencher: Bencher<'_, '_>, dimensions: usize) {
+    write(bencher, dimensions, decimal::array);
 }
 
 #[divan::bench(args = DIMENSIONS)]
 fn decimals_by_serde_json(bencher: Bencher<'_, '_>, dimensions: usize) {
-    let vector = vector(dimensions);
-    let mut out = Vec::new();
-    bencher.bench_local(|| {
-        out.clear();
-        serde_json::to_writer(&mut out, &vector).unwrap();
-        out.len()
-    });
+    write(bencher, dimensions, |out, vector| serde_json::to_writer(out, vector).unwrap());
 }
 
 #[divan::bench(args = DIMENSIONS)]
 fn base64(bencher: Bencher<'_, '_>, dimensions: usize) {
-    let vector = vector(dimensions);
-    let mut out = Vec::new();
-    bencher.bench_local(|| {
-        out.clear();
-        base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(&vector), &mut out);
-        out.len()
+    write(bencher, dimensions, |out, vector| {
+        base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(vector), out);
     });
 }

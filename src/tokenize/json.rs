@@ -9,6 +9,25 @@ use serde_json::Value;
 /// U+2581, which stands for a space in SentencePiece vocabularies.
 pub const SPACE_MARK: char = '▁';
 
+/// A tokenizer.json with a model `M`; strings without escapes are borrowed from it.
+#[derive(serde::Deserialize)]
+pub struct Definition<M> {
+    pub model: M,
+    #[serde(default)]
+    pub added_tokens: Vec<Added>,
+    pub normalizer: Option<Value>,
+    pub pre_tokenizer: Option<Value>,
+    pub post_processor: Option<Value>,
+}
+
+impl<'a, M: Deserialize<'a>> Definition<M> {
+    /// # Errors
+    /// When it is no tokenizer.json of a model of this kind.
+    pub fn parse(json: &'a [u8], kind: &str) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|e| format!("not a {kind} tokenizer: {e}"))
+    }
+}
+
 /// An entry of `added_tokens`.
 #[derive(serde::Deserialize)]
 pub struct Added {
@@ -76,6 +95,30 @@ impl Template {
             return Ok(template);
         }
         Err("the post-processor is not a template of special tokens around one text".to_owned())
+    }
+
+    /// Appends the ids that `encode` appends for `text`, between those of the template where `special`.
+    ///
+    /// # Errors
+    /// When positions in the text do not fit 32 bits.
+    pub fn surround(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        encode: impl FnOnce(&mut Vec<u32>),
+    ) -> Result<(), String> {
+        if u32::try_from(text.len()).is_err() {
+            return Err("a text of 4 GiB or more".to_owned());
+        }
+        if special {
+            ids.extend_from_slice(&self.before);
+        }
+        encode(ids);
+        if special {
+            ids.extend_from_slice(&self.after);
+        }
+        Ok(())
     }
 }
 

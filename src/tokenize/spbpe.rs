@@ -62,7 +62,7 @@ impl SentencePieceBpe {
     /// # Errors
     /// Names what in it is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        let definition = Definition::parse(json)?;
+        let definition = Definition::parse(json, "BPE")?;
         let prepends_space = definition.prepends_space()?;
         let template = Template::parse(definition.post_processor.as_ref())?;
         let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
@@ -240,17 +240,9 @@ const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 
 impl Tokenize for SentencePieceBpe {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        if u32::try_from(text.len()).is_err() {
-            return Err("a text of 4 GiB or more".to_owned());
-        }
-        if special {
-            ids.extend_from_slice(&self.template.before);
-        }
-        SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
-        if special {
-            ids.extend_from_slice(&self.template.after);
-        }
-        Ok(())
+        self.template.surround(text, special, ids, |ids| {
+            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+        })
     }
 
     fn name(&self) -> &'static str {

@@ -49,7 +49,7 @@ impl Unigram {
     /// # Errors
     /// Names what in it is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        Self::of(&Definition::parse(json)?)
+        Self::of(&Definition::parse(json, "Unigram")?)
     }
 
     /// As [`Unigram::from_json`], with what the file says of its vocabulary.
@@ -57,7 +57,7 @@ impl Unigram {
     /// # Errors
     /// As there.
     pub fn with_vocabulary(json: &[u8]) -> Result<(Self, Vocabulary, pieces::Pieces), String> {
-        let definition = Definition::parse(json)?;
+        let definition = Definition::parse(json, "Unigram")?;
         let this = Self::of(&definition)?;
         let mut added: Vec<AddedToken> = definition
             .added_tokens
@@ -191,17 +191,9 @@ fn spelled<'d>(
 
 impl Tokenize for Unigram {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        if u32::try_from(text.len()).is_err() {
-            return Err("a text of 4 GiB or more".to_owned());
-        }
-        if special {
-            ids.extend_from_slice(&self.template.before);
-        }
-        SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
-        if special {
-            ids.extend_from_slice(&self.template.after);
-        }
-        Ok(())
+        self.template.surround(text, special, ids, |ids| {
+            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+        })
     }
 
     fn name(&self) -> &'static str {

@@ -6,19 +6,10 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::tokenize::json::{Added, SPACE_MARK, Text, kind};
+use crate::tokenize::json::{self, Added, SPACE_MARK, Text, kind};
 
-/// A tokenizer.json; strings without escapes are borrowed from it.
-#[derive(serde::Deserialize)]
-pub struct Definition<'a> {
-    #[serde(borrow)]
-    pub model: Model<'a>,
-    #[serde(default)]
-    pub added_tokens: Vec<Added>,
-    normalizer: Option<Value>,
-    pre_tokenizer: Option<Value>,
-    pub post_processor: Option<Value>,
-}
+/// A tokenizer.json of such a model.
+pub type Definition<'a> = json::Definition<Model<'a>>;
 
 #[derive(serde::Deserialize)]
 pub struct Model<'a> {
@@ -37,13 +28,7 @@ pub struct Model<'a> {
     pub merges: Vec<Merge<'a>>,
 }
 
-impl<'a> Definition<'a> {
-    /// # Errors
-    /// When it is no tokenizer.json of a BPE model.
-    pub fn parse(json: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|e| format!("not a BPE tokenizer: {e}"))
-    }
-
+impl Definition<'_> {
     /// Whether a space mark is put before a text; refuses what is not reproduced here.
     ///
     /// # Errors

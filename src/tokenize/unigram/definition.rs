@@ -4,19 +4,10 @@ use serde_json::Value;
 
 use super::normalize::Normalizer;
 use super::trie::MAX_PIECES;
-use crate::tokenize::json::{Added, SPACE_MARK, Text, kind};
+use crate::tokenize::json::{self, Added, SPACE_MARK, Text, kind};
 
-/// A tokenizer.json; strings without escapes are borrowed from it.
-#[derive(serde::Deserialize)]
-pub struct Definition<'a> {
-    #[serde(borrow)]
-    pub model: Model<'a>,
-    #[serde(default)]
-    pub added_tokens: Vec<Added>,
-    normalizer: Option<Value>,
-    pre_tokenizer: Option<Value>,
-    pub post_processor: Option<Value>,
-}
+/// A tokenizer.json of such a model.
+pub type Definition<'a> = json::Definition<Model<'a>>;
 
 #[derive(serde::Deserialize)]
 pub struct Model<'a> {
@@ -30,13 +21,7 @@ pub struct Model<'a> {
     pub vocab: Vec<(Text<'a>, f64)>,
 }
 
-impl<'a> Definition<'a> {
-    /// # Errors
-    /// When it is no tokenizer.json of a Unigram model.
-    pub fn parse(json: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|e| format!("not a Unigram tokenizer: {e}"))
-    }
-
+impl Definition<'_> {
     /// The token that stands for what the vocabulary does not have; refuses what is not reproduced here.
     ///
     /// # Errors
