@@ -15,13 +15,3 @@ buildah() { command buildah "${storage[@]}" "$@"; }
 podman() {
   command podman "${storage[@]}" --cgroup-manager cgroupfs --runtime runc "$@" 2> >(grep -v 'systemd connection' >&2)
 }
-
-# need COMMAND=PACKAGE ...: installs what is missing.
-need() {
-  local pair missing=()
-  for pair; do command -v "${pair%=*}" > /dev/null || missing+=("${pair#*=}"); done
-  [ ${#missing[@]} = 0 ] && return
-  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "not installed: ${missing[*]}" >&2; return 1; }
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}" > /dev/null
-}

@@ -42,12 +42,19 @@ impl Server {
         Self { child, address }
     }
 
+    /// With `settings` and the fixtures' Llama as model `m`, in a file `c.toml` in `dir`.
+    pub fn configured(dir: &Path, settings: &str, args: &[&str]) -> Self {
+        let (config, path) = (dir.join("c.toml"), checkpoint("llama"));
+        std::fs::write(&config, format!("{settings}\n[[models]]\nid = \"m\"\npath = {path:?}")).unwrap();
+        Self::start(&[args, &["--config", config.to_str().unwrap()]].concat())
+    }
+
     pub fn status(&self, path: &str) -> u16 {
         agent().get(format!("http://{}{path}", self.address)).call().unwrap().status().as_u16()
     }
 
     pub fn wait_until_ready(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(120);
         while self.status("/ready") != 200 {
             assert!(Instant::now() < deadline, "not ready");
             std::thread::yield_now();
@@ -227,11 +234,7 @@ fn requests_in_flight_are_drained() {
 #[test]
 fn requests_are_answered_until_the_balancer_has_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("c.toml");
-    let path = checkpoint("llama");
-    std::fs::write(&config, format!("[server]\ndrain_delay = \"4s\"\n[[models]]\nid = \"m\"\npath = {path:?}"))
-        .unwrap();
-    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    let server = Server::configured(dir.path(), "[server]\ndrain_delay = \"4s\"", &[]);
     server.wait_until_ready();
     let mut open = BufReader::new(TcpStream::connect(&server.address).unwrap());
     let body = r#"{"input":"a"}"#;
@@ -264,11 +267,7 @@ fn requests_are_answered_until_the_balancer_has_noticed() {
 #[test]
 fn what_does_not_end_is_cut_at_the_drain_deadline() {
     let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("c.toml");
-    let path = checkpoint("llama");
-    std::fs::write(&config, format!("[server]\ndrain_timeout = \"200ms\"\n[[models]]\nid = \"m\"\npath = {path:?}"))
-        .unwrap();
-    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    let server = Server::configured(dir.path(), "[server]\ndrain_timeout = \"200ms\"", &[]);
     server.wait_until_ready();
     let mut stream = TcpStream::connect(&server.address).unwrap();
     write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 10\r\n\r\n").unwrap();
@@ -297,10 +296,7 @@ fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     for level in ["info", "debug"] {
         let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("c.toml");
-        let path = checkpoint("llama");
-        std::fs::write(&config, format!("[log]\nlevel = {level:?}\n[[models]]\nid = \"m\"\npath = {path:?}")).unwrap();
-        let server = Server::start(&["--log-format", "json", "--config", config.to_str().unwrap()]);
+        let server = Server::configured(dir.path(), &format!("[log]\nlevel = {level:?}"), &["--log-format", "json"]);
         server.wait_until_ready();
         assert_eq!((server.status("/metrics"), server.status("/health")), (200, 200));
         let url = format!("http://{}/v1/models", server.address);

@@ -13,7 +13,6 @@ use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::common::checkpoint;
 use crate::process::{Server, command};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
@@ -28,13 +27,9 @@ fn certify(dir: &Path) -> CertificateDer<'static> {
 }
 
 fn start(dir: &Path) -> Server {
-    let (cert, key, model) = (dir.join("cert.pem"), dir.join("key.pem"), checkpoint("llama"));
-    let settings = format!(
-        "[server]\ntls_cert = {cert:?}\ntls_key = {key:?}\nheader_timeout = \"500ms\"\n[[models]]\nid = \"m\"\npath = {model:?}"
-    );
-    let config = dir.join("c.toml");
-    std::fs::write(&config, settings).unwrap();
-    Server::start(&["--config", config.to_str().unwrap()])
+    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
+    let settings = format!("[server]\ntls_cert = {cert:?}\ntls_key = {key:?}\nheader_timeout = \"500ms\"");
+    Server::configured(dir, &settings, &[])
 }
 
 /// A connection that trusts `certificate` alone, after the handshake.

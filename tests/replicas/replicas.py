@@ -115,6 +115,8 @@ def wait(what, until):
 class Load:
     """Clients that ask without a pause, each over a connection of its own, and know no retries."""
 
+    repeated = 0
+
     def __init__(self, port):
         self.port, self.stopped, self.lock = port, threading.Event(), threading.Lock()
         self.answered, self.failed, self.slowest = 0, [], 0.0
@@ -170,8 +172,6 @@ class Load:
 class SdkLoad(Load):
     """Clients by the openai SDK with its two retries."""
 
-    repeated = 0
-
     def asker(self):
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none").embeddings.with_raw_response
 
@@ -202,6 +202,16 @@ def disturb(load, balancer, replicas, with_signal):
     return gone
 
 
+def kill(load_of, balancer, replicas):
+    """A load under which each replica was killed, and when; again where no request was in flight, which shows nothing."""
+    for _ in range(5):
+        load = load_of(balancer.port)
+        gone = disturb(load, balancer, replicas, signal.SIGKILL)
+        if load.failed or load.repeated:
+            return load, gone
+    raise AssertionError("none was in flight: nothing was shown")
+
+
 def check(directory, processes):
     replicas = [Replica(number, directory) for number in range(REPLICAS)]
     processes.extend(replicas)
@@ -219,12 +229,7 @@ def check(directory, processes):
     )
     assert not load.failed, load.failed[:5]
 
-    # A kill between two requests of a replica shows nothing: then again.
-    for _ in range(5):
-        load = Load(balancer.port)
-        gone = disturb(load, balancer, replicas, signal.SIGKILL)
-        if load.failed:
-            break
+    load, gone = kill(Load, balancer, replicas)
     late = [error for begun, error in load.failed if not any(begun < when < begun + load.slowest for when in gone)]
     print(
         f"{REPLICAS} killed in turn: {load.answered} requests answered, {len(load.failed)} failed, of which "
@@ -232,21 +237,15 @@ def check(directory, processes):
     )
     for error in sorted({error for _, error in load.failed}):
         print(f"  {error}")
-    assert load.failed, "none was in flight: nothing was shown"
     assert not late, late[:5]
     assert len(load.failed) <= REPLICAS * CLIENTS, load.failed
 
-    for _ in range(5):
-        load = SdkLoad(balancer.port)
-        disturb(load, balancer, replicas, signal.SIGKILL)
-        assert not load.failed, load.failed[:5]
-        if load.repeated:
-            break
+    load, _ = kill(SdkLoad, balancer, replicas)
     print(
         f"{REPLICAS} killed in turn, asked by openai {openai.__version__}: {load.answered} requests answered, "
         f"{load.repeated} of them after a retry, {len(load.failed)} failed"
     )
-    assert load.repeated, "none was in flight: nothing was shown"
+    assert not load.failed, load.failed[:5]
 
 
 def main():

@@ -1,0 +1,9 @@
+# Sourced. need COMMAND=PACKAGES ...: installs the Debian packages of the commands that are missing.
+need() {
+  local pair missing=()
+  for pair; do command -v "${pair%=*}" > /dev/null || missing+=(${pair#*=}); done
+  [ ${#missing[@]} = 0 ] && return
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "not installed: ${missing[*]}" >&2; return 1; }
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${missing[@]}" > /dev/null
+}
