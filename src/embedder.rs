@@ -160,7 +160,8 @@ impl Embedder {
         if settings.memory == Memory::Copy {
             table = table.copied();
         }
-        if table_source.map.as_ref().is_some_and(Map::is_damaged) {
+        let is_damaged = || table_source.map.as_ref().is_some_and(Map::is_damaged);
+        if is_damaged() {
             return Err(cut_short(&table_source.path));
         }
         let collapsed = collapsed?;
@@ -168,6 +169,9 @@ impl Embedder {
         let table_bytes = table.bytes().len();
         let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
             .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy))?;
+        if is_damaged() {
+            return Err(cut_short(&table_source.path));
+        }
         if let Some(map) = &table_source.map {
             map.release();
         }

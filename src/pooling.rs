@@ -1,6 +1,8 @@
 //! Mean pooling: the seam between token ids and arithmetic.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 pub mod kernel;
 pub mod place;

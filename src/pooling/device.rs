@@ -235,7 +235,7 @@ impl Pooling for DevicePooling {
     fn device(&self) -> String {
         match self.device.location() {
             DeviceLocation::Cpu => "cpu (candle)".to_owned(),
-            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id} (candle)"),
             DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
         }
     }

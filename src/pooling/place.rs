@@ -100,13 +100,13 @@ fn place_by(
     for candidate in candidates {
         let on_device = open(candidate).and_then(|device| {
             let failed = |e: &str| diagnose(candidate, e, cpu.table.bytes().len());
-            let device = DevicePooling::new(&cpu.table, &cpu.norm, device).map_err(|e| failed(&e.to_string()))?;
-            compare(&cpu, &device).map_err(|e| failed(&e))?;
-            let min_tokens = min_tokens.map_or_else(|| measure(&cpu, &device), Ok);
+            let device = on(device, &cpu).map_err(|e| failed(&e.to_string()))?;
+            compare(&cpu, &*device).map_err(|e| failed(&e))?;
+            let min_tokens = min_tokens.map_or_else(|| measure(&cpu, &*device), Ok);
             Ok((device, min_tokens.map_err(|e| failed(&e.to_string()))?))
         });
         match on_device {
-            Ok((device, 0..=1)) => return Ok((Box::new(device), None)),
+            Ok((device, 0..=1)) => return Ok((device, None)),
             Ok((device, min_tokens)) => return Ok((Box::new(BySize { cpu, device, min_tokens }), None)),
             Err(why) if choice != DeviceChoice::Auto => return Err(why),
             Err(why) => reasons.push(why.problem),
@@ -116,6 +116,15 @@ fn place_by(
         reasons.push("this build has neither the feature cuda nor metal".to_owned());
     }
     Ok((Box::new(cpu), (!reasons.is_empty()).then(|| reasons.join("; "))))
+}
+
+/// The same table on `device`.
+fn on(device: Device, cpu: &CpuPooling) -> candle_core::Result<Box<dyn Pooling>> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = &device {
+        return Ok(Box::new(super::cuda::CudaPooling::new(&cpu.table, &cpu.norm, device)?));
+    }
+    Ok(Box::new(DevicePooling::new(&cpu.table, &cpu.norm, device)?))
 }
 
 /// A kind of device, and whether this build can start it.
@@ -276,7 +285,7 @@ fn crossover(mut times: impl FnMut(usize) -> Result<[Duration; 2], EmbedError>) 
 /// Small batches on the CPU, the others on a device.
 struct BySize {
     cpu: CpuPooling,
-    device: DevicePooling,
+    device: Box<dyn Pooling>,
     /// The smallest batch for the device.
     min_tokens: usize,
 }
@@ -384,7 +393,7 @@ mod tests {
         let mut cpu = cpu();
         let device = DevicePooling::new(&cpu.table, &cpu.norm, Device::Cpu).unwrap();
         cpu.norm.scale.fill(2.0);
-        let both = BySize { cpu, device, min_tokens: 3 };
+        let both = BySize { cpu, device: Box::new(device), min_tokens: 3 };
         let mut out = [0.0; 8];
         both.mean(&[&[1], &[1]], 4, &mut out).unwrap();
         assert_eq!(out, [8.0, 10.0, 12.0, 14.0, 8.0, 10.0, 12.0, 14.0]);

@@ -151,6 +151,47 @@ fn without_a_device_the_program_ends_or_says_why_it_goes_on() {
     assert_eq!(output.status.code(), Some(78));
 }
 
+/// What CUDA's driver says, as it says it: tests/cuda/emulator.cpp stands in its place, and this tells it what to be.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_driver_that_has_no_device_for_us_is_a_clear_error() {
+    if std::env::var_os("EMULATED_DEVICES").is_none() {
+        writeln!(std::io::stderr(), "skipped a_driver_that_has_no_device_for_us: tests/cuda/run runs it").unwrap();
+        return;
+    }
+    let model = model_at(&checkpoint("llama"));
+    let run = |device: &str, variable: &str, value: &str| {
+        let mut command = command(&["serve", "--port", "0", "--model", &model, "--device", device]);
+        Server::run(command.env(variable, value))
+    };
+    for (device, variable, value, parts) in [
+        (
+            "cuda",
+            "EMULATED_DEVICES",
+            "-1",
+            ["CUDA_ERROR_STUB_LIBRARY", "driver is missing or too old", "install NVIDIA's"],
+        ),
+        ("cuda", "EMULATED_DEVICES", "0", ["CUDA_ERROR_NO_DEVICE", "finds no device", "--gpus all"]),
+        ("cuda:1", "EMULATED_DEVICES", "1", ["CUDA_ERROR_INVALID_DEVICE", "no device of that number", "nvidia-smi -L"]),
+        ("cuda", "EMULATED_MEMORY", "1000", ["CUDA_ERROR_OUT_OF_MEMORY", "memory is full", "refine --dtype int8"]),
+    ] {
+        let (code, log) = run(device, variable, value).end();
+        assert_eq!(code, Some(1), "{log}");
+        assert!(parts.iter().all(|part| log.contains(part)), "{parts:?}: {log}");
+        let server = run("auto", variable, if device == "cuda:1" { "0" } else { value });
+        server.wait_until_ready();
+        server.signal("TERM");
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("\"auto\" is the CPU") && log.contains("device=\"cpu ("), "{log}");
+    }
+    let server = run("auto", "EMULATED_DEVICES", "1");
+    server.wait_until_ready();
+    server.signal("TERM");
+    let (_, log) = server.end();
+    assert!(log.contains("cuda:0"), "{log}");
+}
+
 /// The same on hardware. Its contract of embeddings is the rest of these tests, whose servers are then on the device too.
 #[test]
 fn a_real_device_makes_the_cpus_vectors() {
@@ -173,8 +214,23 @@ fn a_real_device_makes_the_cpus_vectors() {
                 for dimensions in [dimensions, 17] {
                     let off = off(&cpu, &*device, &texts, dimensions);
                     assert!(off < 1e-5, "{} {dtype:?} {rows} x {dimensions}: off by {off}", device.device());
+                    if device.device().starts_with("cuda:") {
+                        same_bits_in_any_batch(&*device, &texts, dimensions);
+                    }
                 }
             }
         }
+    }
+}
+
+/// Our own kernel adds up a text in the same order whatever is beside it.
+fn same_bits_in_any_batch(device: &dyn Pooling, texts: &[Vec<u32>], dimensions: usize) {
+    let batch: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    let mut together = vec![0.0; texts.len() * dimensions];
+    device.mean(&batch, dimensions, &mut together).unwrap();
+    for (text, expected) in batch.iter().zip(together.chunks(dimensions)) {
+        let mut alone = vec![0.0; dimensions];
+        device.mean(&[text], dimensions, &mut alone).unwrap();
+        assert_eq!(alone, expected);
     }
 }
