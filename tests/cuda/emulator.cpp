@@ -99,6 +99,7 @@ int cuMemAlloc_v2(uint64_t *address, size_t size) { return cuMemAllocAsync(addre
 int cuMemFree_v2(uint64_t address) { return cuMemFreeAsync(address, nullptr); }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t size, void *) { return std::memcpy((void *)to, from, size), OK; }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t size, void *) { return std::memcpy(to, (void *)from, size), OK; }
+int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t size, void *) { return std::memcpy((void *)to, (void *)from, size), OK; }
 int cuMemsetD8Async(uint64_t to, unsigned char x, size_t size, void *) { return std::memset((void *)to, x, size), OK; }
 
 int cuModuleLoadData(void **module, const void *) { return *module = &some, OK; }
