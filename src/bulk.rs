@@ -420,6 +420,7 @@ impl Run<'_> {
     fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, String> {
         let dimensions = self.options.layout.dimensions;
         let mut made = Vectors::default();
+        let mut taken = Vec::new();
         for (position, text) in texts {
             let tokens = match self.embedder.tokens(0, &Input::Text(text)) {
                 Ok(tokens) => tokens,
@@ -432,11 +433,10 @@ impl Run<'_> {
             made.kept.push(true);
             made.part.rows += 1;
             made.part.tokens += tokens.len() as u64;
-            let start = made.vectors.len();
-            made.vectors.resize(start + dimensions, 0.0);
-            let vector = made.vectors.get_mut(start..).unwrap_or_default();
-            self.embedder.pool(std::slice::from_ref(&tokens), dimensions, vector).map_err(|e| e.to_string())?;
+            taken.push(tokens);
         }
+        made.vectors.resize(taken.len() * dimensions, 0.0);
+        self.embedder.pool(&taken, dimensions, &mut made.vectors).map_err(|e| e.to_string())?;
         Ok(made)
     }
 }

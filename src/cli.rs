@@ -88,6 +88,9 @@ struct ServeArgs {
     /// A model to serve: a directory or a Hub id (org/name); PATH alone is served as text-embedding-3-small. Repeatable.
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
+    /// Where models run that the configuration file gives no device of their own: auto, cpu, cuda[:N] or metal[:N].
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// How to write the log.
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
@@ -194,6 +197,7 @@ impl ServeArgs {
             config: self.config.clone(),
             host: self.host.clone(),
             port: self.port,
+            device: self.device.clone(),
             log_format: self.log_format.map(|format| match format {
                 LogFormat::Text => "text".to_owned(),
                 LogFormat::Json => "json".to_owned(),

@@ -13,9 +13,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Overrides;
-use crate::embedder::{DeviceChoice, Memory, Settings, TokenInput};
+use crate::embedder::{Memory, Settings, TokenInput};
 use crate::keys::ApiKeys;
 use crate::norm::NormKind;
+use crate::pooling::place::DeviceChoice;
 use units::{ByteCount, Seconds};
 
 /// The name that the system we replace serves, and that its clients ask for.
@@ -42,6 +43,7 @@ pub struct Server {
     pub host: IpAddr,
     pub port: u16,
     pub threads: usize,
+    pub device: DeviceChoice,
     pub max_body: ByteCount,
     pub max_inputs: usize,
     pub max_in_flight: ByteCount,
@@ -97,8 +99,11 @@ pub struct Model {
     pub token_input: TokenInput,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_input_tokens: Option<usize>,
-    #[serde(default)]
-    pub device: DeviceChoice,
+    /// `None`: the server's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceChoice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_min_tokens: Option<usize>,
     #[serde(default)]
     pub memory: Memory,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +143,7 @@ impl Default for Server {
             host: IpAddr::from([127, 0, 0, 1]),
             port: 5000,
             threads: 0,
+            device: DeviceChoice::default(),
             max_body: ByteCount(32 << 20),
             max_inputs: 2048,
             max_in_flight: ByteCount(64 << 20),
@@ -177,7 +183,8 @@ impl Model {
             dimensions: None,
             token_input: TokenInput::default(),
             max_input_tokens: None,
-            device: DeviceChoice::default(),
+            device: None,
+            device_min_tokens: None,
             memory: Memory::default(),
             tokenizer: None,
             config: None,
@@ -189,6 +196,12 @@ impl Model {
         }
     }
 
+    /// The same on the device that it is served on.
+    #[must_use]
+    pub fn on(self, server: &Server) -> Self {
+        Self { device: self.device.or(Some(server.device)), ..self }
+    }
+
     /// How its vectors are made.
     pub fn settings(&self) -> Settings {
         Settings {
@@ -197,7 +210,8 @@ impl Model {
             dimensions: self.dimensions,
             token_input: self.token_input,
             max_input_tokens: self.max_input_tokens,
-            device: self.device,
+            device: self.device.unwrap_or_default(),
+            device_min_tokens: self.device_min_tokens,
             memory: self.memory,
             ..Settings::default()
         }

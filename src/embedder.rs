@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
-use crate::pooling::{CpuPooling, DevicePooling, Pooling, normalize};
+use crate::pooling::place::{DeviceChoice, place};
+use crate::pooling::{Pooling, normalize};
 use crate::tokenize::choose::{Choice, Search};
 use crate::tokenize::pieces::Pieces;
 
@@ -27,39 +27,6 @@ pub enum TokenInput {
     Model,
     /// An error.
     Reject,
-}
-
-/// Where the table lives and the means are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum DeviceChoice {
-    #[default]
-    Cpu,
-    Cuda(usize),
-    Metal,
-}
-
-impl TryFrom<String> for DeviceChoice {
-    type Error = String;
-
-    fn try_from(s: String) -> Result<Self, String> {
-        match s.split_once(':').unwrap_or((&s, "0")) {
-            ("cpu", _) if s == "cpu" => Ok(Self::Cpu),
-            ("metal", _) if s == "metal" => Ok(Self::Metal),
-            ("cuda", n) => n.parse().map(Self::Cuda).map_err(|_| format!("{s:?} has no device number after \"cuda:\"")),
-            _ => Err(format!("{s:?} is not a device: \"cpu\", \"cuda\", \"cuda:N\" or \"metal\"")),
-        }
-    }
-}
-
-impl From<DeviceChoice> for String {
-    fn from(device: DeviceChoice) -> Self {
-        match device {
-            DeviceChoice::Cpu => "cpu".to_owned(),
-            DeviceChoice::Cuda(n) => format!("cuda:{n}"),
-            DeviceChoice::Metal => "metal".to_owned(),
-        }
-    }
 }
 
 /// What holds the table while it is served.
@@ -88,6 +55,8 @@ pub struct Settings {
     /// Longer inputs are an error. `None`: any length.
     pub max_input_tokens: Option<usize>,
     pub device: DeviceChoice,
+    /// Batches of fewer tokens stay on the CPU. `None`: measured at load.
+    pub device_min_tokens: Option<usize>,
     pub memory: Memory,
     /// Threads that read the table at load.
     pub load_threads: usize,
@@ -102,6 +71,7 @@ impl Default for Settings {
             token_input: TokenInput::default(),
             max_input_tokens: None,
             device: DeviceChoice::default(),
+            device_min_tokens: None,
             memory: Memory::default(),
             load_threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
@@ -140,6 +110,8 @@ pub struct Embedder {
     tokenizer: ArcSwap<Choice>,
     pieces: Pieces,
     pooling: Box<dyn Pooling>,
+    /// Why [`DeviceChoice::Auto`] is the CPU.
+    why_cpu: Option<String>,
     /// The file and its map, where the pooling reads from it.
     mapped: Option<(PathBuf, Map)>,
     rows: usize,
@@ -188,29 +160,38 @@ impl Embedder {
         if settings.memory == Memory::Copy {
             table = table.copied();
         }
-        if table_source.map.as_ref().is_some_and(Map::is_damaged) {
+        let is_damaged = || table_source.map.as_ref().is_some_and(Map::is_damaged);
+        if is_damaged() {
             return Err(cut_short(&table_source.path));
         }
         let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
-        let pooling: Box<dyn Pooling> = match device(settings.device).map_err(|e| LoadError::new(&path, e))? {
-            None => Box::new(CpuPooling::new(table, collapsed)),
-            Some(device) => Box::new(DevicePooling::new(&table, &collapsed, device).map_err(|e| {
-                LoadError::new(&path, format!("its table does not go to the device: {e}"))
-                    .remedy("set device = \"cpu\" for this model")
-            })?),
-        };
+        let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
+            .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy))?;
+        if is_damaged() {
+            return Err(cut_short(&table_source.path));
+        }
         if let Some(map) = &table_source.map {
             map.release();
         }
-        let reads_the_file = settings.device == DeviceChoice::Cpu && settings.memory == Memory::Map;
+        let reads_the_file = pooling.reads_the_table() && settings.memory == Memory::Map;
         let mapped = table_source.map.filter(|_| reads_the_file).map(|map| (table_source.path, map));
         let pieces = std::mem::take(&mut tokenizer.pieces);
         let (choice, search) = tokenizer.split();
         let tokenizer = ArcSwap::from_pointee(choice);
-        let embedder =
-            Self { tokenizer, pieces, pooling, mapped, rows, table_dimensions, table_bytes, settings, conventions };
+        let embedder = Self {
+            tokenizer,
+            pieces,
+            pooling,
+            why_cpu,
+            mapped,
+            rows,
+            table_dimensions,
+            table_bytes,
+            settings,
+            conventions,
+        };
         Ok((embedder, search))
     }
 
@@ -242,6 +223,16 @@ impl Embedder {
     /// The device's name, for people.
     pub fn device(&self) -> String {
         self.pooling.device()
+    }
+
+    /// Why the CPU is all there is, where any device would have done.
+    pub fn why_cpu(&self) -> Option<&str> {
+        self.why_cpu.as_deref()
+    }
+
+    /// Whether each call of [`Embedder::pool`] should be given many texts.
+    pub fn wants_whole_batches(&self) -> bool {
+        self.pooling.wants_whole_batches()
     }
 
     /// The tokenizer's implementation, for people.
@@ -347,16 +338,12 @@ impl Embedder {
     /// When a text cannot be tokenized, is longer than `max_input_tokens`, or the device fails.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let dimensions = self.dimensions();
-        texts
-            .iter()
-            .enumerate()
-            .map(|(index, text)| {
-                let tokens = self.tokens(index, &Input::Text(text.as_ref().to_owned()))?;
-                let mut vector = vec![0.0; dimensions];
-                self.pool(&[tokens], dimensions, &mut vector)?;
-                Ok(vector)
-            })
-            .collect()
+        let tokens = texts.iter().enumerate();
+        let tokens = tokens.map(|(index, text)| self.tokens(index, &Input::Text(text.as_ref().to_owned())));
+        let tokens: Vec<PooledTokens> = tokens.collect::<Result<_, _>>()?;
+        let mut vectors = vec![0.0; tokens.len() * dimensions];
+        self.pool(&tokens, dimensions, &mut vectors)?;
+        Ok(vectors.chunks(dimensions.max(1)).map(<[f32]>::to_vec).collect())
     }
 }
 
@@ -364,24 +351,4 @@ fn cut_short(path: &Path) -> LoadError {
     LoadError::new(path, "was cut short while it was read")
         .expected("a file that nobody writes to")
         .remedy("write a new checkpoint beside it and rename it into place")
-}
-
-/// candle's device, or none for the CPU's own pooling.
-fn device(choice: DeviceChoice) -> Result<Option<Device>, String> {
-    let missing = |name: &str, feature: &str| {
-        format!(
-            "is set to device = \"{name}\", which this build lacks: build with `cargo build --release --features {feature}`, or set device = \"cpu\""
-        )
-    };
-    match choice {
-        DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::Cuda(_) if !candle_core::utils::cuda_is_available() => Err(missing("cuda", "cuda")),
-        DeviceChoice::Metal if !candle_core::utils::metal_is_available() => Err(missing("metal", "metal")),
-        DeviceChoice::Cuda(n) => Device::new_cuda(n)
-            .map(Some)
-            .map_err(|e| format!("is set to device = \"cuda:{n}\", which does not start: {e}")),
-        DeviceChoice::Metal => Device::new_metal(0)
-            .map(Some)
-            .map_err(|e| format!("is set to device = \"metal\", which does not start: {e}")),
-    }
 }

@@ -10,7 +10,7 @@
 //! * [`checkpoint`] opens a directory: [`checkpoint::family`] knows model types, tensor names and
 //!   norms, [`checkpoint::weights`] finds tensors in safetensors files, [`checkpoint::map`] maps them.
 //! * [`table`] holds rows as they are stored; [`norm`] turns a final norm into numbers per row.
-//! * [`pooling`] is the seam to the arithmetic: the CPU's own kernel, or candle on a device.
+//! * [`pooling`] is the seam to the arithmetic: the CPU's own kernel, our own on CUDA, candle elsewhere.
 //! * [`tokenize`] is the seam to tokenizers; [`cl100k`] reads the token ids that OpenAI's clients send.
 //! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
 //! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and

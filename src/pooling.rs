@@ -1,8 +1,11 @@
 //! Mean pooling: the seam between token ids and arithmetic.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
 pub mod kernel;
+pub mod place;
 
 pub use cpu::CpuPooling;
 pub use device::DevicePooling;
@@ -22,6 +25,14 @@ pub trait Pooling: Send + Sync {
 
     /// Where it runs, for people: "cpu", "cuda:0".
     fn device(&self) -> String;
+
+    /// Whether a call costs something beside its tokens, so that many texts should be given to each.
+    fn wants_whole_batches(&self) -> bool {
+        false
+    }
+
+    /// Whether it goes on reading the table that it was made of.
+    fn reads_the_table(&self) -> bool;
 }
 
 /// Scales `vector` to length 1; one of length 0 becomes the first unit vector.

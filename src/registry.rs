@@ -43,7 +43,7 @@ impl Registry {
     /// loaded, whatever its names are now.
     pub fn replacing(&self, config: &Config) -> Self {
         let models = config.models.iter().enumerate().map(|(index, model)| {
-            let entry = Entry::new(index, model.clone());
+            let entry = Entry::new(index, model.clone().on(&config.server));
             if let Some(embedder) =
                 self.models.iter().find(|old| old.is_as_good_as(&entry)).and_then(|old| old.embedder())
             {
@@ -151,6 +151,9 @@ impl Entry {
             duration_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
+        if let Some(reason) = embedder.why_cpu() {
+            tracing::warn!(model = self.id(), reason, "device = \"auto\" is the CPU");
+        }
         if let (None, Some(remark)) = (&search, embedder.choice().remark()) {
             tracing::info!(model = self.id(), "{remark}");
         }

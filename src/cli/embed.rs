@@ -57,6 +57,9 @@ pub struct EmbedArgs {
     /// Threads; as many as the process may use for 0.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
+    /// Where the vectors are made: auto, cpu, cuda[:N] or metal[:N]. Without it as in the configuration.
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<String>,
     /// Replace the output, and begin anew what was cut.
     #[arg(long)]
     force: bool,
@@ -205,7 +208,11 @@ fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {
     for warning in &checkpoint.warnings {
         eprintln!("embedding-server: warning: {warning}");
     }
-    Ok(Embedder::new(checkpoint, model.settings())?)
+    let embedder = Embedder::new(checkpoint, model.settings())?;
+    if let Some(reason) = embedder.why_cpu() {
+        eprintln!("embedding-server: warning: on the CPU: {reason}");
+    }
+    Ok(embedder)
 }
 
 fn model(args: &EmbedArgs) -> Result<Model, Failure> {
@@ -213,14 +220,14 @@ fn model(args: &EmbedArgs) -> Result<Model, Failure> {
         Some(path) if args.config.is_none() => vec![path.clone()],
         _ => Vec::new(),
     };
-    let config =
-        effective(&Flags { config: args.config.clone(), models, ..Flags::default() }, std::iter::empty())?.config;
+    let flags = Flags { config: args.config.clone(), device: args.device.clone(), models, ..Flags::default() };
+    let config = effective(&flags, std::iter::empty())?.config;
     let name = match &args.model {
         Some(name) if args.config.is_some() => name.clone(),
         _ => config.default_model().to_owned(),
     };
     let named = |model: &Model| model.id == name || model.aliases.contains(&name);
-    let found = config.models.into_iter().find(named);
+    let found = config.models.into_iter().find(named).map(|model| model.on(&config.server));
     found.ok_or_else(|| format!("the configuration has no model {name:?}").into())
 }
 

@@ -20,6 +20,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("HOST", "server.host"),
     ("PORT", "server.port"),
     ("THREADS", "server.threads"),
+    ("DEVICE", "server.device"),
     ("MAX_BODY", "server.max_body"),
     ("MAX_INPUTS", "server.max_inputs"),
     ("MAX_IN_FLIGHT", "server.max_in_flight"),
@@ -51,6 +52,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "host",
             "port",
             "threads",
+            "device",
             "max_body",
             "max_inputs",
             "max_in_flight",
@@ -84,6 +86,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "token_input",
             "max_input_tokens",
             "device",
+            "device_min_tokens",
             "memory",
             "tokenizer",
             "config",
@@ -130,6 +133,7 @@ pub struct Flags {
     pub host: Option<String>,
     pub port: Option<u16>,
     pub log_format: Option<String>,
+    pub device: Option<String>,
     /// `NAME=PATH`, or `PATH` for the default name.
     pub models: Vec<String>,
 }
@@ -164,6 +168,7 @@ pub fn effective(flags: &Flags, environment: impl Iterator<Item = (String, Strin
     let set = [
         ("--host", "server.host", flags.host.clone().map(Value::from)),
         ("--port", "server.port", flags.port.map(|port| Value::from(i64::from(port)))),
+        ("--device", "server.device", flags.device.clone().map(Value::from)),
         ("--log-format", "log.format", flags.log_format.clone().map(Value::from)),
     ];
     for (flag, key, value) in set {

@@ -9,8 +9,8 @@ use crate::table::EmbeddingTable;
 /// Pools over a table in memory or in a memory map.
 #[derive(Debug)]
 pub struct CpuPooling {
-    table: EmbeddingTable,
-    norm: CollapsedNorm,
+    pub(super) table: EmbeddingTable,
+    pub(super) norm: CollapsedNorm,
     kernel: Kernel,
 }
 
@@ -102,5 +102,9 @@ impl Pooling for CpuPooling {
 
     fn device(&self) -> String {
         format!("cpu ({})", self.kernel.name)
+    }
+
+    fn reads_the_table(&self) -> bool {
+        true
     }
 }

@@ -56,6 +56,8 @@ struct Group<'a> {
     scales: [f32; GROUP],
     /// How many of `rows` there are.
     count: usize,
+    /// For kernels that prefetch.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     ahead: &'a [&'a [u8]],
 }
 

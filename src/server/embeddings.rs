@@ -30,6 +30,10 @@ use crate::workers;
 pub const POOL_SLICE: usize = 4 << 20;
 pub const WRITE_SLICE: usize = 64 << 10;
 
+/// The same on a device, which reads far more in that time, and to which every call costs tens of microseconds.
+pub const DEVICE_POOL_SLICE: usize = 1 << 30;
+const DEVICE_WRITE_SLICE: usize = 4 << 20;
+
 /// The longest answer that is written on the async thread. Some 0.1 ms in the worst case.
 const ANSWER_HERE: usize = 64 << 10;
 
@@ -132,10 +136,14 @@ impl Answer {
     async fn respond(self, state: &State) -> Result<Response<Body>, ApiError> {
         let answer_size = write::size_of_embedding(self.dimensions, self.encoding_format);
         // Either limit ends a slice: sizes are shares of the slice that an input takes.
-        const WHOLE: usize = 1 << 20;
+        const WHOLE: usize = 1 << 30;
+        let (pool_slice, write_slice) = match self.embedder.wants_whole_batches() {
+            true => (DEVICE_POOL_SLICE, DEVICE_WRITE_SLICE),
+            false => (POOL_SLICE, WRITE_SLICE),
+        };
         let share = |tokens: &PooledTokens| {
-            let pooled = tokens.len().saturating_mul(self.dimensions).saturating_mul(WHOLE) / POOL_SLICE;
-            pooled.max(answer_size * (WHOLE / WRITE_SLICE))
+            let pooled = tokens.len().saturating_mul(self.dimensions).saturating_mul(WHOLE / pool_slice);
+            pooled.max(answer_size * (WHOLE / write_slice))
         };
         let slices = inputs::slices(self.tokens.iter().map(share), WHOLE);
         let queued = self.stages.queued();

@@ -7,7 +7,7 @@ use axum::http::Response;
 
 use super::State;
 use super::authorize::View;
-use super::embeddings::{POOL_SLICE, WRITE_SLICE};
+use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
 use super::error::ApiError;
 use super::inputs::{self, Asked};
 use super::json::Json;
@@ -85,7 +85,8 @@ async fn unit_vectors(
     tokens: Vec<PooledTokens>,
     dimensions: usize,
 ) -> Result<Vec<f32>, ApiError> {
-    let slices = inputs::slices(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), POOL_SLICE);
+    let slice = if asked.embedder.wants_whole_batches() { DEVICE_POOL_SLICE } else { POOL_SLICE };
+    let slices = inputs::slices(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
     let mut vectors = Vec::with_capacity(tokens.len() * dimensions);
     let (embedder, stages, queued) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages), asked.stages.queued());
     let mut job = state.workers.run(slices.len(), move |slice| {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedding_server::config::{Config, Model};
+use embedding_server::pooling::place::DeviceChoice;
 use embedding_server::server::{self, State};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -25,6 +26,18 @@ pub fn fixtures(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind)
 }
 
+/// `EMBEDDING_SERVER_TEST_DEVICE`: where every server of these tests makes its vectors, all of them. Unset: the CPU.
+pub fn test_device() -> Option<DeviceChoice> {
+    let name = std::env::var("EMBEDDING_SERVER_TEST_DEVICE").ok()?;
+    Some(DeviceChoice::try_from(name).unwrap())
+}
+
+/// Whether two ways to a vector give the same: every bit on the CPU, and what rounding leaves on a device, whose sums depend
+/// on the batch.
+pub fn same(a: &[f32], b: &[f32]) -> bool {
+    if test_device().is_some() { difference(a, b) < 1e-5 } else { a == b }
+}
+
 /// A copy of a committed checkpoint that a test may change.
 pub fn copy_of(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -43,11 +56,15 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// The tiny Llama as `text-embedding-3-small`, changed by `change`.
+    /// The tiny Llama as `text-embedding-3-small`, changed by `change`; on [`test_device`], if there is one.
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
         let models = vec![Model::new("text-embedding-3-small", checkpoint("llama"))];
         let mut config = Config { models, ..Config::default() };
         change(&mut config);
+        if let Some(device) = test_device() {
+            config.server.device = device;
+            config.models.iter_mut().for_each(|model| model.device_min_tokens = Some(0));
+        }
         config.validate().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();

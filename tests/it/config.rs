@@ -91,6 +91,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("HOST", "::1"),
         ("PORT", "7"),
         ("THREADS", "3"),
+        ("DEVICE", "auto"),
         ("MAX_BODY", "1 MiB"),
         ("MAX_INPUTS", "5"),
         ("MAX_IN_FLIGHT", "2 MiB"),
@@ -156,7 +157,7 @@ fn what_kubernetes_sets_is_not_taken_for_configuration() {
 #[test]
 fn mistakes_are_named_with_their_place_and_their_remedy() {
     let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
-    let cases: [(&str, &[&str]); 17] = [
+    let cases: [(&str, &[&str]); 18] = [
         ("[server]\nprot = 1", &["prot", "[server]", "did you mean \"port\""]),
         ("[sever]\nport = 1", &["sever", "did you mean \"server\""]),
         ("[[models]]\nid = \"a\"\npth = \"b\"", &["pth", "did you mean \"path\""]),
@@ -165,6 +166,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
         ("[server]\ndrain_timeout = 30", &["line 2"]),
         ("[server", &["line 1"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\ndevice = \"gpu\"", &["gpu", "cuda"]),
+        ("[server]\ndevice = \"cuda:one\"", &["line 2", "no device number"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\ntoken_input = \"ids\"", &["cl100k_base", "reject"]),
         ("[server]\ncors_origins = [\"page.example\"]", &["page.example", "https://"]),
         ("[server]\napi_keys = \"sk-secret\"", &["line 2", "a list of API keys"]),
@@ -187,6 +189,8 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
     }
     let error = merge("", &[("EMBEDDING_SERVER_PORT", "many")], Flags::default()).unwrap_err();
     assert!(error.contains("EMBEDDING_SERVER_PORT"), "{error}");
+    let error = merge("", &[("EMBEDDING_SERVER_DEVICE", "gpu")], Flags::default()).unwrap_err();
+    assert!(error.contains("EMBEDDING_SERVER_DEVICE") && error.contains("\"cuda:N\""), "{error}");
     let merged = merge("", &[("EMBEDDING_SERVER_PROT", "1")], Flags::default()).unwrap();
     assert!(merged.warnings[0].contains("did you mean \"PORT\""), "{:?}", merged.warnings);
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::{TestApp, checkpoint};
+use crate::common::{TestApp, checkpoint, same};
 use crate::texts::Texts;
 
 fn command(args: &[&str]) -> Command {
@@ -88,11 +88,12 @@ fn ten_thousand_texts_have_the_vectors_of_the_api() {
         let found = rows(&embed(&[&input, "--field", "t", "--threads", threads]).stdout);
         assert_eq!(found.len(), texts.len());
         for (id, ((row, text), expected)) in found.iter().zip(&texts).zip(&expected).enumerate() {
-            assert_eq!((&row["id"], &row["t"], &vector(row)), (&json!(id), &json!(text), expected));
+            assert_eq!((&row["id"], &row["t"]), (&json!(id), &json!(text)));
+            assert!(same(&vector(row), expected), "{text}");
         }
         let out = place.name(&format!("{threads}.npy"));
         assert_eq!(embed(&[&input, "--field", "t", "--threads", threads, "-o", &out]).status.code(), Some(0));
-        assert_eq!(npy(Path::new(&out)), expected.concat());
+        assert!(same(&npy(Path::new(&out)), &expected.concat()));
     }
 }
 

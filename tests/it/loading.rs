@@ -2,8 +2,9 @@
 
 use embedding_server::LoadError;
 use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{DeviceChoice, Embedder, Settings};
+use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::norm::NormKind;
+use embedding_server::pooling::place::DeviceChoice;
 
 use crate::common::{broken, checkpoint, copy_of, difference};
 
@@ -138,7 +139,7 @@ fn the_full_models_directory_is_the_layer_0_checkpoint() {
 
 #[test]
 fn a_device_that_this_build_lacks_is_a_clear_error() {
-    for (device, name) in [(DeviceChoice::Cuda(0), "cuda"), (DeviceChoice::Metal, "metal")] {
+    for (device, name) in [(DeviceChoice::Cuda(0), "cuda"), (DeviceChoice::Metal(0), "metal")] {
         if cfg!(feature = "cuda") && name == "cuda" || cfg!(feature = "metal") && name == "metal" {
             println!("skipped for {name}: this build has it");
             continue;

@@ -9,6 +9,7 @@ mod config;
 mod contract;
 #[cfg(feature = "default-model")]
 mod default_model;
+mod device;
 #[cfg(feature = "bulk")]
 mod embed;
 mod eval;

@@ -1,0 +1,463 @@
+//! Where a table's means are made: the device that is asked for, and from how many tokens on it is worth its calls.
+
+use std::hint::black_box;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use super::{CpuPooling, DevicePooling, Pooling};
+use crate::error::EmbedError;
+use crate::norm::CollapsedNorm;
+use crate::table::EmbeddingTable;
+
+/// Where the table lives and the means are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first device that this build knows and that takes the table; else the CPU.
+    Auto,
+    #[default]
+    Cpu,
+    /// By the driver's number.
+    Cuda(usize),
+    Metal(usize),
+    /// candle on the CPU: what the others run, for tests where there is no device. Slower than [`DeviceChoice::Cpu`].
+    CandleCpu,
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(s: String) -> Result<Self, String> {
+        let (kind, number) = s.split_once(':').map_or((s.as_str(), None), |(kind, number)| (kind, Some(number)));
+        let digits = number.unwrap_or("0");
+        let parsed = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
+        match (kind, number, parsed) {
+            ("auto", None, _) => Ok(Self::Auto),
+            ("cpu", None, _) => Ok(Self::Cpu),
+            ("candle-cpu", None, _) => Ok(Self::CandleCpu),
+            ("cuda", _, Some(n)) => Ok(Self::Cuda(n)),
+            ("metal", _, Some(n)) => Ok(Self::Metal(n)),
+            ("cuda" | "metal", _, None) => Err(format!("{s:?} has no device number after \"{kind}:\"")),
+            _ => {
+                Err(format!("{s:?} is not a device: \"auto\", \"cpu\", \"cuda\", \"cuda:N\", \"metal\" or \"metal:N\""))
+            }
+        }
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(device: DeviceChoice) -> Self {
+        match device {
+            DeviceChoice::Auto => "auto".to_owned(),
+            DeviceChoice::Cpu => "cpu".to_owned(),
+            DeviceChoice::Cuda(n) => format!("cuda:{n}"),
+            DeviceChoice::Metal(n) => format!("metal:{n}"),
+            DeviceChoice::CandleCpu => "candle-cpu".to_owned(),
+        }
+    }
+}
+
+/// Why a device does not take a table. Reads on from the checkpoint's path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    pub problem: String,
+    /// A sentence without its full stop.
+    pub remedy: String,
+}
+
+/// A pooling of `table` where `choice` says, and for [`DeviceChoice::Auto`] why it is on the CPU, if it is.
+///
+/// Batches of fewer than `min_tokens` tokens stay on the CPU, which then goes on reading the table. `None` measures both on
+/// this device, which takes a fraction of a second.
+///
+/// # Errors
+/// When the device is not there, or does not take the table.
+pub fn place(
+    choice: DeviceChoice,
+    min_tokens: Option<usize>,
+    table: EmbeddingTable,
+    norm: CollapsedNorm,
+) -> Result<(Box<dyn Pooling>, Option<String>), Unavailable> {
+    place_by(open, choice, min_tokens, CpuPooling::new(table, norm))
+}
+
+/// The same, with devices that `open` makes.
+fn place_by(
+    open: impl Fn(DeviceChoice) -> Result<Device, Unavailable>,
+    choice: DeviceChoice,
+    min_tokens: Option<usize>,
+    cpu: CpuPooling,
+) -> Result<(Box<dyn Pooling>, Option<String>), Unavailable> {
+    let candidates = match choice {
+        DeviceChoice::Cpu => Vec::new(),
+        DeviceChoice::Auto => KINDS.iter().filter(|kind| kind.built).map(|kind| (kind.choice)(0)).collect(),
+        one => vec![one],
+    };
+    let mut reasons = Vec::new();
+    for candidate in candidates {
+        let on_device = open(candidate).and_then(|device| {
+            let failed = |e: &str| diagnose(candidate, e, cpu.table.bytes().len());
+            let device = on(device, &cpu).map_err(|e| failed(&e.to_string()))?;
+            compare(&cpu, &*device).map_err(|e| failed(&e))?;
+            let min_tokens = min_tokens.map_or_else(|| measure(&cpu, &*device), Ok);
+            Ok((device, min_tokens.map_err(|e| failed(&e.to_string()))?))
+        });
+        match on_device {
+            Ok((device, 0..=1)) => return Ok((device, None)),
+            Ok((device, min_tokens)) => return Ok((Box::new(BySize { cpu, device, min_tokens }), None)),
+            Err(why) if choice != DeviceChoice::Auto => return Err(why),
+            Err(why) => reasons.push(why.problem),
+        }
+    }
+    if choice == DeviceChoice::Auto && reasons.is_empty() {
+        reasons.push("this build has neither the feature cuda nor metal".to_owned());
+    }
+    Ok((Box::new(cpu), (!reasons.is_empty()).then(|| reasons.join("; "))))
+}
+
+/// The same table on `device`.
+fn on(device: Device, cpu: &CpuPooling) -> candle_core::Result<Box<dyn Pooling>> {
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = &device {
+        return Ok(Box::new(super::cuda::CudaPooling::new(&cpu.table, &cpu.norm, device)?));
+    }
+    Ok(Box::new(DevicePooling::new(&cpu.table, &cpu.norm, device)?))
+}
+
+/// A kind of device, and whether this build can start it.
+struct Kind {
+    feature: &'static str,
+    built: bool,
+    choice: fn(usize) -> DeviceChoice,
+    start: fn(usize) -> candle_core::Result<Device>,
+}
+
+/// In the order of [`DeviceChoice::Auto`].
+const KINDS: [Kind; 2] = [
+    Kind {
+        feature: "cuda",
+        built: cfg!(feature = "cuda"),
+        choice: DeviceChoice::Cuda,
+        // One stream for all threads: candle's default one is another in each, and they do not wait for each other.
+        start: Device::new_cuda_with_stream,
+    },
+    Kind { feature: "metal", built: cfg!(feature = "metal"), choice: DeviceChoice::Metal, start: Device::new_metal },
+];
+
+fn open(choice: DeviceChoice) -> Result<Device, Unavailable> {
+    let ([cuda, metal], name) = (&KINDS, String::from(choice));
+    let (kind, number) = match choice {
+        DeviceChoice::Cuda(n) => (cuda, n),
+        DeviceChoice::Metal(n) => (metal, n),
+        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CandleCpu => return Ok(Device::Cpu),
+    };
+    if !kind.built {
+        return Err(Unavailable {
+            problem: format!("cannot use device = \"{name}\": this build lacks it"),
+            remedy: format!("build with `cargo build --release --features {}`, or set device = \"cpu\"", kind.feature),
+        });
+    }
+    start(kind.start, choice, number)
+}
+
+fn start(
+    start: fn(usize) -> candle_core::Result<Device>,
+    choice: DeviceChoice,
+    number: usize,
+) -> Result<Device, Unavailable> {
+    // candle takes Metal's devices from a list without a look at its length.
+    match catch_unwind(AssertUnwindSafe(|| start(number))) {
+        Ok(started) => started.map_err(|e| diagnose(choice, &e.to_string(), 0)),
+        Err(_) => Err(diagnose(choice, "it panicked at the start, as where there is no device of that number", 0)),
+    }
+}
+
+/// From a driver's words to what is to be done; `table` is the size of the table in bytes.
+fn diagnose(choice: DeviceChoice, error: &str, table: usize) -> Unavailable {
+    /// Errors of CUDA's driver API by name (cuda.h), what they mean here, and what helps.
+    const KNOWN: [(&[&str], &str, &str); 5] = [
+        (
+            &["OUT_OF_MEMORY"],
+            "its memory is full",
+            "free memory on it, or make the table smaller: `embedding-server refine --dtype int8` halves one of bf16",
+        ),
+        (
+            &["INVALID_DEVICE"],
+            "there is no device of that number",
+            "`nvidia-smi -L` lists them; CUDA_VISIBLE_DEVICES hides some, and counts the others from 0",
+        ),
+        (
+            &["NO_DEVICE"],
+            "the driver finds no device",
+            "give the container its devices (`--gpus all`), and see that CUDA_VISIBLE_DEVICES is not empty",
+        ),
+        (
+            &["STUB_LIBRARY", "INSUFFICIENT_DRIVER", "DRIVER_MISMATCH", "UNSUPPORTED_PTX_VERSION"],
+            "the driver is missing or too old",
+            "install NVIDIA's driver for the CUDA that this was built with, or a newer one",
+        ),
+        (
+            &["NO_BINARY_FOR_GPU", "INVALID_PTX", "INVALID_IMAGE"],
+            "this was built for another generation of GPU",
+            "build with CUDA_COMPUTE_CAP set to this one's (`nvidia-smi --query-gpu=compute_cap --format=csv`)",
+        ),
+    ];
+    let name = String::from(choice);
+    let line = error.lines().next().unwrap_or_default();
+    let known = KNOWN.iter().find(|(words, ..)| words.iter().any(|word| error.contains(word)));
+    let size = if table > 0 { format!("; the table has {} MiB", table.div_ceil(1 << 20)) } else { String::new() };
+    Unavailable {
+        problem: match known {
+            Some((_, meaning, _)) => format!("cannot use device = \"{name}\": {meaning} ({line}{size})"),
+            None => format!("cannot use device = \"{name}\": {line}{size}"),
+        },
+        remedy: match known {
+            Some((_, _, remedy)) => format!("{remedy}; or set device = \"cpu\", or \"auto\" to do without a device"),
+            None => "set device = \"cpu\", or \"auto\" to do without a device".to_owned(),
+        },
+    }
+}
+
+/// `count` ids of all over the table, in texts of at most 512.
+fn texts_of(table: &EmbeddingTable, count: usize) -> Vec<Vec<u32>> {
+    // A prime step, so that no row is near the one before.
+    let ids: Vec<u32> = (0..count).map(|i| (i.wrapping_mul(7919) % table.rows()) as u32).collect();
+    ids.chunks(512).map(<[u32]>::to_vec).collect()
+}
+
+/// Whether the device's vectors are the CPU's: a driver or a kernel that is wrong must not be found by searches that find
+/// nothing.
+fn compare(cpu: &CpuPooling, device: &dyn Pooling) -> Result<(), String> {
+    const TOLERANCE: f32 = 1e-4;
+    let (texts, dimensions) = (texts_of(&cpu.table, 5000), cpu.table.dimensions());
+    let mut texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+    texts.push(&[0]);
+    let mut expected = vec![0.0; texts.len() * dimensions];
+    let mut found = expected.clone();
+    cpu.mean(&texts, dimensions, &mut expected).map_err(|e| e.to_string())?;
+    device.mean(&texts, dimensions, &mut found).map_err(|e| e.to_string())?;
+    let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    // Written so that NaN is not equal either.
+    let equal = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= TOLERANCE * largest;
+    match expected.iter().zip(&found).find(|pair| !equal(pair)) {
+        Some((a, b)) => Err(format!("it computes {b} where the CPU computes {a}")),
+        None => Ok(()),
+    }
+}
+
+/// The number of tokens from which on the device is faster than one thread of the CPU.
+fn measure(cpu: &CpuPooling, device: &dyn Pooling) -> Result<usize, EmbedError> {
+    const ROUNDS: usize = 3;
+    let dimensions = cpu.table.dimensions();
+    crossover(|tokens| {
+        let texts = texts_of(&cpu.table, tokens);
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let mut out = vec![0.0; texts.len() * dimensions];
+        let mut best = [Duration::MAX; 2];
+        for _ in 0..ROUNDS {
+            for (best, pooling) in best.iter_mut().zip([cpu as &dyn Pooling, device]) {
+                let start = Instant::now();
+                pooling.mean(&texts, dimensions, black_box(&mut out))?;
+                *best = start.elapsed().min(*best);
+            }
+        }
+        Ok(best)
+    })
+}
+
+/// The first of 16, 32, 64, ... tokens that take the device no longer than the CPU, by `times` of both. What would take
+/// long to measure goes to the device that was asked for.
+fn crossover(mut times: impl FnMut(usize) -> Result<[Duration; 2], EmbedError>) -> Result<usize, EmbedError> {
+    const LONG: Duration = Duration::from_millis(20);
+    let mut tokens = 16;
+    loop {
+        let [cpu, device] = times(tokens)?;
+        if device <= cpu || cpu.max(device) > LONG {
+            return Ok(tokens);
+        }
+        tokens *= 2;
+    }
+}
+
+/// Small batches on the CPU, the others on a device.
+struct BySize {
+    cpu: CpuPooling,
+    device: Box<dyn Pooling>,
+    /// The smallest batch for the device.
+    min_tokens: usize,
+}
+
+impl Pooling for BySize {
+    fn mean(&self, texts: &[&[u32]], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
+        let tokens: usize = texts.iter().map(|ids| ids.len()).sum();
+        if tokens < self.min_tokens {
+            self.cpu.mean(texts, dimensions, out)
+        } else {
+            self.device.mean(texts, dimensions, out)
+        }
+    }
+
+    fn device(&self) -> String {
+        format!("{} from {} tokens on, else {}", self.device.device(), self.min_tokens, self.cpu.device())
+    }
+
+    fn wants_whole_batches(&self) -> bool {
+        true
+    }
+
+    fn reads_the_table(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::table::TableDtype;
+
+    fn cpu() -> CpuPooling {
+        let bytes: Vec<u8> = (0..40u8).flat_map(|i| f32::from(i).to_le_bytes()).collect();
+        let table = EmbeddingTable::new(bytes.into(), TableDtype::F32, 10, 4).unwrap();
+        let norm = CollapsedNorm { scale: vec![1.0; 10], weight: vec![1.0; 4], bias: None, corrections: Vec::new() };
+        CpuPooling::new(table, norm)
+    }
+
+    fn unavailable() -> Unavailable {
+        Unavailable { problem: "a problem".to_owned(), remedy: "a remedy".to_owned() }
+    }
+
+    #[test]
+    fn devices_are_written_as_they_are_read_and_anything_else_is_an_error() {
+        for (text, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Cpu),
+            ("cuda:0", DeviceChoice::Cuda(0)),
+            ("cuda:3", DeviceChoice::Cuda(3)),
+            ("metal:1", DeviceChoice::Metal(1)),
+            ("candle-cpu", DeviceChoice::CandleCpu),
+        ] {
+            assert_eq!(DeviceChoice::try_from(text.to_owned()), Ok(choice));
+            assert_eq!(String::from(choice), text);
+        }
+        assert_eq!(DeviceChoice::try_from("cuda".to_owned()), Ok(DeviceChoice::Cuda(0)));
+        assert_eq!(DeviceChoice::try_from("metal".to_owned()), Ok(DeviceChoice::Metal(0)));
+        for text in ["", "gpu", "CUDA", "cpu:0", "auto:0", ":0", "cuda0"] {
+            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err();
+            assert!(error.contains("is not a device") && error.contains("\"cuda:N\""), "{error}");
+        }
+        for text in ["cuda:", "cuda:x", "cuda:-1", "cuda:+1", "metal: 0", "cuda:99999999999999999999"] {
+            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err();
+            assert!(error.contains("no device number"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_does_not_start_is_an_error_unless_any_will_do() {
+        let fails = |_| Err(unavailable());
+        for choice in [DeviceChoice::Cuda(0), DeviceChoice::Metal(2)] {
+            assert_eq!(place_by(fails, choice, None, cpu()).err(), Some(unavailable()));
+        }
+        let (pooling, reason) = place_by(fails, DeviceChoice::Auto, None, cpu()).ok().unwrap();
+        assert!(pooling.device().starts_with("cpu (") && pooling.reads_the_table());
+        let built = KINDS.iter().filter(|kind| kind.built).count();
+        let expected = if built == 0 {
+            "this build has neither the feature cuda nor metal".to_owned()
+        } else {
+            vec!["a problem"; built].join("; ")
+        };
+        assert_eq!(reason, Some(expected));
+        let (pooling, reason) = place_by(fails, DeviceChoice::Cpu, None, cpu()).ok().unwrap();
+        assert!(pooling.device().starts_with("cpu (") && reason.is_none() && !pooling.wants_whole_batches());
+    }
+
+    /// candle's CPU device, which is told from the CPU's own pooling by its name.
+    #[test]
+    fn small_batches_stay_on_the_cpu_and_zero_leaves_none_there() {
+        let starts = |_| Ok(Device::Cpu);
+        let (pooling, reason) = place_by(starts, DeviceChoice::Cuda(0), Some(3), cpu()).ok().unwrap();
+        assert!(pooling.device().starts_with("cpu (candle) from 3 tokens on, else cpu ("), "{}", pooling.device());
+        assert!(pooling.wants_whole_batches() && pooling.reads_the_table() && reason.is_none());
+        let (pooling, _) = place_by(starts, DeviceChoice::Cuda(0), Some(0), cpu()).ok().unwrap();
+        assert_eq!(pooling.device(), "cpu (candle)");
+        assert!(!pooling.reads_the_table());
+    }
+
+    #[test]
+    fn the_number_of_tokens_decides_which_pooling_takes_a_batch() {
+        // A device with another table shows which one answered.
+        let mut cpu = cpu();
+        let device = DevicePooling::new(&cpu.table, &cpu.norm, Device::Cpu).unwrap();
+        cpu.norm.scale.fill(2.0);
+        let both = BySize { cpu, device: Box::new(device), min_tokens: 3 };
+        let mut out = [0.0; 8];
+        both.mean(&[&[1], &[1]], 4, &mut out).unwrap();
+        assert_eq!(out, [8.0, 10.0, 12.0, 14.0, 8.0, 10.0, 12.0, 14.0]);
+        both.mean(&[&[1], &[1, 1]], 4, &mut out).unwrap();
+        assert_eq!(out, [4.0, 5.0, 6.0, 7.0, 4.0, 5.0, 6.0, 7.0]);
+    }
+
+    #[test]
+    fn a_device_that_computes_anything_else_is_refused() {
+        let mut cpu = cpu();
+        let device = DevicePooling::new(&cpu.table, &cpu.norm, Device::Cpu).unwrap();
+        assert_eq!(compare(&cpu, &device), Ok(()));
+        for wrong in [1.01, f32::NAN] {
+            cpu.norm.scale.fill(wrong);
+            let error = compare(&cpu, &device).unwrap_err();
+            assert!(error.contains("where the CPU computes"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_first_size_at_which_the_device_is_as_fast_decides() {
+        let cost = |cpu: u64, device: u64| Ok([Duration::from_micros(cpu), Duration::from_micros(device)]);
+        assert_eq!(crossover(|tokens| cost(tokens as u64, 100)), Ok(128));
+        assert_eq!(crossover(|tokens| cost(tokens as u64, tokens as u64)), Ok(16));
+        // Never as fast: measured until it takes long, and not for ever.
+        let last = Cell::new(0);
+        let never = crossover(|tokens| {
+            last.set(tokens);
+            cost(tokens as u64, 10 * tokens as u64)
+        });
+        assert_eq!(never, Ok(2048));
+        assert_eq!(last.get(), 2048);
+        let failed = EmbedError::Device { message: String::new() };
+        assert_eq!(crossover(|_| Err(failed.clone())), Err(failed));
+    }
+
+    #[test]
+    fn what_cuda_says_becomes_what_to_do() {
+        for (error, meaning, remedy) in [
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "memory is full", "--dtype int8"),
+            (
+                "DriverError(CUDA_ERROR_INVALID_DEVICE, \"invalid device ordinal\")",
+                "no device of that number",
+                "nvidia-smi -L",
+            ),
+            ("DriverError(CUDA_ERROR_NO_DEVICE, \"no CUDA-capable device\")", "finds no device", "--gpus all"),
+            ("DriverError(CUDA_ERROR_STUB_LIBRARY, \"\")", "driver is missing or too old", "install NVIDIA's driver"),
+            ("DriverError(CUDA_ERROR_NO_BINARY_FOR_GPU)", "another generation", "CUDA_COMPUTE_CAP"),
+            ("anything else", "anything else", "set device"),
+        ] {
+            let Unavailable { problem, remedy: found } =
+                diagnose(DeviceChoice::Cuda(7), &format!("{error}\n  backtrace"), 3 << 20);
+            assert!(problem.starts_with("cannot use device = \"cuda:7\": ") && problem.contains(meaning), "{problem}");
+            assert!(
+                problem.contains(error) && problem.contains("3 MiB") && !problem.contains("backtrace"),
+                "{problem}"
+            );
+            assert!(found.contains(remedy) && found.contains("\"cpu\""), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_panic_at_the_start_is_an_error() {
+        let Err(error) = start(|_| panic!("index out of bounds"), DeviceChoice::Metal(9), 9) else { panic!() };
+        assert!(error.problem.contains("metal:9") && error.problem.contains("no device of that number"), "{error:?}");
+    }
+}
