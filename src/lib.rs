@@ -47,6 +47,7 @@ pub mod extract;
 pub mod fit;
 #[cfg(feature = "hub")]
 pub mod hub;
+mod large_pages;
 pub mod location;
 pub mod norm;
 pub mod pooling;

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::large_pages::LargePages;
+
 /// How one number of a table is stored, little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableDtype {
@@ -65,10 +67,17 @@ impl EmbeddingTable {
         Self::of(bytes, dtype, rows, dimensions, None)
     }
 
-    /// The same table in memory of its own.
+    /// The same table in memory of its own, in large pages where the system has them.
     #[must_use]
     pub fn copied(self) -> Self {
-        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+        let bytes = match LargePages::zeroed(self.bytes.len()) {
+            Some(mut pages) => {
+                pages.copy_from_slice(&self.bytes);
+                Bytes::from_owner(pages)
+            }
+            None => Bytes::copy_from_slice(&self.bytes),
+        };
+        Self { bytes, ..self }
     }
 
     /// A table of integers, with `row_scales[t]` the size of one step in row `t`. `None` as for [`EmbeddingTable::new`], and

@@ -70,7 +70,7 @@ impl SentencePieceBpe {
         let bytes = byte_tokens(&vocabulary)?;
         let characters = characters(&vocabulary)?;
         let (joins, merges) = tables(&definition, &vocabulary)?;
-        let whole_words = WholeWords::new(&[]);
+        let whole_words = WholeWords::new(&[]).ok_or(NO_MEMORY)?;
         let mut this = Self {
             characters,
             bytes,
@@ -83,7 +83,7 @@ impl SentencePieceBpe {
             template,
             owner: Owner::default(),
         };
-        this.find_whole_words(&vocabulary);
+        this.whole_words = this.find_whole_words(&vocabulary).ok_or(NO_MEMORY)?;
         Ok(this)
     }
 
@@ -220,7 +220,7 @@ impl SentencePieceBpe {
     }
 
     /// The vocabulary's words that merge into themselves; not each does.
-    fn find_whole_words(&mut self, vocabulary: &HashMap<&str, u32>) {
+    fn find_whole_words(&self, vocabulary: &HashMap<&str, u32>) -> Option<WholeWords> {
         let mut workspace = Workspace::default();
         let mut words = Vec::new();
         for (text, &id) in vocabulary {
@@ -232,9 +232,11 @@ impl SentencePieceBpe {
                 words.push((key, id));
             }
         }
-        self.whole_words = WholeWords::new(&words);
+        WholeWords::new(&words)
     }
 }
+
+const NO_MEMORY: &str = "there is no memory for the vocabulary's words";
 
 const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 
@@ -359,6 +361,7 @@ fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Resul
         merges.push(ids);
     }
     let max_id = vocabulary.values().copied().max().unwrap_or(0);
-    let merges = Merges::new(&merges, max_id).ok_or("the ids and the merges are too many")?;
+    let merges =
+        Merges::new(&merges, max_id).ok_or("the ids and the merges are too many for 64 bits, or for the memory")?;
     Ok((Joins::new(pairs.into_iter()), merges))
 }

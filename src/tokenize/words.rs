@@ -1,5 +1,9 @@
 //! Words whose tokens are known: those that are one token, and those that this thread has met.
 
+use bytemuck::{Pod, Zeroable};
+
+use crate::large_pages::LargePages;
+
 /// A word's bytes, padded with zeros, its length in the last: two words never have the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Key([u64; 4]);
@@ -54,26 +58,35 @@ impl Key {
 /// Words that are one token: all that the vocabulary has, shared by the threads and never changed.
 pub struct WholeWords {
     /// Open addressing; a slot without a word has no length in its key.
-    slots: Vec<([u64; 3], u32)>,
+    slots: LargePages<Slot>,
+}
+
+/// Half a cache line.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Slot {
+    key: [u64; 3],
+    id: u32,
+    _padding: u32,
 }
 
 impl WholeWords {
-    /// Of words with their ids. Words of more than 23 bytes are left out.
-    pub fn new(words: &[(Key, u32)]) -> Self {
-        let mut slots = vec![([0; 3], 0); (2 * words.len() + 2).next_power_of_two()];
+    /// Of words with their ids. Words of more than 23 bytes are left out. `None` when the system gives no memory.
+    pub fn new(words: &[(Key, u32)]) -> Option<Self> {
+        let mut slots = LargePages::<Slot>::zeroed((2 * words.len() + 2).next_power_of_two())?;
         let mask = slots.len() - 1;
         for (key, id) in words {
             let Some(short) = key.short() else { continue };
             let mut at = key.hash() as usize & mask;
             while let Some(slot) = slots.get_mut(at) {
-                if slot.0 == [0; 3] {
-                    *slot = (short, *id);
+                if slot.key == [0; 3] {
+                    *slot = Slot { key: short, id: *id, _padding: 0 };
                     break;
                 }
                 at = (at + 1) & mask;
             }
         }
-        Self { slots }
+        Some(Self { slots })
     }
 
     #[inline]
@@ -81,7 +94,7 @@ impl WholeWords {
         let short = key.short()?;
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
-        while let Some(&(found, id)) = self.slots.get(at) {
+        while let Some(&Slot { key: found, id, .. }) = self.slots.get(at) {
             if found == short {
                 return Some(id);
             }
@@ -183,7 +196,7 @@ mod tests {
     fn whole_words_of_up_to_23_bytes_are_found() {
         let text = [b'x'; 31];
         let words: Vec<(Key, u32)> = (1..=31).map(|n| (Key::new(&text, 0, n).unwrap(), n as u32)).collect();
-        let table = WholeWords::new(&words);
+        let table = WholeWords::new(&words).unwrap();
         for (key, n) in words {
             assert_eq!(table.get(&key, key.hash()), (n <= 23).then_some(n));
         }

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::large_pages::LargePages;
+
 /// No rank, no token.
 pub const NONE: u32 = u32::MAX;
 
@@ -12,7 +14,7 @@ const SCANNED: usize = 40;
 /// From two adjacent tokens to the rank of their merge, and from a rank to the token that it makes.
 pub struct Merges {
     /// Open addressing; a slot is `left | right | rank`, or all ones.
-    slots: Vec<u64>,
+    slots: LargePages<u64>,
     /// Slots are found by the top bits of a product.
     shift: u32,
     id_bits: u32,
@@ -36,7 +38,7 @@ pub struct Workspace {
 
 impl Merges {
     /// `merges` are `(left, right, result)` in the order of their ranks; of a pair that comes twice, the later counts.
-    /// `None` when ids and ranks do not fit 64 bits together.
+    /// `None` when ids and ranks do not fit 64 bits together, or the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)], max_id: u32) -> Option<Self> {
         // No id is all ones, so an empty slot equals no pair.
         let id_bits = u32::BITS - max_id.checked_add(1)?.leading_zeros();
@@ -45,8 +47,10 @@ impl Merges {
             return None;
         }
         let capacity_bits = (2 * merges.len() + 2).next_power_of_two().trailing_zeros();
+        let mut slots = LargePages::zeroed(1 << capacity_bits)?;
+        slots.fill(u64::MAX);
         let mut table = Self {
-            slots: vec![u64::MAX; 1 << capacity_bits],
+            slots,
             shift: u64::BITS - capacity_bits,
             id_bits,
             rank_bits,
