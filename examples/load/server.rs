@@ -13,12 +13,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a free port with the model inside the program, ready.
+    /// On a free port with the model inside the program, ready; on the core that `SERVER_CORE` names alone, if it does.
     pub fn start(settings: &[(&str, &str)]) -> Self {
         // target/PROFILE/examples/load
         let load = std::env::current_exe().unwrap();
         let binary = load.parent().and_then(Path::parent).unwrap().join("embedding-server");
-        let mut child = Command::new(&binary)
+        let mut command = match std::env::var_os("SERVER_CORE") {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(core).arg(&binary);
+                command
+            }
+            None => Command::new(&binary),
+        };
+        let mut child = command
             .args(["--port", "0"])
             .envs(settings.iter().copied())
             .env("EMBEDDING_SERVER_LOG_LEVEL", "error")

@@ -3,6 +3,9 @@
 //! One rule for every shape of input: a request weighs its body's bytes, which are at least its tokens, and
 //! [`INPUT`] for each of its inputs, which is about what an answer to it takes. Requests are admitted while all of them
 //! together weigh at most `server.max_in_flight`; one that is alone always is.
+//!
+//! Under overload most requests are refused, and a server that reads them first has little time left for the others. So
+//! one whose body is still to come is refused where it would not fit with [`Admission::expected`] inputs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,12 +25,15 @@ pub const INPUT: u64 = 4 << 10;
 
 /// The weight of all requests in flight.
 #[derive(Debug, Default)]
-pub struct Admission(AtomicU64);
+pub struct Admission {
+    all: AtomicU64,
+    expected: AtomicU64,
+}
 
 /// What one request weighs, until its answer is sent.
 #[derive(Debug)]
 pub struct Weight {
-    all: Arc<Admission>,
+    in_flight: Arc<Admission>,
     own: AtomicU64,
     max: u64,
     received: AtomicBool,
@@ -36,24 +42,57 @@ pub struct Weight {
 impl Admission {
     /// In bytes.
     pub fn in_flight(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// What the inputs of a request weigh at least, by those of late: down to the lightest at once, up by an eighth at most.
+    ///
+    /// Where that is too much, all are refused until none is in flight; the next one is admitted, and corrects it.
+    fn expected(&self) -> u64 {
+        self.expected.load(Ordering::Relaxed)
+    }
+
+    fn learn(&self, inputs: u64) {
+        let expected = self.expected().max(INPUT);
+        let risen = expected.saturating_add(expected / 8);
+        self.expected.store(inputs.min(risen), Ordering::Relaxed);
     }
 
     fn enter(self: &Arc<Self>, max: u64) -> Arc<Weight> {
-        Arc::new(Weight { all: Arc::clone(self), own: AtomicU64::new(0), max, received: AtomicBool::new(false) })
+        Arc::new(Weight { in_flight: Arc::clone(self), own: AtomicU64::new(0), max, received: AtomicBool::new(false) })
     }
 }
 
 impl Weight {
-    /// Adds to the request's weight.
+    /// Adds the bytes of a body that is still to come, 0 where their number is not known.
+    ///
+    /// # Errors
+    /// When that, and what its inputs will weigh, is more than may be in flight, and other requests are.
+    pub fn add_unread(&self, bytes: u64) -> Result<(), ApiError> {
+        self.add(bytes, self.in_flight.expected())
+    }
+
+    /// Adds bytes that have come.
     ///
     /// # Errors
     /// When that is more than may be in flight, and other requests are.
-    pub fn add(&self, weight: u64) -> Result<(), ApiError> {
+    pub fn add_read(&self, bytes: u64) -> Result<(), ApiError> {
+        self.add(bytes, 0)
+    }
+
+    /// # Errors
+    /// When that is more than may be in flight, and other requests are.
+    pub fn add_inputs(&self, count: usize) -> Result<(), ApiError> {
+        let weight = INPUT.saturating_mul(count as u64);
+        self.in_flight.learn(weight);
+        self.add(weight, 0)
+    }
+
+    fn add(&self, weight: u64, expected: u64) -> Result<(), ApiError> {
         let own = self.own.load(Ordering::Relaxed);
-        let admitted = self.all.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+        let admitted = self.in_flight.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
             let sum = all.saturating_add(weight);
-            (sum <= self.max || all == own).then_some(sum)
+            (sum.saturating_add(expected) <= self.max || all == own).then_some(sum)
         });
         admitted.map_err(|_| ApiError::overloaded())?;
         self.own.fetch_add(weight, Ordering::Relaxed);
@@ -68,7 +107,7 @@ impl Weight {
 
 impl Drop for Weight {
     fn drop(&mut self) {
-        self.all.0.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.in_flight.all.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
@@ -104,11 +143,11 @@ mod tests {
     fn weights_are_admitted_up_to_the_limit_and_given_back() {
         let all = Arc::new(Admission::default());
         let (first, second) = (all.enter(100), all.enter(100));
-        assert_eq!((first.add(60), second.add(40)), (Ok(()), Ok(())));
-        assert_eq!(second.add(1), Err(ApiError::overloaded()));
+        assert_eq!((first.add_unread(60), second.add_read(40)), (Ok(()), Ok(())));
+        assert_eq!(second.add_read(1), Err(ApiError::overloaded()));
         assert_eq!(all.in_flight(), 100);
         drop(first);
-        assert_eq!((all.in_flight(), second.add(60)), (40, Ok(())));
+        assert_eq!((all.in_flight(), second.add_read(60)), (40, Ok(())));
         drop(second);
         assert_eq!(all.in_flight(), 0);
     }
@@ -117,7 +156,35 @@ mod tests {
     fn a_request_that_is_alone_is_admitted_whatever_it_weighs() {
         let all = Arc::new(Admission::default());
         let alone = all.enter(100);
-        assert_eq!((alone.add(70), alone.add(1000)), (Ok(()), Ok(())));
-        assert_eq!(all.enter(100).add(1), Err(ApiError::overloaded()));
+        assert_eq!((alone.add_unread(70), alone.add_inputs(1000)), (Ok(()), Ok(())));
+        assert_eq!(all.enter(100).add_unread(1), Err(ApiError::overloaded()));
+    }
+
+    #[test]
+    fn what_would_not_fit_with_the_inputs_that_requests_have_is_refused_unread() {
+        let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
+        for _ in 0..200 {
+            assert_eq!(all.enter(max).add_inputs(8), Ok(()));
+        }
+        let held = all.enter(max);
+        assert_eq!(held.add_read(4 * INPUT), Ok(()));
+        let unread = |bytes| all.enter(max).add_unread(bytes);
+        assert_eq!((unread(0), unread(INPUT)), (Ok(()), Err(ApiError::overloaded())));
+        // One with fewer inputs, and more is read again; one with many changes little.
+        assert_eq!(all.enter(max).add_inputs(2), Ok(()));
+        assert_eq!((unread(6 * INPUT), unread(7 * INPUT)), (Ok(()), Err(ApiError::overloaded())));
+        assert_eq!(all.enter(max).add_inputs(1000), Err(ApiError::overloaded()));
+        assert_eq!(unread(5 * INPUT), Ok(()));
+    }
+
+    #[test]
+    fn an_expectation_that_admits_nothing_is_corrected_by_the_first_request_that_is_alone() {
+        let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
+        for _ in 0..200 {
+            let _ = all.enter(max).add_inputs(1000);
+        }
+        let (first, second) = (all.enter(max), all.enter(max));
+        assert_eq!((first.add_unread(1), second.add_unread(1)), (Ok(()), Err(ApiError::overloaded())));
+        assert_eq!((first.add_inputs(1), second.add_unread(1)), (Ok(()), Ok(())));
     }
 }

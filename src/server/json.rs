@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use super::State;
-use super::admission::{self, Weight};
+use super::admission::Weight;
 use super::error::ApiError;
 use crate::openai::CountInputs;
 
@@ -40,7 +40,7 @@ impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>>
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
         if let Some(weight) = weight {
-            weight.add(admission::INPUT.saturating_mul(parsed.count_inputs() as u64))?;
+            weight.add_inputs(parsed.count_inputs())?;
         }
         Ok(Self(parsed))
     }
@@ -58,7 +58,6 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Result<Bytes, ApiError> {
-    let add = |bytes: u64| weight.map_or(Ok(()), |weight| weight.add(bytes));
     let max = state.config.server.max_body;
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     let waits = request.headers().get(EXPECT).is_some_and(|v| v == HeaderValue::from_static("100-continue"));
@@ -70,7 +69,7 @@ async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Resul
         }
         return Err(ApiError::body_too_large(announced, max));
     }
-    if let Err(overloaded) = add(announced.unwrap_or(0)) {
+    if let Err(overloaded) = weight.map_or(Ok(()), |weight| weight.add_unread(announced.unwrap_or(0))) {
         if !waits {
             discard(body).await;
         }
@@ -86,7 +85,7 @@ async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Resul
             return Err(ApiError::body_too_large(None, max));
         }
         if announced.is_none()
-            && let Err(overloaded) = add(data.len() as u64)
+            && let Err(overloaded) = weight.map_or(Ok(()), |weight| weight.add_read(data.len() as u64))
         {
             drop(bytes);
             discard(body).await;
