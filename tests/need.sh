@@ -1,7 +1,7 @@
 # Sourced. need COMMAND=PACKAGES ...: installs the Debian packages of the commands that are missing.
 need() {
   local pair missing=()
-  for pair; do command -v "${pair%=*}" > /dev/null || missing+=(${pair#*=}); done
+  for pair; do type -P "${pair%=*}" > /dev/null || missing+=(${pair#*=}); done
   [ ${#missing[@]} = 0 ] && return
   [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null || { echo "not installed: ${missing[*]}" >&2; return 1; }
   apt-get update -qq
