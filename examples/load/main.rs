@@ -1,4 +1,4 @@
-//! Load on a server of its own: `load soak REQUESTS` and `load overload SECONDS`, by `tests/soak/run` and `tests/overload/run`.
+//! Load on a server of its own: `load soak REQUESTS` and `load overload SECONDS INPUTS`, by `tests/soak/run` and `tests/overload/run`.
 //! Sockets and threads alone, so that what the client costs is small and known.
 
 // Says what must hold by panicking.
@@ -11,10 +11,10 @@ mod soak;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = arguments.get(1).and_then(|n| n.parse().ok());
-    match (arguments.first().map(String::as_str), number) {
-        (Some("soak"), Some(requests)) => soak::run(requests),
-        (Some("overload"), Some(seconds)) => overload::run(seconds),
-        _ => println!("usage: load soak REQUESTS | load overload SECONDS"),
+    let numbers: Vec<u64> = arguments.iter().skip(1).filter_map(|n| n.parse().ok()).collect();
+    match (arguments.first().map(String::as_str), &numbers[..]) {
+        (Some("soak"), &[requests]) => soak::run(requests),
+        (Some("overload"), &[seconds, batch @ 1..=2048]) => overload::run(seconds, batch as usize),
+        _ => println!("usage: load soak REQUESTS | load overload SECONDS INPUTS"),
     }
 }
