@@ -21,8 +21,8 @@ def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
 
 def tune(rows: np.ndarray, tokens: list[list[int]], z: np.ndarray, epochs: int, report=lambda line: None) -> np.ndarray:
     """Rows [vocabulary, dimensions] by `tokens` and the teacher's whitened unit vectors `z` of the same texts; one seed."""
-    used = np.flatnonzero([len(ids) > 0 for ids in tokens])
     lengths = np.array([len(ids) for ids in tokens])
+    used = np.flatnonzero(lengths)
     # Adam's steps are of one size whatever the gradient's: so that theirs fits.
     scale = np.sqrt((rows ** 2).mean())
     table = torch.nn.Parameter(torch.from_numpy(rows / scale))
