@@ -14,7 +14,7 @@ fn main() {
     let numbers: Vec<u64> = arguments.iter().skip(1).filter_map(|n| n.parse().ok()).collect();
     match (arguments.first().map(String::as_str), &numbers[..]) {
         (Some("soak"), &[requests]) => soak::run(requests),
-        (Some("overload"), &[seconds, batch @ 1..=2048]) => overload::run(seconds, batch as usize),
-        _ => println!("usage: load soak REQUESTS | load overload SECONDS INPUTS"),
+        (Some("overload"), &[seconds @ 4..=3600, batch @ 1..=2048]) => overload::run(seconds, batch as usize),
+        _ => println!("usage: load soak REQUESTS | load overload SECONDS (4 to 3600) INPUTS (1 to 2048)"),
     }
 }
