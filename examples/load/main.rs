@@ -1,5 +1,5 @@
 //! Load on a server of its own: `load soak REQUESTS` and `load overload SECONDS INPUTS`, by `tests/soak/run` and `tests/overload/run`.
-//! Sockets and threads alone, so that what the client costs is small and known.
+//! Sockets on one thread, so that what the client costs is small and known.
 
 // Says what must hold by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
@@ -9,12 +9,13 @@ mod overload;
 mod server;
 mod soak;
 
-fn main() {
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let numbers: Vec<u64> = arguments.iter().skip(1).filter_map(|n| n.parse().ok()).collect();
     match (arguments.first().map(String::as_str), &numbers[..]) {
-        (Some("soak"), &[requests]) => soak::run(requests),
-        (Some("overload"), &[seconds @ 4..=3600, batch @ 1..=2048]) => overload::run(seconds, batch as usize),
+        (Some("soak"), &[requests]) => soak::run(requests).await,
+        (Some("overload"), &[seconds @ 4..=3600, batch @ 1..=2048]) => overload::run(seconds, batch as usize).await,
         _ => println!("usage: load soak REQUESTS | load overload SECONDS (4 to 3600) INPUTS (1 to 2048)"),
     }
 }

@@ -1,10 +1,10 @@
 //! Ten times what the server sustains: what it still answers, how fast, and what that costs.
 
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::client::Client;
@@ -42,7 +42,7 @@ impl Measured {
 }
 
 /// Requests of `batch` inputs each.
-pub fn run(seconds: u64, batch: usize) {
+pub async fn run(seconds: u64, batch: usize) {
     // Words that no cache has met: a refusal must cost little beside an answer, whatever that is.
     let mut rng = fastrand::Rng::with_seed(1);
     let mut word = || (0..rng.usize(3..10)).map(|_| rng.lowercase()).chain([' ']).collect::<String>();
@@ -51,17 +51,17 @@ pub fn run(seconds: u64, batch: usize) {
         .map(|_| json!({"input": texts(), "encoding_format": "base64"}).to_string().into_bytes())
         .collect();
     let in_flight = format!("{} KiB", KIB_IN_FLIGHT_PER_INPUT * batch);
-    let mut server = Server::start(&[("EMBEDDING_SERVER_MAX_IN_FLIGHT", &in_flight)]);
+    let mut server = Server::start(&[("EMBEDDING_SERVER_MAX_IN_FLIGHT", &in_flight)]).await;
     let length = Duration::from_secs(seconds) / ROUNDS;
-    load(&server, &bodies, BUSY, None, length / 2);
+    load(&server, &bodies, BUSY, None, length / 2).await;
     let before = server.memory();
 
     let (mut answered, mut statuses, mut all_sustained, mut all_goodput) =
         (Vec::new(), BTreeMap::<u16, u64>::new(), 0.0, 0.0);
     for _ in 0..ROUNDS {
-        let best = load(&server, &bodies, BUSY, None, length);
+        let best = load(&server, &bodies, BUSY, None, length).await;
         let sustained = best.rate(length);
-        let over = load(&server, &bodies, CONNECTIONS, Some(OVER * sustained), length);
+        let over = load(&server, &bodies, CONNECTIONS, Some(OVER * sustained), length).await;
         let offered = over.statuses.values().sum::<u64>() as f64 / length.as_secs_f64();
         let goodput = over.rate(length);
         println!(
@@ -90,39 +90,44 @@ pub fn run(seconds: u64, batch: usize) {
 }
 
 /// `connections` clients for `length`: at `rate` requests a second in all, or as fast as answers come.
-fn load(server: &Server, bodies: &[Vec<u8>], connections: usize, rate: Option<f64>, length: Duration) -> Measured {
-    let (all, ticket, next) = (Mutex::new(Measured::default()), AtomicU64::new(0), AtomicUsize::new(0));
+async fn load(server: &Server, bodies: &[Vec<u8>], connections: usize, rate: Option<f64>, length: Duration) -> Measured {
+    let (measured, ticket, next) = (RefCell::new(Measured::default()), Cell::new(0), Cell::new(0));
     let started = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..connections {
-            scope.spawn(|| {
-                let (mut client, mut own) = (Client::connect(&server.address), Measured::default());
-                loop {
-                    // Whoever is free sends the next one when it is due.
-                    let due = rate.map_or(Duration::ZERO, |rate| {
-                        Duration::from_secs_f64(ticket.fetch_add(1, Ordering::Relaxed) as f64 / rate)
-                    });
-                    std::thread::sleep(due.saturating_sub(started.elapsed()));
-                    if started.elapsed() >= length {
-                        break;
-                    }
-                    let body = &bodies[next.fetch_add(1, Ordering::Relaxed) % bodies.len()];
-                    let sent = Instant::now();
-                    let status = client.post("/v1/embeddings", body).expect("no connection is cut");
-                    *own.statuses.entry(status).or_default() += 1;
-                    if status == 200 {
-                        own.answered.push(sent.elapsed());
-                        own.in_time += u64::from((RAMP..=length).contains(&started.elapsed()));
-                    }
-                }
-                let mut all = all.lock().unwrap();
-                all.answered.extend(own.answered);
-                all.in_time += own.in_time;
-                own.statuses.into_iter().for_each(|(status, count)| *all.statuses.entry(status).or_default() += count);
-            });
+    let clients = join_all((0..connections).map(async |_| {
+        let mut client = Client::connect(&server.address).await;
+        loop {
+            // Whoever is free sends the next one when it is due.
+            let due = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(ticket.get()) / rate));
+            ticket.update(|n| n + 1);
+            while started.elapsed() < due {
+                tokio::task::yield_now().await;
+            }
+            if started.elapsed() >= length {
+                break;
+            }
+            let body = &bodies[next.get() % bodies.len()];
+            next.update(|n| n + 1);
+            let sent = Instant::now();
+            let status = client.post("/v1/embeddings", body).await.expect("no connection is cut");
+            let mut measured = measured.borrow_mut();
+            *measured.statuses.entry(status).or_default() += 1;
+            if status == 200 {
+                measured.answered.push(sent.elapsed());
+                measured.in_time += u64::from((RAMP..=length).contains(&started.elapsed()));
+            }
         }
-    });
-    let mut measured = all.into_inner().unwrap();
+    }));
+    // Never asleep: the server would pay for waking it, and in one measurement more often than in the other.
+    let polling = async {
+        loop {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = clients => {}
+        () = polling => {}
+    }
+    let mut measured = measured.into_inner();
     measured.answered.sort();
     measured
 }

@@ -14,7 +14,7 @@ pub struct Server {
 
 impl Server {
     /// On a free port with the model inside the program, ready; on the core that `SERVER_CORE` names alone, if it does.
-    pub fn start(settings: &[(&str, &str)]) -> Self {
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
         // target/PROFILE/examples/load
         let load = std::env::current_exe().unwrap();
         let binary = load.parent().and_then(Path::parent).unwrap().join("embedding-server");
@@ -38,9 +38,9 @@ impl Server {
         let address = line.trim().split_once("://").expect(&line).1.to_owned();
         let server = Self { child, address };
         let deadline = Instant::now() + Duration::from_secs(60);
-        while Client::connect(&server.address).get("/ready").unwrap() != 200 {
+        while Client::connect(&server.address).await.get("/ready").await.unwrap() != 200 {
             assert!(Instant::now() < deadline, "not ready");
-            std::thread::sleep(Duration::from_millis(50));
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         server
     }
