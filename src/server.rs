@@ -109,6 +109,12 @@ impl State {
         })
     }
 
+    /// What an async thread is to do before it waits for its sockets (`tokio::runtime::Builder::on_thread_park`).
+    pub fn before_park(&self) -> impl Fn() + Send + Sync + use<> {
+        let admission = Arc::clone(&self.admission);
+        move || admission.gather()
+    }
+
     /// New requests get this state from here on; those in flight finish on the one that they have.
     pub fn take_over(self: &Arc<Self>) {
         let routes = router(self);

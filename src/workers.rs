@@ -1,7 +1,7 @@
 //! The threads that do the arithmetic, and the order in which they take work.
 //!
-//! A job is cut into slices of a few milliseconds. Jobs take turns slice by slice, so a one-line request waits for a
-//! slice or two, never for a whole batch; a job alone gets every thread. A job runs at most a window of slices ahead
+//! A job is cut into slices of at most a few milliseconds. Jobs take turns of a few slices, so a one-line request waits for a
+//! turn or two, never for a whole batch; a job alone gets every thread. A job runs at most a window of slices ahead
 //! of its reader, which bounds what a slow reader holds in memory; one whose reader goes away runs no further.
 
 use std::any::Any;
@@ -22,6 +22,9 @@ pub struct Workers {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked(pub String);
 
+/// Slices of a job that run one after the other before it is another's turn: what it reads and writes is in the caches then.
+const SLICES_OF_A_TURN: usize = 4;
+
 struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
@@ -31,10 +34,16 @@ struct Queue {
 #[derive(Default)]
 struct QueueState {
     /// Jobs with a slice to claim, in turn. A job is here at most once.
-    jobs: VecDeque<Arc<dyn Slice>>,
+    jobs: VecDeque<Turn>,
     /// By thread: slices that only that one may run.
     own: Vec<VecDeque<(Arc<dyn Slice>, usize)>>,
     closed: bool,
+}
+
+struct Turn {
+    job: Arc<dyn Slice>,
+    /// Slices of this turn that have been claimed.
+    had: usize,
 }
 
 trait Slice: Send + Sync {
@@ -112,6 +121,23 @@ impl Workers {
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
+        self.enqueue(slices, work, VecDeque::push_back)
+    }
+
+    /// The same for what another job began: its first turn is the next.
+    pub fn run_next<T, F>(&self, slices: usize, work: F) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
+        self.enqueue(slices, work, VecDeque::push_front)
+    }
+
+    fn enqueue<T, F>(&self, slices: usize, work: F, place: fn(&mut VecDeque<Turn>, Turn)) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize) -> T + Send + Sync + 'static,
+    {
         let state = JobState {
             slices,
             window: 2 * self.queue.threads + 2,
@@ -124,7 +150,7 @@ impl Workers {
         };
         let job = Arc::new(Job { work, state: Mutex::new(state) });
         if slices > 0 {
-            self.queue.push(Arc::clone(&job) as Arc<dyn Slice>);
+            self.queue.push(Arc::clone(&job) as Arc<dyn Slice>, place);
         }
         Slices { queue: Arc::clone(&self.queue), job }
     }
@@ -163,8 +189,8 @@ impl Drop for Workers {
 }
 
 impl Queue {
-    fn push(&self, job: Arc<dyn Slice>) {
-        lock(&self.state).jobs.push_back(job);
+    fn push(&self, job: Arc<dyn Slice>, place: fn(&mut VecDeque<Turn>, Turn)) {
+        place(&mut lock(&self.state).jobs, Turn { job, had: 0 });
         self.wake.notify_one();
     }
 
@@ -183,13 +209,17 @@ impl Queue {
             if let Some(own) = state.own.get_mut(thread).and_then(VecDeque::pop_front) {
                 return Some(own);
             }
-            let Some(job) = state.jobs.pop_front() else {
+            let Some(Turn { job, had }) = state.jobs.pop_front() else {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
             if let Some((slice, more)) = job.claim() {
                 if more {
-                    state.jobs.push_back(Arc::clone(&job));
+                    let job = Arc::clone(&job);
+                    match had + 1 {
+                        SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
+                        had => state.jobs.push_front(Turn { job, had }),
+                    }
                     self.wake.notify_one();
                 }
                 return Some((job, slice));
@@ -275,7 +305,7 @@ impl<T: Send + 'static> Slices<T> {
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, Panicked>>> {
         let (result, requeue) = self.job.poll(context);
         if requeue {
-            self.queue.push(Arc::clone(&self.job).as_slice());
+            self.queue.push(Arc::clone(&self.job).as_slice(), VecDeque::push_back);
         }
         result
     }
@@ -359,31 +389,37 @@ mod tests {
         assert_eq!(collect(workers.run(1, |i| i)).await, [Ok(0)]);
     }
 
-    /// One thread, held at the first slice of a long job while a short one arrives: the short one is next.
+    /// One thread, held at the first slice of a long job while others arrive.
     #[tokio::test]
-    async fn a_short_job_waits_for_one_slice_of_a_long_one() {
+    async fn jobs_take_turns_and_what_another_began_is_next() {
         let workers = Workers::start(1).unwrap();
         let (started, at_first) = mpsc::channel();
         let (go, held) = mpsc::channel::<()>();
         let held = Mutex::new(held);
         let order = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&order);
-        let long = workers.run(4, move |i| {
+        let long = workers.run(SLICES_OF_A_TURN + 2, move |i| {
             if i == 0 {
                 started.send(()).unwrap();
                 lock(&held).recv().unwrap();
             }
-            lock(&log).push(format!("long {i}"));
+            lock(&log).push(("long", i));
         });
         at_first.recv().unwrap();
         assert_eq!(workers.waiting(), 1);
-        let log = Arc::clone(&order);
-        let short = workers.run(1, move |_| lock(&log).push("short".to_owned()));
-        assert_eq!(workers.waiting(), 2);
+        let say = |name| {
+            let log = Arc::clone(&order);
+            move |i| lock(&log).push((name, i))
+        };
+        let short = workers.run(2, say("short"));
+        let begun = workers.run_next(1, say("begun"));
+        assert_eq!(workers.waiting(), 3);
         go.send(()).unwrap();
-        collect(short).await;
-        collect(long).await;
-        assert_eq!(*lock(&order), ["long 0", "long 1", "short", "long 2", "long 3"]);
+        let (..) = tokio::join!(collect(short), collect(begun), collect(long));
+        let at = |name, i| lock(&order).iter().position(|&entry| entry == (name, i)).unwrap();
+        let turns = [("long", 0), ("begun", 0), ("long", SLICES_OF_A_TURN - 1), ("short", 0), ("short", 1)];
+        let turns = turns.map(|(name, i)| at(name, i));
+        assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_OF_A_TURN), "{:?}", lock(&order));
     }
 
     #[tokio::test]

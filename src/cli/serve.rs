@@ -31,7 +31,8 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(state) => Arc::new(state),
         Err(error) => return config_error(&error),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match runtime.enable_all().on_thread_park(state.before_park()).build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

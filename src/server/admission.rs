@@ -5,10 +5,13 @@
 //! together weigh at most `server.max_in_flight`; one that is alone always is.
 //!
 //! Under overload most requests are refused, and a server that reads them first has little time left for the others. So
-//! one whose body is still to come is refused where it would not fit with [`Admission::expected`] inputs.
+//! one whose body is still to come is refused where it would not fit with [`Admission::expected`] inputs, and a thread that
+//! refuses takes requests in batches: [`Admission::gather`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -23,11 +26,16 @@ use super::error::ApiError;
 /// What an input weighs beside its bytes: the base64 of 768 dimensions.
 pub const INPUT: u64 = 4 << 10;
 
+/// How long requests gather where some were refused. Little beside what those that were admitted wait for their turn.
+const GATHERING: Duration = Duration::from_millis(3);
+
 /// The weight of all requests in flight.
 #[derive(Debug, Default)]
 pub struct Admission {
     all: AtomicU64,
     expected: AtomicU64,
+    /// Whether a request was refused since the last [`Admission::gather`].
+    refused: AtomicBool,
 }
 
 /// What one request weighs, until its answer is sent.
@@ -43,6 +51,14 @@ impl Admission {
     /// In bytes.
     pub fn in_flight(&self) -> u64 {
         self.all.load(Ordering::Relaxed)
+    }
+
+    /// For an async thread that is about to wait for its sockets: where requests are refused, blocks it while more gather.
+    /// To be woken for each of them, in the midst of the work on others, costs about as much as to refuse it.
+    pub fn gather(&self) {
+        if self.refused.swap(false, Ordering::Relaxed) {
+            thread::sleep(GATHERING);
+        }
     }
 
     /// What the inputs of a request weigh at least, by those of late: down to the lightest at once, up by an eighth at most.
@@ -94,7 +110,10 @@ impl Weight {
             let sum = all.saturating_add(weight);
             (sum.saturating_add(expected) <= self.max || all == own).then_some(sum)
         });
-        admitted.map_err(|_| ApiError::overloaded())?;
+        admitted.map_err(|_| {
+            self.in_flight.refused.store(true, Ordering::Relaxed);
+            ApiError::overloaded()
+        })?;
         self.own.fetch_add(weight, Ordering::Relaxed);
         Ok(())
     }
@@ -175,6 +194,18 @@ mod tests {
         assert_eq!((unread(6 * INPUT), unread(7 * INPUT)), (Ok(()), Err(ApiError::overloaded())));
         assert_eq!(all.enter(max).add_inputs(1000), Err(ApiError::overloaded()));
         assert_eq!(unread(5 * INPUT), Ok(()));
+    }
+
+    #[test]
+    fn requests_gather_once_after_a_refusal() {
+        let all = Arc::new(Admission::default());
+        let alone = all.enter(100);
+        assert_eq!(alone.add_read(100), Ok(()));
+        assert!(!all.refused.load(Ordering::Relaxed));
+        assert_eq!(all.enter(100).add_read(1), Err(ApiError::overloaded()));
+        let started = std::time::Instant::now();
+        all.gather();
+        assert!(started.elapsed() >= GATHERING && !all.refused.load(Ordering::Relaxed));
     }
 
     #[test]

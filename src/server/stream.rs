@@ -23,7 +23,7 @@ pub async fn respond<F>(state: &State, count: usize, write: F) -> Result<Respons
 where
     F: Fn(usize) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
-    let mut job = state.workers.run(count, write);
+    let mut job = state.workers.run_next(count, write);
     // The first piece before the status: a device that fails, or a panic, is an error still.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;
     let body =
