@@ -10,6 +10,8 @@ pub mod place;
 pub use cpu::CpuPooling;
 pub use device::DevicePooling;
 
+use std::ops::RangeInclusive;
+
 use crate::error::EmbedError;
 
 /// Means of normalized token vectors, over one table, on one kind of hardware.
@@ -39,8 +41,14 @@ pub trait Pooling: Send + Sync {
 ///
 /// The first unit vector stands for a text without tokens, too: any prefix of it is one again.
 pub fn normalize(vector: &mut [f32]) {
-    let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    let length = squares.sqrt();
+    /// Squares that lose nothing in f32, nor does what they are divided by.
+    const IN_RANGE: RangeInclusive<f64> = 1e-20..=1e30;
+    let kernel = kernel::best();
+    let squares = kernel.squares(vector);
+    if IN_RANGE.contains(&squares) {
+        return kernel.scale(vector, (1.0 / squares.sqrt()) as f32);
+    }
+    let length = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     if length > 0.0 && length.is_finite() {
         for x in &mut *vector {
             *x = (f64::from(*x) / length) as f32;

@@ -59,9 +59,7 @@ impl CpuPooling {
             return;
         }
         let share = 1.0 / count as f32;
-        for (x, w) in out.iter_mut().zip(&self.norm.weight) {
-            *x *= w * share;
-        }
+        self.kernel.weigh(out, &self.norm.weight, share);
         for (sum, correction) in corrections.iter().zip(&self.norm.corrections) {
             let mean = (sum / count as f64) as f32;
             for (x, direction) in out.iter_mut().zip(&correction.direction) {

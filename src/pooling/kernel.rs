@@ -7,12 +7,14 @@
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod passes;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::LazyLock;
 
 use crate::table::{TableDtype, for_each};
+use passes::Passes;
 
 /// The most rows in one call.
 pub const GROUP: usize = 8;
@@ -22,11 +24,10 @@ pub const GROUP: usize = 8;
 pub struct Kernel {
     /// Its instruction set, for people.
     pub name: &'static str,
-    /// Columns at a time: what `sums` holds in the kernel's own order, see [`Kernel::order`].
-    block: usize,
-    /// The dtypes whose blocks it keeps as their even columns, then their odd ones.
+    /// The dtypes whose blocks it keeps as their even columns, then their odd ones: see [`Kernel::order`].
     pairs: &'static [TableDtype],
     add: Add,
+    passes: Passes,
 }
 
 /// Adds the group's rows to `sums`, over the whole blocks that `sums` has room for. Returns how many columns that is: 0 for
@@ -82,7 +83,7 @@ impl<'a> Group<'a> {
 /// Columns at a time of the portable loop: their sums stay in the nearest cache.
 const PORTABLE_COLUMNS: usize = 64;
 
-const PORTABLE: Kernel = Kernel { name: "portable", block: 1, pairs: &[], add: |_, _, _| 0 };
+const PORTABLE: Kernel = Kernel { name: "portable", pairs: &[], add: |_, _, _| 0, passes: passes::PORTABLE };
 
 impl Kernel {
     /// Adds `scales[i] * rows[i]` to `sums` for up to [`GROUP`] rows; `ahead` are the rows of the next call.
@@ -109,20 +110,24 @@ impl Kernel {
     /// Two bf16, or two int4, are decoded from one 32-bit lane: one by a shift, the other by a mask. Only the finished sum
     /// is put in order.
     pub fn order(&self, dtype: TableDtype, sums: &mut [f32]) {
-        if !self.pairs.contains(&dtype) {
-            return;
+        if self.pairs.contains(&dtype) {
+            (self.passes.order)(sums);
         }
-        let half = self.block / 2;
-        let mut ordered = [0.0f32; 32];
-        for block in sums.chunks_exact_mut(self.block) {
-            let (even, odd) = block.split_at(half);
-            for (pair, (even, odd)) in ordered.as_chunks_mut::<2>().0.iter_mut().zip(even.iter().zip(odd)) {
-                *pair = [*even, *odd];
-            }
-            for (column, x) in block.iter_mut().zip(&ordered) {
-                *column = *x;
-            }
-        }
+    }
+
+    /// Multiplies each number by its weight and all by `share`.
+    pub fn weigh(&self, sums: &mut [f32], weights: &[f32], share: f32) {
+        (self.passes.weigh)(sums, weights, share);
+    }
+
+    /// The sum of squares. Where the numbers' own are out of f32's range, so is it.
+    pub fn squares(&self, numbers: &[f32]) -> f64 {
+        (self.passes.squares)(numbers)
+    }
+
+    /// Multiplies each number by `factor`.
+    pub fn scale(&self, numbers: &mut [f32], factor: f32) {
+        (self.passes.scale)(numbers, factor);
     }
 }
 
@@ -180,6 +185,30 @@ mod tests {
                         prop_assert!((found - expected).abs() <= 1e-6 * length, "{} {dtype:?}", kernel.name);
                     }
                 }
+            }
+        }
+    }
+
+    /// Every way computes the same, and so do vectors that were stored by another machine.
+    #[test]
+    fn every_pass_gives_the_bits_of_the_portable_one() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        for length in [0, 1, 15, 16, 17, 63, 64, 65, 640, 1000] {
+            let numbers: Vec<f32> = (0..length).map(|_| rng.f32() - 0.5).collect();
+            let weights: Vec<f32> = (0..length).map(|_| rng.f32() + 0.5).collect();
+            let all = |kernel: Kernel| {
+                let (mut weighed, mut scaled) = (numbers.clone(), numbers.clone());
+                kernel.weigh(&mut weighed, &weights, 0.3);
+                kernel.scale(&mut scaled, 1.7);
+                (weighed, scaled, kernel.squares(&numbers))
+            };
+            let (weighed, scaled, squares) = all(PORTABLE);
+            assert!(weighed.iter().zip(&numbers).zip(&weights).all(|((y, x), w)| *y == x * (w * 0.3)));
+            assert!(scaled.iter().zip(&numbers).all(|(y, x)| *y == x * 1.7));
+            let exact: f64 = numbers.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+            assert!((squares - exact).abs() <= 1e-7 * exact, "{squares} {exact}");
+            for kernel in available() {
+                assert_eq!(all(kernel), (weighed.clone(), scaled.clone(), squares), "{}", kernel.name);
             }
         }
     }

@@ -4,6 +4,7 @@
 
 use std::arch::aarch64::*;
 
+use super::passes::{self, Passes};
 use super::{Group, Kernel};
 use crate::table::TableDtype;
 
@@ -11,7 +12,17 @@ use crate::table::TableDtype;
 const BLOCK: usize = 8;
 
 pub(super) fn available() -> Vec<Kernel> {
-    vec![Kernel { name: "neon", block: BLOCK, pairs: &[TableDtype::Bf16], add }]
+    let passes = Passes { order, ..passes::PORTABLE };
+    vec![Kernel { name: "neon", pairs: &[TableDtype::Bf16], add, passes }]
+}
+
+fn order(sums: &mut [f32]) {
+    for block in sums.as_chunks_mut::<BLOCK>().0 {
+        // SAFETY: a block is two vectors, each a half of what `vst2q_f32` writes in turns.
+        unsafe {
+            vst2q_f32(block.as_mut_ptr(), float32x4x2_t(vld1q_f32(block.as_ptr()), vld1q_f32(block.as_ptr().add(4))))
+        };
+    }
 }
 
 /// f16 and integers are left to the portable loop: its conversion is not in stable Rust on Arm.

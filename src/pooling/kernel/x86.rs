@@ -4,6 +4,7 @@
 
 use std::arch::x86_64::*;
 
+use super::passes::{self, Passes};
 use super::{GROUP, Group, Kernel};
 use crate::table::TableDtype;
 
@@ -11,10 +12,10 @@ use crate::table::TableDtype;
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     if is_x86_feature_detected!("avx512f") {
-        kernels.push(Kernel { name: "avx512", block: avx512::BLOCK, pairs: PAIRS, add: avx512::add });
+        kernels.push(Kernel { name: "avx512", pairs: PAIRS, add: avx512::add, passes: avx512::PASSES });
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-        kernels.push(Kernel { name: "avx2", block: avx2::BLOCK, pairs: PAIRS, add: avx2::add });
+        kernels.push(Kernel { name: "avx2", pairs: PAIRS, add: avx2::add, passes: avx2::PASSES });
     }
     kernels
 }
@@ -38,13 +39,52 @@ macro_rules! instruction_set {
     (
         $name:ident, $features:literal, $lanes:literal x $vector:ty,
         $zero:ident, $splat:ident, $load:ident, $store:ident, $plus:ident, $fma:ident,
+        interleave |$even:ident, $odd:ident| $interleave:expr,
         $($dtype:ident $columns:ident $bits:literal |$at:ident| $decode:expr),+
     ) => {
         mod $name {
             use super::*;
 
             /// Columns of one step: two vectors.
-            pub(super) const BLOCK: usize = 2 * $lanes;
+            const BLOCK: usize = 2 * $lanes;
+
+            pub(super) const PASSES: Passes = {
+                #[target_feature(enable = $features)]
+                fn order(sums: &mut [f32]) {
+                    for block in sums.as_chunks_mut::<BLOCK>().0 {
+                        let to = block.as_mut_ptr();
+                        // SAFETY: a block is two vectors.
+                        unsafe {
+                            let ($even, $odd) = ($load(to), $load(to.add($lanes)));
+                            let (first, second) = $interleave;
+                            $store(to, first);
+                            $store(to.add($lanes), second);
+                        }
+                    }
+                }
+                #[target_feature(enable = $features)]
+                fn weigh(sums: &mut [f32], weights: &[f32], share: f32) {
+                    passes::weigh(sums, weights, share);
+                }
+                #[target_feature(enable = $features)]
+                fn squares(numbers: &[f32]) -> f64 {
+                    passes::squares(numbers)
+                }
+                #[target_feature(enable = $features)]
+                fn scale(numbers: &mut [f32], factor: f32) {
+                    passes::scale(numbers, factor);
+                }
+                Passes {
+                    // SAFETY: `available` has found these CPU features.
+                    order: |sums| unsafe { order(sums) },
+                    // SAFETY: as above.
+                    weigh: |sums, weights, share| unsafe { weigh(sums, weights, share) },
+                    // SAFETY: as above.
+                    squares: |numbers| unsafe { squares(numbers) },
+                    // SAFETY: as above.
+                    scale: |numbers, factor| unsafe { scale(numbers, factor) },
+                }
+            };
 
             pub(super) fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
                 let blocks = sums.len() / BLOCK;
@@ -110,6 +150,12 @@ macro_rules! instruction_set {
 instruction_set! {
     avx512, "avx512f", 16 x __m512,
     _mm512_setzero_ps, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps,
+    interleave |even, odd| {
+        // 16 and more are numbers of `odd`.
+        let first = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+        let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        (_mm512_permutex2var_ps(even, first, odd), _mm512_permutex2var_ps(even, second, odd))
+    },
     Bf16 bf16 16 |at| {
         let pairs = _mm512_loadu_si512(at.cast());
         let even = _mm512_slli_epi32::<16>(pairs);
@@ -136,6 +182,10 @@ instruction_set! {
 instruction_set! {
     avx2, "avx2,fma,f16c", 8 x __m256,
     _mm256_setzero_ps, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_add_ps, _mm256_fmadd_ps,
+    interleave |even, odd| {
+        let (low, high) = (_mm256_unpacklo_ps(even, odd), _mm256_unpackhi_ps(even, odd));
+        (_mm256_permute2f128_ps::<0x20>(low, high), _mm256_permute2f128_ps::<0x31>(low, high))
+    },
     Bf16 bf16 16 |at| {
         let pairs = _mm256_loadu_si256(at.cast());
         let even = _mm256_slli_epi32::<16>(pairs);
