@@ -1,6 +1,6 @@
 //! The whole server against a handler that does nothing, in one run: `cargo bench --bench http -- NAME=CHECKPOINT...`.
 //!
-//! Needs `wrk`. The ceiling is axum on the same runtime and connection loop, answering a ready-made body of the same size.
+//! Needs `wrk`. The ceiling is `axum::serve` on tokio's usual runtime, answering a ready-made body of the same size.
 //! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something.
 
 // A benchmark may end by panicking.
@@ -18,7 +18,7 @@ use embedding_server::server::{self, State};
 use tokio::net::TcpListener;
 
 const SECONDS: u32 = 4;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 fn main() {
     let models: Vec<Model> = std::env::args()
@@ -48,7 +48,7 @@ async fn run(models: Vec<Model>) {
     let ours = listener.local_addr().unwrap().to_string();
     tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending()));
 
-    println!("requests/s, one sentence of 11 words a request, best of {ROUNDS} rounds of {SECONDS} s\n");
+    println!("requests/s, one sentence of 11 words a request, median of {ROUNDS} rounds of {SECONDS} s\n");
     println!(
         "{:<14}{:<8}{:>12}{:>10}{:>12}{:>8}{:>24}",
         "model", "format", "connections", "ours", "ceiling", "", "p50 / p99 of ours"
@@ -57,19 +57,21 @@ async fn run(models: Vec<Model>) {
         for format in ["base64", "float"] {
             let body = answer(&ours, &model.id, format).await;
             let ceiling = ready_made(body).await;
-            for connections in [1, 64] {
-                let mut best = [Measured::default(), Measured::default()];
+            for connections in
+                std::env::var("CONNECTIONS").map_or(vec![1, 64], |c| c.split(",").map(|c| c.parse().unwrap()).collect())
+            {
+                let mut rounds = [Vec::new(), Vec::new()];
                 for _ in 0..ROUNDS {
-                    for (best, address) in best.iter_mut().zip([&ours, &ceiling]) {
+                    for (seen, address) in rounds.iter_mut().zip([&ours, &ceiling]) {
                         let (address, id) = (address.clone(), model.id.clone());
-                        let found =
-                            tokio::task::spawn_blocking(move || wrk(&address, &id, format, connections)).await.unwrap();
-                        if found.rate > best.rate {
-                            *best = found;
-                        }
+                        let wrk = move || wrk(&address, &id, format, connections);
+                        seen.push(tokio::task::spawn_blocking(wrk).await.unwrap());
                     }
                 }
-                let [ours, ceiling] = &best;
+                for seen in &mut rounds {
+                    seen.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+                }
+                let [ours, ceiling] = rounds.each_ref().map(|seen| &seen[ROUNDS / 2]);
                 println!(
                     "{:<14}{:<8}{:>12}{:>10.0}{:>12.0}{:>7.0}%{:>24}",
                     model.id,
@@ -109,7 +111,6 @@ async fn ready_made(body: Bytes) -> String {
     address
 }
 
-#[derive(Default)]
 struct Measured {
     rate: f64,
     p50: String,

@@ -16,11 +16,13 @@ mod playground;
 pub mod reload;
 mod router;
 mod similarity;
+mod sockets;
 mod stages;
 mod stream;
 mod tls;
 mod tokenize;
 pub mod trace;
+mod transport;
 mod write;
 
 use std::collections::HashMap;
@@ -47,6 +49,7 @@ use admission::Admission;
 use connection::Connections;
 use metrics::Metrics;
 pub use router::{Routes, router};
+use sockets::SocketThreads;
 use tls::Tls;
 
 /// What every request may look at: a configuration and its models, and what outlives them when another takes their place
@@ -107,12 +110,6 @@ impl State {
             config: Arc::new(config),
             ..self.clone()
         })
-    }
-
-    /// What an async thread is to do before it waits for its sockets (`tokio::runtime::Builder::on_thread_park`).
-    pub fn before_park(&self) -> impl Fn() + Send + Sync + use<> {
-        let admission = Arc::clone(&self.admission);
-        move || admission.gather()
     }
 
     /// New requests get this state from here on; those in flight finish on the one that they have.
@@ -201,7 +198,16 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
 /// Serves on `listener` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
 /// requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
-pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Future<Output = ()>) -> usize {
+///
+/// # Errors
+/// When the system gives no threads for the connections.
+pub async fn serve(
+    listener: TcpListener,
+    state: Arc<State>,
+    shutdown: impl Future<Output = ()>,
+) -> std::io::Result<usize> {
+    let admission = Arc::clone(&state.admission);
+    let threads = SocketThreads::start(move || admission.gather())?;
     state.take_over();
     let host = state.config.server.host;
     if !host.is_loopback() && state.keys.is_empty() {
@@ -210,7 +216,7 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
         );
     }
     let graceful = GracefulShutdown::new();
-    let connections = Connections::new(&state, &graceful);
+    let connections = Connections::new(&state, threads, &graceful);
     let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
     let first = Arc::clone(&state.config);
     // A reload may let it go.
@@ -223,16 +229,16 @@ pub async fn serve(listener: TcpListener, state: Arc<State>, shutdown: impl Futu
         tracing::info!(%delay, "no longer ready; requests are answered until nobody sends any");
         accept(&listener, &connections, tokio::time::sleep(delay.0)).await;
     }
-    drop((listener, connections));
+    drop(listener);
     let open = graceful.count();
     tracing::info!(connections = open, %deadline, "draining");
-    tokio::select! {
+    Ok(tokio::select! {
         () = graceful.shutdown() => 0,
         () = tokio::time::sleep(deadline.0) => {
             tracing::warn!("the drain deadline is over: cutting what is still open");
             open
         }
-    }
+    })
 }
 
 async fn accept(listener: &TcpListener, connections: &Connections<'_>, until: impl Future<Output = ()>) {

@@ -31,8 +31,8 @@ pub fn run(args: &ServeArgs) -> ExitCode {
         Ok(state) => Arc::new(state),
         Err(error) => return config_error(&error),
     };
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match runtime.enable_all().on_thread_park(state.before_park()).build() {
+    // Accepts and loads; connections have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
@@ -65,7 +65,7 @@ async fn serve(state: Arc<State>, args: ServeArgs) -> Result<ExitCode, Box<dyn s
             Ok(failed) = failure => error = Some(failed),
         }
     };
-    let cut = server::serve(listener, state, shutdown).await;
+    let cut = server::serve(listener, state, shutdown).await?;
     match error {
         Some(error) => Err(error.into()),
         None if cut > 0 => Ok(ExitCode::FAILURE),

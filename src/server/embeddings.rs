@@ -4,6 +4,7 @@
 //! answer begins; the second pools and writes, and its pieces are sent as they come. A request of a line or two is done
 //! where it is: handing it over would cost more than it does.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -122,6 +123,11 @@ async fn answer(state: &State, request: CreateEmbeddingRequest) -> Result<Respon
     Ok(asked.account(response, count, usage))
 }
 
+thread_local! {
+    /// A slice's vectors, until they are written.
+    static VECTORS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// All that is needed to write an answer.
 struct Answer {
     embedder: Arc<Embedder>,
@@ -161,10 +167,12 @@ impl Answer {
 
     /// The piece of the answer that holds the embeddings of `range`; the first has the head, the last the tail.
     fn write(&self, range: Range<usize>) -> Result<Bytes, EmbedError> {
-        let tokens = self.tokens.get(range.clone()).unwrap_or_default();
-        let mut vectors = vec![0.0; tokens.len() * self.dimensions];
-        self.stages.time(Stage::Pool, || self.embedder.pool(tokens, self.dimensions, &mut vectors))?;
-        Ok(self.stages.time(Stage::Serialize, || self.serialize(range, &vectors)))
+        VECTORS.with_borrow_mut(|vectors| {
+            let tokens = self.tokens.get(range.clone()).unwrap_or_default();
+            vectors.resize(tokens.len() * self.dimensions, 0.0);
+            self.stages.time(Stage::Pool, || self.embedder.pool(tokens, self.dimensions, vectors))?;
+            Ok(self.stages.time(Stage::Serialize, || self.serialize(range, vectors)))
+        })
     }
 
     fn serialize(&self, range: Range<usize>, vectors: &[f32]) -> Bytes {

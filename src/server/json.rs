@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use super::State;
 use super::admission::Weight;
 use super::error::ApiError;
+use super::transport::Unwanted;
 use crate::openai::CountInputs;
 
 /// Bodies over this are parsed off the async threads.
@@ -60,18 +61,19 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Result<Bytes, ApiError> {
     let max = state.config.server.max_body;
     let announced = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let unwanted = request.extensions().get::<Unwanted>().cloned().zip(announced);
     let waits = request.headers().get(EXPECT).is_some_and(|v| v == HeaderValue::from_static("100-continue"));
     let body = request.into_body();
     if announced.is_some_and(|size| size > max.0) {
         // A client that waits for leave to send gets the answer in its place.
         if !waits {
-            discard(body).await;
+            discard(body, unwanted).await;
         }
         return Err(ApiError::body_too_large(announced, max));
     }
     if let Err(overloaded) = weight.map_or(Ok(()), |weight| weight.add_unread(announced.unwrap_or(0))) {
         if !waits {
-            discard(body).await;
+            discard(body, unwanted).await;
         }
         return Err(overloaded);
     }
@@ -81,14 +83,14 @@ async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Resul
         let Ok(data) = frame.map_err(|_| ApiError::body_cut_short())?.into_data() else { continue };
         if (bytes.len() + data.len()) as u64 > max.0 {
             drop(bytes);
-            discard(body).await;
+            discard(body, None).await;
             return Err(ApiError::body_too_large(None, max));
         }
         if announced.is_none()
             && let Err(overloaded) = weight.map_or(Ok(()), |weight| weight.add_read(data.len() as u64))
         {
             drop(bytes);
-            discard(body).await;
+            discard(body, None).await;
             return Err(overloaded);
         }
         bytes.extend_from_slice(&data);
@@ -99,10 +101,17 @@ async fn read(request: Request, state: &State, weight: Option<&Weight>) -> Resul
     Ok(bytes.freeze())
 }
 
-/// Reads to the end, keeping nothing.
-async fn discard(mut body: Body) {
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    if tokio::time::timeout(LINGER, rest).await.is_err() {
+/// Reads to the end, keeping nothing. `unwanted` takes how much is still to come, of the length that was announced.
+async fn discard(mut body: Body, unwanted: Option<(Unwanted, u64)>) {
+    let all = async {
+        // The first piece is what has been read with the head.
+        let first = body.frame().await.and_then(Result::ok).and_then(|frame| frame.into_data().ok());
+        if let (Some((unwanted, length)), Some(first)) = (unwanted, first) {
+            unwanted.set(length.saturating_sub(first.len() as u64));
+        }
+        while let Some(Ok(_)) = body.frame().await {}
+    };
+    if tokio::time::timeout(LINGER, all).await.is_err() {
         tracing::debug!("a client is still sending a body that is refused: cutting it");
     }
 }

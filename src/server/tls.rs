@@ -2,15 +2,10 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::transport::Bytes;
 use crate::config::Server;
-
-/// A connection's bytes, encrypted or not.
-pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytes for T {}
 
 #[cfg(feature = "tls")]
 pub struct Tls(Option<tokio_rustls::TlsAcceptor>);

@@ -76,6 +76,39 @@ fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
     }
 }
 
+/// What is refused is thrown away to its last byte, and no further: the connection is good for the next request.
+#[test]
+fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
+    let app = TestApp::start(|c| {
+        c.server.max_in_flight = ByteCount(20_000);
+        c.server.max_body = ByteCount(1_000_000);
+    });
+    let held = in_flight(&app, 12_000);
+    let mut stream = BufReader::new(TcpStream::connect(&app.address).unwrap());
+    let mut ask = |body: &str, status: &str| {
+        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        write!(stream.get_mut(), "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let (mut line, mut length) = (String::new(), 0);
+        stream.read_line(&mut line).unwrap();
+        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
+        while line.trim() != "" {
+            line.clear();
+            stream.read_line(&mut line).unwrap();
+            length = line.strip_prefix("content-length: ").map_or(length, |n| n.trim().parse().unwrap());
+        }
+        stream.read_exact(&mut vec![0; length]).unwrap();
+    };
+    // Of which each piece looks like the next request.
+    let refused = "GET / HTTP/1.1\r\n\r\n".repeat(50_000 / 18);
+    for _ in 0..3 {
+        ask(&refused, "429");
+        ask(r#"{"input": "a"}"#, "200");
+        ask(&refused.repeat(30), "413");
+        ask(r#"{"input": "a"}"#, "200");
+    }
+    drop(held);
+}
+
 /// Sent in chunks, nobody knows beforehand how much it will be.
 #[test]
 fn a_body_that_grows_over_the_limit_is_refused_where_it_does() {

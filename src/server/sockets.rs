@@ -1,0 +1,124 @@
+//! The threads that connections live on: each has a runtime of its own, and a connection stays where it began.
+//!
+//! Under one runtime for all threads a request that comes wakes a second thread, in case there is more to do, and the
+//! connections' state wanders between the cores' caches. Here nothing is shared that a request touches. What would hold up
+//! the other connections of a thread is done by [`crate::workers`].
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+
+/// As many threads as the process may use. Dropping it cuts the connections that are open.
+pub struct SocketThreads(Vec<SocketThread>);
+
+struct SocketThread {
+    runtime: Handle,
+    connections: Arc<AtomicUsize>,
+    /// Ends the thread when dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+/// A connection that counts as its thread's while this lives.
+struct Open(Arc<AtomicUsize>);
+
+impl SocketThreads {
+    /// `before_park` is what a thread does before it waits for its sockets.
+    ///
+    /// # Errors
+    /// When the system gives no threads, or no descriptors.
+    pub fn start(before_park: impl Fn() + Clone + Send + Sync + 'static) -> io::Result<Self> {
+        let count = thread::available_parallelism().map_or(1, usize::from);
+        let threads = (0..count).map(|n| {
+            let runtime = Builder::new_current_thread().enable_all().on_thread_park(before_park.clone()).build()?;
+            let handle = runtime.handle().clone();
+            let (stop, stopped) = oneshot::channel::<()>();
+            thread::Builder::new().name(format!("sockets-{n}")).spawn(move || {
+                let _ = runtime.block_on(stopped);
+                // A file that a blocking task reads may take its time.
+                runtime.shutdown_background();
+            })?;
+            Ok(SocketThread { runtime: handle, connections: Arc::default(), _stop: stop })
+        });
+        threads.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Runs `serve` on the thread that has the fewest connections.
+    pub fn spawn<F: Future<Output = ()> + Send>(
+        &self,
+        stream: TcpStream,
+        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+    ) {
+        let Some(thread) = self.0.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed)) else {
+            return;
+        };
+        thread.connections.fetch_add(1, Ordering::Relaxed);
+        let open = Open(Arc::clone(&thread.connections));
+        // Out of the accepting runtime's poll, into the thread's own.
+        let stream = stream.into_std();
+        thread.runtime.spawn(async move {
+            let _open = open;
+            match stream.and_then(TcpStream::from_std) {
+                Ok(stream) => serve(stream).await,
+                Err(error) => tracing::debug!(%error, "connection lost"),
+            }
+        });
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_are_spread_stay_where_they_began_and_are_cut_with_their_threads() {
+        let threads = SocketThreads::start(|| {}).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..2 * threads.0.len() {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            threads.spawn(listener.accept().await.unwrap().0, async |mut stream: TcpStream| {
+                while stream.read_u8().await.is_ok() {
+                    let name = thread::current().name().unwrap().to_owned();
+                    stream.write_all(format!("{name:<16}").as_bytes()).await.unwrap();
+                }
+            });
+            clients.push(client);
+        }
+        let mut first = Vec::new();
+        for round in 0..3 {
+            let mut names = Vec::new();
+            for client in &mut clients {
+                let mut name = [0; 16];
+                client.write_all(b"?").await.unwrap();
+                client.read_exact(&mut name).await.unwrap();
+                names.push(String::from_utf8(name.to_vec()).unwrap());
+            }
+            if round == 0 {
+                first = names.clone();
+                names.sort();
+                let each: Vec<usize> = names.chunk_by(|a, b| a == b).map(<[_]>::len).collect();
+                assert_eq!(each, vec![2; threads.0.len()], "{names:?}");
+            } else {
+                assert_eq!(names, first);
+            }
+        }
+        drop(threads);
+        for client in &mut clients {
+            assert!(!matches!(client.read(&mut [0; 16]).await, Ok(1..)));
+        }
+    }
+}
