@@ -1,7 +1,9 @@
 //! The whole server against a handler that does nothing, in one run: `cargo bench --bench http -- NAME=CHECKPOINT...`.
 //!
 //! Needs `wrk`. The ceiling is `axum::serve` on tokio's usual runtime, answering a ready-made body of the same size.
-//! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something.
+//! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something. One connection
+//! has a core for the client and another for the server: where both are free to move, the system now and then puts them on
+//! the same core, which doubles the rate of whoever is measured then.
 
 // A benchmark may end by panicking.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
@@ -16,6 +18,10 @@ use bytes::Bytes;
 use embedding_server::config::{Config, Model};
 use embedding_server::server::{self, State};
 use tokio::net::TcpListener;
+
+/// As in the server's own program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const SECONDS: u32 = 4;
 const ROUNDS: usize = 5;
@@ -64,7 +70,8 @@ async fn run(models: Vec<Model>) {
                 for _ in 0..ROUNDS {
                     for (seen, address) in rounds.iter_mut().zip([&ours, &ceiling]) {
                         let (address, id) = (address.clone(), model.id.clone());
-                        let wrk = move || wrk(&address, &id, format, connections);
+                        let cores = cores.clone();
+                        let wrk = move || wrk(&address, &id, format, connections, &cores);
                         seen.push(tokio::task::spawn_blocking(wrk).await.unwrap());
                     }
                 }
@@ -117,10 +124,45 @@ struct Measured {
     p99: String,
 }
 
-fn wrk(address: &str, model: &str, format: &str, connections: u32) -> Measured {
+/// The cores of the client and of both servers, as `taskset` lists them.
+#[derive(Clone)]
+struct Cores {
+    client: String,
+    servers: String,
+}
+
+impl Cores {
+    fn of(connections: u32) -> Self {
+        let last = std::thread::available_parallelism().unwrap().get() - 1;
+        let all = format!("0-{last}");
+        match connections {
+            1 => Self { client: "0".to_owned(), servers: last.to_string() },
+            _ => Self { client: all.clone(), servers: all },
+        }
+    }
+
+    /// Puts all threads of this process there.
+    fn take(&self) {
+        let process = std::process::id().to_string();
+        let done = Command::new("taskset").args(["-a", "-c", "-p", &self.servers, &process]).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+}
+
+fn wrk(address: &str, model: &str, format: &str, connections: u32, cores: &Cores) -> Measured {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/wrk.lua");
-    let output = Command::new("wrk")
-        .args(["-t1", "--latency", &format!("-c{connections}"), &format!("-d{SECONDS}s"), "-s", script])
+    let output = Command::new("taskset")
+        .args([
+            "-c",
+            &cores.client,
+            "wrk",
+            "-t1",
+            "--latency",
+            &format!("-c{connections}"),
+            &format!("-d{SECONDS}s"),
+            "-s",
+            script,
+        ])
         .args([&format!("http://{address}"), "--", format, model])
         .output()
         .unwrap();

@@ -277,8 +277,8 @@ impl Embedder {
     /// # Errors
     /// When the input is not one that this model takes.
     pub fn tokens(&self, index: usize, input: &Input) -> Result<PooledTokens, EmbedError> {
-        let mut ids = match (input, self.settings.token_input) {
-            (Input::Text(text), _) => self.encode(index, text)?,
+        let ids = match (input, self.settings.token_input) {
+            (Input::Text(text), _) => return self.tokens_of_text(index, text),
             (Input::TokenIds(ids), TokenInput::Cl100k) => {
                 let text = cl100k::decode(ids).map_err(|e| EmbedError::NotCl100k {
                     input: index,
@@ -296,6 +296,14 @@ impl Embedder {
             }
             (Input::TokenIds(_), TokenInput::Reject) => return Err(EmbedError::TokenIdsRejected { input: index }),
         };
+        self.pooled(index, ids)
+    }
+
+    fn tokens_of_text(&self, index: usize, text: &str) -> Result<PooledTokens, EmbedError> {
+        self.pooled(index, self.encode(index, text)?)
+    }
+
+    fn pooled(&self, index: usize, mut ids: Vec<u32>) -> Result<PooledTokens, EmbedError> {
         // Added tokens may lie beyond the table (Gemma 3 has one).
         ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
         if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
@@ -305,7 +313,8 @@ impl Embedder {
     }
 
     fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
-        let mut ids = Vec::new();
+        // In most languages a token has more bytes than three.
+        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
         self.tokenizer
             .load()
             .implementation
@@ -337,13 +346,20 @@ impl Embedder {
     /// # Errors
     /// When a text cannot be tokenized, is longer than `max_input_tokens`, or the device fails.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let texts = texts.iter().enumerate();
+        let tokens: Vec<PooledTokens> =
+            texts.map(|(index, text)| self.tokens_of_text(index, text.as_ref())).collect::<Result<_, _>>()?;
         let dimensions = self.dimensions();
-        let tokens = texts.iter().enumerate();
-        let tokens = tokens.map(|(index, text)| self.tokens(index, &Input::Text(text.as_ref().to_owned())));
-        let tokens: Vec<PooledTokens> = tokens.collect::<Result<_, _>>()?;
-        let mut vectors = vec![0.0; tokens.len() * dimensions];
-        self.pool(&tokens, dimensions, &mut vectors)?;
-        Ok(vectors.chunks(dimensions.max(1)).map(<[f32]>::to_vec).collect())
+        if self.wants_whole_batches() {
+            let mut vectors = vec![0.0; tokens.len() * dimensions];
+            self.pool(&tokens, dimensions, &mut vectors)?;
+            return Ok(vectors.chunks(dimensions.max(1)).map(<[f32]>::to_vec).collect());
+        }
+        let vector = |tokens| {
+            let mut vector = vec![0.0; dimensions];
+            self.pool(std::slice::from_ref(tokens), dimensions, &mut vector).map(|()| vector)
+        };
+        tokens.iter().map(vector).collect()
     }
 }
 

@@ -195,6 +195,9 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
     Ok(keys)
 }
 
+/// Jobs that keep a worker busy for as long as requests gather: each has some milliseconds of work.
+const JOBS_AHEAD: usize = 4;
+
 /// Serves on `listener` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
 /// requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
@@ -206,8 +209,9 @@ pub async fn serve(
     state: Arc<State>,
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
-    let admission = Arc::clone(&state.admission);
-    let threads = SocketThreads::start(move || admission.gather())?;
+    let (admission, workers) = (Arc::clone(&state.admission), Arc::downgrade(&state.workers));
+    let busy = move || workers.upgrade().is_some_and(|workers| workers.waiting() >= JOBS_AHEAD * workers.threads());
+    let threads = SocketThreads::start(move || admission.gather(&busy))?;
     state.take_over();
     let host = state.config.server.host;
     if !host.is_loopback() && state.keys.is_empty() {

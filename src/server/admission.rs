@@ -27,7 +27,7 @@ use super::error::ApiError;
 pub const INPUT: u64 = 4 << 10;
 
 /// How long requests gather where some were refused. Little beside what those that were admitted wait for their turn.
-const GATHERING: Duration = Duration::from_millis(3);
+const GATHERING: Duration = Duration::from_millis(8);
 
 /// The weight of all requests in flight.
 #[derive(Debug, Default)]
@@ -53,10 +53,11 @@ impl Admission {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// For an async thread that is about to wait for its sockets: where requests are refused, blocks it while more gather.
-    /// To be woken for each of them, in the midst of the work on others, costs about as much as to refuse it.
-    pub fn gather(&self) {
-        if self.refused.swap(false, Ordering::Relaxed) {
+    /// For a thread that is about to wait for its sockets: where requests are refused, blocks it while more gather, if
+    /// the workers are `busy` for that long. To be woken for each of them, in the midst of the work on others, costs about
+    /// as much as to refuse it.
+    pub fn gather(&self, busy: impl FnOnce() -> bool) {
+        if self.refused.swap(false, Ordering::Relaxed) && busy() {
             thread::sleep(GATHERING);
         }
     }
@@ -204,8 +205,9 @@ mod tests {
         assert!(!all.refused.load(Ordering::Relaxed));
         assert_eq!(all.enter(100).add_read(1), Err(ApiError::overloaded()));
         let started = std::time::Instant::now();
-        all.gather();
-        assert!(started.elapsed() >= GATHERING && !all.refused.load(Ordering::Relaxed));
+        all.gather(|| true);
+        assert!(started.elapsed() >= GATHERING);
+        all.gather(|| panic!("nothing was refused since"));
     }
 
     #[test]

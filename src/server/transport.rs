@@ -19,17 +19,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
-const FIRST_READ: usize = 4 << 10;
+const FIRST_READ: usize = 2 << 10;
+
+/// Bytes that were thrown away are given out this many at a time: as zeros, in as little memory as it takes.
+const PIECE: usize = 4 << 10;
 
 /// A connection's bytes, encrypted or not.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
-    /// As a read that fills at most `most` bytes of `buffer`, with whatever; `None` where only a read can do it.
-    fn poll_skip(
-        &mut self,
-        _context: &mut Context<'_>,
-        _buffer: &mut ReadBuf<'_>,
-        _most: usize,
-    ) -> Option<Poll<io::Result<()>>> {
+    /// Throws away at most `most` bytes, and says how many: 0 at the end. `None` where they can only be read.
+    fn poll_skip(&mut self, _context: &mut Context<'_>, _most: u64) -> Option<Poll<io::Result<usize>>> {
         None
     }
 }
@@ -37,15 +35,10 @@ pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
 impl Bytes for TcpStream {
     /// By `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
     #[cfg(target_os = "linux")]
-    fn poll_skip(
-        &mut self,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-        most: usize,
-    ) -> Option<Poll<io::Result<()>>> {
+    fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
         // Says how many bytes; nothing is written to it.
-        let mut room = [MaybeUninit::uninit(); 16 << 10];
-        let most = most.min(buffer.remaining()).min(room.len());
+        let mut room = [MaybeUninit::uninit(); 64 << 10];
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(room.len());
         let room = room.get_mut(..most)?;
         Some(loop {
             match self.poll_read_ready(context) {
@@ -55,13 +48,8 @@ impl Bytes for TcpStream {
             }
             let socket = socket2::SockRef::from(&*self);
             match self.try_io(tokio::io::Interest::READABLE, || socket.recv_with_flags(room, libc::MSG_TRUNC)) {
-                Ok(skipped) => {
-                    buffer.initialize_unfilled_to(skipped);
-                    buffer.advance(skipped);
-                    break Poll::Ready(Ok(()));
-                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => break Poll::Ready(Err(error)),
+                skipped => break Poll::Ready(skipped),
             }
         })
     }
@@ -101,6 +89,8 @@ pub struct Transport<S> {
     moved: Instant,
     alarm: Pin<Box<Sleep>>,
     unwanted: Unwanted,
+    /// Bytes that were thrown away and not given out yet.
+    skipped: usize,
     /// Whether nothing was read since something was written.
     begins: bool,
 }
@@ -108,7 +98,7 @@ pub struct Transport<S> {
 impl<S> Transport<S> {
     pub fn new(stream: S, limit: Duration) -> Self {
         let alarm = Box::pin(tokio::time::sleep(limit));
-        Self { stream, limit, moved: Instant::now(), alarm, unwanted: Unwanted::default(), begins: true }
+        Self { stream, limit, moved: Instant::now(), alarm, unwanted: Unwanted::default(), skipped: 0, begins: true }
     }
 
     pub fn unwanted(&self) -> Unwanted {
@@ -138,21 +128,34 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
         let unwanted = self.unwanted.0.load(Ordering::Relaxed);
-        let most = usize::try_from(unwanted).unwrap_or(usize::MAX);
-        let skipped = if unwanted > 0 { self.stream.poll_skip(context, buffer, most) } else { None };
-        let read = match skipped {
-            Some(skipped) => skipped,
-            None if self.begins => {
-                let mut room = [MaybeUninit::uninit(); FIRST_READ];
-                let most = buffer.remaining().min(FIRST_READ);
-                let mut first = ReadBuf::uninit(room.get_mut(..most).unwrap_or_default());
-                let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
-                buffer.put_slice(first.filled());
-                read
+        if self.skipped == 0
+            && unwanted > 0
+            && let Some(skipped) = self.stream.poll_skip(context, unwanted)
+        {
+            match ready!(self.check(context, skipped))? {
+                0 => return Poll::Ready(Ok(())),
+                skipped => self.skipped = skipped,
             }
-            None => Pin::new(&mut self.stream).poll_read(context, buffer),
+            self.unwanted.set(unwanted.saturating_sub(self.skipped as u64));
+        }
+        if self.skipped > 0 {
+            let piece = self.skipped.min(PIECE).min(buffer.remaining());
+            buffer.initialize_unfilled_to(piece);
+            buffer.advance(piece);
+            self.skipped -= piece;
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        let read = if self.begins {
+            let mut room = [MaybeUninit::uninit(); FIRST_READ];
+            let most = buffer.remaining().min(FIRST_READ);
+            let mut first = ReadBuf::uninit(room.get_mut(..most).unwrap_or_default());
+            let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
+            buffer.put_slice(first.filled());
+            read
+        } else {
+            Pin::new(&mut self.stream).poll_read(context, buffer)
         };
         let came = buffer.filled().len() - before;
         self.begins &= came == 0;

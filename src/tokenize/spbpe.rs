@@ -360,8 +360,6 @@ fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Resul
         pairs.insert((spaced_char(x), spaced_char(y)));
         merges.push(ids);
     }
-    let max_id = vocabulary.values().copied().max().unwrap_or(0);
-    let merges =
-        Merges::new(&merges, max_id).ok_or("the ids and the merges are too many for 64 bits, or for the memory")?;
+    let merges = Merges::new(&merges).ok_or("a merge takes the largest id, or there is no memory for the merges")?;
     Ok((Joins::new(pairs.into_iter()), merges))
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cpu_time::ProcessTime;
 use embedding_server::checkpoint::Checkpoint;
-use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::embedder::{Embedder, Memory, Settings};
 
 const BATCH: usize = 256;
 
@@ -16,8 +16,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let threads: usize = threads.parse()?;
     let checkpoint = Checkpoint::open(checkpoint.as_ref(), &Default::default())?;
-    // The peers pool no special tokens either.
-    let embedder = Embedder::new(checkpoint, Settings { special_tokens: false, ..Settings::default() })?;
+    // The peers pool no special tokens either, and copy their tables, too.
+    let embedder = Embedder::new(checkpoint, Settings { special_tokens: Some(false), memory: Memory::Copy, ..Settings::default() })?;
 
     for path in files {
         let file = std::fs::read_to_string(path)?;
