@@ -1,6 +1,6 @@
 //! The whole server against a handler that does nothing, in one run: `cargo bench --bench http -- NAME=CHECKPOINT...`.
 //!
-//! Needs `wrk`. The ceiling is `axum::serve` on tokio's usual runtime, answering a ready-made body of the same size.
+//! Needs `wrk` and `taskset`. The ceiling is `axum::serve` on tokio's usual runtime, answering a ready-made body of the same size.
 //! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something. One connection
 //! has a core for the client and another for the server: where both are free to move, the system now and then puts them on
 //! the same core, which doubles the rate of whoever is measured then.
@@ -63,9 +63,9 @@ async fn run(models: Vec<Model>) {
         for format in ["base64", "float"] {
             let body = answer(&ours, &model.id, format).await;
             let ceiling = ready_made(body).await;
-            for connections in
-                std::env::var("CONNECTIONS").map_or(vec![1, 64], |c| c.split(",").map(|c| c.parse().unwrap()).collect())
-            {
+            for connections in [1, 64] {
+                let cores = Cores::of(connections);
+                cores.take();
                 let mut rounds = [Vec::new(), Vec::new()];
                 for _ in 0..ROUNDS {
                     for (seen, address) in rounds.iter_mut().zip([&ours, &ceiling]) {
