@@ -220,7 +220,7 @@ pub async fn serve(
         );
     }
     let graceful = GracefulShutdown::new();
-    let connections = Connections::new(&state, threads, &graceful);
+    let connections = Connections::new(&state, &threads, &graceful);
     let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
     let first = Arc::clone(&state.config);
     // A reload may let it go.
@@ -233,7 +233,7 @@ pub async fn serve(
         tracing::info!(%delay, "no longer ready; requests are answered until nobody sends any");
         accept(&listener, &connections, tokio::time::sleep(delay.0)).await;
     }
-    drop(listener);
+    drop((listener, connections));
     let open = graceful.count();
     tracing::info!(connections = open, %deadline, "draining");
     Ok(tokio::select! {

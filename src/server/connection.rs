@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, Version};
 use axum::response::IntoResponse;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use super::error::ApiError;
 use super::metrics::Metrics;
 use super::sockets::SocketThreads;
-use super::transport::Transport;
+use super::transport::{FIRST_READ, Transport};
 use super::{Serving, State};
 
 /// How long a TLS handshake may take.
@@ -38,12 +38,12 @@ pub struct Connections<'a> {
     graceful: &'a GracefulShutdown,
     free: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
-    threads: SocketThreads,
+    threads: &'a SocketThreads,
 }
 
 impl<'a> Connections<'a> {
     /// Of this server, on `threads`. The state itself is not kept: another may take its place, and it must be free to go.
-    pub fn new(state: &State, threads: SocketThreads, graceful: &'a GracefulShutdown) -> Self {
+    pub fn new(state: &State, threads: &'a SocketThreads, graceful: &'a GracefulShutdown) -> Self {
         Self {
             threads,
             serving: Arc::clone(&state.serving),
@@ -90,7 +90,10 @@ async fn serve(serving: Arc<ArcSwapOption<Serving>>, stream: TcpStream, watcher:
     let stream = Transport::new(stream, header_timeout.max(request_timeout));
     let unwanted = stream.unwanted();
     let service = service_fn(move |mut request: Request<Incoming>| {
-        unwanted.offer(&mut request);
+        // Where it pays; HTTP/2 has the bytes of other requests between those of a body.
+        if request.body().size_hint().lower() > FIRST_READ as u64 && request.version() <= Version::HTTP_11 {
+            request.extensions_mut().insert(unwanted.clone());
+        }
         let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
         async move {
             Ok::<_, Infallible>(match routes {

@@ -39,8 +39,6 @@ impl SocketThreads {
             let (stop, stopped) = oneshot::channel::<()>();
             thread::Builder::new().name(format!("sockets-{n}")).spawn(move || {
                 let _ = runtime.block_on(stopped);
-                // A file that a blocking task reads may take its time.
-                runtime.shutdown_background();
             })?;
             Ok(SocketThread { runtime: handle, connections: Arc::default(), _stop: stop })
         });

@@ -12,14 +12,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::http::header::CONTENT_LENGTH;
-use axum::http::{Request, Version};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
-const FIRST_READ: usize = 2 << 10;
+pub const FIRST_READ: usize = 2 << 10;
 
 /// Bytes that were thrown away are given out this many at a time: as zeros, in as little memory as it takes.
 const PIECE: usize = 4 << 10;
@@ -66,15 +64,6 @@ impl Bytes for tokio::io::DuplexStream {}
 pub struct Unwanted(Arc<AtomicU64>);
 
 impl Unwanted {
-    /// Lets the handler of `request` say that it does not want the rest of the body, where that pays. HTTP/2 has the
-    /// bytes of other requests between those of a body.
-    pub fn offer<B>(&self, request: &mut Request<B>) {
-        let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        if length.is_some_and(|length| length > FIRST_READ) && request.version() <= Version::HTTP_11 {
-            request.extensions_mut().insert(self.clone());
-        }
-    }
-
     /// The next `bytes` bytes, none of which has been read.
     pub fn set(&self, bytes: u64) {
         self.0.store(bytes, Ordering::Relaxed);
@@ -129,15 +118,15 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let unwanted = self.unwanted.0.load(Ordering::Relaxed);
-        if self.skipped == 0
-            && unwanted > 0
-            && let Some(skipped) = self.stream.poll_skip(context, unwanted)
-        {
-            match ready!(self.check(context, skipped))? {
-                0 => return Poll::Ready(Ok(())),
-                skipped => self.skipped = skipped,
+        if self.skipped == 0 && unwanted > 0 {
+            match self.stream.poll_skip(context, unwanted) {
+                // Read like all else.
+                None => self.unwanted.set(0),
+                Some(skipped) => {
+                    self.skipped = ready!(self.check(context, skipped))?;
+                    self.unwanted.set(unwanted.saturating_sub(self.skipped as u64));
+                }
             }
-            self.unwanted.set(unwanted.saturating_sub(self.skipped as u64));
         }
         if self.skipped > 0 {
             let piece = self.skipped.min(PIECE).min(buffer.remaining());
@@ -157,11 +146,7 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         } else {
             Pin::new(&mut self.stream).poll_read(context, buffer)
         };
-        let came = buffer.filled().len() - before;
-        self.begins &= came == 0;
-        if unwanted > 0 {
-            self.unwanted.set(unwanted.saturating_sub(came as u64));
-        }
+        self.begins &= buffer.filled().len() == before;
         self.check(context, read)
     }
 }

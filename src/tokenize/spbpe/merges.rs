@@ -101,8 +101,11 @@ impl Merges {
             &[left, right] => self.merge(left, right),
             _ => NO_MERGE,
         }));
+        if symbols.len() > SCANNED {
+            return self.apply_by_heap(workspace);
+        }
         self.fetch_next(symbols, merges);
-        if symbols.len() <= SCANNED { self.apply_scanning(symbols, merges) } else { self.apply_by_heap(workspace) }
+        self.apply_scanning(symbols, merges);
     }
 
     /// Reads what each merge, were it the first, would have to know next. One after the other, as they are needed, such reads
@@ -153,16 +156,6 @@ impl Merges {
         initial.extend(begun.map(|(at, &merge)| candidate(merge, at)));
         *heap = BinaryHeap::from(initial);
         let get = |list: &[u32], at: u32| list.get(at as usize).copied().unwrap_or(NONE);
-        let set = |list: &mut [u32], at: u32, value: u32| {
-            if let Some(place) = list.get_mut(at as usize) {
-                *place = value;
-            }
-        };
-        let set_merge = |list: &mut [Merge], at: u32, value: Merge| {
-            if let Some(place) = list.get_mut(at as usize) {
-                *place = value;
-            }
-        };
         while let Some(Reverse(top)) = heap.pop() {
             *candidates += 1;
             let at = top as u32;
@@ -173,23 +166,29 @@ impl Merges {
             let after = get(next, right);
             set(symbols, at, merged);
             set(symbols, right, NONE);
-            set_merge(merges, right, NO_MERGE);
+            set(merges, right, NO_MERGE);
             set(next, at, after);
             set(previous, after, at);
-            set_merge(merges, at, NO_MERGE);
+            set(merges, at, NO_MERGE);
             let before = get(previous, at);
             for (left, right) in [(before, at), (at, after)] {
                 if left == NONE || right >= count {
                     continue;
                 }
                 let merge = self.merge(get(symbols, left), get(symbols, right));
-                set_merge(merges, left, merge);
+                set(merges, left, merge);
                 if merge != NO_MERGE {
                     heap.push(candidate(merge, left));
                 }
             }
         }
         symbols.retain(|&symbol| symbol != NONE);
+    }
+}
+
+fn set<T>(list: &mut [T], at: u32, value: T) {
+    if let Some(place) = list.get_mut(at as usize) {
+        *place = value;
     }
 }
 

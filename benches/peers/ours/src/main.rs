@@ -17,7 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let threads: usize = threads.parse()?;
     let checkpoint = Checkpoint::open(checkpoint.as_ref(), &Default::default())?;
     // The peers pool no special tokens either, and copy their tables, too.
-    let embedder = Embedder::new(checkpoint, Settings { special_tokens: Some(false), memory: Memory::Copy, ..Settings::default() })?;
+    let embedder = Embedder::new(
+        checkpoint,
+        Settings { special_tokens: Some(false), memory: Memory::Copy, ..Settings::default() },
+    )?;
 
     for path in files {
         let file = std::fs::read_to_string(path)?;
