@@ -195,9 +195,6 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
     Ok(keys)
 }
 
-/// Jobs that keep a worker busy for as long as requests gather: each has some milliseconds of work.
-const JOBS_AHEAD: usize = 4;
-
 /// Serves on `listener` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
 /// requests in flight finish for at most `server.drain_timeout`.
 /// Returns how many connections were cut at that deadline.
@@ -210,7 +207,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
     let (admission, workers) = (Arc::clone(&state.admission), Arc::downgrade(&state.workers));
-    let busy = move || workers.upgrade().is_some_and(|workers| workers.waiting() >= JOBS_AHEAD * workers.threads());
+    let busy = move |limit| {
+        if let Some(workers) = workers.upgrade() {
+            workers.wait_while_busy(limit);
+        }
+    };
     let threads = SocketThreads::start(move || admission.gather(&busy))?;
     state.take_over();
     let host = state.config.server.host;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A fixed set of threads. Dropping it ends them after the slices they are at.
 pub struct Workers {
@@ -25,9 +26,14 @@ pub struct Panicked(pub String);
 /// Slices of a job that run one after the other before it is another's turn: what it reads and writes is in the caches then.
 const SLICES_OF_A_TURN: usize = 4;
 
+/// Jobs that wait for each thread where it will be busy for some milliseconds more.
+const AHEAD: usize = 2;
+
 struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
+    /// Fewer jobs than [`AHEAD`] are left.
+    few: Condvar,
     threads: usize,
 }
 
@@ -37,6 +43,8 @@ struct QueueState {
     jobs: VecDeque<Turn>,
     /// By thread: slices that only that one may run.
     own: Vec<VecDeque<(Arc<dyn Slice>, usize)>>,
+    /// How many threads are in [`Workers::wait_while_busy`].
+    watched_by: usize,
     closed: bool,
 }
 
@@ -97,7 +105,7 @@ impl Workers {
     pub fn start(threads: usize) -> std::io::Result<Self> {
         let threads = if threads > 0 { threads } else { thread::available_parallelism().map_or(1, usize::from) };
         let state = QueueState { own: (0..threads).map(|_| VecDeque::new()).collect(), ..QueueState::default() };
-        let queue = Arc::new(Queue { state: Mutex::new(state), wake: Condvar::new(), threads });
+        let queue = Arc::new(Queue { state: Mutex::new(state), wake: Condvar::new(), few: Condvar::new(), threads });
         let workers = Self { queue: Arc::clone(&queue) };
         for n in 0..threads {
             let queue = Arc::clone(&queue);
@@ -113,6 +121,18 @@ impl Workers {
     /// How many jobs have a slice that waits for a thread.
     pub fn waiting(&self) -> usize {
         lock(&self.queue.state).jobs.len()
+    }
+
+    /// Blocks while all threads have jobs ahead of them, for `limit` at most.
+    pub fn wait_while_busy(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let mut state = lock(&self.queue.state);
+        state.watched_by += 1;
+        while state.jobs.len() >= AHEAD * self.queue.threads {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { break };
+            state = self.queue.few.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.watched_by -= 1;
     }
 
     /// Runs `work(0)..work(slices - 1)`, in turns with other jobs.
@@ -221,6 +241,8 @@ impl Queue {
                         had => state.jobs.push_front(Turn { job, had }),
                     }
                     self.wake.notify_one();
+                } else if state.watched_by > 0 && state.jobs.len() < AHEAD * self.threads {
+                    self.few.notify_all();
                 }
                 return Some((job, slice));
             }
@@ -420,6 +442,40 @@ mod tests {
         let turns = [("long", 0), ("begun", 0), ("long", SLICES_OF_A_TURN - 1), ("short", 0), ("short", 1)];
         let turns = turns.map(|(name, i)| at(name, i));
         assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_OF_A_TURN), "{:?}", lock(&order));
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_busy_threads_ends_when_few_jobs_are_left_or_at_its_limit() {
+        const EVER: Duration = Duration::from_secs(3600);
+        let workers = Arc::new(Workers::start(1).unwrap());
+        workers.wait_while_busy(EVER);
+        let (started, at_first) = mpsc::channel();
+        let (go, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let first = workers.run(1, move |_| {
+            started.send(()).unwrap();
+            lock(&held).recv().unwrap();
+        });
+        at_first.recv().unwrap();
+        let mut others = vec![workers.run(1, |_| ())];
+        workers.wait_while_busy(EVER);
+        others.extend((1..AHEAD).map(|_| workers.run(1, |_| ())));
+        let (began, limit) = (Instant::now(), Duration::from_millis(20));
+        workers.wait_while_busy(limit);
+        assert!(began.elapsed() >= limit);
+        let waits = {
+            let workers = Arc::clone(&workers);
+            thread::spawn(move || workers.wait_while_busy(EVER))
+        };
+        while lock(&workers.queue.state).watched_by == 0 {
+            thread::yield_now();
+        }
+        go.send(()).unwrap();
+        waits.join().unwrap();
+        collect(first).await;
+        for other in others {
+            collect(other).await;
+        }
     }
 
     #[tokio::test]

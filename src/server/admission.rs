@@ -5,12 +5,11 @@
 //! together weigh at most `server.max_in_flight`; one that is alone always is.
 //!
 //! Under overload most requests are refused, and a server that reads them first has little time left for the others. So
-//! one whose body is still to come is refused where it would not fit with [`Admission::expected`] inputs, and a thread that
+//! one whose body is still to come weighs [`Admission::expected`] for its inputs until they are counted, and a thread that
 //! refuses takes requests in batches: [`Admission::gather`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -43,6 +42,8 @@ pub struct Admission {
 pub struct Weight {
     in_flight: Arc<Admission>,
     own: AtomicU64,
+    /// What of `own` stands for inputs that are not counted yet.
+    expected: AtomicU64,
     max: u64,
     received: AtomicBool,
 }
@@ -53,12 +54,12 @@ impl Admission {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// For a thread that is about to wait for its sockets: where requests are refused, blocks it while more gather, if
-    /// the workers are `busy` for that long. To be woken for each of them, in the midst of the work on others, costs about
-    /// as much as to refuse it.
-    pub fn gather(&self, busy: impl FnOnce() -> bool) {
-        if self.refused.swap(false, Ordering::Relaxed) && busy() {
-            thread::sleep(GATHERING);
+    /// For a thread that is about to wait for its sockets: where requests are refused, `wait_while_busy` blocks it for that
+    /// long at most, while more gather. To be woken for each of them, in the midst of the work on others, costs about as
+    /// much as to refuse it.
+    pub fn gather(&self, wait_while_busy: impl FnOnce(Duration)) {
+        if self.refused.swap(false, Ordering::Relaxed) {
+            wait_while_busy(GATHERING);
         }
     }
 
@@ -76,17 +77,26 @@ impl Admission {
     }
 
     fn enter(self: &Arc<Self>, max: u64) -> Arc<Weight> {
-        Arc::new(Weight { in_flight: Arc::clone(self), own: AtomicU64::new(0), max, received: AtomicBool::new(false) })
+        Arc::new(Weight {
+            in_flight: Arc::clone(self),
+            own: AtomicU64::new(0),
+            expected: AtomicU64::new(0),
+            max,
+            received: AtomicBool::new(false),
+        })
     }
 }
 
 impl Weight {
-    /// Adds the bytes of a body that is still to come, 0 where their number is not known.
+    /// Adds the bytes of a body that is still to come, 0 where their number is not known, and what its inputs will weigh.
     ///
     /// # Errors
-    /// When that, and what its inputs will weigh, is more than may be in flight, and other requests are.
+    /// When that is more than may be in flight, and other requests are.
     pub fn add_unread(&self, bytes: u64) -> Result<(), ApiError> {
-        self.add(bytes, self.in_flight.expected())
+        let expected = self.in_flight.expected();
+        self.add(bytes.saturating_add(expected))?;
+        self.expected.store(expected, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Adds bytes that have come.
@@ -94,22 +104,30 @@ impl Weight {
     /// # Errors
     /// When that is more than may be in flight, and other requests are.
     pub fn add_read(&self, bytes: u64) -> Result<(), ApiError> {
-        self.add(bytes, 0)
+        self.add(bytes)
     }
 
+    /// Puts the inputs in the place of those that were expected.
+    ///
     /// # Errors
     /// When that is more than may be in flight, and other requests are.
     pub fn add_inputs(&self, count: usize) -> Result<(), ApiError> {
         let weight = INPUT.saturating_mul(count as u64);
         self.in_flight.learn(weight);
-        self.add(weight, 0)
+        let expected = self.expected.swap(0, Ordering::Relaxed);
+        if let Some(more) = weight.checked_sub(expected) {
+            return self.add(more);
+        }
+        self.own.fetch_sub(expected - weight, Ordering::Relaxed);
+        self.in_flight.all.fetch_sub(expected - weight, Ordering::Relaxed);
+        Ok(())
     }
 
-    fn add(&self, weight: u64, expected: u64) -> Result<(), ApiError> {
+    fn add(&self, weight: u64) -> Result<(), ApiError> {
         let own = self.own.load(Ordering::Relaxed);
         let admitted = self.in_flight.all.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
             let sum = all.saturating_add(weight);
-            (sum.saturating_add(expected) <= self.max || all == own).then_some(sum)
+            (sum <= self.max || all == own).then_some(sum)
         });
         admitted.map_err(|_| {
             self.in_flight.refused.store(true, Ordering::Relaxed);
@@ -198,16 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn inputs_that_are_expected_take_their_place_until_they_are_counted() {
+        let (all, max) = (Arc::new(Admission::default()), 20 * INPUT);
+        for _ in 0..200 {
+            assert_eq!(all.enter(max).add_inputs(8), Ok(()));
+        }
+        let [first, second, third] = [(); 3].map(|()| all.enter(max));
+        assert_eq!((first.add_unread(INPUT), second.add_unread(INPUT)), (Ok(()), Ok(())));
+        assert_eq!((all.in_flight(), third.add_unread(INPUT)), (18 * INPUT, Err(ApiError::overloaded())));
+        // Fewer, more, and more than there is room for.
+        assert_eq!((first.add_inputs(5), all.in_flight()), (Ok(()), 15 * INPUT));
+        assert_eq!((second.add_inputs(10), all.in_flight()), (Ok(()), 17 * INPUT));
+        drop(second);
+        all.learn(5 * INPUT);
+        assert_eq!((third.add_unread(INPUT), all.in_flight()), (Ok(()), 12 * INPUT));
+        assert_eq!((third.add_inputs(14), all.in_flight()), (Err(ApiError::overloaded()), 12 * INPUT));
+        drop((first, third));
+        assert_eq!(all.in_flight(), 0);
+    }
+
+    #[test]
     fn requests_gather_once_after_a_refusal() {
         let all = Arc::new(Admission::default());
         let alone = all.enter(100);
         assert_eq!(alone.add_read(100), Ok(()));
         assert!(!all.refused.load(Ordering::Relaxed));
         assert_eq!(all.enter(100).add_read(1), Err(ApiError::overloaded()));
-        let started = std::time::Instant::now();
-        all.gather(|| true);
-        assert!(started.elapsed() >= GATHERING);
-        all.gather(|| panic!("nothing was refused since"));
+        let mut gathered = None;
+        all.gather(|limit| gathered = Some(limit));
+        assert_eq!(gathered, Some(GATHERING));
+        all.gather(|_| panic!("nothing was refused since"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! overload that is most of the bytes that come. Those of plain TCP are dropped by the kernel, uncopied ([`Unwanted`]). For
 //! that they must not have been read together with the head, so the first read of a request is a small one.
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -19,8 +20,13 @@ use tokio::time::{Instant, Sleep};
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
 pub const FIRST_READ: usize = 2 << 10;
 
-/// Bytes that were thrown away are given out this many at a time: as zeros, in as little memory as it takes.
-const PIECE: usize = 4 << 10;
+/// The most bytes thrown away at once, which are given out as zeros.
+const SKIP: usize = 256 << 10;
+
+thread_local! {
+    /// Says how many bytes to throw away: nothing is written to it, so that it takes no memory.
+    static NOWHERE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
+}
 
 /// A connection's bytes, encrypted or not.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
@@ -34,21 +40,21 @@ impl Bytes for TcpStream {
     /// By `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
     #[cfg(target_os = "linux")]
     fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
-        // Says how many bytes; nothing is written to it.
-        let mut room = [MaybeUninit::uninit(); 64 << 10];
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(room.len());
-        let room = room.get_mut(..most)?;
-        Some(loop {
-            match self.poll_read_ready(context) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                Poll::Pending => break Poll::Pending,
-            }
-            let socket = socket2::SockRef::from(&*self);
-            match self.try_io(tokio::io::Interest::READABLE, || socket.recv_with_flags(room, libc::MSG_TRUNC)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                skipped => break Poll::Ready(skipped),
-            }
+        NOWHERE.with_borrow_mut(|nowhere| {
+            let most = usize::try_from(most).unwrap_or(usize::MAX).min(SKIP);
+            let nowhere = nowhere.spare_capacity_mut().get_mut(..most)?;
+            Some(loop {
+                match self.poll_read_ready(context) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
+                    Poll::Pending => break Poll::Pending,
+                }
+                let socket = socket2::SockRef::from(&*self);
+                match self.try_io(tokio::io::Interest::READABLE, || socket.recv_with_flags(nowhere, libc::MSG_TRUNC)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    skipped => break Poll::Ready(skipped),
+                }
+            })
         })
     }
 }
@@ -129,7 +135,7 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
             }
         }
         if self.skipped > 0 {
-            let piece = self.skipped.min(PIECE).min(buffer.remaining());
+            let piece = self.skipped.min(buffer.remaining());
             buffer.initialize_unfilled_to(piece);
             buffer.advance(piece);
             self.skipped -= piece;
