@@ -207,12 +207,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
     let (admission, workers) = (Arc::clone(&state.admission), Arc::downgrade(&state.workers));
-    let busy = move |limit| {
+    let wait_while_busy = move |limit| {
         if let Some(workers) = workers.upgrade() {
             workers.wait_while_busy(limit);
         }
     };
-    let threads = SocketThreads::start(move || admission.gather(&busy))?;
+    let threads = SocketThreads::start(move || admission.gather(&wait_while_busy))?;
     state.take_over();
     let host = state.config.server.host;
     if !host.is_loopback() && state.keys.is_empty() {

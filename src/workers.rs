@@ -26,13 +26,13 @@ pub struct Panicked(pub String);
 /// Slices of a job that run one after the other before it is another's turn: what it reads and writes is in the caches then.
 const SLICES_OF_A_TURN: usize = 4;
 
-/// Jobs that wait for each thread where it will be busy for some milliseconds more.
+/// Jobs that wait for each thread where all will be busy for some milliseconds more.
 const AHEAD: usize = 2;
 
 struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
-    /// Fewer jobs than [`AHEAD`] are left.
+    /// [`Queue::is_busy`] no longer.
     few: Condvar,
     threads: usize,
 }
@@ -128,7 +128,7 @@ impl Workers {
         let end = Instant::now() + limit;
         let mut state = lock(&self.queue.state);
         state.watched_by += 1;
-        while state.jobs.len() >= AHEAD * self.queue.threads {
+        while self.queue.is_busy(&state) {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
             state = self.queue.few.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -214,6 +214,10 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    fn is_busy(&self, state: &QueueState) -> bool {
+        state.jobs.len() >= AHEAD * self.threads
+    }
+
     fn work(&self, thread: usize) {
         while let Some((job, slice)) = self.next(thread) {
             job.run(slice);
@@ -233,17 +237,18 @@ impl Queue {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            if let Some((slice, more)) = job.claim() {
-                if more {
-                    let job = Arc::clone(&job);
-                    match had + 1 {
-                        SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
-                        had => state.jobs.push_front(Turn { job, had }),
-                    }
-                    self.wake.notify_one();
-                } else if state.watched_by > 0 && state.jobs.len() < AHEAD * self.threads {
-                    self.few.notify_all();
+            let claimed = job.claim();
+            if let Some((_, true)) = claimed {
+                let job = Arc::clone(&job);
+                match had + 1 {
+                    SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
+                    had => state.jobs.push_front(Turn { job, had }),
                 }
+                self.wake.notify_one();
+            } else if state.watched_by > 0 && !self.is_busy(&state) {
+                self.few.notify_all();
+            }
+            if let Some((slice, _)) = claimed {
                 return Some((job, slice));
             }
         }
@@ -444,37 +449,43 @@ mod tests {
         assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_OF_A_TURN), "{:?}", lock(&order));
     }
 
+    /// Jobs leave the queue when they are done, and when nobody wants them any more.
     #[tokio::test]
     async fn the_wait_for_busy_threads_ends_when_few_jobs_are_left_or_at_its_limit() {
         const EVER: Duration = Duration::from_secs(3600);
-        let workers = Arc::new(Workers::start(1).unwrap());
-        workers.wait_while_busy(EVER);
-        let (started, at_first) = mpsc::channel();
-        let (go, held) = mpsc::channel::<()>();
-        let held = Mutex::new(held);
-        let first = workers.run(1, move |_| {
-            started.send(()).unwrap();
-            lock(&held).recv().unwrap();
-        });
-        at_first.recv().unwrap();
-        let mut others = vec![workers.run(1, |_| ())];
-        workers.wait_while_busy(EVER);
-        others.extend((1..AHEAD).map(|_| workers.run(1, |_| ())));
-        let (began, limit) = (Instant::now(), Duration::from_millis(20));
-        workers.wait_while_busy(limit);
-        assert!(began.elapsed() >= limit);
-        let waits = {
-            let workers = Arc::clone(&workers);
-            thread::spawn(move || workers.wait_while_busy(EVER))
-        };
-        while lock(&workers.queue.state).watched_by == 0 {
-            thread::yield_now();
-        }
-        go.send(()).unwrap();
-        waits.join().unwrap();
-        collect(first).await;
-        for other in others {
-            collect(other).await;
+        for wanted in [true, false] {
+            let workers = Arc::new(Workers::start(1).unwrap());
+            workers.wait_while_busy(EVER);
+            let (started, at_first) = mpsc::channel();
+            let (go, held) = mpsc::channel::<()>();
+            let held = Mutex::new(held);
+            let first = workers.run(1, move |_| {
+                started.send(()).unwrap();
+                lock(&held).recv().unwrap();
+            });
+            at_first.recv().unwrap();
+            let mut others = vec![workers.run(1, |_| ())];
+            workers.wait_while_busy(EVER);
+            others.extend((1..AHEAD).map(|_| workers.run(1, |_| ())));
+            let (began, limit) = (Instant::now(), Duration::from_millis(20));
+            workers.wait_while_busy(limit);
+            assert!(began.elapsed() >= limit);
+            let waits = {
+                let workers = Arc::clone(&workers);
+                thread::spawn(move || workers.wait_while_busy(EVER))
+            };
+            while lock(&workers.queue.state).watched_by == 0 {
+                thread::yield_now();
+            }
+            if !wanted {
+                others.clear();
+            }
+            go.send(()).unwrap();
+            waits.join().unwrap();
+            collect(first).await;
+            for other in others {
+                assert_eq!(collect(other).await, [Ok(())]);
+            }
         }
     }
 

@@ -4,7 +4,6 @@
 //! overload that is most of the bytes that come. Those of plain TCP are dropped by the kernel, uncopied ([`Unwanted`]). For
 //! that they must not have been read together with the head, so the first read of a request is a small one.
 
-use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -20,14 +19,6 @@ use tokio::time::{Instant, Sleep};
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
 pub const FIRST_READ: usize = 2 << 10;
 
-/// The most bytes thrown away at once, which are given out as zeros.
-const SKIP: usize = 256 << 10;
-
-thread_local! {
-    /// Says how many bytes to throw away: nothing is written to it, so that it takes no memory.
-    static NOWHERE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
-}
-
 /// A connection's bytes, encrypted or not.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
     /// Throws away at most `most` bytes, and says how many: 0 at the end. `None` where they can only be read.
@@ -40,6 +31,11 @@ impl Bytes for TcpStream {
     /// By `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
     #[cfg(target_os = "linux")]
     fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
+        const SKIP: usize = 256 << 10;
+        thread_local! {
+            /// Says how many bytes to throw away: nothing is written to it, so that it takes no memory.
+            static NOWHERE: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(Vec::with_capacity(SKIP));
+        }
         NOWHERE.with_borrow_mut(|nowhere| {
             let most = usize::try_from(most).unwrap_or(usize::MAX).min(SKIP);
             let nowhere = nowhere.spare_capacity_mut().get_mut(..most)?;
