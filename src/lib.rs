@@ -51,6 +51,7 @@ mod large_pages;
 pub mod location;
 pub mod norm;
 pub mod pooling;
+mod prefetch;
 pub mod progress;
 #[cfg(feature = "refine")]
 pub mod refine;

@@ -10,8 +10,10 @@
 mod definition;
 mod joins;
 mod merges;
+mod together;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::Tokenize;
 use super::added::AddedTokens;
@@ -21,6 +23,7 @@ use super::words::{Key, WholeWords, WordCache};
 use definition::Definition;
 use joins::Joins;
 use merges::{Merges, NONE, Workspace};
+use together::{MAX_SYMBOLS, Together};
 
 /// Characters are found by their number up to here, which holds all that vocabularies have.
 const MAX_CHARS: usize = 0x11_0000;
@@ -46,9 +49,31 @@ pub struct SentencePieceBpe {
 #[derive(Default)]
 struct Scratch {
     cache: WordCache,
-    workspace: Workspace,
     text: String,
+    words: Vec<Word>,
+    symbols: Vec<u32>,
+    together: Together,
+    unknown: Vec<Unknown>,
+    workspace: Workspace,
 }
+
+/// A part of a text, none of whose tokens reaches beyond it.
+enum Word {
+    Character(char),
+    /// With its hash. What is known of it is on its way from memory.
+    Short(Key, u64, Range<usize>),
+    Long(Range<usize>),
+}
+
+/// A word that has to be merged.
+struct Unknown {
+    /// Where among the ids its tokens belong.
+    at: usize,
+    key: Option<(Key, u64)>,
+}
+
+/// Words that are looked up together.
+const BLOCK: usize = 32;
 
 thread_local! {
     static SCRATCH: PerThread<Scratch> = const { PerThread::new() };
@@ -163,20 +188,87 @@ impl SentencePieceBpe {
         let (mut start, mut length) = (0, 1);
         for (at, character) in characters {
             if !self.joins.may_join(before, character) {
-                if length == 1 {
-                    self.character(before, ids);
-                } else {
-                    self.word(text, start, at, scratch, ids);
-                }
+                self.word(text, start..at, length, before, scratch, ids);
                 (start, length) = (at, 0);
             }
             length += 1;
             before = character;
         }
-        if length == 1 {
-            self.character(before, ids);
+        self.word(text, start..text.len(), length, before, scratch, ids);
+        self.block(text, scratch, ids);
+    }
+
+    #[inline]
+    fn word(
+        &self,
+        text: &str,
+        place: Range<usize>,
+        length: usize,
+        last: char,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+    ) {
+        let word = if length == 1 {
+            Word::Character(last)
+        } else if let Some(key) = Key::new(text.as_bytes(), place.start, place.end) {
+            let hash = key.hash();
+            scratch.cache.prefetch(hash);
+            self.whole_words.prefetch(hash);
+            Word::Short(key, hash, place)
         } else {
-            self.word(text, start, text.len(), scratch, ids);
+            Word::Long(place)
+        };
+        scratch.words.push(word);
+        if scratch.words.len() == BLOCK {
+            self.block(text, scratch, ids);
+        }
+    }
+
+    /// The tokens of the words found so far.
+    fn block(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let Scratch { cache, words, symbols, together, unknown, workspace, .. } = scratch;
+        together.clear();
+        unknown.clear();
+        for word in words.drain(..) {
+            let (key, place) = match word {
+                Word::Character(character) => {
+                    self.character(character, ids);
+                    continue;
+                }
+                Word::Short(key, hash, place) => {
+                    if let Some(known) = cache.get(&key, hash) {
+                        ids.extend_from_slice(known);
+                        continue;
+                    }
+                    if let Some(id) = self.whole_words.get(&key, hash) {
+                        ids.push(id);
+                        cache.put(key, hash, &[id]);
+                        continue;
+                    }
+                    (Some((key, hash)), place)
+                }
+                Word::Long(place) => (None, place),
+            };
+            self.symbols(text.get(place).unwrap_or_default(), symbols);
+            if symbols.len() <= MAX_SYMBOLS {
+                together.add(symbols, &self.merges);
+                unknown.push(Unknown { at: ids.len(), key });
+            } else {
+                self.merges.apply_by_heap(symbols, workspace);
+                ids.extend_from_slice(symbols);
+            }
+        }
+        if !unknown.is_empty() {
+            together.merge(&self.merges);
+            insert(unknown, together, cache, ids);
+        }
+    }
+
+    /// What `word` consists of before anything is merged.
+    fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
+        symbols.clear();
+        for character in word.chars() {
+            self.character(character, symbols);
         }
     }
 
@@ -191,48 +283,49 @@ impl SentencePieceBpe {
         }
     }
 
-    fn word(&self, text: &str, start: usize, end: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Some(key) = Key::new(text.as_bytes(), start, end) else {
-            self.merge(text.get(start..end).unwrap_or_default(), &mut scratch.workspace);
-            ids.extend_from_slice(&scratch.workspace.symbols);
-            return;
-        };
-        let hash = key.hash();
-        if let Some(known) = scratch.cache.get(&key, hash) {
-            ids.extend_from_slice(known);
-        } else if let Some(id) = self.whole_words.get(&key, hash) {
-            ids.push(id);
-            scratch.cache.put(key, hash, &[id]);
-        } else {
-            self.merge(text.get(start..end).unwrap_or_default(), &mut scratch.workspace);
-            ids.extend_from_slice(&scratch.workspace.symbols);
-            scratch.cache.put(key, hash, &scratch.workspace.symbols);
-        }
-    }
-
-    /// Leaves the tokens of `word` in `workspace.symbols`.
-    fn merge(&self, word: &str, workspace: &mut Workspace) {
-        workspace.symbols.clear();
-        for character in word.chars() {
-            self.character(character, &mut workspace.symbols);
-        }
-        self.merges.apply(workspace);
-    }
-
     /// The vocabulary's words that merge into themselves; not each does.
     fn find_whole_words(&self, vocabulary: &HashMap<&str, u32>) -> Option<WholeWords> {
-        let mut workspace = Workspace::default();
-        let mut words = Vec::new();
-        for (text, &id) in vocabulary {
-            let word = spaced(text);
-            self.merge(&word, &mut workspace);
-            if workspace.symbols == [id]
-                && let Some(key) = Key::new(word.as_bytes(), 0, word.len())
-            {
-                words.push((key, id));
+        let (mut words, mut block) = (Vec::new(), Vec::new());
+        let (mut symbols, mut together) = (Vec::new(), Together::default());
+        let mut entries = vocabulary.iter();
+        while entries.len() > 0 {
+            together.clear();
+            block.clear();
+            for (text, &id) in entries.by_ref().take(BLOCK) {
+                let word = spaced(text);
+                if let Some(key) = Key::new(word.as_bytes(), 0, word.len()) {
+                    self.symbols(&word, &mut symbols);
+                    together.add(&symbols, &self.merges);
+                    block.push((key, id));
+                }
             }
+            together.merge(&self.merges);
+            let whole = |&(index, (_, id)): &(usize, &(Key, u32))| together.tokens(index).1.eq([*id]);
+            words.extend(block.iter().enumerate().filter(whole).map(|(_, word)| *word));
         }
         WholeWords::new(&words)
+    }
+}
+
+/// Puts the tokens of words that were merged between the others.
+fn insert(unknown: &[Unknown], together: &Together, cache: &mut WordCache, ids: &mut Vec<u32>) {
+    let mut end = ids.len();
+    let count: usize = (0..unknown.len()).map(|index| together.tokens(index).0).sum();
+    ids.resize(end + count, 0);
+    let mut to = ids.len();
+    // From the last one to the first, so that each id moves once.
+    for (index, word) in unknown.iter().enumerate().rev() {
+        to -= end - word.at;
+        ids.copy_within(word.at..end, to);
+        end = word.at;
+        let (count, tokens) = together.tokens(index);
+        to -= count;
+        if let Some(place) = ids.get_mut(to..to + count) {
+            place.iter_mut().zip(tokens).for_each(|(place, token)| *place = token);
+            if let Some((key, hash)) = word.key {
+                cache.put(key, hash, place);
+            }
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::large_pages::LargePages;
+use crate::prefetch::prefetch;
 
 /// A word's bytes, padded with zeros, its length in the last: two words never have the same key.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -89,6 +90,12 @@ impl WholeWords {
         Some(Self { slots })
     }
 
+    /// Starts to read what [`WholeWords::get`] will need.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.slots, hash as usize & (self.slots.len() - 1));
+    }
+
     #[inline]
     pub fn get(&self, key: &Key, hash: u64) -> Option<u32> {
         let short = key.short()?;
@@ -134,6 +141,12 @@ impl WordCache {
     /// The high bits choose the place: the low ones are those of [`WholeWords`].
     fn place(hash: u64) -> usize {
         (hash >> 32) as usize & (ENTRIES - 1)
+    }
+
+    /// Starts to read what [`WordCache::get`] will need.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        prefetch(&self.0, Self::place(hash));
     }
 
     #[inline]

@@ -37,7 +37,7 @@ fn only_in(word: &str, allowed: &[&str], within: &str) {
     }
 }
 
-const CORE: [&str; 22] = [
+const CORE: [&str; 23] = [
     "checkpoint.rs",
     "checkpoint/",
     "cl100k.rs",
@@ -54,6 +54,7 @@ const CORE: [&str; 22] = [
     "norm.rs",
     "pooling.rs",
     "pooling/",
+    "prefetch.rs",
     "progress.rs",
     "refine.rs",
     "refine/",
@@ -71,6 +72,7 @@ fn unsafe_code_is_in_its_files_alone() {
         "pooling/cuda.rs",
         "pooling/kernel/x86.rs",
         "pooling/kernel/neon.rs",
+        "prefetch.rs",
     ];
     only_in("unsafe ", &allowed, "");
     only_in("allow(unsafe_code)", &allowed, "");

@@ -6,6 +6,7 @@ use std::arch::x86_64::*;
 
 use super::passes::{self, Passes};
 use super::{GROUP, Group, Kernel};
+use crate::prefetch::prefetch;
 use crate::table::TableDtype;
 
 /// The kernels that this CPU can run, best first.
@@ -21,18 +22,6 @@ pub(super) fn available() -> Vec<Kernel> {
 }
 
 const PAIRS: &[TableDtype] = &[TableDtype::Bf16, TableDtype::Int4];
-
-/// Asks for the cache lines of `bytes` bytes from `at`.
-#[inline(always)]
-fn prefetch(at: *const u8, bytes: usize) {
-    // SAFETY: a prefetch reads nothing and cannot fault.
-    unsafe {
-        _mm_prefetch::<_MM_HINT_T0>(at.cast());
-        if bytes > 64 {
-            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64).cast());
-        }
-    }
-}
 
 /// The module of one instruction set: from its vectors' loads, sums and decoders.
 macro_rules! instruction_set {
@@ -132,7 +121,11 @@ macro_rules! instruction_set {
                             high = $fma(b, scale, high);
                         }
                         for row in group.ahead {
-                            prefetch(row.as_ptr().wrapping_add(offset), BLOCK * $bits / 8);
+                            // The cache lines of a block: one or two.
+                            prefetch(row, offset);
+                            if BLOCK * $bits / 8 > 64 {
+                                prefetch(row, offset + 64);
+                            }
                         }
                         // SAFETY: the block lies within the sums.
                         unsafe {
