@@ -159,10 +159,12 @@ impl State {
             let (Ok(_), Ok(choice), Some(embedder)) = (started, choice.await, entry.embedder()) else { continue };
             self.warm(Arc::clone(&choice)).await;
             let replaced = embedder.adopt(Arc::clone(&choice));
+            let before = replaced.implementation.name();
             // The reference's maps take a while to free.
             tokio::task::spawn_blocking(move || drop(replaced));
             let name = choice.implementation.name();
             match choice.remark() {
+                None if name == before => {}
                 None => tracing::info!(model = entry.id(), tokenizer = name, "tokenizer replaced by a faster one"),
                 Some(remark) => tracing::info!(model = entry.id(), tokenizer = name, "{remark}"),
             }

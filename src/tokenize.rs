@@ -3,6 +3,8 @@
 //! The reference is the `tokenizers` library; [`choose`] takes another implementation where it gives the same ids.
 
 mod added;
+mod bpe;
+pub mod bytebpe;
 pub mod choose;
 #[cfg(feature = "fastokens")]
 pub mod fastokens;

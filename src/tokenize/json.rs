@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::Value;
 
+pub const NO_MEMORY: &str = "there is no memory for the vocabulary's words and merges";
+
 /// U+2581, which stands for a space in SentencePiece vocabularies.
 pub const SPACE_MARK: char = '▁';
 
@@ -71,7 +73,18 @@ impl Template {
     /// # Errors
     /// When it is another than a template with one text in it.
     pub fn parse(post: Option<&Value>) -> Result<Self, String> {
-        let Some(post) = post else { return Ok(Self::default()) };
+        let Some(mut post) = post else { return Ok(Self::default()) };
+        // It moves offsets, not ids.
+        let is_byte_level = |post: &Value| kind(post) == "ByteLevel";
+        if is_byte_level(post) {
+            return Ok(Self::default());
+        }
+        if kind(post) == "Sequence"
+            && let Some([first, second]) = post.get("processors").and_then(Value::as_array).map(Vec::as_slice)
+            && is_byte_level(first)
+        {
+            post = second;
+        }
         let template = || {
             let mut template = Self::default();
             let mut text_seen = false;

@@ -65,7 +65,7 @@ impl Pieces {
 }
 
 /// Each byte's character: itself where it is printable, else the next one from U+0100 on.
-fn byte_characters() -> impl Iterator<Item = (char, u8)> {
+pub(super) fn byte_characters() -> impl Iterator<Item = (char, u8)> {
     let mut next = 0x100;
     (0..=u8::MAX).map(move |byte| match byte {
         b'!'..=b'~' | 0xA1..=0xAC | 0xAE.. => (char::from(byte), byte),

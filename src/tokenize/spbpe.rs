@@ -2,40 +2,32 @@
 //!
 //! Such a tokenizer merges over the whole text: nothing splits it into words first. Here it is split all the same,
 //! where the merge table proves that no token can stand across ([`joins`]): in practice before each space and around
-//! punctuation. A word is then looked up in a cache of this thread ([`super::words`]), or merged ([`merges`]).
+//! punctuation. The words are then [`super::bpe`]'s.
 //!
 //! Inside, a space stands for U+2581: the normalizers that are supported leave no spaces, so it is free, takes one byte
 //! for three, and most texts need no normalized copy.
 
 mod definition;
 mod joins;
-mod merges;
-mod together;
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
 
 use super::Tokenize;
 use super::added::AddedTokens;
-use super::json::{SPACE_MARK, Template};
+use super::bpe::merges::{Merges, NONE};
+use super::bpe::model::Merge;
+use super::bpe::{self, Alphabet, Bpe};
+use super::json::{NO_MEMORY, SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
-use super::words::{Key, WholeWords, WordCache};
 use definition::Definition;
 use joins::Joins;
-use merges::{Merges, NONE, Workspace};
-use together::{MAX_SYMBOLS, Together};
 
 /// Characters are found by their number up to here, which holds all that vocabularies have.
 const MAX_CHARS: usize = 0x11_0000;
 
 pub struct SentencePieceBpe {
-    /// By character; a space is U+2581's. `NONE` for one that falls back to bytes.
-    characters: Vec<u32>,
-    /// By byte of a character that is not in the vocabulary.
-    bytes: [u32; 256],
+    bpe: Bpe<Characters>,
     joins: Joins,
-    whole_words: WholeWords,
-    merges: Merges,
     /// Matched in the text as given.
     added: Option<AddedTokens>,
     /// Matched in the normalized text.
@@ -45,35 +37,19 @@ pub struct SentencePieceBpe {
     owner: Owner,
 }
 
+struct Characters {
+    /// By character; a space is U+2581's. `NONE` for one that falls back to bytes.
+    characters: Vec<u32>,
+    /// By byte of a character that is not in the vocabulary.
+    bytes: [u32; 256],
+}
+
 /// What one thread keeps for one tokenizer.
 #[derive(Default)]
 struct Scratch {
-    cache: WordCache,
+    bpe: bpe::Scratch,
     text: String,
-    words: Vec<Word>,
-    symbols: Vec<u32>,
-    together: Together,
-    unknown: Vec<Unknown>,
-    workspace: Workspace,
 }
-
-/// A part of a text, none of whose tokens reaches beyond it.
-enum Word {
-    Character(char),
-    /// With its hash. What is known of it is on its way from memory.
-    Short(Key, u64, Range<usize>),
-    Long(Range<usize>),
-}
-
-/// A word that has to be merged.
-struct Unknown {
-    /// Where among the ids its tokens belong.
-    at: usize,
-    key: Option<(Key, u64)>,
-}
-
-/// Words that are looked up together.
-const BLOCK: usize = 32;
 
 thread_local! {
     static SCRATCH: PerThread<Scratch> = const { PerThread::new() };
@@ -91,25 +67,12 @@ impl SentencePieceBpe {
         let prepends_space = definition.prepends_space()?;
         let template = Template::parse(definition.post_processor.as_ref())?;
         let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
-        let vocabulary = vocabulary(&definition)?;
-        let bytes = byte_tokens(&vocabulary)?;
-        let characters = characters(&vocabulary)?;
+        let vocabulary = definition.model.vocabulary()?;
+        let alphabet = Characters { characters: characters(&vocabulary)?, bytes: byte_tokens(&vocabulary)? };
         let (joins, merges) = tables(&definition, &vocabulary)?;
-        let whole_words = WholeWords::new(&[]).ok_or(NO_MEMORY)?;
-        let mut this = Self {
-            characters,
-            bytes,
-            joins,
-            whole_words,
-            merges,
-            added,
-            added_normalized,
-            prepends_space,
-            template,
-            owner: Owner::default(),
-        };
-        this.whole_words = this.find_whole_words(&vocabulary).ok_or(NO_MEMORY)?;
-        Ok(this)
+        let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));
+        let bpe = Bpe::new(alphabet, merges, words, false).ok_or(NO_MEMORY)?;
+        Ok(Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() })
     }
 
     fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
@@ -150,7 +113,7 @@ impl SentencePieceBpe {
             self.words(&normalized, scratch, ids);
             self.words(rest, scratch, ids);
         } else {
-            self.character(' ', ids);
+            self.bpe.alphabet.character(' ', ids);
             self.words(piece, scratch, ids);
         }
         scratch.text = normalized;
@@ -183,95 +146,24 @@ impl SentencePieceBpe {
     }
 
     fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let scratch = &mut scratch.bpe;
         let mut characters = text.char_indices();
         let Some((_, mut before)) = characters.next() else { return };
         let (mut start, mut length) = (0, 1);
         for (at, character) in characters {
             if !self.joins.may_join(before, character) {
-                self.word(text, start..at, length, before, scratch, ids);
+                self.bpe.word(text, start..at, length == 1, scratch, ids);
                 (start, length) = (at, 0);
             }
             length += 1;
             before = character;
         }
-        self.word(text, start..text.len(), length, before, scratch, ids);
-        self.block(text, scratch, ids);
+        self.bpe.word(text, start..text.len(), length == 1, scratch, ids);
+        self.bpe.finish(text, scratch, ids);
     }
+}
 
-    #[inline]
-    fn word(
-        &self,
-        text: &str,
-        place: Range<usize>,
-        length: usize,
-        last: char,
-        scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-    ) {
-        let word = if length == 1 {
-            Word::Character(last)
-        } else if let Some(key) = Key::new(text.as_bytes(), place.start, place.end) {
-            let hash = key.hash();
-            scratch.cache.prefetch(hash);
-            self.whole_words.prefetch(hash);
-            Word::Short(key, hash, place)
-        } else {
-            Word::Long(place)
-        };
-        scratch.words.push(word);
-        if scratch.words.len() == BLOCK {
-            self.block(text, scratch, ids);
-        }
-    }
-
-    /// The tokens of the words found so far.
-    fn block(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Scratch { cache, words, symbols, together, unknown, workspace, .. } = scratch;
-        together.clear();
-        unknown.clear();
-        for word in words.drain(..) {
-            let (key, place) = match word {
-                Word::Character(character) => {
-                    self.character(character, ids);
-                    continue;
-                }
-                Word::Short(key, hash, place) => {
-                    if let Some(known) = cache.get(&key, hash) {
-                        ids.extend_from_slice(known);
-                        continue;
-                    }
-                    if let Some(id) = self.whole_words.get(&key, hash) {
-                        ids.push(id);
-                        cache.put(key, hash, &[id]);
-                        continue;
-                    }
-                    (Some((key, hash)), place)
-                }
-                Word::Long(place) => (None, place),
-            };
-            self.symbols(text.get(place).unwrap_or_default(), symbols);
-            if symbols.len() <= MAX_SYMBOLS {
-                together.add(symbols, &self.merges);
-                unknown.push(Unknown { at: ids.len(), key });
-            } else {
-                self.merges.apply_by_heap(symbols, workspace);
-                ids.extend_from_slice(symbols);
-            }
-        }
-        if !unknown.is_empty() {
-            together.merge(&self.merges);
-            insert(unknown, together, cache, ids);
-        }
-    }
-
-    /// What `word` consists of before anything is merged.
-    fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
-        symbols.clear();
-        for character in word.chars() {
-            self.character(character, symbols);
-        }
-    }
-
+impl Characters {
     fn character(&self, character: char, ids: &mut Vec<u32>) {
         match self.characters.get(character as usize) {
             Some(&id) if id != NONE => ids.push(id),
@@ -282,54 +174,16 @@ impl SentencePieceBpe {
             }
         }
     }
-
-    /// The vocabulary's words that merge into themselves; not each does.
-    fn find_whole_words(&self, vocabulary: &HashMap<&str, u32>) -> Option<WholeWords> {
-        let (mut words, mut block) = (Vec::new(), Vec::new());
-        let (mut symbols, mut together) = (Vec::new(), Together::default());
-        let mut entries = vocabulary.iter();
-        while entries.len() > 0 {
-            together.clear();
-            block.clear();
-            for (text, &id) in entries.by_ref().take(BLOCK) {
-                let word = spaced(text);
-                if let Some(key) = Key::new(word.as_bytes(), 0, word.len()) {
-                    self.symbols(&word, &mut symbols);
-                    together.add(&symbols, &self.merges);
-                    block.push((key, id));
-                }
-            }
-            together.merge(&self.merges);
-            let whole = |&(index, (_, id)): &(usize, &(Key, u32))| together.tokens(index).1.eq([*id]);
-            words.extend(block.iter().enumerate().filter(whole).map(|(_, word)| *word));
-        }
-        WholeWords::new(&words)
-    }
 }
 
-/// Puts the tokens of words that were merged between the others.
-fn insert(unknown: &[Unknown], together: &Together, cache: &mut WordCache, ids: &mut Vec<u32>) {
-    let mut end = ids.len();
-    let count: usize = (0..unknown.len()).map(|index| together.tokens(index).0).sum();
-    ids.resize(end + count, 0);
-    let mut to = ids.len();
-    // From the last one to the first, so that each id moves once.
-    for (index, word) in unknown.iter().enumerate().rev() {
-        to -= end - word.at;
-        ids.copy_within(word.at..end, to);
-        end = word.at;
-        let (count, tokens) = together.tokens(index);
-        to -= count;
-        if let Some(place) = ids.get_mut(to..to + count) {
-            place.iter_mut().zip(tokens).for_each(|(place, token)| *place = token);
-            if let Some((key, hash)) = word.key {
-                cache.put(key, hash, place);
-            }
+impl Alphabet for Characters {
+    #[inline]
+    fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
+        for character in word.chars() {
+            self.character(character, symbols);
         }
     }
 }
-
-const NO_MEMORY: &str = "there is no memory for the vocabulary's words";
 
 const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 
@@ -363,24 +217,6 @@ fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Mat
         }
     }
     Ok((AddedTokens::new(&given)?, AddedTokens::new(&normalized)?))
-}
-
-fn vocabulary<'d>(definition: &'d Definition<'_>) -> Result<HashMap<&'d str, u32>, String> {
-    let entries = &definition.model.vocab;
-    let mut vocabulary = HashMap::with_capacity(entries.len());
-    // As many ids as entries, but for gaps: the tables below are as long as the highest id's bits only.
-    let mut ids: Vec<u32> = Vec::with_capacity(entries.len());
-    for (text, id) in entries {
-        if vocabulary.insert(text.0.as_ref(), *id).is_some() {
-            return Err(format!("the vocabulary has {:?} twice", text.0));
-        }
-        ids.push(*id);
-    }
-    ids.sort_unstable();
-    if ids.windows(2).any(|pair| pair.first() == pair.last()) {
-        return Err("two tokens of the vocabulary have the same id".to_owned());
-    }
-    Ok(vocabulary)
 }
 
 /// Every character has a token, or bytes: then the unknown token is never needed.
@@ -432,17 +268,10 @@ fn spaced_char(character: char) -> char {
 }
 
 fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<(Joins, Merges), String> {
-    let mut merges = Vec::with_capacity(definition.model.merges.len());
+    let mut merges = Vec::new();
     let mut pairs = HashSet::new();
-    let mut whole = String::new();
-    for merge in &definition.model.merges {
-        let (left, right) = (&merge.0, &merge.1);
-        whole.clear();
-        whole.extend([left.as_ref(), right.as_ref()]);
-        let id = |text: &str| {
-            vocabulary.get(text).copied().ok_or_else(|| format!("the merge of {left:?} and {right:?} has no token"))
-        };
-        let ids = (id(left)?, id(right)?, id(&whole)?);
+    for merge in definition.model.merges(vocabulary) {
+        let Merge { left, right, ids } = merge?;
         // Their characters are not those of the text that they stand for, so nothing could be proven.
         if [left, right].iter().any(|part| part.len() == 6 && part.starts_with("<0x")) {
             return Err("a merge takes a byte token".to_owned());

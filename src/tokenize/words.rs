@@ -48,11 +48,11 @@ impl Key {
             ^ fold(c ^ 0x8EBC_6AF0_9C88_C6E3, d ^ 0x5899_65CC_7537_4CC3)
     }
 
-    /// In three words of which none is empty; `None` for more than 23 bytes.
+    /// In three words of which none is empty; `None` for more than [`WholeWords::MAX_BYTES`].
     fn short(&self) -> Option<[u64; 3]> {
         let [a, b, c, d] = self.0;
         let length = d >> 56;
-        (length < 24).then_some([a, b, c | length << 56])
+        (length as usize <= WholeWords::MAX_BYTES).then_some([a, b, c | length << 56])
     }
 }
 
@@ -72,7 +72,9 @@ struct Slot {
 }
 
 impl WholeWords {
-    /// Of words with their ids. Words of more than 23 bytes are left out. `None` when the system gives no memory.
+    pub const MAX_BYTES: usize = 23;
+
+    /// Of words with their ids. Words of more than [`WholeWords::MAX_BYTES`] are left out. `None` when the system gives no memory.
     pub fn new(words: &[(Key, u32)]) -> Option<Self> {
         let mut slots = LargePages::<Slot>::zeroed((2 * words.len() + 2).next_power_of_two())?;
         let mask = slots.len() - 1;
@@ -116,8 +118,8 @@ impl WholeWords {
 
 const MAX_IDS: usize = 7;
 
-/// 1 MiB a thread.
-const ENTRIES: usize = 1 << 14;
+/// 4 MiB a thread, once they are filled.
+const ENTRIES: usize = 1 << 16;
 
 /// One cache line.
 #[derive(Clone, Copy, Default)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use embedding_server::checkpoint::{Checkpoint, Overrides};
 use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::tokenize::bytebpe::ByteBpe;
 use embedding_server::tokenize::choose::Tokenizer;
 use embedding_server::tokenize::reference::HfTokenizer;
 use embedding_server::tokenize::spbpe::SentencePieceBpe;
@@ -12,7 +13,7 @@ use embedding_server::tokenize::unigram::Unigram;
 use embedding_server::tokenize::{Tokenize, Vocabulary};
 use serde_json::{Value, json};
 
-use crate::common::checkpoint;
+use crate::common::{checkpoint, copy_of};
 use crate::texts::Texts;
 
 fn ids(tokenizer: &dyn Tokenize, text: &str, special: bool) -> Vec<u32> {
@@ -25,19 +26,26 @@ fn compare(json: &[u8], candidate: &dyn Tokenize, texts: usize, seed: u64) {
     let reference = HfTokenizer::from_json(json, Path::new("")).unwrap();
     let Vocabulary { added, .. } = reference.vocabulary();
     let added: Vec<String> = added.into_iter().map(|token| token.content).collect();
-    let pieces = pieces(json);
+    let pieces = pieces(json, &reference);
     for (text, special) in Texts::new(seed, &pieces, &added, &[]).take(texts).zip([true, false].into_iter().cycle()) {
         assert_eq!(ids(candidate, &text, special), ids(&reference, &text, special), "{}: {text:?}", candidate.name());
     }
 }
 
-/// The texts of the vocabulary of a tokenizer.json.
-fn pieces(json: &[u8]) -> Vec<String> {
+/// The texts of the vocabulary of a tokenizer.json, as spelled there and as they stand in texts.
+fn pieces(json: &[u8], reference: &HfTokenizer) -> Vec<String> {
     let value: Value = serde_json::from_slice(json).unwrap();
-    match &value["model"]["vocab"] {
+    let mut pieces: Vec<String> = match &value["model"]["vocab"] {
         Value::Array(entries) => entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect(),
         vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
-    }
+    };
+    let plain = reference.pieces();
+    pieces.extend((0..reference.vocabulary().size as u32).map(|id| {
+        let mut piece = String::new();
+        plain.write(id, &mut piece);
+        piece
+    }));
+    pieces
 }
 
 fn tokenizer_json(name: &str) -> Vec<u8> {
@@ -46,8 +54,22 @@ fn tokenizer_json(name: &str) -> Vec<u8> {
 
 /// The Llama tokenizer of the fixtures, changed.
 fn changed(change: impl FnOnce(&mut Value)) -> Vec<u8> {
-    let mut value: Value = serde_json::from_slice(&tokenizer_json("llama")).unwrap();
+    changed_of("llama", change)
+}
+
+fn changed_of(name: &str, change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut value: Value = serde_json::from_slice(&tokenizer_json(name)).unwrap();
     change(&mut value);
+    serde_json::to_vec(&value).unwrap()
+}
+
+/// The library numbers new added tokens itself: with the ids that it gives them.
+fn renumbered(json: &[u8]) -> Vec<u8> {
+    let known = HfTokenizer::from_json(json, Path::new("")).unwrap().vocabulary().added;
+    let mut value: Value = serde_json::from_slice(json).unwrap();
+    for token in value["added_tokens"].as_array_mut().unwrap() {
+        token["id"] = json!(known.iter().find(|k| token["content"] == k.content).unwrap().id);
+    }
     serde_json::to_vec(&value).unwrap()
 }
 
@@ -56,18 +78,29 @@ fn the_tokenizer_of_every_checkpoint_gives_the_ids_of_the_reference() {
     let mut seen = std::collections::BTreeMap::new();
     for (seed, entry) in std::fs::read_dir(checkpoint("")).unwrap().enumerate() {
         let path = entry.unwrap().path().join("tokenizer.json");
-        let tokenizer = Tokenizer::open(&path).unwrap().settle().choice;
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        let at_once = Arc::clone(&tokenizer.choice.implementation);
+        let tokenizer = tokenizer.settle().choice;
         assert_eq!(tokenizer.remark(), None, "{}", path.display());
-        *seen.entry(tokenizer.implementation.name()).or_insert(0) += 1;
-        compare(&std::fs::read(&path).unwrap(), &*tokenizer.implementation, 300, seed as u64);
+        *seen.entry((at_once.name(), tokenizer.implementation.name())).or_insert(0) += 1;
+        let json = std::fs::read(&path).unwrap();
+        compare(&json, &*at_once, 300, seed as u64);
+        compare(&json, &*tokenizer.implementation, 300, seed as u64);
     }
-    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), ["fastokens", "spbpe"], "{seen:?}");
+    assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [("bytebpe", "fastokens"), ("spbpe", "spbpe")], "{seen:?}");
 }
 
 /// The embedder that starts at once serves by the reference; what is found later gives the same ids, and frees it.
 #[test]
 fn a_faster_tokenizer_replaces_the_reference_while_it_serves() {
-    let open = || Checkpoint::open(&checkpoint("qwen2"), &Overrides::default()).unwrap();
+    // Split as GPT-2's are: of the fast ones only fastokens does that.
+    let gpt2 = copy_of("qwen2");
+    let json = changed_of("qwen2", |value| {
+        value["pre_tokenizer"] =
+            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+    });
+    std::fs::write(gpt2.path().join("tokenizer.json"), json).unwrap();
+    let open = || Checkpoint::open(gpt2.path(), &Overrides::default()).unwrap();
     let (embedder, search) = Embedder::start(open(), Settings::default()).unwrap();
     let texts = ["Hello, world!", "안녕하세요", "", " a  b\n", "<|endoftext|>"];
     assert_eq!(embedder.tokenizer(), "tokenizers");
@@ -81,9 +114,11 @@ fn a_faster_tokenizer_replaces_the_reference_while_it_serves() {
     assert!(reference.upgrade().is_none(), "the reference is still in memory");
 
     assert_eq!(Embedder::new(open(), Settings::default()).unwrap().tokenizer(), "fastokens");
-    let llama = Checkpoint::open(&checkpoint("llama"), &Overrides::default()).unwrap();
-    let (embedder, search) = Embedder::start(llama, Settings::default()).unwrap();
-    assert_eq!((embedder.tokenizer(), search.is_none()), ("spbpe", true));
+    for (name, tokenizer, searches_on) in [("llama", "spbpe", false), ("qwen2", "bytebpe", true)] {
+        let at_once = Checkpoint::open(&checkpoint(name), &Overrides::default()).unwrap();
+        let (embedder, search) = Embedder::start(at_once, Settings::default()).unwrap();
+        assert_eq!((embedder.tokenizer(), search.is_some()), (tokenizer, searches_on));
+    }
 }
 
 #[test]
@@ -103,14 +138,8 @@ fn added_tokens_in_normalized_text_and_those_that_begin_alike() {
             added.push(token);
         }
     });
+    let json = renumbered(&json);
     let reference = HfTokenizer::from_json(&json, Path::new("")).unwrap();
-    // The library numbers new tokens itself; write down how.
-    let mut value: Value = serde_json::from_slice(&json).unwrap();
-    for token in value["added_tokens"].as_array_mut().unwrap() {
-        let known = reference.vocabulary().added;
-        token["id"] = json!(known.iter().find(|k| token["content"] == k.content).unwrap().id);
-    }
-    let json = serde_json::to_vec(&value).unwrap();
     let candidate = SentencePieceBpe::from_json(&json).unwrap();
     compare(&json, &candidate, 2000, 1);
     for text in ["ab abc x y", "<abc> <ab <abc", "a▁▁▁b", " ab", "é", "x  y", "abab", ""] {
@@ -180,6 +209,64 @@ fn what_is_not_reproduced_is_refused() {
         let error = SentencePieceBpe::from_json(&changed(change)).err().unwrap();
         assert!(error.contains(reason), "{error}");
     }
+}
+
+/// Whole words are taken though their merges make something else, and where no merge makes them.
+#[test]
+fn a_model_that_ignores_merges_takes_words_whole() {
+    const LONG: &str = "pneumonoultramicroscopical";
+    const LONGER: &str = "pneumonoultramicroscopicsilicovolcanoconiosis";
+    let json = changed_of("qwen2", |value| {
+        value["model"]["ignore_merges"] = json!(true);
+        value["normalizer"] = Value::Null;
+        let vocabulary = value["model"]["vocab"].as_object_mut().unwrap();
+        let next = vocabulary.values().filter_map(Value::as_u64).max().unwrap() + 1;
+        for (n, token) in ["Ġquux", "xyzzy", "é", "Ã©Ã©", "ĠÃ©", "ĊĊĊ", LONG, LONGER].iter().enumerate() {
+            vocabulary.insert((*token).to_owned(), json!(next + n as u64));
+        }
+        let split = value.pointer_mut("/pre_tokenizer/pretokenizers/0/pattern/Regex").unwrap();
+        *split = json!(split.as_str().unwrap().replace(r"|\p{N}|", r"|\p{N}{1,3}|"));
+    });
+    let json = renumbered(&json);
+    let candidate = ByteBpe::from_json(&json).unwrap();
+    compare(&json, &candidate, 4000, 6);
+    let reference = HfTokenizer::from_json(&json, Path::new("")).unwrap();
+    for text in [
+        "a quux xyzzy quuxx",
+        "éé é éé",
+        "a\n\n\nb",
+        "12345 1234",
+        "e\u{301}",
+        "",
+        "xyzzyxyzzy",
+        LONG,
+        LONGER,
+        "a pneumonoultramicroscopicall",
+    ] {
+        assert_eq!(ids(&candidate, text, true), ids(&reference, text, true), "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_not_reproduced_of_byte_level_bpe_is_refused() {
+    let refusals: [(&str, &str, Value); 8] = [
+        ("/model/type", "not BPE", json!("Unigram")),
+        ("/model/byte_fallback", "byte_fallback", json!(true)),
+        ("/model/end_of_word_suffix", "end_of_word_suffix", json!("</w>")),
+        ("/added_tokens/0/lstrip", "strips spaces", json!(true)),
+        ("/added_tokens/0/normalized", "normalized", json!(true)),
+        ("/normalizer", "NFKC", json!({"type": "NFKC"})),
+        ("/pre_tokenizer/pretokenizers/1/add_prefix_space", "pre-tokenizer", json!(true)),
+        ("/post_processor", "post-processor", json!({"type": "BertProcessing"})),
+    ];
+    for (pointer, reason, to) in refusals {
+        let json = changed_of("qwen2", |value| *value.pointer_mut(pointer).unwrap() = to);
+        let error = ByteBpe::from_json(&json).err().unwrap();
+        assert!(error.contains(reason), "{pointer}: {error}");
+    }
+    let json = changed_of("qwen2", |v| drop(v["model"]["vocab"].as_object_mut().unwrap().remove("Ġ")));
+    let error = ByteBpe::from_json(&json).err().unwrap();
+    assert!(error.contains("0x20"), "{error}");
 }
 
 const BUILTIN: &str = include_str!("../../models/default/tokenizer.json");

@@ -12,6 +12,7 @@
 mod texts;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use embedding_server::tokenize::Tokenize;
 use embedding_server::tokenize::choose::Tokenizer;
@@ -44,29 +45,43 @@ fn compare(path: &Path, count: usize, more: &[String]) {
     let reference = HfTokenizer::from_json(&json, path).unwrap();
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
     let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let pieces: Vec<String> = match &value["model"]["vocab"] {
+    let mut pieces: Vec<String> = match &value["model"]["vocab"] {
         serde_json::Value::Array(entries) => {
             entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect()
         }
         vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
     };
-    let chosen = Tokenizer::open(path).unwrap().settle().choice;
+    // As they stand in texts, too.
+    let plain = reference.pieces();
+    pieces.extend((0..reference.vocabulary().size as u32).map(|id| {
+        let mut piece = String::new();
+        plain.write(id, &mut piece);
+        piece
+    }));
+    let opened = Tokenizer::open(path).unwrap();
+    let at_once = Arc::clone(&opened.choice.implementation);
+    let chosen = opened.settle().choice;
     assert_eq!(chosen.remark(), None, "{}", path.display());
+    let mut implementations = vec![at_once, chosen.implementation];
+    implementations.dedup_by_key(|implementation| implementation.name());
     let (mut bytes, mut tokens) = (0, 0);
     let (mut expected, mut found) = (Vec::new(), Vec::new());
     let texts = texts::Texts::new(11, &pieces, &added, more).take(count);
     for (text, special) in texts.zip([true, false].into_iter().cycle()) {
         expected.clear();
-        found.clear();
         reference.encode(&text, special, &mut expected).unwrap();
-        chosen.implementation.encode(&text, special, &mut found).unwrap();
-        assert_eq!(found, expected, "{} by {}: {text:?}", path.display(), chosen.implementation.name());
+        for implementation in &implementations {
+            found.clear();
+            implementation.encode(&text, special, &mut found).unwrap();
+            assert_eq!(found, expected, "{} by {}: {text:?}", path.display(), implementation.name());
+        }
         bytes += text.len();
-        tokens += found.len();
+        tokens += expected.len();
     }
+    let names: Vec<&str> = implementations.iter().map(|implementation| implementation.name()).collect();
     println!(
         "{} by {}: {count} texts, {bytes} bytes, {tokens} tokens: all equal",
         path.display(),
-        chosen.implementation.name()
+        names.join(", then ")
     );
 }

@@ -50,7 +50,7 @@ impl Merges {
     /// `merges` are `(left, right, result)` in the order of their ranks; of a pair that comes twice, the later counts.
     /// `None` when an id is [`NONE`], or the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)]) -> Option<Self> {
-        // At least twice as many places as merges.
+        // Three merges a bucket on the average, at the most.
         let bits = (merges.len() / 2 + 2).next_power_of_two().trailing_zeros();
         let mut buckets = LargePages::zeroed(1 << bits)?;
         buckets.fill(EMPTY);
@@ -95,10 +95,11 @@ impl Merges {
         let wanted = pair(left, right);
         let mut at = self.place(wanted);
         while let Some(Bucket { pairs, merges }) = self.buckets.get(at) {
-            // Without branches, which nobody could foretell.
             let mut found = NO_MERGE;
             for (pair, merge) in pairs.iter().zip(merges) {
-                found = if *pair == wanted { *merge } else { found };
+                if *pair == wanted {
+                    found = *merge;
+                }
             }
             let [.., last] = *pairs;
             if found != NO_MERGE || last == u64::MAX {
