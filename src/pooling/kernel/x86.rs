@@ -121,9 +121,9 @@ macro_rules! instruction_set {
                             high = $fma(b, scale, high);
                         }
                         for row in group.ahead {
-                            // The cache lines of a block: one or two.
+                            // A line is asked for by two blocks: with many on their way, the CPU drops such requests.
                             prefetch(row, offset);
-                            if BLOCK * $bits / 8 > 64 {
+                            if BLOCK * $bits / 8 >= 64 {
                                 prefetch(row, offset + 64);
                             }
                         }
