@@ -11,7 +11,7 @@ mod together;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::words::{Key, WholeWords, WordCache};
+use super::words::{Key, PADDING, WholeWords, WordCache};
 use merges::{Merges, Workspace};
 use together::{MAX_SYMBOLS, Together};
 
@@ -36,6 +36,8 @@ pub struct Bpe<A> {
 #[derive(Default)]
 pub struct Scratch {
     cache: WordCache,
+    /// The text that is tokenized, and behind it [`PADDING`].
+    padded: Vec<u8>,
     words: Vec<Word>,
     symbols: Vec<u32>,
     together: Together,
@@ -103,13 +105,20 @@ impl<A: Alphabet> Bpe<A> {
         }
     }
 
+    /// To be called before the words of a text.
+    pub fn begin(&self, text: &str, scratch: &mut Scratch) {
+        scratch.padded.clear();
+        scratch.padded.extend_from_slice(text.as_bytes());
+        scratch.padded.extend_from_slice(&PADDING);
+    }
+
     /// Takes the next word of `text`. Its tokens are appended to `ids` then or later, at the latest by [`Bpe::finish`].
     /// `symbols_only`: it is one symbol, or none of its symbols merge.
     #[inline]
     pub fn word(&self, text: &str, place: Range<usize>, symbols_only: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
         let word = if symbols_only {
             Word::Symbols(place)
-        } else if let Some(key) = Key::new(text.as_bytes(), place.start, place.end) {
+        } else if let Some(key) = Key::new(&scratch.padded, place.start, place.end) {
             let hash = key.hash();
             scratch.cache.prefetch(hash);
             self.whole_words.prefetch(hash);
@@ -125,7 +134,7 @@ impl<A: Alphabet> Bpe<A> {
 
     /// Appends the tokens of the words of `text` that wait.
     pub fn finish(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Scratch { cache, words, symbols, together, unknown, workspace } = scratch;
+        let Scratch { cache, words, symbols, together, unknown, workspace, .. } = scratch;
         together.clear();
         unknown.clear();
         for word in words.drain(..) {

@@ -93,6 +93,7 @@ impl ByteBpe {
     }
 
     fn words(&self, text: &str, scratch: &mut bpe::Scratch, ids: &mut Vec<u32>) {
+        self.bpe.begin(text, scratch);
         let mut start = 0;
         while start < text.len() {
             let end = self.splitter.end(text, start);

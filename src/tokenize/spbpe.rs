@@ -149,6 +149,7 @@ impl SentencePieceBpe {
         let scratch = &mut scratch.bpe;
         let mut characters = text.char_indices();
         let Some((_, mut before)) = characters.next() else { return };
+        self.bpe.begin(text, scratch);
         let (mut start, mut length) = (0, 1);
         for (at, character) in characters {
             if !self.joins.may_join(before, character) {

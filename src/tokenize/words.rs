@@ -9,19 +9,35 @@ use crate::prefetch::prefetch;
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Key([u64; 4]);
 
+/// What a text is followed by where all of its keys should be made the quick way.
+pub const PADDING: [u8; 32] = [0; 32];
+
+/// By the number of bytes that are a word's: those.
+#[allow(clippy::indexing_slicing, reason = "by the compiler")]
+const MASKS: [[u64; 4]; 32] = {
+    let mut masks = [[0; 4]; 32];
+    let mut length = 0;
+    while length < 32 {
+        let mut at = 0;
+        while at < length {
+            masks[length][at / 8] |= 0xff << (at % 8 * 8);
+            at += 1;
+        }
+        length += 1;
+    }
+    masks
+};
+
 impl Key {
     const MAX_BYTES: usize = 31;
 
-    /// Of `text[start..end]`; `None` for a word that is too long to be kept.
+    /// Of `text[start..end]`; `None` for a word that is too long to be kept. Sooner where `text` goes on for [`PADDING`] bytes.
     #[inline]
     pub fn new(text: &[u8], start: usize, end: usize) -> Option<Self> {
         let length = end.checked_sub(start).filter(|length| (1..=Self::MAX_BYTES).contains(length))?;
         let mut words = [0; 4];
         if let Some(window) = text.get(start..).and_then(|rest| rest.first_chunk::<32>()) {
-            for ((word, bytes), at) in words.iter_mut().zip(window.as_chunks::<8>().0).zip([0, 8, 16, 24]) {
-                // 0..=8 bytes of these 8 are the word's.
-                let used = length.saturating_sub(at).min(8) as u32;
-                let mask = u64::MAX.checked_shr(64 - 8 * used).unwrap_or(0);
+            for ((word, bytes), mask) in words.iter_mut().zip(window.as_chunks::<8>().0).zip(MASKS.get(length)?) {
                 *word = u64::from_le_bytes(*bytes) & mask;
             }
         } else {

@@ -119,6 +119,9 @@ impl Splitter {
     /// The end of the characters of `class` from `at` on.
     #[inline]
     fn behind(&self, text: &str, mut at: usize, class: Class) -> usize {
+        if class == Class::Letter {
+            at = behind_ascii_letters(text.as_bytes(), at);
+        }
         while let Some((found, next)) = self.at(text, at)
             && found == class
         {
@@ -137,6 +140,25 @@ impl Splitter {
         };
         Some((self.classes.get(character).copied().unwrap_or(Class::Other), end))
     }
+}
+
+/// The end of the letters of ASCII from `at` on, or a place between them: eight bytes at once, as long as there are eight.
+#[inline]
+fn behind_ascii_letters(bytes: &[u8], mut at: usize) -> usize {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let eight = u64::from_le_bytes(*eight);
+        // In the highest bit of each byte, of its lower-case letter's seven bits: whether it is at least `a`, and beyond `z`.
+        let lower = (eight | (0x20 * EACH)) & (0x7f * EACH);
+        let (from_a, beyond_z) = (lower + (0x80 - 0x61) * EACH, lower + (0x80 - 0x7b) * EACH);
+        let others = !(from_a & !beyond_z & !eight) & (0x80 * EACH);
+        let letters = others.trailing_zeros() as usize / 8;
+        at += letters;
+        if letters < 8 {
+            break;
+        }
+    }
+    at
 }
 
 /// The end of what follows an apostrophe at `at`, in either case; `ſ` is a case of `s`.
