@@ -45,3 +45,14 @@ impl AddedTokens {
         }
     }
 }
+
+/// Appends the ids of `text`: of added tokens theirs, of what stands between those what `piece` appends.
+pub fn around(added: Option<&AddedTokens>, text: &str, ids: &mut Vec<u32>, mut piece: impl FnMut(&str, &mut Vec<u32>)) {
+    let mut from = 0;
+    while let Some((place, id)) = added.and_then(|added| added.next(text, from)) {
+        piece(text.get(from..place.start).unwrap_or_default(), ids);
+        ids.push(id);
+        from = place.end;
+    }
+    piece(text.get(from..).unwrap_or_default(), ids);
+}

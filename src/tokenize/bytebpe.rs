@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::Tokenize;
-use super::added::AddedTokens;
+use super::added::{self, AddedTokens};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe};
@@ -56,7 +56,7 @@ impl ByteBpe {
         }
         let splitter = Splitter::new(pre_tokenizer.as_ref(), normalizes(normalizer.as_ref())?)?;
         let template = Template::parse(post_processor.as_ref())?;
-        let added = added(added_tokens)?;
+        let added = matcher(added_tokens)?;
         let vocabulary = model.vocabulary()?;
         let by_byte = byte_tokens(&vocabulary)?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
@@ -74,13 +74,7 @@ impl ByteBpe {
     }
 
     fn text(&self, text: &str, scratch: &mut bpe::Scratch, ids: &mut Vec<u32>) {
-        let mut from = 0;
-        while let Some((place, id)) = self.added.as_ref().and_then(|added| added.next(text, from)) {
-            self.piece(text.get(from..place.start).unwrap_or_default(), scratch, ids);
-            ids.push(id);
-            from = place.end;
-        }
-        self.piece(text.get(from..).unwrap_or_default(), scratch, ids);
+        added::around(self.added.as_ref(), text, ids, |piece, ids| self.piece(piece, scratch, ids));
     }
 
     /// A text without added tokens.
@@ -162,7 +156,7 @@ fn normalizes(normalizer: Option<&serde_json::Value>) -> Result<bool, String> {
     }
 }
 
-fn added(tokens: &[Added]) -> Result<Option<AddedTokens>, String> {
+fn matcher(tokens: &[Added]) -> Result<Option<AddedTokens>, String> {
     let mut contents = HashSet::new();
     for token in tokens {
         token.check()?;

@@ -13,7 +13,7 @@ mod joins;
 use std::collections::{HashMap, HashSet};
 
 use super::Tokenize;
-use super::added::AddedTokens;
+use super::added::{self, AddedTokens};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe};
@@ -76,13 +76,7 @@ impl SentencePieceBpe {
     }
 
     fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let mut from = 0;
-        while let Some((place, id)) = self.added.as_ref().and_then(|added| added.next(text, from)) {
-            self.piece(text.get(from..place.start).unwrap_or_default(), scratch, ids);
-            ids.push(id);
-            from = place.end;
-        }
-        self.piece(text.get(from..).unwrap_or_default(), scratch, ids);
+        added::around(self.added.as_ref(), text, ids, |piece, ids| self.piece(piece, scratch, ids));
     }
 
     /// A text without added tokens, but for those that are matched when normalized.
@@ -92,13 +86,7 @@ impl SentencePieceBpe {
         normalized.clear();
         if let Some(added) = &self.added_normalized {
             self.normalize(piece, &mut normalized);
-            let mut from = 0;
-            while let Some((place, id)) = added.next(&normalized, from) {
-                self.words(normalized.get(from..place.start).unwrap_or_default(), scratch, ids);
-                ids.push(id);
-                from = place.end;
-            }
-            self.words(normalized.get(from..).unwrap_or_default(), scratch, ids);
+            added::around(Some(added), &normalized, ids, |words, ids| self.words(words, scratch, ids));
         } else if memchr::memmem::find(piece.as_bytes(), SPACE_MARK_BYTES).is_some() {
             self.normalize(piece, &mut normalized);
             self.words(&normalized, scratch, ids);
