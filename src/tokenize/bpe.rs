@@ -70,39 +70,21 @@ impl<A: Alphabet> Bpe<A> {
         vocabulary: impl Iterator<Item = (String, u32)>,
         merges_are_ignored: bool,
     ) -> Option<Self> {
-        let mut this = Self { alphabet, merges, whole_words: WholeWords::new(&[])?, long_words: HashMap::new() };
-        let (short, long): (Vec<_>, Vec<_>) = vocabulary.partition(|(word, _)| word.len() <= WholeWords::MAX_BYTES);
-        let short =
-            short.into_iter().filter_map(|(word, id)| Some((Key::new(word.as_bytes(), 0, word.len())?, id, word)));
-        let words: Vec<(Key, u32)> = if merges_are_ignored {
-            this.long_words = long.into_iter().collect();
-            short.map(|(key, id, _)| (key, id)).collect()
-        } else {
-            this.that_merge_into_themselves(short)
+        let mut long_words = HashMap::new();
+        let short = vocabulary.filter_map(|(word, id)| {
+            if word.len() <= WholeWords::MAX_BYTES {
+                return Some((Key::new(word.as_bytes(), 0, word.len())?, id, word));
+            }
+            if merges_are_ignored {
+                long_words.insert(word, id);
+            }
+            None
+        });
+        let words: Vec<(Key, u32)> = match merges_are_ignored {
+            true => short.map(|(key, id, _)| (key, id)).collect(),
+            false => that_merge_into_themselves(&alphabet, &merges, short),
         };
-        this.whole_words = WholeWords::new(&words)?;
-        Some(this)
-    }
-
-    fn that_merge_into_themselves(&self, mut words: impl Iterator<Item = (Key, u32, String)>) -> Vec<(Key, u32)> {
-        let (mut found, mut block) = (Vec::new(), Vec::new());
-        let (mut symbols, mut together) = (Vec::new(), Together::default());
-        loop {
-            together.clear();
-            block.clear();
-            for (key, id, word) in words.by_ref().take(BLOCK) {
-                symbols.clear();
-                self.alphabet.symbols(&word, &mut symbols);
-                together.add(&symbols, &self.merges);
-                block.push((key, id));
-            }
-            if block.is_empty() {
-                return found;
-            }
-            together.merge(&self.merges);
-            let whole = |&(index, (_, id)): &(usize, &(Key, u32))| together.tokens(index).1.eq([*id]);
-            found.extend(block.iter().enumerate().filter(whole).map(|(_, word)| *word));
-        }
+        Some(Self { alphabet, merges, whole_words: WholeWords::new(&words)?, long_words })
     }
 
     /// To be called before the words of a text.
@@ -177,6 +159,31 @@ impl<A: Alphabet> Bpe<A> {
             together.merge(&self.merges);
             insert(unknown, together, cache, ids);
         }
+    }
+}
+
+fn that_merge_into_themselves<A: Alphabet>(
+    alphabet: &A,
+    merges: &Merges,
+    mut words: impl Iterator<Item = (Key, u32, String)>,
+) -> Vec<(Key, u32)> {
+    let (mut found, mut block) = (Vec::new(), Vec::new());
+    let (mut symbols, mut together) = (Vec::new(), Together::default());
+    loop {
+        together.clear();
+        block.clear();
+        for (key, id, word) in words.by_ref().take(BLOCK) {
+            symbols.clear();
+            alphabet.symbols(&word, &mut symbols);
+            together.add(&symbols, merges);
+            block.push((key, id));
+        }
+        if block.is_empty() {
+            return found;
+        }
+        together.merge(merges);
+        let whole = |&(index, (_, id)): &(usize, &(Key, u32))| together.tokens(index).1.eq([*id]);
+        found.extend(block.iter().enumerate().filter(whole).map(|(_, word)| *word));
     }
 }
 

@@ -6,7 +6,7 @@
 mod characters;
 mod split;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use unicode_normalization_alignments::UnicodeNormalization;
 
@@ -157,15 +157,9 @@ fn normalizes(normalizer: Option<&serde_json::Value>) -> Result<bool, String> {
 }
 
 fn matcher(tokens: &[Added]) -> Result<Option<AddedTokens>, String> {
-    let mut contents = HashSet::new();
-    for token in tokens {
-        token.check()?;
-        if token.normalized {
-            return Err("an added token is matched in the normalized text".to_owned());
-        }
-        if !contents.insert(&token.content) {
-            return Err(format!("the added token {:?} is listed twice", token.content));
-        }
+    json::check_distinct(tokens)?;
+    if tokens.iter().any(|token| token.normalized) {
+        return Err("an added token is matched in the normalized text".to_owned());
     }
     let tokens: Vec<(String, u32)> = tokens.iter().map(|token| (token.content.clone(), token.id)).collect();
     AddedTokens::new(&tokens)

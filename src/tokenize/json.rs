@@ -1,6 +1,7 @@
 //! What the models' definitions in a tokenizer.json have in common.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Visitor};
@@ -58,6 +59,19 @@ impl Added {
             None => Ok(()),
         }
     }
+}
+
+/// # Errors
+/// When one of them is matched by a rule that is not reproduced here, or listed twice.
+pub fn check_distinct(tokens: &[Added]) -> Result<(), String> {
+    let mut contents = HashSet::new();
+    tokens.iter().try_for_each(|token| {
+        token.check()?;
+        match contents.insert(&token.content) {
+            true => Ok(()),
+            false => Err(format!("the added token {:?} is listed twice", token.content)),
+        }
+    })
 }
 
 /// What stands around the ids of a text when special tokens are asked for.

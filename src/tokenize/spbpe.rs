@@ -191,13 +191,9 @@ impl Tokenize for SentencePieceBpe {
 type Matchers = (Option<AddedTokens>, Option<AddedTokens>);
 
 fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Matchers, String> {
-    let mut contents = HashSet::new();
     let (mut given, mut normalized) = (Vec::new(), Vec::new());
     for token in &definition.added_tokens {
         let content = token.content.as_str();
-        if !contents.insert(content) {
-            return Err(format!("the added token {content:?} is listed twice"));
-        }
         if token.normalized {
             let prefix = if prepends_space { " " } else { "" };
             normalized.push((format!("{prefix}{}", spaced(content)), token.id));

@@ -14,7 +14,7 @@ use embedding_server::tokenize::{Tokenize, Vocabulary};
 use serde_json::{Value, json};
 
 use crate::common::{checkpoint, copy_of};
-use crate::texts::Texts;
+use crate::texts::{Texts, pieces};
 
 fn ids(tokenizer: &dyn Tokenize, text: &str, special: bool) -> Vec<u32> {
     let mut ids = Vec::new();
@@ -30,22 +30,6 @@ fn compare(json: &[u8], candidate: &dyn Tokenize, texts: usize, seed: u64) {
     for (text, special) in Texts::new(seed, &pieces, &added, &[]).take(texts).zip([true, false].into_iter().cycle()) {
         assert_eq!(ids(candidate, &text, special), ids(&reference, &text, special), "{}: {text:?}", candidate.name());
     }
-}
-
-/// The texts of the vocabulary of a tokenizer.json, as spelled there and as they stand in texts.
-fn pieces(json: &[u8], reference: &HfTokenizer) -> Vec<String> {
-    let value: Value = serde_json::from_slice(json).unwrap();
-    let mut pieces: Vec<String> = match &value["model"]["vocab"] {
-        Value::Array(entries) => entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect(),
-        vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
-    };
-    let plain = reference.pieces();
-    pieces.extend((0..reference.vocabulary().size as u32).map(|id| {
-        let mut piece = String::new();
-        plain.write(id, &mut piece);
-        piece
-    }));
-    pieces
 }
 
 fn tokenizer_json(name: &str) -> Vec<u8> {

@@ -44,20 +44,7 @@ fn compare(path: &Path, count: usize, more: &[String]) {
     let json = std::fs::read(path).unwrap();
     let reference = HfTokenizer::from_json(&json, path).unwrap();
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
-    let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-    let mut pieces: Vec<String> = match &value["model"]["vocab"] {
-        serde_json::Value::Array(entries) => {
-            entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect()
-        }
-        vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
-    };
-    // As they stand in texts, too.
-    let plain = reference.pieces();
-    pieces.extend((0..reference.vocabulary().size as u32).map(|id| {
-        let mut piece = String::new();
-        plain.write(id, &mut piece);
-        piece
-    }));
+    let pieces = texts::pieces(&json, &reference);
     let opened = Tokenizer::open(path).unwrap();
     let at_once = Arc::clone(&opened.choice.implementation);
     let chosen = opened.settle().choice;

@@ -1,6 +1,8 @@
 //! Texts to compare tokenizers on: generated from a seed, of many scripts, and hostile. Never the same text twice.
 
+use embedding_server::tokenize::reference::HfTokenizer;
 use fastrand::Rng;
+use serde_json::Value;
 
 /// Sentences in many scripts: the first article of the Universal Declaration of Human Rights, and some of everyday.
 const SENTENCES: &[&str] = &[
@@ -205,4 +207,20 @@ impl Iterator for Texts<'_> {
         let parts: Vec<String> = (0..self.rng.usize(1..9)).map(|_| self.part()).collect();
         Some(parts.join(separator))
     }
+}
+
+/// The texts of the vocabulary of a tokenizer.json, as spelled there and as they stand in texts.
+pub fn pieces(json: &[u8], reference: &HfTokenizer) -> Vec<String> {
+    let value: Value = serde_json::from_slice(json).unwrap();
+    let mut pieces: Vec<String> = match &value["model"]["vocab"] {
+        Value::Array(entries) => entries.iter().map(|entry| entry[0].as_str().unwrap().to_owned()).collect(),
+        vocabulary => vocabulary.as_object().unwrap().keys().cloned().collect(),
+    };
+    let plain = reference.pieces();
+    pieces.extend((0..reference.vocabulary().size as u32).map(|id| {
+        let mut piece = String::new();
+        plain.write(id, &mut piece);
+        piece
+    }));
+    pieces
 }

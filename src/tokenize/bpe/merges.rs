@@ -50,7 +50,7 @@ impl Merges {
     /// `merges` are `(left, right, result)` in the order of their ranks; of a pair that comes twice, the later counts.
     /// `None` when an id is [`NONE`], or the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)]) -> Option<Self> {
-        // Three merges a bucket on the average, at the most.
+        // Two merges a bucket on the average, at the most.
         let bits = (merges.len() / 2 + 2).next_power_of_two().trailing_zeros();
         let mut buckets = LargePages::zeroed(1 << bits)?;
         buckets.fill(EMPTY);
@@ -110,10 +110,11 @@ impl Merges {
         NO_MERGE
     }
 
-    /// Merges `symbols` to tokens: always the pair of the lowest rank, of equals the leftmost.
+    /// Merges `symbols` to tokens: always the pair of the lowest rank, of equals the leftmost. Returns the highest rank among the
+    /// merges, 0 if there are none.
     ///
     /// At most three candidates a symbol enter the heap: one at the start, two for each merge.
-    pub fn apply_by_heap(&self, symbols: &mut Vec<u32>, workspace: &mut Workspace) {
+    pub fn apply_by_heap(&self, symbols: &mut Vec<u32>, workspace: &mut Workspace) -> u32 {
         let Workspace { merges, next, previous, heap, candidates } = workspace;
         merges.clear();
         merges.extend(symbols.windows(2).map(|pair| match pair {
@@ -132,11 +133,13 @@ impl Merges {
         initial.extend(begun.map(|(at, &merge)| candidate(merge, at)));
         *heap = BinaryHeap::from(initial);
         let get = |list: &[u32], at: u32| list.get(at as usize).copied().unwrap_or(NONE);
+        let mut highest = 0;
         while let Some(Reverse(top)) = heap.pop() {
             *candidates += 1;
             let at = top as u32;
             // A rank names its pair, so an outdated candidate differs from what stands there now.
             let Some(&merge) = merges.get(at as usize).filter(|&&merge| merge >> 32 == top >> 32) else { continue };
+            highest = highest.max((merge >> 32) as u32);
             let merged = merge as u32;
             let right = get(next, at);
             let after = get(next, right);
@@ -159,6 +162,7 @@ impl Merges {
             }
         }
         symbols.retain(|&symbol| symbol != NONE);
+        highest
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use crate::tokenize::bpe::merges::{Merge, Merges, NO_MERGE, NONE};
+use crate::tokenize::bpe::merges::{Merges, NONE, Workspace};
 
 /// A bit for each byte.
 type ByteSet = [u128; 2];
@@ -37,9 +37,13 @@ impl Characters {
         let by_bytes: HashMap<&[u8], u32> = tokens.iter().map(|(&id, bytes)| (bytes.as_slice(), id)).collect();
         let mut last_ranks: HashMap<u32, u32> = HashMap::new();
         let mut found: Vec<(char, u32)> = Vec::new();
+        let (mut symbols, mut workspace) = (Vec::new(), Workspace::default());
         for (&id, bytes) in tokens {
             let Some(character) = only_character(bytes).filter(|c| !c.is_ascii()) else { continue };
-            if let Some(last) = last_rank(bytes, id, &by_bytes, table) {
+            symbols.clear();
+            symbols.extend(bytes.chunks(1).filter_map(|byte| by_bytes.get(byte)));
+            let last = table.apply_by_heap(&mut symbols, &mut workspace);
+            if symbols == [id] {
                 last_ranks.insert(id, last);
                 found.push((character, id));
             }
@@ -152,28 +156,6 @@ fn is_cut_off(bytes: &[u8]) -> bool {
             bytes.len() < length && rest.iter().all(|byte| is_continuation(*byte))
         }
         _ => false,
-    }
-}
-
-/// The highest rank of the merges that make token `id` of its bytes; `None` if they make something else.
-fn last_rank(bytes: &[u8], id: u32, by_bytes: &HashMap<&[u8], u32>, table: &Merges) -> Option<u32> {
-    let mut symbols: Vec<u32> = bytes.chunks(1).map(|byte| by_bytes.get(byte).copied()).collect::<Option<_>>()?;
-    let mut last = 0;
-    loop {
-        let merge = |pair: &[u32]| match pair {
-            &[left, right] => table.merge(left, right),
-            _ => NO_MERGE,
-        };
-        let (at, merge): (usize, Merge) = symbols.windows(2).map(merge).enumerate().min_by_key(|&(_, merge)| merge)?;
-        if merge == NO_MERGE {
-            return None;
-        }
-        last = last.max((merge >> 32) as u32);
-        symbols.remove(at + 1);
-        *symbols.get_mut(at)? = merge as u32;
-        if symbols.len() == 1 {
-            return (symbols == [id]).then_some(last);
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::tokenize::bpe::model::Model;
-use crate::tokenize::json::{self, Added, SPACE_MARK, kind};
+use crate::tokenize::json::{self, SPACE_MARK, kind};
 
 /// A tokenizer.json of such a model.
 pub type Definition<'a> = json::Definition<Model<'a>>;
@@ -22,7 +22,7 @@ impl Definition<'_> {
         if model.ignore_merges {
             return Err("the model ignores merges".to_owned());
         }
-        self.added_tokens.iter().try_for_each(Added::check)?;
+        json::check_distinct(&self.added_tokens)?;
         // The normalizer leaves no space to split at.
         let split_at_spaces = |v: &Value| kind(v) == "Split" && v.pointer("/pattern/String").is_some_and(|s| s == " ");
         if self.pre_tokenizer.as_ref().is_some_and(|v| !split_at_spaces(v)) {
