@@ -1,9 +1,10 @@
 //! Byte-pair encoding of words: what SentencePiece-style and byte-level models have in common.
 //!
-//! A word is looked up in a cache of this thread and among the vocabulary's words ([`super::words`]), or merged. Some words are
-//! looked up together: the tables are far larger than the CPU's caches, and what one word waits for is read while others do
-//! ([`together`]).
+//! A word is looked up in a cache of this thread, then among the vocabulary's words ([`super::words`]), or it is merged: some
+//! pairs early ([`early`]), the others in their order ([`together`]). Many words take each of these steps together: the
+//! tables are far larger than the CPU's caches, and what one word waits for is read while others do.
 
+pub mod early;
 pub mod merges;
 pub mod model;
 mod together;
@@ -11,12 +12,13 @@ mod together;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::words::{Key, PADDING, WholeWords, WordCache};
+use super::words::{Key, MAX_IDS, PADDING, WholeWords, WordCache};
+use early::Early;
 use merges::{Merges, Workspace};
-use together::{MAX_SYMBOLS, Together};
+use together::{MAX_SYMBOLS, Place, Together};
 
 /// Words that are looked up together.
-const BLOCK: usize = 64;
+const BLOCK: usize = 256;
 
 /// What words consist of before anything is merged.
 pub trait Alphabet {
@@ -27,6 +29,7 @@ pub trait Alphabet {
 pub struct Bpe<A> {
     pub alphabet: A,
     merges: Merges,
+    early: Early,
     whole_words: WholeWords,
     /// Those that are longer than [`WholeWords`] takes, where merges are ignored; elsewhere merging finds them.
     long_words: HashMap<String, u32>,
@@ -39,26 +42,59 @@ pub struct Scratch {
     /// The text that is tokenized, and behind it [`PADDING`].
     padded: Vec<u8>,
     words: Vec<Word>,
+    unknown: Vec<Unknown>,
+    /// The tokens of the unknown words, in any order.
+    found: Vec<u32>,
+    merged: Vec<Merged>,
+    /// What those consist of.
     symbols: Vec<u32>,
     together: Together,
-    unknown: Vec<Unknown>,
+    /// Of a word that is too long to be merged with others.
+    long: Vec<u32>,
     workspace: Workspace,
 }
 
+impl Scratch {
+    /// The bytes of the text from `start` on, behind it zeros.
+    #[inline]
+    pub fn window(&self, start: usize) -> Option<&[u8; PADDING.len()]> {
+        self.padded.get(start..)?.first_chunk()
+    }
+}
+
 /// A part of a text, none of whose tokens reaches beyond it.
-enum Word {
-    /// Its symbols are its tokens.
-    Symbols(Range<usize>),
-    /// With its hash. What is known of it is on its way from memory.
-    Short(Key, u64, Range<usize>),
-    Long(Range<usize>),
+struct Word {
+    start: usize,
+    end: usize,
+    /// Of nothing where the word is too long to have one.
+    key: Key,
+    hash: u64,
+}
+
+impl Word {
+    fn key(&self) -> Option<&Key> {
+        (self.end - self.start <= Key::MAX_BYTES).then_some(&self.key)
+    }
+}
+
+/// A word that was not at hand.
+struct Unknown {
+    /// Which of the words.
+    word: usize,
+    /// Where among the ids its tokens belong.
+    at: usize,
+    /// Its tokens among those found.
+    tokens: Range<usize>,
+    /// Whether it may be one token.
+    may_be_whole: bool,
 }
 
 /// A word that has to be merged.
-struct Unknown {
-    /// Where among the ids its tokens belong.
-    at: usize,
-    key: Option<(Key, u64)>,
+struct Merged {
+    /// Which of the unknown words.
+    unknown: usize,
+    symbols: Range<usize>,
+    place: Place,
 }
 
 impl<A: Alphabet> Bpe<A> {
@@ -67,6 +103,7 @@ impl<A: Alphabet> Bpe<A> {
     pub fn new(
         alphabet: A,
         merges: Merges,
+        early: Early,
         vocabulary: impl Iterator<Item = (String, u32)>,
         merges_are_ignored: bool,
     ) -> Option<Self> {
@@ -84,10 +121,10 @@ impl<A: Alphabet> Bpe<A> {
             true => short.map(|(key, id, _)| (key, id)).collect(),
             false => that_merge_into_themselves(&alphabet, &merges, short),
         };
-        Some(Self { alphabet, merges, whole_words: WholeWords::new(&words)?, long_words })
+        Some(Self { alphabet, merges, early, whole_words: WholeWords::new(&words)?, long_words })
     }
 
-    /// To be called before the words of a text.
+    /// To be called before the words of `text`.
     pub fn begin(&self, text: &str, scratch: &mut Scratch) {
         scratch.padded.clear();
         scratch.padded.extend_from_slice(text.as_bytes());
@@ -95,20 +132,12 @@ impl<A: Alphabet> Bpe<A> {
     }
 
     /// Takes the next word of `text`. Its tokens are appended to `ids` then or later, at the latest by [`Bpe::finish`].
-    /// `symbols_only`: it is one symbol, or none of its symbols merge.
     #[inline]
-    pub fn word(&self, text: &str, place: Range<usize>, symbols_only: bool, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let word = if symbols_only {
-            Word::Symbols(place)
-        } else if let Some(key) = Key::new(&scratch.padded, place.start, place.end) {
-            let hash = key.hash();
-            scratch.cache.prefetch(hash);
-            self.whole_words.prefetch(hash);
-            Word::Short(key, hash, place)
-        } else {
-            Word::Long(place)
-        };
-        scratch.words.push(word);
+    pub fn word(&self, text: &str, Range { start, end }: Range<usize>, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let key = Key::new(&scratch.padded, start, end).unwrap_or_default();
+        let hash = key.hash();
+        scratch.cache.prefetch(hash);
+        scratch.words.push(Word { start, end, key, hash });
         if scratch.words.len() == BLOCK {
             self.finish(text, scratch, ids);
         }
@@ -116,48 +145,90 @@ impl<A: Alphabet> Bpe<A> {
 
     /// Appends the tokens of the words of `text` that wait.
     pub fn finish(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Scratch { cache, words, symbols, together, unknown, workspace, .. } = scratch;
-        together.clear();
+        let Scratch { cache, words, unknown, .. } = scratch;
         unknown.clear();
-        for word in words.drain(..) {
-            let (key, place) = match word {
-                Word::Symbols(place) => {
-                    self.alphabet.symbols(text.get(place).unwrap_or_default(), ids);
-                    continue;
-                }
-                Word::Short(key, hash, place) => {
-                    if let Some(known) = cache.get(&key, hash) {
-                        ids.extend_from_slice(known);
-                        continue;
-                    }
-                    if let Some(id) = self.whole_words.get(&key, hash) {
-                        ids.push(id);
-                        continue;
-                    }
-                    (Some((key, hash)), place)
-                }
-                Word::Long(place) => (None, place),
-            };
-            let word = text.get(place).unwrap_or_default();
-            if word.len() > WholeWords::MAX_BYTES
-                && let Some(&id) = self.long_words.get(word)
+        let mut end = ids.len();
+        ids.resize(end + words.len() * MAX_IDS, 0);
+        for (index, word) in words.iter().enumerate() {
+            if let Some(room) = ids.get_mut(end..).and_then(<[u32]>::first_chunk_mut)
+                && let Some(count) = cache.short(&word.key, word.hash, room)
             {
-                ids.push(id);
-                continue;
-            }
-            symbols.clear();
-            self.alphabet.symbols(word, symbols);
-            if symbols.len() <= MAX_SYMBOLS {
-                together.add(symbols, &self.merges);
-                unknown.push(Unknown { at: ids.len(), key });
+                end += count;
             } else {
-                self.merges.apply_by_heap(symbols, workspace);
-                ids.extend_from_slice(symbols);
+                let may_be_whole = self.whole_words.may_have(word.hash);
+                if may_be_whole {
+                    self.whole_words.prefetch(word.hash);
+                }
+                cache.prefetch_long(word.hash);
+                unknown.push(Unknown { word: index, at: end, tokens: 0..0, may_be_whole });
             }
         }
+        ids.truncate(end);
         if !unknown.is_empty() {
-            together.merge(&self.merges);
-            insert(unknown, together, cache, ids);
+            self.find(text, scratch);
+            insert(scratch, ids);
+        }
+        scratch.words.clear();
+    }
+
+    /// Finds the tokens of the unknown words.
+    fn find(&self, text: &str, scratch: &mut Scratch) {
+        let Scratch { cache, words, unknown, found, merged, symbols, long, workspace, .. } = scratch;
+        found.clear();
+        merged.clear();
+        symbols.clear();
+        let early = self.early.reader();
+        for (index, Unknown { word, tokens, may_be_whole, .. }) in unknown.iter_mut().enumerate() {
+            let Some(word) = words.get(*word) else { continue };
+            let text = text.get(word.start..word.end).unwrap_or_default();
+            let begin = found.len();
+            if let Some(known) = word.key().and_then(|key| cache.long(key, word.hash)) {
+                found.extend_from_slice(known);
+            } else if *may_be_whole && let Some(id) = word.key().and_then(|key| self.whole_words.get(key, word.hash)) {
+                found.push(id);
+                cache.put(&word.key, word.hash, &[id]);
+            } else if text.len() > WholeWords::MAX_BYTES
+                && let Some(&id) = self.long_words.get(text)
+            {
+                found.push(id);
+            } else {
+                let begin = symbols.len();
+                self.alphabet.symbols(text, symbols);
+                if symbols.len() - begin > MAX_SYMBOLS {
+                    long.clear();
+                    long.extend(symbols.drain(begin..));
+                    self.merges.apply_by_heap(long, workspace);
+                    found.extend_from_slice(long);
+                } else {
+                    early.prefetch(symbols.get(begin..).unwrap_or_default());
+                    merged.push(Merged { unknown: index, symbols: begin..symbols.len(), place: Place::Short(0) });
+                }
+            }
+            *tokens = begin..found.len();
+        }
+        self.merge(scratch);
+    }
+
+    fn merge(&self, scratch: &mut Scratch) {
+        let Scratch { cache, words, unknown, found, merged, symbols, together, .. } = scratch;
+        let (early, merges) = (self.early.reader(), self.merges.reader());
+        together.clear();
+        for Merged { symbols: range, place, .. } in &mut *merged {
+            let symbols = symbols.get_mut(range.clone()).unwrap_or_default();
+            let count = early.apply(symbols);
+            *place = together.add(symbols.get(..count).unwrap_or_default(), merges);
+        }
+        together.merge(merges);
+        for Merged { unknown: index, place, .. } in merged {
+            let Some(Unknown { word, tokens, .. }) = unknown.get_mut(*index) else { continue };
+            let begin = found.len();
+            together.tokens(*place, found);
+            *tokens = begin..found.len();
+            if let Some(word) = words.get(*word)
+                && let Some(key) = word.key()
+            {
+                cache.put(key, word.hash, found.get(begin..).unwrap_or_default());
+            }
         }
     }
 }
@@ -175,36 +246,36 @@ fn that_merge_into_themselves<A: Alphabet>(
         for (key, id, word) in words.by_ref().take(BLOCK) {
             symbols.clear();
             alphabet.symbols(&word, &mut symbols);
-            together.add(&symbols, merges);
-            block.push((key, id));
+            block.push((key, id, together.add(&symbols, merges.reader())));
         }
         if block.is_empty() {
             return found;
         }
-        together.merge(merges);
-        let whole = |&(index, (_, id)): &(usize, &(Key, u32))| together.tokens(index).1.eq([*id]);
-        found.extend(block.iter().enumerate().filter(whole).map(|(_, word)| *word));
+        together.merge(merges.reader());
+        for &(key, id, place) in &block {
+            symbols.clear();
+            together.tokens(place, &mut symbols);
+            if symbols == [id] {
+                found.push((key, id));
+            }
+        }
     }
 }
 
-/// Puts the tokens of words that were merged between the others.
-fn insert(unknown: &[Unknown], together: &Together, cache: &mut WordCache, ids: &mut Vec<u32>) {
+/// Puts the tokens of unknown words between the others.
+fn insert(scratch: &Scratch, ids: &mut Vec<u32>) {
     let mut end = ids.len();
-    let count: usize = (0..unknown.len()).map(|index| together.tokens(index).0).sum();
-    ids.resize(end + count, 0);
+    ids.resize(end + scratch.found.len(), 0);
     let mut to = ids.len();
     // From the last one to the first, so that each id moves once.
-    for (index, word) in unknown.iter().enumerate().rev() {
-        to -= end - word.at;
-        ids.copy_within(word.at..end, to);
-        end = word.at;
-        let (count, tokens) = together.tokens(index);
-        to -= count;
-        if let Some(place) = ids.get_mut(to..to + count) {
-            place.iter_mut().zip(tokens).for_each(|(place, token)| *place = token);
-            if let Some((key, hash)) = word.key {
-                cache.put(key, hash, place);
-            }
+    for Unknown { at, tokens, .. } in scratch.unknown.iter().rev() {
+        to -= end - at;
+        ids.copy_within(*at..end, to);
+        end = *at;
+        let tokens = scratch.found.get(tokens.clone()).unwrap_or_default();
+        to -= tokens.len();
+        if let Some(place) = ids.get_mut(to..to + tokens.len()) {
+            place.copy_from_slice(tokens);
         }
     }
 }

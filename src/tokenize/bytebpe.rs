@@ -12,6 +12,7 @@ use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::Tokenize;
 use super::added::{self, AddedTokens};
+use super::bpe::early::{Early, Edges};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe};
@@ -67,9 +68,10 @@ impl ByteBpe {
         let tokens: HashMap<u32, Vec<u8>> =
             vocabulary.iter().filter_map(|(text, &id)| Some((id, bytes(text)?))).collect();
         let alphabet = Bytes { tokens: by_byte, characters: Characters::new(&tokens, &merges, &table) };
+        let early = Early::new(&merges, |token| alphabet.edges(tokens.get(&token).map_or(&[][..], Vec::as_slice)));
         // What is no UTF-8 is no word of a text.
         let words = tokens.into_iter().filter_map(|(id, bytes)| Some((String::from_utf8(bytes).ok()?, id)));
-        let bpe = Bpe::new(alphabet, table, words, model.ignore_merges).ok_or(NO_MEMORY)?;
+        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges).ok_or(NO_MEMORY)?;
         Ok(Self { bpe, splitter, added, template, owner: Owner::default() })
     }
 
@@ -90,37 +92,68 @@ impl ByteBpe {
         self.bpe.begin(text, scratch);
         let mut start = 0;
         while start < text.len() {
-            let end = self.splitter.end(text, start);
-            self.bpe.word(text, start..end, end - start == 1, scratch, ids);
+            let quick = scratch.window(start).and_then(|window| self.splitter.quick(window));
+            let end = quick.map_or_else(|| self.splitter.end(text, start), |length| start + length);
+            self.bpe.word(text, start..end, scratch, ids);
             start = end;
         }
         self.bpe.finish(text, scratch, ids);
     }
 }
 
+impl Bytes {
+    /// Of a token of these bytes: a character may be taken whole or byte by byte.
+    fn edges(&self, bytes: &[u8]) -> Edges {
+        let byte = |byte: Option<&u8>| self.tokens.get(usize::from(*byte?)).copied();
+        let first = bytes.utf8_chunks().next().and_then(|chunk| chunk.valid().chars().next());
+        let last = bytes.utf8_chunks().last().filter(|chunk| chunk.invalid().is_empty());
+        let last = last.and_then(|chunk| chunk.valid().chars().next_back());
+        let whole = |character: Option<char>| self.characters.token(character?);
+        [[byte(bytes.first()), whole(first)], [byte(bytes.last()), whole(last)]]
+    }
+}
+
 impl Alphabet for Bytes {
     #[inline]
     fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
-        let token = |byte| self.tokens.get(usize::from(byte)).copied();
+        let token = |byte| self.tokens.get(usize::from(byte)).copied().unwrap_or(NONE);
         start(word, &self.characters, token, symbols);
     }
 }
 
 /// Appends what `word` is merged from: its bytes' tokens, and the characters that can be taken whole.
 #[inline]
-fn start(word: &str, characters: &Characters, token: impl Fn(u8) -> Option<u32>, symbols: &mut Vec<u32>) {
+fn start(word: &str, characters: &Characters, token: impl Fn(u8) -> u32, symbols: &mut Vec<u32>) {
     let bytes = word.as_bytes();
-    for (at, character) in word.char_indices() {
-        let end = at + character.len_utf8();
+    if bytes.is_ascii() {
+        return symbols.extend(bytes.iter().map(|&byte| token(byte)));
+    }
+    symbols.reserve(bytes.len());
+    let mut at = 0;
+    while let Some((character, end)) = decode(bytes, at) {
         let before = || at.checked_sub(1).and_then(|before| bytes.get(before)).copied();
-        if !character.is_ascii()
+        if end - at > 1
             && let Some(whole) = characters.whole(character, before(), bytes.get(end).copied())
         {
             symbols.push(whole);
         } else {
-            symbols.extend(bytes.get(at..end).unwrap_or_default().iter().filter_map(|&byte| token(byte)));
+            bytes.get(at..end).unwrap_or_default().iter().for_each(|&byte| symbols.push(token(byte)));
         }
+        at = end;
     }
+}
+
+/// The number of the character at `at`, and where it ends, in UTF-8.
+#[inline]
+fn decode(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
+    let first = *bytes.get(at)?;
+    let behind = |offset| u32::from(bytes.get(at + offset).copied().unwrap_or_default() & 0x3f);
+    Some(match first {
+        ..0x80 => (u32::from(first), at + 1),
+        0x80..0xE0 => (u32::from(first & 0x1f) << 6 | behind(1), at + 2),
+        0xE0..0xF0 => (u32::from(first & 0xf) << 12 | behind(1) << 6 | behind(2), at + 3),
+        _ => (u32::from(first & 7) << 18 | behind(1) << 12 | behind(2) << 6 | behind(3), at + 4),
+    })
 }
 
 fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {

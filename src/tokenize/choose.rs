@@ -72,7 +72,7 @@ const AT_ONCE: &[Candidate] = &[
 ];
 
 /// Left to a [`Search`]: fastokens takes a second longer than the reference to load. Once its caches are filled, which may take
-/// 100 MB a thread, it is up to twice as fast as [`ByteBpe`], and it knows more ways to split texts.
+/// 100 MB a thread, it is up to 1.6 times as fast as [`ByteBpe`], and it knows more ways to split texts.
 const LATER: &[Candidate] = &[
     #[cfg(feature = "fastokens")]
     Candidate { name: Fastokens::NAME, load: |json| Ok(Arc::new(Fastokens::from_json(json)?)) },

@@ -14,6 +14,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Tokenize;
 use super::added::{self, AddedTokens};
+use super::bpe::early::{Early, Edges};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe};
@@ -69,9 +70,12 @@ impl SentencePieceBpe {
         let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
         let vocabulary = definition.model.vocabulary()?;
         let alphabet = Characters { characters: characters(&vocabulary)?, bytes: byte_tokens(&vocabulary)? };
-        let (joins, merges) = tables(&definition, &vocabulary)?;
+        let (joins, merges) = rules(&definition, &vocabulary)?;
+        let table = Merges::new(&merges).ok_or("a merge takes the largest id, or there is no memory for the merges")?;
+        let texts: HashMap<u32, &str> = vocabulary.iter().map(|(text, &id)| (id, *text)).collect();
+        let early = Early::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
         let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));
-        let bpe = Bpe::new(alphabet, merges, words, false).ok_or(NO_MEMORY)?;
+        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, false).ok_or(NO_MEMORY)?;
         Ok(Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() })
     }
 
@@ -138,16 +142,15 @@ impl SentencePieceBpe {
         let mut characters = text.char_indices();
         let Some((_, mut before)) = characters.next() else { return };
         self.bpe.begin(text, scratch);
-        let (mut start, mut length) = (0, 1);
+        let mut start = 0;
         for (at, character) in characters {
             if !self.joins.may_join(before, character) {
-                self.bpe.word(text, start..at, length == 1, scratch, ids);
-                (start, length) = (at, 0);
+                self.bpe.word(text, start..at, scratch, ids);
+                start = at;
             }
-            length += 1;
             before = character;
         }
-        self.bpe.word(text, start..text.len(), length == 1, scratch, ids);
+        self.bpe.word(text, start..text.len(), scratch, ids);
         self.bpe.finish(text, scratch, ids);
     }
 }
@@ -162,6 +165,12 @@ impl Characters {
                 ids.extend(bytes.filter_map(|byte| self.bytes.get(usize::from(byte))));
             }
         }
+    }
+
+    /// Of a token of the vocabulary.
+    fn edges(&self, text: &str) -> Edges {
+        let token = |c: Option<char>| self.characters.get(spaced_char(c?) as usize).copied().filter(|&id| id != NONE);
+        [[token(text.chars().next()), None], [token(text.chars().next_back()), None]]
     }
 }
 
@@ -252,7 +261,9 @@ fn spaced_char(character: char) -> char {
     if character == SPACE_MARK { ' ' } else { character }
 }
 
-fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<(Joins, Merges), String> {
+type Rules = (Joins, Vec<(u32, u32, u32)>);
+
+fn rules(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<Rules, String> {
     let mut merges = Vec::new();
     let mut pairs = HashSet::new();
     for merge in definition.model.merges(vocabulary) {
@@ -267,6 +278,5 @@ fn tables(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Resul
         pairs.insert((spaced_char(x), spaced_char(y)));
         merges.push(ids);
     }
-    let merges = Merges::new(&merges).ok_or("a merge takes the largest id, or there is no memory for the merges")?;
     Ok((Joins::new(pairs.into_iter()), merges))
 }

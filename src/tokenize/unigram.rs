@@ -126,12 +126,10 @@ impl Unigram {
             return;
         };
         let hash = key.hash();
-        if let Some(known) = scratch.cache.get(&key, hash) {
-            ids.extend_from_slice(known);
-        } else {
+        if !scratch.cache.append(&key, hash, ids) {
             self.split(text.get(start..end).unwrap_or_default(), scratch);
             ids.extend_from_slice(&scratch.word);
-            scratch.cache.put(key, hash, &scratch.word);
+            scratch.cache.put(&key, hash, &scratch.word);
         }
     }
 

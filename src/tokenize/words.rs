@@ -29,7 +29,7 @@ const MASKS: [[u64; 4]; 32] = {
 };
 
 impl Key {
-    const MAX_BYTES: usize = 31;
+    pub const MAX_BYTES: usize = 31;
 
     /// Of `text[start..end]`; `None` for a word that is too long to be kept. Sooner where `text` goes on for [`PADDING`] bytes.
     #[inline]
@@ -76,6 +76,8 @@ impl Key {
 pub struct WholeWords {
     /// Open addressing; a slot without a word has no length in its key.
     slots: LargePages<Slot>,
+    /// A bit of 16 for each word, by its hash: nine in ten words that are not there need not be looked for.
+    filter: Box<[u64]>,
 }
 
 /// Half a cache line.
@@ -94,8 +96,13 @@ impl WholeWords {
     pub fn new(words: &[(Key, u32)]) -> Option<Self> {
         let mut slots = LargePages::<Slot>::zeroed((2 * words.len() + 2).next_power_of_two())?;
         let mask = slots.len() - 1;
+        let mut filter = vec![0; (words.len() / 4 + 1).next_power_of_two()].into_boxed_slice();
         for (key, id) in words {
             let Some(short) = key.short() else { continue };
+            let (place, bit) = filter_place(key.hash(), filter.len());
+            if let Some(bits) = filter.get_mut(place) {
+                *bits |= bit;
+            }
             let mut at = key.hash() as usize & mask;
             while let Some(slot) = slots.get_mut(at) {
                 if slot.key == [0; 3] {
@@ -105,7 +112,14 @@ impl WholeWords {
                 at = (at + 1) & mask;
             }
         }
-        Some(Self { slots })
+        Some(Self { slots, filter })
+    }
+
+    /// False for most words that are not there.
+    #[inline]
+    pub fn may_have(&self, hash: u64) -> bool {
+        let (place, bit) = filter_place(hash, self.filter.len());
+        self.filter.get(place).is_some_and(|bits| bits & bit != 0)
     }
 
     /// Starts to read what [`WholeWords::get`] will need.
@@ -132,53 +146,132 @@ impl WholeWords {
     }
 }
 
-const MAX_IDS: usize = 7;
+/// By the high bits of a hash.
+#[inline]
+fn filter_place(hash: u64, places: usize) -> (usize, u64) {
+    ((hash >> 40) as usize & (places - 1), 1 << (hash >> 34 & 63))
+}
 
-/// 4 MiB a thread, once they are filled.
-const ENTRIES: usize = 1 << 16;
+/// The most tokens of a word that is kept.
+pub const MAX_IDS: usize = 7;
 
-/// One cache line.
+/// A word of at most 23 bytes and three tokens, as most are: half a cache line.
+#[derive(Clone, Copy, Default)]
+#[repr(align(32))]
+struct Short {
+    key: [u64; 3],
+    /// Three of 20 bits each, and above them how many there are.
+    ids: u64,
+}
+
+impl Short {
+    const IDS: usize = 3;
+    const BITS: u32 = 20;
+
+    /// `None` for a word that needs more room.
+    fn new(key: &Key, ids: &[u32]) -> Option<Self> {
+        let key = key.short()?;
+        if ids.len() > Self::IDS || ids.iter().any(|id| id >> Self::BITS != 0) {
+            return None;
+        }
+        let packed = ids.iter().rev().fold(0, |packed, &id| packed << Self::BITS | u64::from(id));
+        Some(Self { key, ids: packed | (ids.len() as u64) << (Self::BITS * Self::IDS as u32) })
+    }
+}
+
+/// Another word: a cache line.
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
-struct Entry {
+struct Long {
     key: Key,
     ids: [u32; MAX_IDS],
     count: u32,
 }
 
+/// 4 MiB a thread.
+const SHORT: usize = 1 << 17;
+
+/// 2 MiB a thread.
+const LONG: usize = 1 << 15;
+
 /// The words that a thread has met: of fixed size, a newer word replaces an older one.
-pub struct WordCache(Box<[Entry]>);
+pub struct WordCache {
+    short: Box<[Short]>,
+    long: Box<[Long]>,
+}
 
 impl Default for WordCache {
     fn default() -> Self {
-        Self(vec![Entry::default(); ENTRIES].into_boxed_slice())
+        Self {
+            short: vec![Short::default(); SHORT].into_boxed_slice(),
+            long: vec![Long::default(); LONG].into_boxed_slice(),
+        }
     }
 }
 
 impl WordCache {
     /// The high bits choose the place: the low ones are those of [`WholeWords`].
-    fn place(hash: u64) -> usize {
-        (hash >> 32) as usize & (ENTRIES - 1)
+    #[inline]
+    fn place(hash: u64, places: usize) -> usize {
+        (hash >> 32) as usize & (places - 1)
     }
 
-    /// Starts to read what [`WordCache::get`] will need.
+    /// Starts to read what [`WordCache::short`] will need.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.0, Self::place(hash));
+        prefetch(&self.short, Self::place(hash, SHORT));
     }
 
+    /// Starts to read what [`WordCache::long`] will need.
     #[inline]
-    pub fn get(&self, key: &Key, hash: u64) -> Option<&[u32]> {
-        let entry = self.0.get(Self::place(hash)).filter(|entry| entry.key == *key)?;
+    pub fn prefetch_long(&self, hash: u64) {
+        prefetch(&self.long, Self::place(hash, LONG));
+    }
+
+    /// Writes the tokens of a word, if it is kept among the short ones, to the front of `ids`; how many they are.
+    #[inline]
+    pub fn short(&self, key: &Key, hash: u64, ids: &mut [u32; MAX_IDS]) -> Option<usize> {
+        let entry = self.short.get(Self::place(hash, SHORT))?;
+        let ([a, b, c, d], [x, y, z]) = (key.0, entry.key);
+        // The length is all that the last word of a short one holds.
+        let length = (d >> 56) as usize;
+        if !(1..=WholeWords::MAX_BYTES).contains(&length) || (a ^ x) | (b ^ y) | ((c | d) ^ z) != 0 {
+            return None;
+        }
+        let [first, second, third, ..] = ids;
+        let id = |at: u32| (entry.ids >> (Short::BITS * at)) as u32 & ((1 << Short::BITS) - 1);
+        (*first, *second, *third) = (id(0), id(1), id(2));
+        Some((entry.ids >> (Short::BITS * Short::IDS as u32)) as usize)
+    }
+
+    /// The tokens of a word that is kept among the others.
+    pub fn long(&self, key: &Key, hash: u64) -> Option<&[u32]> {
+        let entry = self.long.get(Self::place(hash, LONG)).filter(|entry| entry.key == *key)?;
         entry.ids.get(..entry.count as usize)
     }
 
-    pub fn put(&mut self, key: Key, hash: u64, ids: &[u32]) {
-        if let Some(entry) = self.0.get_mut(Self::place(hash))
+    /// Appends the tokens of a word that is kept among either; false if it is not.
+    #[inline]
+    pub fn append(&self, key: &Key, hash: u64, ids: &mut Vec<u32>) -> bool {
+        let mut short = [0; MAX_IDS];
+        let known = match self.short(key, hash, &mut short) {
+            Some(count) => short.get(..count),
+            None => self.long(key, hash),
+        };
+        known.map(|known| ids.extend_from_slice(known)).is_some()
+    }
+
+    /// Keeps a word, unless it has more than [`MAX_IDS`] tokens.
+    pub fn put(&mut self, key: &Key, hash: u64, ids: &[u32]) {
+        if let Some(short) = Short::new(key, ids) {
+            if let Some(entry) = self.short.get_mut(Self::place(hash, SHORT)) {
+                *entry = short;
+            }
+        } else if let Some(entry) = self.long.get_mut(Self::place(hash, LONG))
             && let Some(place) = entry.ids.get_mut(..ids.len())
         {
             place.copy_from_slice(ids);
-            entry.key = key;
+            entry.key = *key;
             entry.count = ids.len() as u32;
         }
     }
@@ -206,21 +299,53 @@ mod tests {
         );
     }
 
+    fn tokens(cache: &WordCache, key: &Key) -> Option<Vec<u32>> {
+        let mut ids = Vec::new();
+        cache.append(key, key.hash(), &mut ids).then_some(ids)
+    }
+
     #[test]
     fn a_word_is_found_until_another_takes_its_place() {
-        let mut cache = WordCache::default();
-        let keys: Vec<Key> = (0..50_000_u32).map(|n| Key::new(&n.to_le_bytes(), 0, 4).unwrap()).collect();
-        for (n, key) in (0..).zip(&keys) {
-            cache.put(*key, key.hash(), &[n, n + 1]);
-            assert_eq!(cache.get(key, key.hash()), Some(&[n, n + 1][..]));
+        for count in [2, 4] {
+            let mut cache = WordCache::default();
+            let keys: Vec<Key> = (0..20_000_u32).map(|n| Key::new(&n.to_le_bytes(), 0, 4).unwrap()).collect();
+            let ids = |n: u32| (n..n + count).collect::<Vec<_>>();
+            for (n, key) in (0..).zip(&keys) {
+                cache.put(key, key.hash(), &ids(n));
+                assert_eq!(tokens(&cache, key), Some(ids(n)));
+            }
+            let kept = (0..)
+                .zip(&keys)
+                .filter(|(n, key)| tokens(&cache, key).inspect(|found| assert_eq!(*found, ids(*n))).is_some());
+            assert!(kept.count() > 12_000);
         }
-        let kept = (0..)
-            .zip(&keys)
-            .filter(|(n, key)| cache.get(key, key.hash()).inspect(|ids| assert_eq!(ids[0], *n)).is_some());
-        assert!(kept.count() > ENTRIES / 2);
-        let key = keys[0];
-        cache.put(key, key.hash(), &[7; MAX_IDS + 1]);
-        assert!(cache.get(&key, key.hash()).is_none_or(|ids| ids == [0, 1]));
+    }
+
+    #[test]
+    fn words_of_any_length_and_up_to_seven_tokens_are_kept() {
+        let text: Vec<u8> = (1..=31).collect();
+        for length in 1..=31 {
+            let key = Key::new(&text, 0, length).unwrap();
+            for ids in [&[][..], &[7], &[1 << 19, 2, 3], &[1 << 20, 2], &[1, 2, 3, 4], &[u32::MAX; MAX_IDS]] {
+                let mut cache = WordCache::default();
+                cache.put(&key, key.hash(), ids);
+                assert_eq!(tokens(&cache, &key).as_deref(), Some(ids), "{length}");
+            }
+            let mut cache = WordCache::default();
+            cache.put(&key, key.hash(), &[7; MAX_IDS + 1]);
+            assert_eq!(tokens(&cache, &key), None);
+        }
+        let nothing = Key::default();
+        assert_eq!(WordCache::default().short(&nothing, nothing.hash(), &mut [0; MAX_IDS]), None);
+    }
+
+    #[test]
+    fn most_words_that_are_not_there_need_not_be_looked_for() {
+        let key = |n: u32| Key::new(&n.to_le_bytes(), 0, 4).unwrap();
+        let words: Vec<(Key, u32)> = (0..10_000).map(|n| (key(n), n)).collect();
+        let table = WholeWords::new(&words).unwrap();
+        assert!(words.iter().all(|(key, _)| table.may_have(key.hash())));
+        assert!((10_000..20_000).filter(|&n| table.may_have(key(n).hash())).count() < 1_500);
     }
 
     #[test]
@@ -230,6 +355,7 @@ mod tests {
         let table = WholeWords::new(&words).unwrap();
         for (key, n) in words {
             assert_eq!(table.get(&key, key.hash()), (n <= 23).then_some(n));
+            assert!(table.may_have(key.hash()) || n > 23);
         }
         let other = Key::new(b"y", 0, 1).unwrap();
         assert_eq!(table.get(&other, other.hash()), None);

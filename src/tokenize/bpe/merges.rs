@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hint::select_unpredictable;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -20,6 +21,13 @@ pub struct Merges {
     /// Open addressing, by buckets.
     buckets: LargePages<Bucket>,
     /// Buckets are found by the top bits of a product.
+    shift: u32,
+}
+
+/// The table, found once for many look-ups.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    buckets: &'a [Bucket],
     shift: u32,
 }
 
@@ -65,7 +73,7 @@ impl Merges {
     }
 
     fn insert(&mut self, wanted: u64, merge: Merge) {
-        let mut at = self.place(wanted);
+        let mut at = self.reader().place(wanted);
         let mask = self.buckets.len() - 1;
         while let Some(Bucket { pairs, merges }) = self.buckets.get_mut(at) {
             let free = |(pair, _): &(&mut u64, _)| **pair == wanted || **pair == u64::MAX;
@@ -77,37 +85,9 @@ impl Merges {
         }
     }
 
-    /// The first bucket that a pair may be in.
     #[inline]
-    fn place(&self, pair: u64) -> usize {
-        (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
-    }
-
-    /// Starts to read what [`Merges::merge`] will need.
-    #[inline]
-    pub fn prefetch(&self, left: u32, right: u32) {
-        prefetch(&self.buckets, self.place(pair(left, right)));
-    }
-
-    /// What two tokens merge into. Nothing does with [`NONE`].
-    #[inline]
-    pub fn merge(&self, left: u32, right: u32) -> Merge {
-        let wanted = pair(left, right);
-        let mut at = self.place(wanted);
-        while let Some(Bucket { pairs, merges }) = self.buckets.get(at) {
-            let mut found = NO_MERGE;
-            for (pair, merge) in pairs.iter().zip(merges) {
-                if *pair == wanted {
-                    found = *merge;
-                }
-            }
-            let [.., last] = *pairs;
-            if found != NO_MERGE || last == u64::MAX {
-                return found;
-            }
-            at = (at + 1) & (self.buckets.len() - 1);
-        }
-        NO_MERGE
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { buckets: &self.buckets, shift: self.shift }
     }
 
     /// Merges `symbols` to tokens: always the pair of the lowest rank, of equals the leftmost. Returns the highest rank among the
@@ -115,10 +95,11 @@ impl Merges {
     ///
     /// At most three candidates a symbol enter the heap: one at the start, two for each merge.
     pub fn apply_by_heap(&self, symbols: &mut Vec<u32>, workspace: &mut Workspace) -> u32 {
+        let table = self.reader();
         let Workspace { merges, next, previous, heap, candidates } = workspace;
         merges.clear();
         merges.extend(symbols.windows(2).map(|pair| match pair {
-            &[left, right] => self.merge(left, right),
+            &[left, right] => table.merge(left, right),
             _ => NO_MERGE,
         }));
         let count = symbols.len() as u32;
@@ -154,7 +135,7 @@ impl Merges {
                 if left == NONE || right >= count {
                     continue;
                 }
-                let merge = self.merge(get(symbols, left), get(symbols, right));
+                let merge = table.merge(get(symbols, left), get(symbols, right));
                 set(merges, left, merge);
                 if merge != NO_MERGE {
                     heap.push(candidate(merge, left));
@@ -163,6 +144,40 @@ impl Merges {
         }
         symbols.retain(|&symbol| symbol != NONE);
         highest
+    }
+}
+
+impl Reader<'_> {
+    /// The first bucket that a pair may be in.
+    #[inline]
+    fn place(self, pair: u64) -> usize {
+        (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+    }
+
+    /// Starts to read what [`Reader::merge`] will need.
+    #[inline]
+    pub fn prefetch(self, left: u32, right: u32) {
+        prefetch(self.buckets, self.place(pair(left, right)));
+    }
+
+    /// What two tokens merge into. Nothing does with [`NONE`].
+    #[inline]
+    pub fn merge(self, left: u32, right: u32) -> Merge {
+        let wanted = pair(left, right);
+        let mut at = self.place(wanted);
+        while let Some(Bucket { pairs, merges }) = self.buckets.get(at) {
+            let [first, second, third, fourth] = pairs.map(|pair| pair == wanted);
+            // No branch on where it is, which could not be predicted.
+            let slot = usize::from(second) + 2 * usize::from(third) + 3 * usize::from(fourth);
+            let merge = merges.get(slot % merges.len()).copied().unwrap_or(NO_MERGE);
+            let found = select_unpredictable(first | second | third | fourth, merge, NO_MERGE);
+            let [.., last] = *pairs;
+            if found != NO_MERGE || last == u64::MAX {
+                return found;
+            }
+            at = (at + 1) & (self.buckets.len() - 1);
+        }
+        NO_MERGE
     }
 }
 
@@ -205,8 +220,8 @@ pub mod tests {
     #[test]
     fn of_a_pair_that_comes_twice_the_later_counts_and_no_id_is_none() {
         let table = Merges::new(&[(0, 1, 2), (1, 1, 3), (0, 1, 4)]).unwrap();
-        assert_eq!((table.merge(0, 1), table.merge(1, 1)), (pair(2, 4), pair(1, 3)));
-        assert_eq!((table.merge(1, 0), table.merge(NONE, NONE)), (NO_MERGE, NO_MERGE));
+        assert_eq!((table.reader().merge(0, 1), table.reader().merge(1, 1)), (pair(2, 4), pair(1, 3)));
+        assert_eq!((table.reader().merge(1, 0), table.reader().merge(NONE, NONE)), (NO_MERGE, NO_MERGE));
         assert!(Merges::new(&[(0, NONE - 1, NONE - 1)]).is_some());
         for with_none in [(NONE, 1, 2), (0, NONE, 2), (0, 1, NONE)] {
             assert!(Merges::new(&[with_none]).is_none());

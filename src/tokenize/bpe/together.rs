@@ -3,10 +3,10 @@
 //! The next merge of a word depends on what was looked up for the one before, in a table far larger than the caches. So a
 //! step is taken in each word in turn, and what it needs to know next is on its way while the others take theirs.
 
-use super::merges::{Merge, Merges, NONE};
+use super::merges::{Merge, NONE, Reader};
 
-/// The most symbols of a word: with one lane on each side, a bit each of 64.
-pub const MAX_SYMBOLS: usize = 62;
+/// The most symbols of a word: with a lane before them, a bit each of 64.
+pub const MAX_SYMBOLS: usize = 63;
 
 /// One symbol, at a place that it keeps until it is merged into the one before it.
 #[derive(Clone, Copy)]
@@ -18,137 +18,183 @@ struct Lane {
     made: u32,
 }
 
-/// Beside a word, and what fills its last group.
+/// Before a word, and behind it.
 const BORDER: Lane = Lane { order: u64::MAX, symbol: NONE, made: NONE };
 
-/// Lanes whose orders are compared at once.
-const GROUP: usize = 8;
-
-struct Word {
-    /// Of all lanes those of this word, a border first.
-    begin: usize,
-    end: usize,
-    /// A bit for each symbol and for the border on each side.
+/// With `LANES`, a power of two, of which the first is a border.
+struct Word<const LANES: usize> {
+    lanes: [Lane; LANES],
+    /// A bit for the border and for each symbol.
     alive: u64,
     /// The lanes before, at and after the last merge, whose two new merges are to be looked up; `at` is 0 before the first.
     changed: [usize; 3],
 }
 
-impl Word {
-    /// How many it has now: the borders are none.
-    fn tokens(&self) -> usize {
-        (self.alive.count_ones() as usize).saturating_sub(2)
-    }
+/// Words of fewer symbols than `LANES`.
+struct Words<const LANES: usize> {
+    words: Vec<Word<LANES>>,
+    unfinished: Vec<usize>,
 }
 
 /// Words of at most [`MAX_SYMBOLS`] symbols.
 #[derive(Default)]
 pub struct Together {
-    words: Vec<Word>,
-    lanes: Vec<Lane>,
-    unfinished: Vec<usize>,
+    short: Words<8>,
+    middle: Words<16>,
+    long: Words<64>,
+}
+
+/// Where a word is kept.
+#[derive(Clone, Copy)]
+pub enum Place {
+    Short(usize),
+    Middle(usize),
+    Long(usize),
 }
 
 impl Together {
     pub fn clear(&mut self) {
-        self.words.clear();
-        self.lanes.clear();
+        self.short.words.clear();
+        self.middle.words.clear();
+        self.long.words.clear();
     }
 
-    pub fn add(&mut self, symbols: &[u32], merges: &Merges) {
-        let begin = self.lanes.len();
-        self.lanes.push(BORDER);
-        self.lanes.extend(symbols.iter().map(|&symbol| Lane { symbol, ..BORDER }));
-        let lanes = (symbols.len() + 2).next_multiple_of(GROUP);
-        self.lanes.resize(begin + lanes, BORDER);
+    /// Takes a word.
+    #[inline]
+    pub fn add(&mut self, symbols: &[u32], merges: Reader<'_>) -> Place {
+        match symbols.len() {
+            ..8 => Place::Short(self.short.add(symbols, merges)),
+            8..16 => Place::Middle(self.middle.add(symbols, merges)),
+            _ => Place::Long(self.long.add(symbols, merges)),
+        }
+    }
+
+    /// Merges the symbols of each word to its tokens: always the pair of the lowest rank, of equals the leftmost.
+    pub fn merge(&mut self, merges: Reader<'_>) {
+        self.short.merge(merges);
+        self.middle.merge(merges);
+        self.long.merge(merges);
+    }
+
+    /// Appends the tokens of a word.
+    #[inline]
+    pub fn tokens(&self, place: Place, tokens: &mut Vec<u32>) {
+        match place {
+            Place::Short(index) => self.short.tokens(index, tokens),
+            Place::Middle(index) => self.middle.tokens(index, tokens),
+            Place::Long(index) => self.long.tokens(index, tokens),
+        }
+    }
+}
+
+impl<const LANES: usize> Default for Words<LANES> {
+    fn default() -> Self {
+        Self { words: Vec::new(), unfinished: Vec::new() }
+    }
+}
+
+impl<const LANES: usize> Words<LANES> {
+    #[inline]
+    fn add(&mut self, symbols: &[u32], merges: Reader<'_>) -> usize {
+        let mut lanes = [BORDER; LANES];
+        for (lane, &symbol) in lanes.iter_mut().skip(1).zip(symbols) {
+            lane.symbol = symbol;
+        }
         let alive = u64::MAX >> (MAX_SYMBOLS - symbols.len().min(MAX_SYMBOLS));
-        self.words.push(Word { begin, end: begin + lanes, alive, changed: [0; 3] });
+        self.words.push(Word { lanes, alive, changed: [0; 3] });
         for symbols in symbols.windows(2) {
             if let &[left, right] = symbols {
                 merges.prefetch(left, right);
             }
         }
+        self.words.len() - 1
     }
 
-    /// Merges the symbols of each word to its tokens: always the pair of the lowest rank, of equals the leftmost.
-    pub fn merge(&mut self, merges: &Merges) {
-        let Self { words, lanes, unfinished } = self;
+    fn merge(&mut self, merges: Reader<'_>) {
+        let Self { words, unfinished } = self;
         unfinished.clear();
-        for (index, word) in words.iter().enumerate() {
-            let Some(lanes) = lanes.get_mut(word.begin..word.end) else { continue };
-            for left in 1..word.tokens() {
-                look_up(lanes, merges, left, left + 1);
+        unfinished.extend(0..words.len());
+        for word in &mut *words {
+            for left in 1..(word.alive.count_ones() as usize).saturating_sub(1) {
+                word.look_up(left, left + 1, merges);
             }
-            unfinished.push(index);
         }
         while !unfinished.is_empty() {
-            unfinished.retain(|&index| {
-                words.get_mut(index).is_some_and(|word| {
-                    lanes.get_mut(word.begin..word.end).is_some_and(|lanes| step(lanes, merges, word))
-                })
-            });
+            let mut kept = 0;
+            for at in 0..unfinished.len() {
+                let index = unfinished.get(at).copied().unwrap_or_default();
+                if let Some(place) = unfinished.get_mut(kept) {
+                    *place = index;
+                }
+                kept += usize::from(words.get_mut(index).is_some_and(|word| word.step(merges)));
+            }
+            unfinished.truncate(kept);
         }
     }
 
-    /// How many tokens each word has, and its tokens.
-    pub fn tokens(&self, index: usize) -> (usize, impl Iterator<Item = u32>) {
-        let (count, begin, alive) =
-            self.words.get(index).map_or((0, 0, 0), |word| (word.tokens(), word.begin, word.alive));
-        // Without the first border; the last is not reached.
-        let mut alive = alive & u64::MAX << 1;
-        let tokens = std::iter::repeat_with(move || {
-            let at = alive.trailing_zeros();
-            alive &= alive.wrapping_sub(1);
-            at as usize
-        });
-        let token = move |at: usize| self.lanes.get(begin + at).map_or(NONE, |lane| lane.symbol);
-        (count, tokens.take(count).map(token))
+    fn tokens(&self, index: usize, tokens: &mut Vec<u32>) {
+        let Some(word) = self.words.get(index) else { return };
+        // Without the border.
+        let mut alive = word.alive & u64::MAX << 1;
+        while alive != 0 {
+            tokens.push(word.symbol(alive.trailing_zeros() as usize));
+            alive &= alive - 1;
+        }
     }
 }
 
-/// Joins one pair of a word; false when it was the last one.
-#[inline]
-fn step(lanes: &mut [Lane], merges: &Merges, word: &mut Word) -> bool {
-    let [before, at, after] = word.changed;
-    if at != 0 {
-        look_up(lanes, merges, before, at);
-        look_up(lanes, merges, at, after);
+impl<const LANES: usize> Word<LANES> {
+    /// Joins one pair; false when it was the last one.
+    #[inline]
+    fn step(&mut self, merges: Reader<'_>) -> bool {
+        let [before, at, after] = self.changed;
+        if at != 0 {
+            self.look_up(before, at, merges);
+            self.look_up(at, after, merges);
+        }
+        let least = self.least();
+        if (least >> 32) as u32 == NONE {
+            return false;
+        }
+        let at = least as usize % LANES;
+        let right = next(self.alive, at);
+        self.alive &= !(1 << (right % LANES));
+        let (before, after) = (previous(self.alive, at), next(self.alive, at));
+        self.lane(right).order = u64::MAX;
+        let lane = self.lane(at);
+        let made = lane.made;
+        lane.symbol = made;
+        merges.prefetch(self.symbol(before), made);
+        merges.prefetch(made, self.symbol(after));
+        self.changed = [before, at, after];
+        before != 0 || after <= MAX_SYMBOLS
     }
-    let (groups, _) = lanes.as_chunks::<GROUP>();
-    let mut least = u64::MAX;
-    for [a, b, c, d, e, f, g, h] in groups {
-        let left = a.order.min(b.order).min(c.order.min(d.order));
-        let right = e.order.min(f.order).min(g.order.min(h.order));
-        least = least.min(left.min(right));
-    }
-    if (least >> 32) as u32 == NONE {
-        return false;
-    }
-    let at = least as u32 as usize;
-    let right = next(word.alive, at);
-    word.alive &= !(1 << right);
-    let (before, after) = (previous(word.alive, at), next(word.alive, at));
-    if let Some(lane) = lanes.get_mut(right) {
-        lane.order = u64::MAX;
-    }
-    let Some(lane) = lanes.get_mut(at) else { return false };
-    lane.symbol = lane.made;
-    let made = lane.made;
-    merges.prefetch(symbol(lanes, before), made);
-    merges.prefetch(made, symbol(lanes, after));
-    word.changed = [before, at, after];
-    before != 0 || word.alive >> after != 1
-}
 
-#[inline]
-fn symbol(lanes: &[Lane], at: usize) -> u32 {
-    lanes.get(at).map_or(NONE, |lane| lane.symbol)
-}
+    #[inline]
+    fn least(&self) -> u64 {
+        let mut least = u64::MAX;
+        for [a, b, c, d] in self.lanes.as_chunks().0 {
+            least = least.min(a.order.min(b.order).min(c.order.min(d.order)));
+        }
+        least
+    }
 
-#[inline]
-fn look_up(lanes: &mut [Lane], merges: &Merges, left: usize, right: usize) {
-    let merge: Merge = merges.merge(symbol(lanes, left), symbol(lanes, right));
-    if let Some(lane) = lanes.get_mut(left) {
+    #[inline]
+    #[allow(clippy::indexing_slicing, reason = "the remainder is less than the length")]
+    fn lane(&mut self, at: usize) -> &mut Lane {
+        &mut self.lanes[at % LANES]
+    }
+
+    /// [`NONE`] beside the word.
+    #[inline]
+    fn symbol(&self, at: usize) -> u32 {
+        self.lanes.get(at).map_or(NONE, |lane| lane.symbol)
+    }
+
+    #[inline]
+    fn look_up(&mut self, left: usize, right: usize, merges: Reader<'_>) {
+        let merge: Merge = merges.merge(self.symbol(left), self.symbol(right));
+        let lane = self.lane(left);
         lane.order = merge >> 32 << 32 | left as u64;
         lane.made = merge as u32;
     }
@@ -180,13 +226,14 @@ mod tests {
             let words: Vec<Vec<u32>> =
                 (0..words).map(|_| (0..rng.usize(0..=MAX_SYMBOLS)).map(|_| rng.u32(..4)).collect()).collect();
             together.clear();
-            words.iter().for_each(|symbols| together.add(symbols, &table));
-            together.merge(&table);
-            for (index, symbols) in words.iter().enumerate() {
+            let places: Vec<Place> = words.iter().map(|symbols| together.add(symbols, table.reader())).collect();
+            together.merge(table.reader());
+            for (place, symbols) in places.into_iter().zip(&words) {
                 let mut expected = symbols.clone();
                 table.apply_by_heap(&mut expected, &mut workspace);
-                let (count, tokens) = together.tokens(index);
-                assert_eq!((count, tokens.collect()), (expected.len(), expected), "{symbols:?}");
+                let mut tokens = Vec::new();
+                together.tokens(place, &mut tokens);
+                assert_eq!(tokens, expected, "{symbols:?}");
             }
         }
     }

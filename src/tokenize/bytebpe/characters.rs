@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use crate::tokenize::bpe::merges::{Merges, NONE, Workspace};
 
 /// A bit for each byte.
-type ByteSet = [u128; 2];
+type ByteSet = [u64; 4];
 
 pub struct Characters {
     /// By character.
@@ -104,9 +104,14 @@ impl Characters {
         this
     }
 
+    /// The token that `character` can begin as somewhere.
+    pub fn token(&self, character: char) -> Option<u32> {
+        self.starts.get(character as usize).map(|start| start.token).filter(|&token| token != NONE)
+    }
+
     /// The token that `character` can begin as between these bytes; `None` beside it is the end of the word.
     #[inline]
-    pub fn whole(&self, character: char, before: Option<u8>, behind: Option<u8>) -> Option<u32> {
+    pub fn whole(&self, character: u32, before: Option<u8>, behind: Option<u8>) -> Option<u32> {
         let start = self.starts.get(character as usize).filter(|start| start.token != NONE)?;
         let free = |set: u16, byte: Option<u8>| {
             byte.is_none_or(|byte| self.sets.get(usize::from(set)).is_some_and(|set| !contains(set, byte)))
@@ -123,14 +128,14 @@ struct Beside {
 }
 
 fn insert(set: &mut ByteSet, byte: u8) {
-    if let Some(half) = set.get_mut(usize::from(byte >> 7)) {
-        *half |= 1 << (byte & 127);
+    if let Some(part) = set.get_mut(usize::from(byte >> 6)) {
+        *part |= 1 << (byte & 63);
     }
 }
 
 #[inline]
 fn contains(set: &ByteSet, byte: u8) -> bool {
-    set.get(usize::from(byte >> 7)).is_some_and(|half| half >> (byte & 127) & 1 == 1)
+    set.get(usize::from(byte >> 6)).is_some_and(|part| part >> (byte & 63) & 1 == 1)
 }
 
 fn only_character(bytes: &[u8]) -> Option<char> {
@@ -162,6 +167,9 @@ fn is_cut_off(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tokenize::bpe::Alphabet;
+    use crate::tokenize::bpe::early::Early;
+    use crate::tokenize::bytebpe::Bytes;
 
     /// Bytes are their own tokens, others follow from 256 on.
     struct Model {
@@ -199,32 +207,32 @@ mod tests {
         let model = Model::new(&[(b" ", c3), (c3, a9), (b"x", c3), (a9, b"y"), (E, b"z")]);
         let characters = model.characters();
         let whole = Some(model.token("é"));
-        assert_eq!(characters.whole('é', None, None), whole);
-        assert_eq!(characters.whole('é', Some(b' '), Some(b'a')), None);
-        assert_eq!(characters.whole('é', Some(b'x'), Some(b'y')), whole, "those come later");
-        assert_eq!(characters.whole('é', Some(b'a'), Some(b'z')), whole);
-        assert_eq!(characters.whole('è', None, None), None, "no token");
+        assert_eq!(characters.whole('é' as u32, None, None), whole);
+        assert_eq!(characters.whole('é' as u32, Some(b' '), Some(b'a')), None);
+        assert_eq!(characters.whole('é' as u32, Some(b'x'), Some(b'y')), whole, "those come later");
+        assert_eq!(characters.whole('é' as u32, Some(b'a'), Some(b'z')), whole);
+        assert_eq!(characters.whole('è' as u32, None, None), None, "no token");
         let model = Model::new(&[(a9, b"y"), (c3, a9)]);
-        assert_eq!(model.characters().whole('é', None, Some(b'y')), None);
-        assert_eq!(model.characters().whole('é', Some(b'y'), None), Some(model.token("é")));
+        assert_eq!(model.characters().whole('é' as u32, None, Some(b'y')), None);
+        assert_eq!(model.characters().whole('é' as u32, Some(b'y'), None), Some(model.token("é")));
     }
 
     #[test]
     fn a_token_that_a_merge_takes_before_it_is_made_is_not_whole() {
         let (c3, a9) = E.split_at(1);
         let mut model = Model::new(&[(c3, a9), (E, b"z")]);
-        assert!(model.characters().whole('é', None, None).is_some());
+        assert!(model.characters().whole('é' as u32, None, None).is_some());
         model.merges.swap(0, 1);
-        assert_eq!(model.characters().whole('é', None, None), None);
+        assert_eq!(model.characters().whole('é' as u32, None, None), None);
     }
 
-    /// On models of random merges of a few bytes, a word merges the same from either start.
+    /// On models of random merges of a few bytes, a word merges the same from either start, and with some pairs merged early.
     #[test]
     fn words_merge_the_same_from_characters_as_from_bytes() {
         let mut rng = fastrand::Rng::with_seed(11);
         let alphabet = ["é", "è", "日", "旦", "a", " "];
-        let mut taken = 0;
-        for _ in 0..300 {
+        let (mut taken, mut early_merges) = (0, 0);
+        for _ in 0..1_000 {
             let texts: Vec<String> = (0..30)
                 .map(|_| (0..rng.usize(1..7)).map(|_| alphabet[rng.usize(..alphabet.len())]).collect())
                 .collect();
@@ -248,18 +256,24 @@ mod tests {
             let borrowed: Vec<(&[u8], &[u8])> = merges.iter().map(|(a, b)| (&a[..], &b[..])).collect();
             model.merges.clear();
             let model = Model::new(&borrowed);
-            let (table, characters) = (Merges::new(&model.merges).unwrap(), model.characters());
+            let table = Merges::new(&model.merges).unwrap();
+            let tokens = std::array::from_fn(|byte| byte as u32);
+            let alphabet = Bytes { tokens, characters: model.characters() };
+            let early = Early::new(&model.merges, |token| alphabet.edges(&model.tokens[&token])).unwrap();
             let mut workspace = Default::default();
             for text in &texts {
                 let mut expected: Vec<u32> = text.bytes().map(u32::from).collect();
                 table.apply_by_heap(&mut expected, &mut workspace);
                 let mut found = Vec::new();
-                super::super::start(text, &characters, |byte| Some(u32::from(byte)), &mut found);
+                alphabet.symbols(text, &mut found);
                 taken += text.len() - found.len();
+                let count = early.reader().apply(&mut found);
+                early_merges += found.len() - count;
+                found.truncate(count);
                 table.apply_by_heap(&mut found, &mut workspace);
                 assert_eq!(found, expected, "{text:?} {:?}", model.merges);
             }
         }
-        assert!(taken > 1000, "{taken}");
+        assert!(taken > 3_000 && early_merges > 3_000, "{taken} {early_merges}");
     }
 }

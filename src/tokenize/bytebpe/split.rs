@@ -9,6 +9,7 @@ use serde_json::Value;
 use unicode_normalization_alignments::char::canonical_combining_class;
 use unicode_normalization_alignments::{IsNormalized, is_nfc_quick};
 
+use super::decode;
 use crate::tokenize::json::kind;
 
 /// Before and behind what it says of numbers.
@@ -27,9 +28,18 @@ enum Class {
     LineEnd,
 }
 
+/// A letter.
+const LETTER: u8 = 1;
+/// What stands before letters in their word.
+const BEFORE_LETTERS: u8 = 2;
+/// A word by itself before a space.
+const ALONE: u8 = 4;
+
 pub struct Splitter {
     /// By character; [`Class::Other`] beyond.
     classes: Vec<Class>,
+    /// By byte: what a word that begins with it may be, if it is ASCII; bits of [`LETTER`] and the like.
+    begins: [u8; 256],
     /// By character: whether NFC may change it, or what stands around it. Empty where texts are not normalized.
     may_change: Vec<bool>,
     /// The most numbers of a word.
@@ -55,8 +65,19 @@ impl Splitter {
         {
             set(&mut classes, expression, class)?;
         }
+        let mut begins = [0; 256];
+        for (byte, (kinds, class)) in (0..0x80).zip(begins.iter_mut().zip(&classes)) {
+            *kinds = match class {
+                Class::Letter => LETTER,
+                Class::Space => BEFORE_LETTERS,
+                // Of what follows an apostrophe some is a word.
+                Class::Other if byte == b'\'' => ALONE,
+                Class::Other => BEFORE_LETTERS | ALONE,
+                Class::Number | Class::LineEnd => 0,
+            }
+        }
         let may_change = if normalizes { changed_by_nfc() } else { Vec::new() };
-        Ok(Self { classes, may_change, numbers })
+        Ok(Self { classes, begins, may_change, numbers })
     }
 
     /// Whether NFC leaves `text` as it is; a false `false` costs time alone.
@@ -67,12 +88,33 @@ impl Splitter {
             || !text.chars().any(|c| self.may_change.get(c as usize).is_some_and(|&may| may))
     }
 
-    /// Where the word that begins at `start` ends.
+    /// The bytes of the word that `window` begins with, where that is soon told: most words of ASCII. What is behind the text
+    /// are zeros.
     #[inline]
+    pub fn quick(&self, window: &[u8; 32]) -> Option<usize> {
+        let [first, eight @ .., _, _, _, _, _, _, _] = window;
+        let (eight, rest) = eight.split_first_chunk()?;
+        let mut letters = ascii_letters(*eight);
+        if letters == 8 {
+            letters += ascii_letters(*rest.first_chunk()?);
+        }
+        let behind = *window.get(1 + letters)?;
+        let begins = *self.begins.get(usize::from(*first))?;
+        if behind >= 0x80 || letters == 16 {
+            return None;
+        }
+        let kinds = if letters == 0 { LETTER } else { LETTER | BEFORE_LETTERS };
+        if begins & kinds != 0 {
+            return Some(1 + letters);
+        }
+        (begins & ALONE != 0 && letters == 0 && behind == b' ').then_some(1)
+    }
+
+    /// Where the word that begins at `start` ends.
     pub fn end(&self, text: &str, start: usize) -> usize {
         let Some((class, second)) = self.at(text, start) else { return text.len() };
         match class {
-            Class::Letter => return self.behind(text, second, Class::Letter),
+            Class::Letter => return self.behind_letters(text, second),
             Class::Number => {
                 let mut end = second;
                 for _ in 1..self.numbers {
@@ -94,7 +136,7 @@ impl Splitter {
         let next = self.at(text, second);
         match next {
             Some((Class::Letter, third)) if class != Class::LineEnd => {
-                return self.behind(text, third, Class::Letter);
+                return self.behind_letters(text, third);
             }
             Some((Class::Other, _)) if begins_with(b' ') => {}
             _ if class == Class::Other => {}
@@ -117,11 +159,7 @@ impl Splitter {
     }
 
     /// The end of the characters of `class` from `at` on.
-    #[inline]
     fn behind(&self, text: &str, mut at: usize, class: Class) -> usize {
-        if class == Class::Letter {
-            at = behind_ascii_letters(text.as_bytes(), at);
-        }
         while let Some((found, next)) = self.at(text, at)
             && found == class
         {
@@ -130,35 +168,47 @@ impl Splitter {
         at
     }
 
+    /// The end of the letters from `at` on: of ASCII eight at once, as long as there are eight bytes.
+    fn behind_letters(&self, text: &str, mut at: usize) -> usize {
+        loop {
+            if let Some(eight) = text.as_bytes().get(at..).and_then(<[u8]>::first_chunk) {
+                let letters = ascii_letters(*eight);
+                at += letters;
+                if letters == 8 {
+                    continue;
+                }
+            }
+            let begin = at;
+            while let Some((Class::Letter, next)) = self.at(text, at) {
+                at = next;
+                if text.as_bytes().get(at).is_some_and(u8::is_ascii) {
+                    break;
+                }
+            }
+            if at == begin {
+                return at;
+            }
+        }
+    }
+
     /// The class of the character at `at`, and where it ends.
     #[inline]
     fn at(&self, text: &str, at: usize) -> Option<(Class, usize)> {
-        let byte = *text.as_bytes().get(at)?;
-        let (character, end) = match byte {
-            0..0x80 => (usize::from(byte), at + 1),
-            _ => text.get(at..)?.chars().next().map(|c| (c as usize, at + c.len_utf8()))?,
-        };
-        Some((self.classes.get(character).copied().unwrap_or(Class::Other), end))
+        let (character, end) = decode(text.as_bytes(), at)?;
+        Some((self.classes.get(character as usize).copied().unwrap_or(Class::Other), end))
     }
 }
 
-/// The end of the letters of ASCII from `at` on, or a place between them: eight bytes at once, as long as there are eight.
+/// How many letters of ASCII these begin with.
 #[inline]
-fn behind_ascii_letters(bytes: &[u8], mut at: usize) -> usize {
+fn ascii_letters(eight: [u8; 8]) -> usize {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    while let Some(eight) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        let eight = u64::from_le_bytes(*eight);
-        // In the highest bit of each byte, of its lower-case letter's seven bits: whether it is at least `a`, and beyond `z`.
-        let lower = (eight | (0x20 * EACH)) & (0x7f * EACH);
-        let (from_a, beyond_z) = (lower + (0x80 - 0x61) * EACH, lower + (0x80 - 0x7b) * EACH);
-        let others = !(from_a & !beyond_z & !eight) & (0x80 * EACH);
-        let letters = others.trailing_zeros() as usize / 8;
-        at += letters;
-        if letters < 8 {
-            break;
-        }
-    }
-    at
+    let eight = u64::from_le_bytes(eight);
+    // In the highest bit of each byte, of its lower-case letter's seven bits: whether it is at least `a`, and beyond `z`.
+    let lower = (eight | (0x20 * EACH)) & (0x7f * EACH);
+    let (from_a, beyond_z) = (lower + (0x80 - 0x61) * EACH, lower + (0x80 - 0x7b) * EACH);
+    let others = !(from_a & !beyond_z & !eight) & (0x80 * EACH);
+    others.trailing_zeros() as usize / 8
 }
 
 /// The end of what follows an apostrophe at `at`, in either case; `ſ` is a case of `s`.
@@ -236,6 +286,9 @@ mod tests {
         let mut start = 0;
         while start < text.len() {
             let end = splitter.end(text, start);
+            let mut window = [0; 32];
+            window.iter_mut().zip(&text.as_bytes()[start..]).for_each(|(place, byte)| *place = *byte);
+            assert!(splitter.quick(&window).is_none_or(|length| start + length == end), "{text:?}");
             found.push(&text[start..end]);
             start = end;
         }
