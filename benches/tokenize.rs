@@ -1,4 +1,4 @@
-//! Tokenization of unseen text, in bytes per second: what is chosen, fastokens, and the reference.
+//! Tokenization of unseen text, in bytes per second: what is chosen, what serves until that is loaded, fastokens, and the reference.
 //!
 //!     REAL_DIR=target/real cargo bench --bench tokenize
 //!
@@ -24,6 +24,7 @@ const NAMES: [&str; 7] = ["llama2", "mistral", "gemma", "gemma3", "llama3", "qwe
 /// The model inside the program: Unigram, which fastokens does not take.
 const BUILTIN: &str = "builtin";
 const BPE: &[&str] = NAMES.split_last().unwrap().1;
+const BYTE_LEVEL: [&str; 2] = ["llama3", "qwen3"];
 const SENTENCE: usize = 58;
 const DOCUMENT: usize = 2048;
 const HOSTILE: [&str; 6] = ["a", " ", "=", "人人生而自由", "xqzvjk", "\u{1f600}"];
@@ -45,6 +46,7 @@ fn path(name: &str) -> PathBuf {
 struct Loaded {
     name: String,
     chosen: Arc<dyn Tokenize>,
+    at_once: Arc<dyn Tokenize>,
     fastokens: Option<Arc<dyn Tokenize>>,
     reference: Arc<dyn Tokenize>,
     words: Arc<Vec<String>>,
@@ -75,6 +77,7 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
                 .filter_map(|(_, word)| word.strip_prefix(['▁', 'Ġ']).filter(|word| is_word(word)).map(str::to_owned));
             *loaded = Some(Loaded {
                 name: name.to_owned(),
+                at_once: Tokenizer::open(&path).unwrap().choice.implementation,
                 chosen: Tokenizer::open(&path).unwrap().settle().choice.implementation,
                 fastokens: Fastokens::from_json(&json).ok().map(|f| Arc::new(f) as Arc<dyn Tokenize>),
                 reference: Arc::new(HfTokenizer::from_json(&json, &path).unwrap()),
@@ -152,6 +155,11 @@ macro_rules! lengths {
             #[divan::bench(args = NAMES, sample_size = 1)]
             fn chosen(bencher: Bencher<'_, '_>, name: &str) {
                 unseen(bencher, name, $length, |loaded| &loaded.chosen);
+            }
+
+            #[divan::bench(args = BYTE_LEVEL, sample_size = 1)]
+            fn at_once(bencher: Bencher<'_, '_>, name: &str) {
+                unseen(bencher, name, $length, |loaded| &loaded.at_once);
             }
 
             #[divan::bench(args = BPE, sample_size = 1)]
