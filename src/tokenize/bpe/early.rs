@@ -57,12 +57,11 @@ impl Early {
     /// Of merges `(left, right, result)` in the order of their ranks, and the edges of each token. `None` when the system gives no
     /// memory.
     pub fn new(merges: &[(u32, u32, u32)], edges: impl Fn(u32) -> Edges) -> Option<Self> {
-        // The lowest rank that takes a token.
-        let mut taken: HashMap<u32, u32> = HashMap::new();
+        // Of each token, its edges and the lowest rank that takes it.
+        let mut tokens: HashMap<u32, (Edges, u32)> = HashMap::new();
         let mut found: HashMap<u64, Slot> = HashMap::new();
         for (rank, &(left, right, made)) in (0..NONE).zip(merges) {
-            taken.entry(left).or_insert(rank);
-            taken.entry(right).or_insert(rank);
+            let mut edges = |token| tokens.entry(token).or_insert_with(|| (edges(token), rank)).0;
             let ([left_begins, left_ends], [right_begins, right_ends]) = (edges(left), edges(right));
             let is_symbol =
                 |token, begins: &[_], ends: &[_]| begins.contains(&Some(token)) && ends.contains(&Some(token));
@@ -92,7 +91,7 @@ impl Early {
         let mut found: Vec<Slot> = found.into_values().collect();
         found.sort_unstable_by_key(|slot| (slot.before.min(slot.behind), slot.pair));
         for mut slot in found {
-            if taken.get(&slot.made).is_some_and(|&taken| taken <= slot.rank) {
+            if tokens.get(&slot.made).is_some_and(|&(_, taken)| taken <= slot.rank) {
                 (slot.rank, slot.made) = (NONE, NONE);
             }
             let at = this.reader().place(slot.pair);
