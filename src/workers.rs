@@ -88,7 +88,8 @@ pub struct Slices<T: Send + 'static> {
 
 trait Reader<T>: Slice {
     fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool);
-    fn abandon(&self);
+    /// Whether the job still stands in the queue.
+    fn abandon(&self) -> bool;
     fn as_slice(self: Arc<Self>) -> Arc<dyn Slice>;
 }
 
@@ -214,6 +215,19 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    /// Takes out a job whose reader went away.
+    fn remove(&self, job: &Arc<dyn Slice>) {
+        let mut state = lock(&self.state);
+        state.jobs.retain(|turn| !std::ptr::addr_eq(Arc::as_ptr(&turn.job), Arc::as_ptr(job)));
+        self.tell_if_few(&state);
+    }
+
+    fn tell_if_few(&self, state: &QueueState) {
+        if state.watched_by > 0 && !self.is_busy(state) {
+            self.few.notify_all();
+        }
+    }
+
     fn is_busy(&self, state: &QueueState) -> bool {
         state.jobs.len() >= AHEAD * self.threads
     }
@@ -245,8 +259,8 @@ impl Queue {
                     had => state.jobs.push_front(Turn { job, had }),
                 }
                 self.wake.notify_one();
-            } else if state.watched_by > 0 && !self.is_busy(&state) {
-                self.few.notify_all();
+            } else {
+                self.tell_if_few(&state);
             }
             if let Some((slice, _)) = claimed {
                 return Some((job, slice));
@@ -304,8 +318,10 @@ where
         (Poll::Ready(Some(result)), requeue)
     }
 
-    fn abandon(&self) {
-        lock(&self.state).abandoned = true;
+    fn abandon(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.abandoned = true;
+        state.queued
     }
 
     fn as_slice(self: Arc<Self>) -> Arc<dyn Slice> {
@@ -340,7 +356,9 @@ impl<T: Send + 'static> Slices<T> {
 
 impl<T: Send + 'static> Drop for Slices<T> {
     fn drop(&mut self) {
-        self.job.abandon();
+        if self.job.abandon() {
+            self.queue.remove(&Arc::clone(&self.job).as_slice());
+        }
     }
 }
 
@@ -477,11 +495,15 @@ mod tests {
             while lock(&workers.queue.state).watched_by == 0 {
                 thread::yield_now();
             }
-            if !wanted {
+            if wanted {
+                go.send(()).unwrap();
+                waits.join().unwrap();
+            } else {
                 others.clear();
+                assert_eq!(workers.waiting(), 0);
+                waits.join().unwrap();
+                go.send(()).unwrap();
             }
-            go.send(()).unwrap();
-            waits.join().unwrap();
             collect(first).await;
             for other in others {
                 assert_eq!(collect(other).await, [Ok(())]);

@@ -209,7 +209,7 @@ fn the_work_of_a_client_that_goes_away_is_dropped() {
     wait(|| metric(&app, "embedding_server_bytes_in_flight") > 4e6);
     drop(stream);
     wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
-    wait(|| metric(&app, "embedding_server_queue_depth") == 0.0);
+    assert_eq!(metric(&app, "embedding_server_queue_depth"), 0.0);
     assert_eq!(metric(&app, "embedding_server_inputs_total{model=\"text-embedding-3-small\"}"), 0.0);
     assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
 }
