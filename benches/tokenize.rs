@@ -75,10 +75,11 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
             let words = words
                 .into_iter()
                 .filter_map(|(_, word)| word.strip_prefix(['▁', 'Ġ']).filter(|word| is_word(word)).map(str::to_owned));
+            let opened = Tokenizer::open(&path).unwrap();
             *loaded = Some(Loaded {
                 name: name.to_owned(),
-                at_once: Tokenizer::open(&path).unwrap().choice.implementation,
-                chosen: Tokenizer::open(&path).unwrap().settle().choice.implementation,
+                at_once: Arc::clone(&opened.choice.implementation),
+                chosen: opened.settle().choice.implementation,
                 fastokens: Fastokens::from_json(&json).ok().map(|f| Arc::new(f) as Arc<dyn Tokenize>),
                 reference: Arc::new(HfTokenizer::from_json(&json, &path).unwrap()),
                 words: Arc::new(words.collect()),
