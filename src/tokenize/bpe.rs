@@ -49,6 +49,7 @@ pub struct Scratch {
     /// What those consist of.
     symbols: Vec<u32>,
     together: Together,
+    places: Vec<Place>,
     /// Of a word that is too long to be merged with others.
     long: Vec<u32>,
     workspace: Workspace,
@@ -94,7 +95,6 @@ struct Merged {
     /// Which of the unknown words.
     unknown: usize,
     symbols: Range<usize>,
-    place: Place,
 }
 
 impl<A: Alphabet> Bpe<A> {
@@ -201,7 +201,7 @@ impl<A: Alphabet> Bpe<A> {
                     found.extend_from_slice(long);
                 } else {
                     early.prefetch(symbols.get(begin..).unwrap_or_default());
-                    merged.push(Merged { unknown: index, symbols: begin..symbols.len(), place: Place::Short(0) });
+                    merged.push(Merged { unknown: index, symbols: begin..symbols.len() });
                 }
             }
             *tokens = begin..found.len();
@@ -210,16 +210,17 @@ impl<A: Alphabet> Bpe<A> {
     }
 
     fn merge(&self, scratch: &mut Scratch) {
-        let Scratch { cache, words, unknown, found, merged, symbols, together, .. } = scratch;
+        let Scratch { cache, words, unknown, found, merged, symbols, together, places, .. } = scratch;
         let (early, merges) = (self.early.reader(), self.merges.reader());
         together.clear();
-        for Merged { symbols: range, place, .. } in &mut *merged {
+        places.clear();
+        for Merged { symbols: range, .. } in &*merged {
             let symbols = symbols.get_mut(range.clone()).unwrap_or_default();
             let count = early.apply(symbols);
-            *place = together.add(symbols.get(..count).unwrap_or_default(), merges);
+            places.push(together.add(symbols.get(..count).unwrap_or_default(), merges));
         }
         together.merge(merges);
-        for Merged { unknown: index, place, .. } in merged {
+        for (Merged { unknown: index, .. }, place) in merged.iter().zip(places) {
             let Some(Unknown { word, tokens, .. }) = unknown.get_mut(*index) else { continue };
             let begin = found.len();
             together.tokens(*place, found);

@@ -19,7 +19,7 @@ use super::bpe::{self, Alphabet, Bpe};
 use super::json::{self, Added, NO_MEMORY, Template, kind};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::byte_characters;
-use characters::Characters;
+use characters::{Characters, first_character, last_character};
 use split::Splitter;
 
 type Definition<'a> = json::Definition<Model<'a>>;
@@ -105,18 +105,8 @@ impl Bytes {
     /// Of a token of these bytes: a character may be taken whole or byte by byte.
     fn edges(&self, bytes: &[u8]) -> Edges {
         let byte = |byte: Option<&u8>| self.tokens.get(usize::from(*byte?)).copied();
-        let character = |bytes: Option<&[u8]>| std::str::from_utf8(bytes?).ok()?.chars().next();
-        let length = match bytes.first() {
-            Some(..0x80) => 1,
-            Some(0x80..0xE0) => 2,
-            Some(0xE0..0xF0) => 3,
-            _ => 4,
-        };
-        let first = character(bytes.get(..length));
-        let last = bytes.iter().rposition(|byte| !(0x80..0xC0).contains(byte));
-        let last = last.and_then(|last| character(bytes.get(last..)));
         let whole = |character: Option<char>| self.characters.token(character?);
-        [[byte(bytes.first()), whole(first)], [byte(bytes.last()), whole(last)]]
+        [[byte(bytes.first()), whole(first_character(bytes))], [byte(bytes.last()), whole(last_character(bytes))]]
     }
 }
 

@@ -306,9 +306,10 @@ mod tests {
 
     #[test]
     fn a_word_is_found_until_another_takes_its_place() {
-        for count in [2, 4] {
+        for (count, places) in [(2, SHORT), (4, LONG)] {
             let mut cache = WordCache::default();
-            let keys: Vec<Key> = (0..20_000_u32).map(|n| Key::new(&n.to_le_bytes(), 0, 4).unwrap()).collect();
+            let keys: Vec<Key> =
+                (0..places as u32 / 8 * 7).map(|n| Key::new(&n.to_le_bytes(), 0, 4).unwrap()).collect();
             let ids = |n: u32| (n..n + count).collect::<Vec<_>>();
             for (n, key) in (0..).zip(&keys) {
                 cache.put(key, key.hash(), &ids(n));
@@ -317,7 +318,10 @@ mod tests {
             let kept = (0..)
                 .zip(&keys)
                 .filter(|(n, key)| tokens(&cache, key).inspect(|found| assert_eq!(*found, ids(*n))).is_some());
-            assert!(kept.count() > 12_000);
+            assert!(kept.count() > places / 2);
+            let key = keys[0];
+            cache.put(&key, key.hash(), &[7; MAX_IDS + 1]);
+            assert!(tokens(&cache, &key).is_none_or(|found| found == ids(0)));
         }
     }
 

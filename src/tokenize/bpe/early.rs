@@ -10,7 +10,7 @@ use std::hint::select_unpredictable;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::merges::NONE;
+use super::merges::{NONE, pair, place};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 
@@ -94,8 +94,7 @@ impl Early {
             if tokens.get(&slot.made).is_some_and(|&(_, taken)| taken <= slot.rank) {
                 (slot.rank, slot.made) = (NONE, NONE);
             }
-            let at = this.reader().place(slot.pair);
-            let place = this.slots.get_mut(at)?;
+            let place = this.slots.get_mut(place(slot.pair, this.shift))?;
             if place.pair == EMPTY.pair {
                 *place = slot;
             } else {
@@ -112,17 +111,12 @@ impl Early {
 }
 
 impl<'a> Reader<'a> {
-    #[inline]
-    fn place(self, pair: u64) -> usize {
-        (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
-    }
-
     /// Starts to read what [`Reader::apply`] will need.
     #[inline]
     pub fn prefetch(self, symbols: &[u32]) {
         for symbols in symbols.windows(2) {
             if let &[left, right] = symbols {
-                prefetch(self.slots, self.place(pair(left, right)));
+                prefetch(self.slots, place(pair(left, right), self.shift));
             }
         }
     }
@@ -130,7 +124,7 @@ impl<'a> Reader<'a> {
     #[inline]
     fn get(self, left: u32, right: u32) -> &'a Slot {
         let (pair, [empty, unknown]) = (pair(left, right), &OTHERS);
-        let slot = self.slots.get(self.place(pair)).unwrap_or(empty);
+        let slot = self.slots.get(place(pair, self.shift)).unwrap_or(empty);
         let other = select_unpredictable(slot.shared != 0, unknown, empty);
         select_unpredictable(slot.pair == pair, slot, other)
     }
@@ -157,11 +151,6 @@ impl<'a> Reader<'a> {
         }
         to
     }
-}
-
-#[inline]
-fn pair(left: u32, right: u32) -> u64 {
-    u64::from(left) << 32 | u64::from(right)
 }
 
 fn slot(found: &mut HashMap<u64, Slot>, left: u32, right: u32) -> &mut Slot {

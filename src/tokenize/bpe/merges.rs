@@ -151,7 +151,7 @@ impl Reader<'_> {
     /// The first bucket that a pair may be in.
     #[inline]
     fn place(self, pair: u64) -> usize {
-        (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> self.shift) as usize
+        place(pair, self.shift)
     }
 
     /// Starts to read what [`Reader::merge`] will need.
@@ -188,8 +188,14 @@ fn set<T>(list: &mut [T], at: u32, value: T) {
 }
 
 #[inline]
-fn pair(high: u32, low: u32) -> u64 {
+pub(super) fn pair(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
+}
+
+/// Where a pair belongs in a table of 2^(64 - `shift`) places.
+#[inline]
+pub(super) fn place(pair: u64, shift: u32) -> usize {
+    (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift) as usize
 }
 
 #[cfg(test)]

@@ -143,6 +143,26 @@ fn only_character(bytes: &[u8]) -> Option<char> {
     characters.next().filter(|_| characters.next().is_none())
 }
 
+/// The character that these bytes begin with, if they begin with a whole one.
+pub fn first_character(bytes: &[u8]) -> Option<char> {
+    only_character(bytes.get(..length(*bytes.first()?))?)
+}
+
+/// The character that these bytes end with, if they end with a whole one.
+pub fn last_character(bytes: &[u8]) -> Option<char> {
+    only_character(bytes.get(bytes.iter().rposition(|byte| !is_continuation(*byte))?..)?)
+}
+
+/// How many bytes a character has that begins with this one.
+fn length(first: u8) -> usize {
+    match first {
+        ..0xC0 => 1,
+        0xC0..0xE0 => 2,
+        0xE0..0xF0 => 3,
+        0xF0.. => 4,
+    }
+}
+
 fn is_continuation(byte: u8) -> bool {
     (0x80..0xC0).contains(&byte)
 }
@@ -150,16 +170,7 @@ fn is_continuation(byte: u8) -> bool {
 /// Whether these are the first bytes of a character, but not all.
 fn is_cut_off(bytes: &[u8]) -> bool {
     match bytes.split_first() {
-        Some((&first @ 0xC2.., rest)) => {
-            let length = if first < 0xE0 {
-                2
-            } else if first < 0xF0 {
-                3
-            } else {
-                4
-            };
-            bytes.len() < length && rest.iter().all(|byte| is_continuation(*byte))
-        }
+        Some((&first @ 0xC2.., rest)) => bytes.len() < length(first) && rest.iter().all(|byte| is_continuation(*byte)),
         _ => false,
     }
 }
