@@ -9,8 +9,9 @@ pub mod merges;
 pub mod model;
 mod together;
 
-use std::collections::HashMap;
 use std::ops::Range;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::words::{Key, MAX_IDS, PADDING, WholeWords, WordCache};
 use early::Early;

@@ -6,8 +6,7 @@
 mod characters;
 mod split;
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::Tokenize;

@@ -10,7 +10,7 @@
 mod definition;
 mod joins;
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 
 use super::Tokenize;
 use super::added::{self, AddedTokens};
@@ -265,7 +265,7 @@ type Rules = (Joins, Vec<(u32, u32, u32)>);
 
 fn rules(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<Rules, String> {
     let mut merges = Vec::new();
-    let mut pairs = HashSet::new();
+    let mut pairs = HashSet::default();
     for merge in definition.model.merges(vocabulary) {
         let Merge { left, right, ids } = merge?;
         // Their characters are not those of the text that they stand for, so nothing could be proven.

@@ -5,10 +5,10 @@
 //! right one to a token that begins as the symbol behind it does. And if what it makes is taken by merges of higher ranks alone,
 //! then nothing else happens sooner when it is made at once.
 
-use std::collections::HashMap;
 use std::hint::select_unpredictable;
 
 use bytemuck::{Pod, Zeroable};
+use foldhash::{HashMap, HashMapExt};
 
 use super::merges::{NONE, pair, place};
 use crate::large_pages::LargePages;

@@ -1,9 +1,9 @@
 //! The `model` of a BPE tokenizer.json.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 
+use foldhash::{HashMap, HashMapExt};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::tokenize::json::Text;

@@ -6,7 +6,7 @@
 //! alone; and if no merge that takes its token has a lower rank than its last, then nothing happens sooner when it
 //! begins as that token.
 
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::tokenize::bpe::merges::{Merges, NONE, Workspace};
 
