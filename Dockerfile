@@ -8,7 +8,9 @@ ARG RUST=docker.io/library/rust:1.95-bookworm
 FROM ${RUST} AS build
 # Or `release`, which is quicker to build.
 ARG PROFILE=dist
-WORKDIR /src
+# Where another build was made, whose `target` is mounted: cargo takes from it what was built of the same path.
+ARG SOURCE=/src
+WORKDIR ${SOURCE}
 COPY . .
 # The flags are for the program alone, so that its libraries are those of any other build.
 RUN cargo rustc --locked --profile "$PROFILE" --bin embedding-server -- \

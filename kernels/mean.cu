@@ -1,7 +1,7 @@
 // Sums of scaled rows and the means made of them, for src/pooling/cuda.rs. Every number of the table is read once, 16 bytes
 // a thread at a time, eight rows in flight, and nothing but sums is written.
 //
-// No shared memory and no synchronisation: tests/cuda/emulate.cpp runs the threads of this file one after the other on the
+// No shared memory and no synchronisation: tests/cuda/emulator.cpp runs the threads of this file one after the other on the
 // CPU. build.rs compiles it.
 
 typedef unsigned char u8;
@@ -50,12 +50,12 @@ struct Int4 {
 // adds nothing.
 //   table:   stored rows x width bytes, width a multiple of 16;  mapping: rows, each id's stored row
 //   scale:   rows;  per_row: corrections x rows
-//   sums:    parts x columns;  along: parts x corrections
+//   sums:    parts x stride, a multiple of what a thread adds up;  along: parts x corrections
 template <class Dtype>
 static __device__ void add_up(
     const u8 *__restrict__ table, u64 width, const u32 *__restrict__ mapping, const float *__restrict__ scale,
     const float *__restrict__ per_row, u32 corrections, u32 rows, const u32 *__restrict__ ids,
-    const u32 *__restrict__ bounds, u32 columns, float *__restrict__ sums, float *__restrict__ along
+    const u32 *__restrict__ bounds, u32 stride, float *__restrict__ sums, float *__restrict__ along
 ) {
     const int numbers = 4 * Dtype::PER_WORD;
     const u32 part = blockIdx.x;
@@ -72,7 +72,7 @@ static __device__ void add_up(
 
     const u32 place = blockIdx.y * blockDim.x + threadIdx.x;
     const u32 column = place * numbers;
-    if (column >= columns) return;
+    if (column >= stride) return;
 
     float sum[numbers];
 #pragma unroll
@@ -104,19 +104,18 @@ static __device__ void add_up(
             sum[j] += group;
         }
     }
+    float4 *to = (float4 *)(sums + (u64)part * stride + column);
 #pragma unroll
-    for (int i = 0; i < numbers; i++) {
-        if (column + i < columns) sums[(u64)part * columns + column + i] = sum[i];
-    }
+    for (int i = 0; i < numbers; i += 4) to[i / 4] = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
 }
 
 #define SUMS(NAME, DTYPE)                                                                                                \
     extern "C" __global__ void NAME(                                                                                     \
         const u8 *table, u64 width, const u32 *mapping, const float *scale, const float *per_row,                        \
-        u32 corrections, u32 rows, const u32 *ids, const u32 *bounds, u32 columns, float *sums, float *along             \
+        u32 corrections, u32 rows, const u32 *ids, const u32 *bounds, u32 stride, float *sums, float *along              \
     ) {                                                                                                                  \
         add_up<DTYPE>(                                                                                                   \
-            table, width, mapping, scale, per_row, corrections, rows, ids, bounds, columns, sums, along                  \
+            table, width, mapping, scale, per_row, corrections, rows, ids, bounds, stride, sums, along                   \
         );                                                                                                               \
     }
 
@@ -127,18 +126,19 @@ SUMS(sums_int8, Int8)
 SUMS(sums_int4, Int4)
 
 // Text x has the parts firsts[x] to firsts[x + 1], which are added in their order: a text's mean does not depend on its batch.
-//   directions: corrections x dimensions;  means: texts x columns
+//   sums: parts x stride;  directions: corrections x dimensions;  means: texts x columns
 extern "C" __global__ void means(
     const float *__restrict__ sums, const float *__restrict__ along, const u32 *__restrict__ bounds,
     const u32 *__restrict__ firsts, const float *__restrict__ weight, const float *__restrict__ directions,
-    u32 corrections, u32 dimensions, const float *__restrict__ bias, u32 biased, u32 columns, float *__restrict__ means
+    u32 corrections, u32 dimensions, const float *__restrict__ bias, u32 biased, u32 columns, u32 stride,
+    float *__restrict__ means
 ) {
     const u32 column = blockIdx.y * blockDim.x + threadIdx.x;
     if (column >= columns) return;
     const u32 first = firsts[blockIdx.x], last = firsts[blockIdx.x + 1];
     const float share = 1.0f / (float)(bounds[last] - bounds[first]);
     float sum = 0.0f;
-    for (u32 part = first; part < last; part++) sum += sums[(u64)part * columns + column];
+    for (u32 part = first; part < last; part++) sum += sums[(u64)part * stride + column];
     float mean = sum * share * weight[column];
     for (u32 k = 0; k < corrections; k++) {
         float total = 0.0f;

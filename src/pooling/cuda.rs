@@ -129,9 +129,11 @@ impl CudaPooling {
         let (ids, rest) = (upload.slice(..tokens), upload.slice(tokens..));
         let (bounds, firsts) = (rest.slice(..=parts), rest.slice(parts + 1..));
 
-        let mut sums = self.stream.alloc_zeros::<f32>(parts * columns).w()?;
+        let stride = columns.next_multiple_of(self.columns_of_a_thread);
+        let mut sums = self.stream.alloc_zeros::<f32>(parts * stride).w()?;
         let mut along = self.stream.alloc_zeros::<f32>((parts * self.corrections).max(1)).w()?;
-        let (wide, corrections, rows) = (columns as u32, self.corrections as u32, self.rows as u32);
+        let (wide, apart, corrections, rows) =
+            (columns as u32, stride as u32, self.corrections as u32, self.rows as u32);
         let (width, dimensions, biased) = (self.width as u64, self.dimensions as u32, u32::from(self.biased));
         let grid = |x: usize, threads: usize| LaunchConfig {
             grid_dim: (x as u32, (threads as u32).div_ceil(THREADS), 1),
@@ -140,16 +142,17 @@ impl CudaPooling {
         };
         let mut launch = self.stream.launch_builder(&self.sums);
         launch.arg(&self.table).arg(&width).arg(&self.mapping).arg(&self.scale).arg(&self.per_row);
-        launch.arg(&corrections).arg(&rows).arg(&ids).arg(&bounds).arg(&wide).arg(&mut sums).arg(&mut along);
+        launch.arg(&corrections).arg(&rows).arg(&ids).arg(&bounds).arg(&apart).arg(&mut sums).arg(&mut along);
         // SAFETY: the arguments are add_up's in kernels/mean.cu, in its order, with the shapes that it states. It reads rows of
-        // ids below `rows`, whose mapping is below the stored rows; threads past `columns` return, and a row has 16 bytes for
+        // ids below `rows`, whose mapping is below the stored rows; threads past `stride` return, and a row has 16 bytes for
         // each that does not, since `columns` is at most the table's.
-        unsafe { launch.launch(grid(parts, columns.div_ceil(self.columns_of_a_thread))) }.w()?;
+        unsafe { launch.launch(grid(parts, stride / self.columns_of_a_thread)) }.w()?;
 
         let mut means = self.stream.alloc_zeros::<f32>(texts.len() * columns).w()?;
         let mut launch = self.stream.launch_builder(&self.means);
         launch.arg(&sums).arg(&along).arg(&bounds).arg(&firsts).arg(&self.weight).arg(&self.directions);
-        launch.arg(&corrections).arg(&dimensions).arg(&self.bias).arg(&biased).arg(&wide).arg(&mut means);
+        launch.arg(&corrections).arg(&dimensions).arg(&self.bias).arg(&biased).arg(&wide).arg(&apart);
+        launch.arg(&mut means);
         // SAFETY: as above, of the kernel `means`.
         unsafe { launch.launch(grid(texts.len(), columns)) }.w()?;
         self.stream.clone_dtoh(&means).w()

@@ -13,8 +13,10 @@
 
 struct Index { unsigned x, y, z; };
 static thread_local Index blockIdx, threadIdx, blockDim;
-struct uint4 { unsigned x, y, z, w; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
 static uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+struct alignas(16) float4 { float x, y, z, w; };
+static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static float __uint_as_float(unsigned x) {
     float y;
     std::memcpy(&y, &x, 4);
@@ -127,7 +129,7 @@ int cuLaunchKernel(
                 argument<const float *>(a, 0), argument<const float *>(a, 1), argument<const u32 *>(a, 2),
                 argument<const u32 *>(a, 3), argument<const float *>(a, 4), argument<const float *>(a, 5),
                 argument<u32>(a, 6), argument<u32>(a, 7), argument<const float *>(a, 8), argument<u32>(a, 9),
-                argument<u32>(a, 10), argument<float *>(a, 11)
+                argument<u32>(a, 10), argument<u32>(a, 11), argument<float *>(a, 12)
             );
         });
     }
