@@ -17,7 +17,7 @@ use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe};
 use super::json::{self, Added, NO_MEMORY, Template, kind};
 use super::per_thread::{Owner, PerThread};
-use super::pieces::byte_characters;
+use super::pieces::{byte_characters, bytes_by_character};
 use characters::{Characters, first_character, last_character};
 use split::Splitter;
 
@@ -61,7 +61,7 @@ impl ByteBpe {
         let by_byte = byte_tokens(&vocabulary)?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
         let table = Merges::new(&merges).ok_or(NO_MEMORY)?;
-        let byte_of: HashMap<char, u8> = byte_characters().collect();
+        let byte_of = bytes_by_character();
         let bytes = |text: &str| text.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
         // What cannot be spelled is the token of no bytes.
         let tokens: HashMap<u32, Vec<u8>> =

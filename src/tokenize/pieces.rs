@@ -1,8 +1,9 @@
 //! What each token stands for in a text, for people: a space where a vocabulary writes `▁` or `Ġ`, and `<0xEC>` for a byte
 //! that is no text by itself.
 
-use std::collections::HashMap;
 use std::fmt::Write;
+
+use foldhash::HashMap;
 
 /// The text or bytes of every token, by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub enum Spelling {
 impl Pieces {
     /// Of entries in the order of their ids; an added token is always spelled plainly. `None`: an id without a token.
     pub fn new<T: AsRef<str>>(entries: impl Iterator<Item = Option<(T, Spelling)>>) -> Self {
-        let byte_of: HashMap<char, u8> = byte_characters().collect();
+        let byte_of = bytes_by_character();
         let mut pieces = Self::default();
         for entry in entries {
             if let Some((text, spelling)) = entry {
@@ -74,6 +75,11 @@ pub(super) fn byte_characters() -> impl Iterator<Item = (char, u8)> {
             (char::from_u32(next - 1).unwrap_or_default(), byte)
         }
     })
+}
+
+/// The byte that each of those characters stands for.
+pub(super) fn bytes_by_character() -> HashMap<char, u8> {
+    byte_characters().collect()
 }
 
 #[cfg(test)]
