@@ -36,17 +36,17 @@ impl CountInputs for CreateSimilarityRequest {
 
 /// The body of POST /v1/embeddings. Unknown fields are ignored.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
-#[schema(example = json!({"input": ["hello", "안녕하세요"], "model": "text-embedding-3-small"}))]
+#[schema(example = json!({"input": "hello", "model": "text-embedding-3-small"}))]
 pub struct CreateEmbeddingRequest {
     pub input: Inputs,
-    /// A model's id or alias. Left out: the default model.
+    /// The id or alias of a model. If it is missing, the default model answers.
     #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
-    /// `base64`: the same numbers as little-endian f32, standard alphabet, padded.
+    /// `base64` gives the same numbers as little-endian f32, in base64's standard alphabet with padding.
     #[serde(default, deserialize_with = "encoding_format")]
     #[schema(value_type = Option<EncodingFormat>, default = "float")]
     pub encoding_format: EncodingFormat,
-    /// The length of the vectors: a prefix of the model's, scaled to length 1 again.
+    /// How many numbers each vector has. The vector is cut to its first numbers and scaled to length 1 again.
     #[serde(default, deserialize_with = "dimensions")]
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimensions: Option<u64>,
@@ -58,23 +58,27 @@ pub struct CreateEmbeddingRequest {
 
 /// The body of POST /v1/tokenize.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
-#[schema(example = json!({"input": ["hello", "안녕하세요"]}))]
+#[schema(example = json!({"input": "hello", "model": "text-embedding-3-small"}))]
 pub struct CreateTokensRequest {
     pub input: Inputs,
-    /// A model's id or alias. Left out: the default model.
+    /// The id or alias of a model. If it is missing, the default model answers.
     #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
 }
 
 /// The body of POST /v1/similarity.
 #[derive(Debug, PartialEq, Deserialize, ToSchema)]
-#[schema(example = json!({"input": ["a cat", "a ship", "한국"], "queries": ["an animal"]}))]
+#[schema(example = json!({
+    "input": ["The cat sleeps.", "A pet is resting.", "The bank raises interest rates."],
+    "queries": ["a sleeping animal"],
+    "model": "text-embedding-3-small"
+}))]
 pub struct CreateSimilarityRequest {
     pub input: Inputs,
-    /// What to compare with the inputs. Left out: the inputs themselves.
+    /// Texts to compare with the inputs. If they are missing, the inputs are compared with each other.
     #[serde(default, deserialize_with = "queries")]
     pub queries: Option<Inputs>,
-    /// A model's id or alias. Left out: the default model.
+    /// The id or alias of a model. If it is missing, the default model answers.
     #[serde(default, deserialize_with = "model")]
     pub model: Option<String>,
     /// How many numbers of each vector are compared.
@@ -115,6 +119,12 @@ object!(SimilarityObject, Similarity);
 /// The answer of POST /v1/embeddings.
 // `server/write.rs` writes it, and the next two, without making one of these.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [-0.134277940, -0.42490086, -0.40635535, 0.79768670]}],
+    "model": "text-embedding-3-small",
+    "usage": {"prompt_tokens": 2, "total_tokens": 2}
+}))]
 pub struct CreateEmbeddingResponse {
     #[schema(inline)]
     pub object: ListObject,
@@ -128,13 +138,13 @@ pub struct CreateEmbeddingResponse {
 pub struct Embedding {
     #[schema(inline)]
     pub object: EmbeddingObject,
-    /// The input's place in the request.
+    /// The position of the input in the request.
     pub index: usize,
     #[schema(inline)]
     pub embedding: Vector,
 }
 
-/// As `encoding_format` says.
+/// A list of numbers or a base64 string, as `encoding_format` asks.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Vector {
@@ -144,13 +154,19 @@ pub enum Vector {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// The tokens that were pooled.
+    /// How many tokens the vectors are the mean of.
     pub prompt_tokens: usize,
     pub total_tokens: usize,
 }
 
 /// The answer of POST /v1/tokenize.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "object": "list",
+    "data": [{"object": "tokens", "index": 0, "ids": [21969, 28], "pieces": [" hell", "o"], "count": 2}],
+    "model": "text-embedding-3-small",
+    "usage": {"prompt_tokens": 2, "total_tokens": 2}
+}))]
 pub struct CreateTokensResponse {
     #[schema(inline)]
     pub object: ListObject,
@@ -164,17 +180,23 @@ pub struct CreateTokensResponse {
 pub struct Tokens {
     #[schema(inline)]
     pub object: TokensObject,
-    /// The input's place in the request.
+    /// The position of the input in the request.
     pub index: usize,
-    /// Of the model's own vocabulary, special tokens included where the model pools them.
+    /// Ids of the model's own vocabulary. They include special tokens if the model's mean includes them.
     pub ids: Vec<u32>,
-    /// What each token stands for; a byte that is no text by itself as `<0xEC>`.
+    /// The text of each token; a byte that is not a character by itself is written as `<0xEC>`.
     pub pieces: Vec<String>,
     pub count: usize,
 }
 
 /// The answer of POST /v1/similarity.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "object": "list",
+    "data": [{"object": "similarity", "index": 0, "similarity": [0.71952015, 0.45512652, -0.0101754200]}],
+    "model": "text-embedding-3-small",
+    "usage": {"prompt_tokens": 22, "total_tokens": 22}
+}))]
 pub struct CreateSimilarityResponse {
     #[schema(inline)]
     pub object: ListObject,
@@ -189,14 +211,17 @@ pub struct CreateSimilarityResponse {
 pub struct Similarity {
     #[schema(inline)]
     pub object: SimilarityObject,
-    /// The place of the query, or of the input, that the row belongs to.
+    /// The position of the row's query in `queries` (in `input` if there are no queries).
     pub index: usize,
-    /// Its cosine with each input.
+    /// The cosine similarity with each input.
     pub similarity: Vec<f32>,
 }
 
 /// An entry of GET /v1/models, and GET /v1/models/{id}.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({
+    "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"
+}))]
 pub struct Model {
     pub id: String,
     #[schema(inline)]
@@ -214,6 +239,10 @@ impl Model {
 
 /// GET /v1/models.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({
+    "object": "list",
+    "data": [{"id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"}]
+}))]
 pub struct ListModelsResponse {
     #[schema(inline)]
     pub object: ListObject,
@@ -222,6 +251,9 @@ pub struct ListModelsResponse {
 
 /// Every error on every path.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(example = json!({"error": {
+    "message": "What happened, and what to do about it.", "type": "invalid_request_error", "param": "input", "code": null
+}}))]
 pub struct ErrorResponse<'a> {
     pub error: ErrorBody<'a>,
 }
@@ -232,7 +264,7 @@ pub struct ErrorBody<'a> {
     pub message: &'a str,
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// The field at fault.
+    /// The field of the request that is wrong.
     #[schema(required = true)]
     pub param: Option<&'a str>,
     #[schema(required = true)]

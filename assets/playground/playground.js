@@ -1,4 +1,4 @@
-"use strict";
+import { drawMap, dot, short } from "./playground-map.js";
 
 const EXAMPLE = [
   "The cat sleeps.",
@@ -17,7 +17,13 @@ const EXAMPLE = [
 const EXAMPLE_QUERY = "a sleeping pet";
 /** The matrix, the map and the tokens are drawn for this many texts; all of them are embedded and ranked. */
 const MOST_DRAWN = 64;
+/** With more texts than this the rows of the matrix have only their numbers on a narrow screen. */
+const MOST_NAMED = 5;
+/** Longer lists of tokens scroll inside their section. */
+const MOST_TOKENS = 400;
 const PAUSE_MS = 450;
+
+const NOTHING = "Nothing to show yet.";
 
 const $ = (id) => document.getElementById(id);
 const state = { texts: [], vectors: [], model: "", query: "" };
@@ -78,50 +84,9 @@ async function embed(input, signal) {
 
 // ---- numbers
 
-const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 /** Two places, and no -0.00. */
 const rounded = (value) => value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 const cosine = (a, b) => dot(a, b) / (Math.sqrt(dot(a, a) * dot(b, b)) || 1);
-
-/** Eigenvalues and eigenvectors of a symmetric matrix, largest first, by Jacobi's rotations. */
-function eigen(matrix) {
-  const n = matrix.length;
-  const a = matrix.map((row) => [...row]);
-  const v = a.map((_, i) => a.map((__, j) => (i === j ? 1 : 0)));
-  for (let sweep = 0; sweep < 50; sweep++) {
-    let off = 0;
-    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) off += a[p][q] ** 2;
-    if (off < 1e-22) break;
-    for (let p = 0; p < n; p++) {
-      for (let q = p + 1; q < n; q++) {
-        if (Math.abs(a[p][q]) < 1e-300) continue;
-        const theta = (a[q][q] - a[p][p]) / (2 * a[p][q]);
-        const t = (theta < 0 ? -1 : 1) / (Math.abs(theta) + Math.hypot(theta, 1));
-        const c = 1 / Math.hypot(t, 1);
-        const s = t * c;
-        for (let k = 0; k < n; k++) [a[k][p], a[k][q]] = [c * a[k][p] - s * a[k][q], s * a[k][p] + c * a[k][q]];
-        for (let k = 0; k < n; k++) [a[p][k], a[q][k]] = [c * a[p][k] - s * a[q][k], s * a[p][k] + c * a[q][k]];
-        for (let k = 0; k < n; k++) [v[k][p], v[k][q]] = [c * v[k][p] - s * v[k][q], s * v[k][p] + c * v[k][q]];
-      }
-    }
-  }
-  return a.map((row, i) => ({ value: row[i], vector: v.map((r) => r[i]) })).sort((x, y) => y.value - x.value);
-}
-
-/** The first two principal components: coordinates, and each component's share of the variance. */
-function principal(vectors) {
-  const mean = vectors[0].map((_, i) => vectors.reduce((sum, v) => sum + v[i], 0) / vectors.length);
-  const centred = vectors.map((v) => v.map((x, i) => x - mean[i]));
-  // The Gram matrix has the covariance's eigenvalues, and is as small as the list of texts.
-  const pairs = eigen(centred.map((a) => centred.map((b) => dot(a, b))));
-  const total = pairs.reduce((sum, { value }) => sum + Math.max(0, value), 0) || 1;
-  const axis = (k) => {
-    const { value, vector } = pairs[k] ?? { value: 0, vector: vectors.map(() => 0) };
-    const scale = Math.sqrt(Math.max(0, value));
-    return { share: Math.max(0, value) / total, values: vector.map((x) => x * scale) };
-  };
-  return [axis(0), axis(1)];
-}
 
 // ---- colours
 
@@ -152,7 +117,8 @@ function drawHeat() {
     return th;
   }));
   const rows = values.map((row, i) => {
-    const name = element("th", { scope: "row", title: texts[i] }, element("span", { className: "n", textContent: i + 1 }), " ", texts[i]);
+    const number = element("span", { className: "n", textContent: i + 1 });
+    const name = element("th", { scope: "row", title: texts[i] }, number, " ", element("span", { className: "name", textContent: texts[i] }));
     return element("tr", {}, name, ...row.map((value, j) => {
       const td = element("td", { textContent: rounded(value), title: `${i + 1} and ${j + 1}: ${value.toFixed(4)}` });
       td.dataset.value = value;
@@ -167,127 +133,126 @@ function drawHeat() {
     }));
   });
   const caption = element("caption", { className: "hidden", textContent: "Cosine similarity of each text with each other one" });
+  $("heat").classList.toggle("many", shown.length > MOST_NAMED);
   $("heat").replaceChildren(caption, element("thead", {}, head), element("tbody", {}, ...rows));
-  $("low").textContent = others.length ? rounded(low) : "";
-  $("high").textContent = others.length ? rounded(high) : "";
+  $("legend").hidden = !others.length;
+  $("low").textContent = rounded(low);
+  $("high").textContent = rounded(high);
   const context = $("ramp").getContext("2d");
   for (let x = 0; x < 96; x++) {
     context.fillStyle = `rgb(${ramp(x / 95)})`;
     context.fillRect(x, 0, 1, 10);
   }
+  hintAtHeat();
 }
 
-function svg(name, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
+/** Says how to reach what a narrow screen does not show. */
+function hintAtHeat() {
+  const { scrollWidth, clientWidth } = $("heat").parentElement;
+  const sideways = scrollWidth > clientWidth ? "Scroll the table sideways to see all columns. " : "";
+  $("heat-hint").textContent = state.vectors.length ? `${sideways}Tap or click a number to see its two texts.` : NOTHING;
 }
 
-const box = (left, top, width, height) => ({ left, top, right: left + width, bottom: top + height });
-const DOT = 10;
+/** The two texts of a cell, in full: a narrow screen shows only their numbers. */
+function showPair(cell) {
+  if (cell?.dataset.value === undefined) return;
+  const [i, j] = [cell.parentElement.rowIndex - 1, cell.cellIndex - 1];
+  const line = (k) => element("span", {}, element("span", { className: "n", textContent: `#${k + 1}` }), ` ${state.texts[k]}`);
+  const score = element("strong", { textContent: `${Number(cell.dataset.value).toFixed(4)} ` });
+  $("pair").replaceChildren(score, line(i), ...(i === j ? [" (the same text)"] : [" and ", line(j)]));
+}
 
-const short = (text, most) => {
-  const letters = [...text];
-  return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : text;
-};
-
-function drawMap() {
-  const texts = state.texts.slice(0, MOST_DRAWN);
+function drawMapOf({ texts, vectors }) {
   if (texts.length < 3) {
-    $("map-hint").textContent = "Three texts or more make a map.";
+    $("map-hint").textContent = "The map needs three texts or more.";
     $("map").replaceChildren();
     return;
   }
-  const axes = principal(state.vectors.slice(0, MOST_DRAWN).map((v) => [...v]));
-  // Not wider than its place, so that a phone's letters are no smaller.
-  const width = Math.min(560, Math.max(280, $("map").clientWidth));
-  const [height, margin] = [Math.round(width * 0.78), 34];
-  const place = ({ values }, size, flip) => {
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    return values.map((x) => {
-      const share = high > low ? (x - low) / (high - low) : 0.5;
-      return margin + (flip ? 1 - share : share) * (size - 2 * margin);
-    });
-  };
-  const [xs, ys] = [place(axes[0], width, false), place(axes[1], height, true)];
-  const percent = axes.map(({ share }) => Math.round(share * 100));
-  $("map-hint").textContent = `Principal components: ${percent[0]} % of the variance across, ${percent[1]} % up.`;
-  const label = `Map of ${texts.length} texts by their first two principal components; the table above has the similarities`;
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  picture.append(svg("rect", { x: 0.5, y: 0.5, width: width - 1, height: height - 1, rx: 6, fill: "none", class: "axis" }));
-  const taken = texts.map((_, i) => box(xs[i] - DOT, ys[i] - DOT, 2 * DOT, 2 * DOT));
-  const groups = texts.map((text, i) => {
-    const group = svg("g", {});
-    group.append(
-      svg("title", {}, `${i + 1}: ${text}`),
-      svg("circle", { cx: xs[i], cy: ys[i], r: DOT, class: "dot" }),
-      svg("text", { x: xs[i], y: ys[i], class: "number" }, i + 1),
-    );
-    return group;
-  });
-  picture.append(...groups);
-  $("map").replaceChildren(picture);
-  // Each name where it covers nothing; where there is no such place the number stands for it.
-  groups.forEach((group, i) => {
-    const name = svg("text", { class: "name" }, short(texts[i], 34));
-    group.append(name);
-    const { width: w, height: h } = name.getBBox();
-    const [right, left] = [xs[i] + DOT + 4, xs[i] - DOT - 4 - w];
-    const places = [[right, ys[i] - h / 2], [left, ys[i] - h / 2], [xs[i] - w / 2, ys[i] + DOT + 2], [xs[i] - w / 2, ys[i] - DOT - 2 - h]];
-    const free = places.map(([x, y]) => box(x, y, w, h)).find((it) => {
-      const inside = it.left >= 2 && it.right <= width - 2 && it.top >= 2 && it.bottom <= height - 2;
-      return inside && taken.every((other) => it.left > other.right || it.right < other.left || it.top > other.bottom || it.bottom < other.top);
-    });
-    if (!free) return name.remove();
-    taken.push(free);
-    name.setAttribute("x", free.left);
-    name.setAttribute("y", free.top + h * 0.78);
-  });
+  const shares = drawMap($("map"), texts.slice(0, MOST_DRAWN), vectors.slice(0, MOST_DRAWN));
+  const [across, up] = shares.map((share) => Math.round(share * 100));
+  $("map-hint").textContent = `Principal components: ${across} % of the variance across, ${up} % up.`;
 }
 
 async function drawTokens(signal) {
   const texts = state.texts.slice(0, MOST_DRAWN);
   try {
     const { answer } = await call("v1/tokenize", requestBody(texts), signal);
-    $("tokens-hint").textContent = "As the model's own tokenizer cuts the texts; point at one for its id.";
+    $("tokens-hint").textContent = "How the model's tokenizer splits each text. Tap or click a token to see its id.";
+    $("ids").hidden = false;
+    $("tokens").parentElement.classList.toggle("tall", answer.usage.prompt_tokens > MOST_TOKENS);
     $("tokens").replaceChildren(...answer.data.map((item, i) => {
-      const pieces = item.pieces.map((piece, k) => element("li", { title: `id ${item.ids[k]}`, textContent: piece }));
+      const pieces = item.pieces.map((piece, k) => {
+        const li = element("li", { title: `id ${item.ids[k]}`, textContent: piece });
+        li.dataset.id = item.ids[k];
+        return li;
+      });
       const count = element("span", { className: "count", textContent: item.count === 1 ? "1 token" : `${item.count} tokens` });
-      return element("li", {}, element("span", { className: "n", textContent: i + 1 }), count, element("ol", { ariaLabel: `Tokens of: ${texts[i]}` }, ...pieces));
+      const head = element("p", {}, element("span", { className: "n", textContent: `#${i + 1}` }), " · ", count);
+      return element("li", {}, head, element("ol", { ariaLabel: `Tokens of: ${texts[i]}` }, ...pieces));
     }));
   } catch (failure) {
     if (failure.name === "AbortError") return;
     const missing = failure.status === 404 && !failure.fields.includes("code: model_not_found");
-    $("tokens-hint").textContent = missing ? "Not available: this server has no /v1/tokenize." : failure.message;
-    $("tokens").replaceChildren();
+    clearTokens(missing ? "Not available: this server has no /v1/tokenize." : failure.message);
   }
+}
+
+function clearTokens(hint) {
+  $("tokens-hint").textContent = hint;
+  $("ids").hidden = true;
+  $("tokens").replaceChildren();
 }
 
 function drawRanking(scores) {
   const order = scores.map((score, i) => [score, i]).sort((a, b) => b[0] - a[0]).slice(0, MOST_DRAWN);
-  const [high, low] = [Math.max(...scores), Math.min(...scores)];
   $("ranking").replaceChildren(...order.map(([score, i]) => {
     const fill = element("div", { className: "fill" });
-    fill.style.width = `${high > low ? ((score - low) / (high - low)) * 100 : 100}%`;
+    fill.style.width = `${Math.min(1, Math.max(0, score)) * 100}%`;
     const text = element("span", { className: "text", title: state.texts[i], textContent: state.texts[i] });
     const track = element("div", { className: "track", ariaHidden: "true" }, fill);
-    return element("li", {}, text, element("span", { className: "score", textContent: score.toFixed(3) }), track);
+    const shown = element("span", { className: score < 0 ? "score negative" : "score", textContent: score.toFixed(3) });
+    return element("li", {}, text, shown, track);
   }));
+  const negative = scores.some((score) => score < 0) ? " A negative score has an empty bar." : "";
+  $("ranking-hint").textContent = `Cosine similarity; the bars run from 0 to 1.${negative}`;
+}
+
+function clearRanking() {
+  $("ranking").replaceChildren();
+  $("search-status").textContent = "";
+  $("ranking-hint").textContent = "";
+}
+
+/** Takes away what belongs to texts that are no longer there. */
+function clearResults() {
+  Object.assign(state, { texts: [], vectors: [] });
+  clearRanking();
+  clearTokens(NOTHING);
+  for (const id of ["heat", "pair", "map"]) $(id).replaceChildren();
+  $("legend").hidden = true;
+  for (const id of ["heat-hint", "map-hint"]) $(id).textContent = NOTHING;
 }
 
 function showError(failure) {
   $("error").hidden = !failure;
   if (!failure) return $("error").replaceChildren();
-  const title = failure.status ? `The server answered ${failure.status}` : "The server cannot be reached";
-  $("error").replaceChildren(element("strong", { textContent: title }), failure.message, " ");
-  if (failure.fields?.length) $("error").append(element("code", { textContent: failure.fields.join(", ") }));
+  let title = failure.status ? `The server answered ${failure.status}` : "The server cannot be reached";
+  let { message } = failure;
+  if (failure.status === 401) {
+    title = "Enter your API key";
+    message = $("key").value
+      ? "The server does not accept this key. Check the key in the box “API key” at the top of the page."
+      : "This server asks for a key. Enter yours in the box “API key” at the top of the page.";
+  }
+  $("error").replaceChildren(element("strong", { textContent: title }), message, " ");
+  if (failure.status !== 401 && failure.fields?.length) $("error").append(element("code", { textContent: failure.fields.join(", ") }));
 }
 
 // ---- what happens when
 
 const lines = () => $("texts").value.split("\n").map((line) => line.trim()).filter(Boolean);
 let running = new AbortController();
+let askedForKey = false;
 
 async function run() {
   clearTimeout(pause);
@@ -298,11 +263,15 @@ async function run() {
   drawCode();
   if (!texts.length) {
     $("status").textContent = "Write a text or two.";
+    clearResults();
+    showError(null);
     return;
   }
   try {
     const { vectors, usage, took, server } = await embed(texts, signal);
     Object.assign(state, { texts, vectors });
+    $("pair").replaceChildren();
+    if (askedForKey) $("access").open = askedForKey = false;
     showError(null);
     const facts = [`${texts.length} ${texts.length === 1 ? "text" : "texts"}`, `${usage.prompt_tokens} tokens`, `${vectors[0].length} dimensions`, duration(took, server)];
     if (texts.length > MOST_DRAWN) facts.push(`the first ${MOST_DRAWN} are drawn`);
@@ -316,20 +285,23 @@ async function run() {
 
 function fail(failure) {
   $("status").textContent = "";
+  clearResults();
   showError(failure);
+  if (failure.status !== 401) return;
+  $("access").open = askedForKey = true;
+  $("key").focus();
 }
 
 function draw() {
   if (!state.vectors.length) return;
   drawHeat();
-  drawMap();
+  drawMapOf(state);
 }
 
 async function rank(signal) {
   const query = $("query").value.trim();
   if (!query || !state.vectors.length) {
-    $("ranking").replaceChildren();
-    $("search-status").textContent = "";
+    clearRanking();
     return;
   }
   const { vectors, took, server } = await embed([query], signal);
@@ -369,6 +341,10 @@ let language = "curl";
 
 function drawCode() {
   const base = new URL("v1", document.baseURI).href;
+  if (!$("model").value) {
+    $("code").textContent = NOTHING;
+    return;
+  }
   // The key itself never leaves its field.
   $("code").textContent = CODE[language](base, requestBody(lines()), $("key").value !== "").join("\n");
 }
@@ -382,7 +358,7 @@ async function copy(button) {
   } catch {
     // Browsers give pages on plain http no clipboard, but for localhost.
     getSelection().selectAllChildren($("code"));
-    $("copied").textContent = "The browser keeps its clipboard to itself here: the code is selected, copy it by Ctrl + C.";
+    $("copied").textContent = "The browser does not let this page write to the clipboard: the code is selected, press Ctrl + C.";
   }
 }
 
@@ -416,6 +392,7 @@ function applyTheme() {
 // ---- start
 
 let pause;
+let resized;
 
 async function start() {
   applyTheme();
@@ -430,7 +407,10 @@ async function listModels() {
     const { answer } = await call("v1/models");
     const chosen = $("model").value;
     $("model").replaceChildren(...answer.data.map(({ id }) => element("option", { value: id, textContent: id, selected: id === chosen })));
+    $("model").disabled = false;
   } catch (failure) {
+    $("model").replaceChildren(element("option", { value: "", textContent: failure.status === 401 ? "needs an API key" : "not available" }));
+    $("model").disabled = true;
     fail(failure);
     drawCode();
     return;
@@ -464,6 +444,16 @@ $("theme").addEventListener("click", () => {
   theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
   store(() => localStorage, "theme", theme);
   applyTheme();
+});
+$("heat").addEventListener("click", (event) => showPair(event.target.closest("td")));
+$("tokens").addEventListener("click", (event) => event.target.closest("ol ol > li")?.classList.toggle("open"));
+$("ids").addEventListener("click", () => {
+  const shown = $("tokens").classList.toggle("ids");
+  $("ids").ariaPressed = String(shown);
+});
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(draw, 150);
 });
 for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
 system.addEventListener("change", applyTheme);

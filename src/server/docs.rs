@@ -17,12 +17,12 @@ pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 /// RapiDoc as npm has it, compressed (assets/rapidoc).
 const RAPIDOC: &[u8] = include_bytes!("../../assets/rapidoc/rapidoc-min.js.gz");
 
-/// The tags of the routes, in the page's order.
+/// The sections of the page at [`PAGE`], in its order.
 const TAGS: [(&str, &str); 4] = [
-    ("embeddings", "As OpenAI has them, under its own path and under Azure's and the first clients'."),
-    ("models", "As OpenAI has them."),
-    ("neighbours", "What OpenAI does not have."),
-    ("operations", "Probes and metrics."),
+    ("embeddings", "OpenAI's API, with the paths of Azure OpenAI and of old clients as well."),
+    ("models", "The models that this server offers, as in OpenAI's API."),
+    ("tools", "What OpenAI's API does not have: the tokens of a text, and similarities without vectors."),
+    ("operations", "Probes and metrics for those who run the server."),
 ];
 
 type Answer<T> = ([(HeaderName, &'static str); 1], T);
@@ -51,14 +51,40 @@ pub fn of_routes(api: OpenApi) -> Value {
     api
 }
 
-/// The description with this server's model as the example, and its limits as far as the models are loaded.
+/// Schemas whose example names a model: the pointer to the name.
+const MODELS_IN_EXAMPLES: [&str; 8] = [
+    "CreateEmbeddingRequest/example/model",
+    "CreateEmbeddingResponse/example/model",
+    "CreateTokensRequest/example/model",
+    "CreateTokensResponse/example/model",
+    "CreateSimilarityRequest/example/model",
+    "CreateSimilarityResponse/example/model",
+    "Model/example/id",
+    "ListModelsResponse/example/data/0/id",
+];
+
+/// The description with the default model's name in all examples, and this server's limits as far as the models are loaded.
 pub fn description(mut api: Value, state: &State) -> Answer<Bytes> {
+    let model = json!(state.config.default_model());
+    for pointer in MODELS_IN_EXAMPLES {
+        if let Some(name) = api.pointer_mut(&format!("/components/schemas/{pointer}")) {
+            *name = model.clone();
+        }
+    }
+    if let Some(Value::Object(paths)) = api.get_mut("paths") {
+        let operations = paths.values_mut().filter_map(Value::as_object_mut).flat_map(|item| item.values_mut());
+        let parameters = operations.filter_map(|operation| operation.get_mut("parameters")?.as_array_mut()).flatten();
+        for parameter in parameters.filter_map(Value::as_object_mut) {
+            if parameter.get("name") == Some(&json!("id")) {
+                parameter.insert("example".to_owned(), model.clone());
+            }
+        }
+    }
     let mut set = |pointer: &str, key: &str, limit: Value| {
         if let Some(Value::Object(schema)) = api.pointer_mut(&format!("/components/schemas/{pointer}")) {
             schema.insert(key.to_owned(), limit);
         }
     };
-    set("CreateEmbeddingRequest/example", "model", json!(state.config.default_model()));
     let max_inputs = json!(state.config.server.max_inputs);
     set("Inputs/oneOf/1", "maxItems", max_inputs.clone());
     set("Inputs/oneOf/3", "maxItems", max_inputs);
@@ -74,11 +100,15 @@ pub fn description(mut api: Value, state: &State) -> Answer<Bytes> {
     ([(CONTENT_TYPE, "application/json")], api.to_string().into())
 }
 
-pub async fn page() -> Answer<&'static str> {
-    ([(CONTENT_TYPE, "text/html; charset=utf-8")], include_str!("../../assets/docs.html"))
+/// The page, without its link to the playground where there is none.
+pub fn page(playground: bool) -> Answer<String> {
+    const HTML: &str = include_str!("../../assets/docs.html");
+    const LINK: &str = "<a href=\"./\">Playground</a>";
+    let html = if playground { HTML.to_owned() } else { HTML.replace(LINK, "") };
+    ([(CONTENT_TYPE, "text/html; charset=utf-8")], html)
 }
 
 pub async fn script() -> ([(HeaderName, &'static str); 2], &'static [u8]) {
-    // Every browser takes it so.
+    // Every browser accepts gzip.
     ([(CONTENT_TYPE, "text/javascript; charset=utf-8"), (CONTENT_ENCODING, "gzip")], RAPIDOC)
 }

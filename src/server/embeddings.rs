@@ -51,14 +51,16 @@ pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
     answered.unwrap_or_else(IntoResponse::into_response)
 }
 
-/// Embeddings of texts, as OpenAI answers them.
+/// Create embeddings
+///
+/// Returns one vector for each input, as OpenAI's API does.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
     tag = "embeddings",
     operation_id = "createEmbedding",
     request_body = CreateEmbeddingRequest,
-    responses((status = OK, description = "One embedding for each input, in their order", body = CreateEmbeddingResponse), ApiError)
+    responses((status = OK, description = "One embedding for each input, in the order of the inputs", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create(
     View(state): View,
@@ -67,14 +69,16 @@ pub async fn create(
     answer(&state, request).await
 }
 
-/// The same for clients that put the model into the path, as OpenAI's first ones did.
+/// Create embeddings (old OpenAI clients)
+///
+/// The engine in the path selects the model. Everything else is as for `/v1/embeddings`.
 #[utoipa::path(
     post,
     path = "/v1/engines/{id}/embeddings",
     tag = "embeddings",
-    params(("id" = String, Path, description = "A model's id or alias; `model` in the body is ignored")),
+    params(("id" = String, Path, description = "The id or alias of a model; `model` in the body is ignored")),
     request_body = CreateEmbeddingRequest,
-    responses((status = OK, description = "As for /v1/embeddings", body = CreateEmbeddingResponse), ApiError)
+    responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn of_engine(
     View(state): View,
@@ -84,17 +88,19 @@ pub async fn of_engine(
     answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }).await
 }
 
-/// The same for clients of Azure OpenAI, where a deployment is a model.
+/// Create embeddings (Azure OpenAI clients)
+///
+/// The deployment name selects the model. Everything else is as for `/v1/embeddings`.
 #[utoipa::path(
     post,
     path = "/openai/deployments/{id}/embeddings",
     tag = "embeddings",
     params(
-        ("id" = String, Path, description = "A model's id or alias; `model` in the body is ignored"),
-        ("api-version" = Option<String>, Query, description = "Ignored: every version is answered alike"),
+        ("id" = String, Path, description = "The deployment: the id or alias of a model; `model` in the body is ignored"),
+        ("api-version" = Option<String>, Query, description = "Ignored: all versions get the same answer"),
     ),
     request_body = CreateEmbeddingRequest,
-    responses((status = OK, description = "As for /v1/embeddings", body = CreateEmbeddingResponse), ApiError)
+    responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn of_deployment(
     View(state): View,

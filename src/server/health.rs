@@ -19,24 +19,29 @@ pub struct Status {
     status: &'static str,
 }
 
-/// The process lives.
+/// Liveness probe
+///
+/// Answers 200 as long as the process runs. It never needs an API key.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "operations",
-    responses((status = OK, description = "It does", body = Status))
+    responses((status = OK, description = "The process runs", body = Status))
 )]
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
 }
 
-/// Every model is loaded and undamaged, and the server is not shutting down.
+/// Readiness probe
+///
+/// Answers 200 once every model is loaded, and 503 while models load, after a table's file was cut short, and during shutdown. It
+/// never needs an API key.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "operations",
     responses(
-        (status = OK, description = "Ready", body = Status),
+        (status = OK, description = "The server takes requests", body = Status),
         (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or a table was cut short in use", body = ErrorResponse<'_>),
     )
 )]

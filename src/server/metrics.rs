@@ -302,7 +302,7 @@ fn signed(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// The server's counts, for Prometheus.
+/// Metrics for Prometheus
 #[utoipa::path(
     get,
     path = "/metrics",

@@ -22,7 +22,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
-/// All models. Ids and aliases alike: clients look a name up here before they use it.
+/// List the models
+///
+/// Ids and aliases, because clients look a name up here before they use it. With an API key only the models that the key may use.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -40,14 +42,14 @@ pub async fn list(View(state): View) -> Json<ListModelsResponse> {
     Json(ListModelsResponse { object: ListObject::List, data })
 }
 
-/// One model.
+/// Get one model
 #[utoipa::path(
     get,
     // A wildcard: ids may hold a slash, and clients send it both plain and as %2F.
     path = "/v1/models/{*id}",
     tag = "models",
     operation_id = "retrieveModel",
-    params(("id" = String, Path, description = "An id or alias")),
+    params(("id" = String, Path, description = "The id or alias of a model")),
     responses(
         (status = OK, description = "The model", body = Model),
         (status = NOT_FOUND, description = "No such model", body = ErrorResponse<'_>),

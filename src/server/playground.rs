@@ -7,32 +7,40 @@ use axum::http::header::{
 };
 use axum::routing::get;
 
-/// The page, its style and its script.
-pub const PATHS: [&str; 3] = ["/", "/playground.css", "/playground.js"];
+/// The page, its style, its two scripts, and the card of the built-in model.
+pub const PATHS: [&str; 5] = ["/", "/playground.css", "/playground.js", "/playground-map.js", "/model-card"];
 
-/// Only what this server sends itself, nothing inline, and no page may frame it: the page may hold a key.
+/// The page may load only what this server sends, may hold nothing inline and may not be framed, because it can hold an API key.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = include_str!("../../assets/playground/playground.html");
 const CSS: &str = include_str!("../../assets/playground/playground.css");
 const JS: &str = include_str!("../../assets/playground/playground.js");
+const MAP_JS: &str = include_str!("../../assets/playground/playground-map.js");
+const MODEL_CARD: &str = include_str!("../../models/default/README.md");
 
-type Answer = ([(HeaderName, &'static str); 5], &'static str);
+/// The page's link to the API reference, which is left out where `server.docs` is false.
+const DOCS_LINK: &str = "<a href=\"docs\">API reference</a>";
 
-pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let [page, style, script] = PATHS;
+type Answer<T> = ([(HeaderName, &'static str); 5], T);
+
+pub fn routes<S: Clone + Send + Sync + 'static>(docs: bool) -> Router<S> {
+    let [page, style, script, map_script, model_card] = PATHS;
+    let html = if docs { HTML.to_owned() } else { HTML.replace(DOCS_LINK, "") };
     Router::new()
-        .route(page, get(async || asset("text/html; charset=utf-8", HTML)))
+        .route(page, get(async move || asset("text/html; charset=utf-8", html)))
         .route(style, get(async || asset("text/css; charset=utf-8", CSS)))
         .route(script, get(async || asset("text/javascript; charset=utf-8", JS)))
+        .route(map_script, get(async || asset("text/javascript; charset=utf-8", MAP_JS)))
+        .route(model_card, get(async || asset("text/plain; charset=utf-8", MODEL_CARD)))
 }
 
-fn asset(kind: &'static str, text: &'static str) -> Answer {
+fn asset<T>(kind: &'static str, text: T) -> Answer<T> {
     let headers = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
-        // The three belong together, and another release has others.
+        // The files belong together, and those of another release differ.
         (CACHE_CONTROL, "no-cache"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),

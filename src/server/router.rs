@@ -58,17 +58,18 @@ pub fn router(state: &Arc<State>) -> Routes {
     let mut paths: Vec<String> = description.paths.paths.keys().cloned().collect();
     let is_open = |path: &str| OPEN.contains(&path) || (path == METRICS && !server.metrics_need_key);
     let closed = paths.iter().filter(|path| !is_open(path)).cloned().collect();
+    let has_playground = server.playground;
     if server.docs {
         let description = docs::of_routes(description);
         let describe = async |Shared(state): Shared<Arc<State>>| docs::description(description, &state);
         routes = routes
             .route(docs::DESCRIPTION, get(describe))
-            .route(docs::PAGE, get(docs::page))
+            .route(docs::PAGE, get(async move || docs::page(has_playground)))
             .route(docs::SCRIPT, get(docs::script));
         paths.extend([docs::DESCRIPTION, docs::PAGE, docs::SCRIPT].map(str::to_owned));
     }
     if server.playground {
-        routes = routes.merge(playground::routes());
+        routes = routes.merge(playground::routes(server.docs));
         paths.extend(playground::PATHS.map(str::to_owned));
     }
     Routes::new(routes, state, &paths, closed)

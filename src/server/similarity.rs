@@ -17,14 +17,16 @@ use crate::embedder::PooledTokens;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::pooling::{dot, normalize};
 
-/// The cosines of all inputs with one another, or of queries with all inputs.
+/// Compare texts
+///
+/// Returns the cosine similarity of each query with each input, or of all inputs with each other.
 #[utoipa::path(
     post,
     path = "/v1/similarity",
-    tag = "neighbours",
+    tag = "tools",
     request_body = CreateSimilarityRequest,
     responses(
-        (status = OK, description = "A row for each query, or for each input where there are no queries; a column for each input", body = CreateSimilarityResponse),
+        (status = OK, description = "One row for each query (for each input if there are no queries), one number in it for each input", body = CreateSimilarityResponse),
         ApiError,
     )
 )]

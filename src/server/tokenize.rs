@@ -21,13 +21,15 @@ use crate::openai::{CreateTokensRequest, CreateTokensResponse};
 const TOKENS: usize = 4096;
 const BYTES_PER_TOKEN: usize = 12;
 
-/// The tokens of texts, as the model pools them: with its special tokens, and without tokens that have no row.
+/// List the tokens of texts
+///
+/// Returns the tokens that the model takes the mean of: with its special tokens, without tokens that have no row in the table.
 #[utoipa::path(
     post,
     path = "/v1/tokenize",
-    tag = "neighbours",
+    tag = "tools",
     request_body = CreateTokensRequest,
-    responses((status = OK, description = "The tokens of each input, in their order", body = CreateTokensResponse), ApiError)
+    responses((status = OK, description = "The tokens of each input, in the order of the inputs", body = CreateTokensResponse), ApiError)
 )]
 pub async fn create(View(state): View, Json(request): Json<CreateTokensRequest>) -> Result<Response<Body>, ApiError> {
     let CreateTokensRequest { input, model } = request;

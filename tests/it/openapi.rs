@@ -166,6 +166,43 @@ fn every_path_answers_and_every_reference_leads_somewhere() {
 }
 
 #[test]
+fn the_examples_are_real() {
+    let app = TestApp::start(|c| c.models = vec![Model::new("org/the-model", checkpoint("llama"))]);
+    let api = app.get("/openapi.json").body;
+    /// The names of an example's fields, at all depths; of a list those of its first element.
+    fn fields(example: &Value) -> Value {
+        match example {
+            Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), fields(value))).collect(),
+            Value::Array(list) => json!([list.first().map(fields)]),
+            other => json!(matches!(other, Value::Number(_))),
+        }
+    }
+    for (path, request, response) in [
+        ("/v1/embeddings", "CreateEmbeddingRequest", "CreateEmbeddingResponse"),
+        ("/v1/tokenize", "CreateTokensRequest", "CreateTokensResponse"),
+        ("/v1/similarity", "CreateSimilarityRequest", "CreateSimilarityResponse"),
+    ] {
+        let [request, response] = [request, response].map(|name| schema(&api, name)["example"].clone());
+        assert_eq!((&request["model"], &response["model"]), (&json!("org/the-model"), &json!("org/the-model")));
+        let answer = app.post(path, "application/json", request.to_string().as_bytes());
+        assert_eq!((answer.status, fields(&answer.body)), (200, fields(&response)), "{path}");
+    }
+    assert_eq!(schema(&api, "CreateEmbeddingRequest")["example"]["input"], "hello");
+    let models = &schema(&api, "ListModelsResponse")["example"];
+    assert_eq!(fields(&app.get("/v1/models").body), fields(models));
+    assert_eq!(
+        (&models["data"][0]["id"], &schema(&api, "Model")["example"]["id"]),
+        (&json!("org/the-model"), &json!("org/the-model"))
+    );
+    for (path, item) in api["paths"].as_object().unwrap().iter().filter(|(path, _)| path.contains("{id}")) {
+        for operation in item.as_object().unwrap().values() {
+            let ids = operation["parameters"].as_array().unwrap().iter().filter(|it| it["name"] == "id");
+            assert_eq!(ids.map(|id| &id["example"]).collect::<Vec<_>>(), [&json!("org/the-model")], "{path}");
+        }
+    }
+}
+
+#[test]
 fn limits_are_this_servers() {
     let dimensions = |api: &Value| schema(api, "CreateEmbeddingRequest")["properties"]["dimensions"]["maximum"].clone();
     let api = description();
@@ -192,6 +229,10 @@ fn the_page_comes_from_the_binary_alone_and_can_be_switched_off() {
     let mut script = get("/docs/rapidoc-min.js");
     assert_eq!(script.headers()["content-encoding"], "gzip");
     assert!(script.body_mut().read_to_vec().unwrap().starts_with(&[0x1f, 0x8b]));
+    assert!(page.contains("<a href=\"./\">Playground</a>"), "{page}");
+    let app = TestApp::start(|c| c.server.playground = false);
+    let page = agent().get(app.url("/docs")).call().unwrap().body_mut().read_to_string().unwrap();
+    assert!(!page.contains("Playground"), "{page}");
     let app = TestApp::start(|c| c.server.docs = false);
     for path in ["/docs", "/docs/rapidoc-min.js", "/openapi.json"] {
         assert_eq!(app.get(path).error().0, 404, "{path}");

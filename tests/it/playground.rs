@@ -2,12 +2,12 @@
 
 use crate::common::{TestApp, agent};
 
-const PATHS: [&str; 3] = ["/", "/playground.css", "/playground.js"];
+const PATHS: [&str; 4] = ["/", "/playground.css", "/playground.js", "/playground-map.js"];
 
 #[test]
 fn the_page_comes_from_the_binary_alone() {
     let app = TestApp::start(|_| {});
-    for (path, kind) in PATHS.into_iter().zip(["text/html", "text/css", "text/javascript"]) {
+    for (path, kind) in PATHS.into_iter().zip(["text/html", "text/css", "text/javascript", "text/javascript"]) {
         let mut answer = agent().get(app.url(path)).call().unwrap();
         assert_eq!(answer.status(), 200);
         let header = |name: &str| answer.headers()[name].to_str().unwrap();
@@ -25,7 +25,21 @@ fn the_page_comes_from_the_binary_alone() {
 #[test]
 fn it_can_be_switched_off() {
     let app = TestApp::start(|c| c.server.playground = false);
-    for path in PATHS {
+    for path in PATHS.into_iter().chain(["/model-card"]) {
         assert_eq!(app.get(path).error().0, 404, "{path}");
+    }
+}
+
+#[test]
+fn it_links_only_to_what_there_is() {
+    for docs in [true, false] {
+        let app = TestApp::start(|c| c.server.docs = docs);
+        let get = |path: &str| agent().get(app.url(path)).call().unwrap();
+        let page = get("/").body_mut().read_to_string().unwrap();
+        let links: Vec<&str> = page.split("<a href=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+        assert_eq!(links.contains(&"docs"), docs, "{links:?}");
+        for link in links {
+            assert_eq!(get(&format!("/{link}")).status(), 200, "{link}");
+        }
     }
 }

@@ -22,7 +22,7 @@ def vectors(server, texts, model="multilingual"):
 
 def embed(page, texts):
     """Types the texts and waits for the matrix of exactly these."""
-    page.get_by_label("Texts, one a line").fill("\n".join(texts))
+    page.get_by_label("Texts, one per line").fill("\n".join(texts))
     page.get_by_role("button", name="Embed", exact=True).click()
     last = json.dumps(texts[-1])
     page.wait_for_function(
@@ -39,7 +39,7 @@ def heat(page):
 
 def test_the_first_look_shows_the_example(open_page, server):
     page = open_page()
-    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    texts = page.get_by_label("Texts, one per line").input_value().split("\n")
     v = vectors(server, texts)
     assert np.abs(heat(page) - v @ v.T).max() < 1e-5
     # Three topics of four languages each: texts are nearer to their own.
@@ -75,7 +75,7 @@ def test_another_model(open_page, server):
     assert page.locator("#model option").all_inner_texts() == ["multilingual", "org/tiny"]
     page.get_by_label("Model").select_option("org/tiny")
     page.wait_for_function("() => document.querySelector('#status').textContent.includes('16 dimensions')")
-    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    texts = page.get_by_label("Texts, one per line").input_value().split("\n")
     v = vectors(server, texts, "org/tiny")
     page.wait_for_function(f"() => Math.abs(document.querySelectorAll('#heat td[data-value]')[1].dataset.value - {v[0] @ v[1]}) < 1e-5")
     assert np.abs(heat(page) - v @ v.T).max() < 1e-5
@@ -83,7 +83,7 @@ def test_another_model(open_page, server):
 
 def test_the_map_is_numpys_pca(open_page, server):
     page = open_page()
-    texts = page.get_by_label("Texts, one a line").input_value().split("\n")
+    texts = page.get_by_label("Texts, one per line").input_value().split("\n")
     v = vectors(server, texts)
     _, s, axes = np.linalg.svd(v - v.mean(axis=0), full_matrices=False)
     expected = (v - v.mean(axis=0)) @ axes[:2].T
@@ -107,6 +107,25 @@ def test_tokens_and_their_counts(open_page, server):
         assert pieces.evaluate_all("all => all.map(li => li.textContent)") == item["pieces"]
         assert pieces.evaluate_all("all => all.map(li => li.title)") == [f"id {id}" for id in item["ids"]]
         assert shown.locator(".count").inner_text() == (f"{item['count']} tokens" if item["count"] != 1 else "1 token")
+        # The number of the text and the number of tokens do not run together.
+        assert shown.locator("p").inner_text() == f"#{item['index'] + 1} · {shown.locator('.count').inner_text()}"
+
+
+def shown_id(token):
+    """What the style writes behind a token."""
+    return token.evaluate("li => getComputedStyle(li, '::after').content").strip('"')
+
+
+def test_a_tap_shows_a_tokens_id(open_page):
+    page = open_page(**PHONE)
+    token, other = page.locator("#tokens ol li").nth(1), page.locator("#tokens ol li").nth(2)
+    assert shown_id(token) == "none"
+    token.tap()
+    assert f"id {shown_id(token)}" == token.get_attribute("title") and shown_id(other) == "none"
+    page.get_by_role("button", name="Show ids").tap()
+    assert f"id {shown_id(other)}" == other.get_attribute("title")
+    page.get_by_role("button", name="Show ids").tap()
+    assert shown_id(other) == "none"
 
 
 def test_without_tokenize_the_page_says_so(open_page, server):
@@ -130,13 +149,157 @@ def test_search_ranks_by_cosine(open_page, server):
     page.wait_for_function(f"() => document.querySelector('#ranking .score').textContent === '{scores[order[0]]:.3f}'")
     assert page.locator("#ranking .text").all_inner_texts() == [TEXTS[i] for i in order]
     shown = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
+    # The bars have one scale for all texts: from 0 to 1.
+    assert np.abs(bars(page) - np.clip(scores[order], 0, 1)).max() < 0.01
     assert np.abs(shown - scores[order]).max() <= 0.0005 + 1e-6
     assert TEXTS[order[0]] in page.locator("#search-status").inner_text()
 
 
+def bars(page):
+    """The length of each bar, as a share of its track."""
+    share = "all => all.map(fill => fill.getBoundingClientRect().width / fill.parentElement.getBoundingClientRect().width)"
+    return np.array(page.locator("#ranking .fill").evaluate_all(share))
+
+
+def test_a_bar_is_as_long_as_its_score(open_page):
+    page = open_page()
+    scores = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
+    assert scores.min() < 0 < scores.max() < 0.9
+    assert np.abs(bars(page) - np.clip(scores, 0, 1)).max() < 0.01
+    assert "negative" in page.locator("#ranking-hint").inner_text()
+    embed(page, ["something else"])
+    page.wait_for_function("() => document.querySelectorAll('#ranking li').length === 1")
+    assert bars(page)[0] == pytest.approx(float(page.locator("#ranking .score").inner_text()), abs=0.01)
+    assert bars(page)[0] < 0.9, "the only text, but not a full bar"
+
+
+def labels_of_the_map(page):
+    """Of each text the centre of its dot, the box of its label if it has one, and the line between them if there is one."""
+    return page.locator("#map g").evaluate_all("""groups => groups.map(group => {
+      const box = (node) => node && (({ x, y, width, height }) => [x, y, x + width, y + height])(node.getBBox());
+      const [dot, line] = [group.querySelector("circle"), group.querySelector("line")];
+      return {
+        text: group.querySelector("title").textContent,
+        dot: ["cx", "cy"].map((name) => +dot.getAttribute(name)),
+        label: box(group.querySelector("text")),
+        written: group.querySelector("text")?.textContent,
+        line: line && ["x1", "y1", "x2", "y2"].map((name) => +line.getAttribute(name)),
+      };
+    })""")
+
+
+def to_box(box, point):
+    return np.hypot(max(box[0] - point[0], 0, point[0] - box[2]), max(box[1] - point[1], 0, point[1] - box[3]))
+
+
+@pytest.mark.parametrize("context", [{}, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("texts", ["example", "equal", "long"])
+def test_each_label_of_the_map_stands_by_its_own_dot(open_page, context, texts):
+    page = open_page(**context)
+    if texts == "equal":
+        embed(page, ["the same text"] * 4 + ["another text"] * 2 + ["third", "fourth"])
+    if texts == "long":
+        embed(page, [f"{word} and so on with many words, each with a meaning of its own" for word in ["cat", "dog", "bank", "rain", "Paris", "peace"]])
+    shown = labels_of_the_map(page)
+    dots = [np.array(each["dot"]) for each in shown]
+    # No dot hides another one.
+    assert min(np.hypot(*(a - b)) for i, a in enumerate(dots) for b in dots[:i]) > 5
+    for i, each in enumerate(shown):
+        number, text = each["text"].split(": ", 1)
+        assert each["label"], f"{text} has no label"
+        written = each["written"].removeprefix(number)
+        assert each["written"].startswith(number) and text.startswith(written.removesuffix("…"))
+        distances = [to_box(each["label"], dot) for dot in dots]
+        assert min(distances) > 4, f"{text} covers a dot"
+        if line := each["line"]:
+            assert np.hypot(*(dots[i] - line[:2])) < 6 and to_box(each["label"], line[2:]) < 4, f"the line of {text}"
+        else:
+            assert distances[i] == min(distances) < 12, f"{text} is nearer to another dot"
+        for other in shown[:i]:
+            a, b = each["label"], other["label"]
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1], f"{text} covers {other['text']}"
+
+
+def is_empty(page):
+    counts = page.evaluate("['#ranking li', '#heat tr', '#map svg', '#tokens li'].map((it) => document.querySelectorAll(it).length)")
+    return counts == [0, 0, 0, 0] and not page.locator("#legend").is_visible()
+
+
+def test_results_go_with_their_texts(open_page):
+    page = open_page()
+    assert not is_empty(page)
+    page.get_by_label("Texts, one per line").fill("")
+    page.get_by_text("Write a text or two.").wait_for()
+    assert is_empty(page)
+    embed(page, ["a", "b", "c"])
+    page.get_by_label("Texts, one per line").evaluate("it => it.value = 'a\\n'.repeat(2049)")
+    page.get_by_role("button", name="Embed", exact=True).click()
+    page.get_by_role("alert").wait_for()
+    assert is_empty(page)
+    page.complaints.clear()
+    embed(page, ["a", "b", "c"])
+    assert page.get_by_role("alert").count() == 0 and page.locator("#map circle").count() == 3
+
+
+@pytest.fixture(scope="session")
+def server_with_keys(tmp_path_factory):
+    config = tmp_path_factory.mktemp("keys") / "config.toml"
+    config.write_text('[server]\napi_keys = ["sk-right"]\n')
+    with Server(config=config) as server:
+        yield server
+
+
+def test_a_server_with_keys_asks_for_one(open_page, server_with_keys):
+    page = open_page(server_with_keys.url, ready=False)
+    alert = page.get_by_role("alert")
+    alert.get_by_text("Enter your API key").wait_for()
+    assert "Authorization" not in alert.inner_text() and "Bearer" not in alert.inner_text()
+    key = page.get_by_label("Key, if the server asks for one")
+    assert key.is_visible() and key.evaluate("it => it === document.activeElement")
+    models = page.get_by_label("Model", exact=True)
+    assert models.locator("option").all_inner_texts() == ["needs an API key"] and models.bounding_box()["width"] > 100
+    assert is_empty(page)
+    key.fill("sk-wrong")
+    key.press("Enter")
+    alert.get_by_text("does not accept this key").wait_for()
+    key.fill("sk-right")
+    key.press("Enter")
+    page.wait_for_selector("#tokens ol li")
+    assert alert.count() == 0 and not key.is_visible()
+    assert "multilingual-e5-small-static" in models.locator("option").all_inner_texts()
+    assert page.complaints and all("401" in complaint for complaint in page.complaints)
+    page.complaints.clear()
+
+
+def test_a_phone_reaches_every_column(open_page):
+    page = open_page(**PHONE)
+    card = page.locator("#heat").locator("..").bounding_box()
+    for cell in page.locator("#heat tbody tr").first.locator("td").all():
+        box = cell.bounding_box()
+        assert card["x"] <= box["x"] and box["x"] + box["width"] <= card["x"] + card["width"] + 1
+        assert cell.evaluate("td => td.scrollWidth <= td.clientWidth + 1"), "a number is cut"
+    # A tap tells the texts, which the rows have no room for.
+    texts = page.get_by_label("Texts, one per line").input_value().split("\n")
+    cell = page.locator("#heat tbody tr").nth(2).locator("td").nth(6)
+    cell.tap()
+    pair = page.locator("#pair").inner_text()
+    assert texts[2] in pair and texts[6] in pair and f"{float(cell.get_attribute('data-value')):.4f}" in pair
+    # No token is cut, within its row or by the end of the list.
+    tokens = page.locator("#tokens").locator("..")
+    assert tokens.evaluate("it => it.scrollHeight <= it.clientHeight + 1 && it.scrollWidth <= it.clientWidth + 1")
+    # More columns than fit can be scrolled to, and the page says so.
+    embed(page, [f"text {i}" for i in range(30)])
+    assert "sideways" in page.locator("#heat-hint").inner_text()
+    last = page.locator("#heat tbody tr").first.locator("td").last
+    last.scroll_into_view_if_needed()
+    box = last.bounding_box()
+    assert card["x"] <= box["x"] and box["x"] + box["width"] <= card["x"] + card["width"] + 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_typing_is_enough(open_page):
     page = open_page()
-    page.get_by_label("Texts, one a line").fill("a\nb\nc")
+    page.get_by_label("Texts, one per line").fill("a\nb\nc")
     page.wait_for_function("() => document.querySelectorAll('#heat tbody tr').length === 3")
 
 
@@ -144,12 +307,12 @@ def test_few_texts_and_many(open_page):
     page = open_page()
     embed(page, ["alone"])
     assert page.locator("#heat tbody td").all_inner_texts() == ["1.00"]
-    assert "Three texts or more" in page.locator("#map-hint").inner_text()
-    page.get_by_label("Texts, one a line").fill("\n".join(f"text {i}" for i in range(100)))
+    assert "needs three texts or more" in page.locator("#map-hint").inner_text()
+    page.get_by_label("Texts, one per line").fill("\n".join(f"text {i}" for i in range(100)))
     page.get_by_role("button", name="Embed", exact=True).click()
     page.wait_for_function("() => document.querySelectorAll('#heat tbody tr').length === 64")
     assert "100 texts" in page.locator("#status").inner_text() and "the first 64 are drawn" in page.locator("#status").inner_text()
-    page.get_by_label("Texts, one a line").fill("")
+    page.get_by_label("Texts, one per line").fill("")
     page.get_by_text("Write a text or two.").wait_for()
 
 
@@ -164,7 +327,7 @@ def test_a_texts_markup_stays_text(open_page):
 def test_errors_are_shown_as_the_api_words_them(open_page, server):
     page = open_page()
     # Not typed: that takes Chromium a second for every hundred lines.
-    page.get_by_label("Texts, one a line").evaluate("it => it.value = 'a\\n'.repeat(2049)")
+    page.get_by_label("Texts, one per line").evaluate("it => it.value = 'a\\n'.repeat(2049)")
     page.get_by_role("button", name="Embed", exact=True).click()
     alert = page.get_by_role("alert")
     alert.get_by_text("The server answered 400").wait_for()
@@ -253,17 +416,17 @@ def test_by_keyboard_alone(open_page):
     page = open_page()
     focused = "() => document.activeElement.id || document.activeElement.textContent"
     reached = []
-    for _ in range(20):
+    for _ in range(25):
         page.keyboard.press("Tab")
         reached.append(page.evaluate(focused))
         style = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
         assert style == "solid", reached[-1]
         if reached[-1] == "code":
             break
-    expected = ["Skip to the results", "model", "API key", "theme", "texts", "embed", "query", "Rank"]
+    expected = ["Skip to the results", "model", "API key", "API reference", "theme", "texts", "embed", "query", "Rank"]
     assert reached[: len(expected)] == expected
     assert reached[-4:] == ["Copy as curl", "Copy as Python", "Copy as JavaScript", "code"]
-    page.get_by_label("Texts, one a line").focus()
+    page.get_by_label("Texts, one per line").focus()
     page.keyboard.press("Control+A")
     page.keyboard.type("typed\nby keys\nalone")
     page.keyboard.press("Control+Enter")
@@ -303,12 +466,66 @@ def test_nothing_but_this_server_is_asked_and_nothing_inline_runs(open_page, ser
     assert len(page.complaints) == 1 and "Content Security Policy" in page.complaints.pop()
 
 
+OPERATIONS = [
+    "POST /v1/embeddings",
+    "POST /openai/deployments/{id}/embeddings",
+    "POST /v1/engines/{id}/embeddings",
+    "GET /v1/models",
+    "GET /v1/models/{id}",
+    "POST /v1/tokenize",
+    "POST /v1/similarity",
+    "GET /health",
+    "GET /ready",
+    "GET /metrics",
+]
+
+
 def test_the_page_of_the_api_tries_it(open_page, server):
     page = open_page(server.url + "/docs", ready=False)
     groups = page.locator(".nav-bar-tag")
     groups.last.wait_for()
-    assert groups.all_inner_texts() == ["Embeddings", "Models", "Neighbours", "Operations"]
+    assert groups.all_inner_texts() == ["Embeddings", "Models", "Tools", "Operations"]
+    listed = page.locator(".nav-bar-path").evaluate_all("all => all.map(it => it.textContent.trim().split(/\\s+/).join(' '))")
+    assert [" ".join([line.split()[0].upper(), *line.split()[1:]]) for line in listed] == OPERATIONS
     operation = page.locator("#post-\\/v1\\/embeddings")
+    sent = json.loads(operation.locator("textarea").first.input_value())
+    assert sent == {"input": "hello", "model": "multilingual"}
     with page.expect_response("**/v1/embeddings") as answered:
         operation.get_by_role("button", name="TRY").click()
     assert answered.value.json()["data"][0]["embedding"] == vectors(server, ["hello"])[0].tolist()
+
+
+def marked(page):
+    return page.locator(".nav-bar .active").evaluate_all("all => all.map(it => it.id)")
+
+
+def test_the_page_of_the_api_marks_what_is_read(open_page, server):
+    page = open_page(server.url + "/docs", ready=False)
+    page.locator("#link-overview.active").wait_for()
+    assert marked(page) == ["link-overview"]
+    for path in ("/v1/models", "/v1/tokenize"):
+        method = "get" if path == "/v1/models" else "post"
+        section = page.locator(f"[id='{method}-{path}']")
+        section.evaluate("it => it.scrollIntoView({ block: 'start' })")
+        page.locator(f"[id='link-{method}-{path}'].active").wait_for()
+        assert marked(page) == [f"link-{method}-{path}"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_the_api_on_a_phone(open_page, server, scheme):
+    page = open_page(server.url + "/docs", ready=False, color_scheme=scheme, **PHONE)
+    page.get_by_text("All operations").tap()
+    links = page.locator("#operations li")
+    assert [" ".join(text.split()) for text in links.all_inner_texts()] == OPERATIONS
+    links.get_by_text("/v1/models/{id}").tap()
+    page.wait_for_function("""() => {
+      const top = document.querySelector("rapi-doc").shadowRoot.getElementById("get-/v1/models/-id-").getBoundingClientRect().top;
+      return top > 0 && top < innerHeight / 2;
+    }""")
+    assert not page.locator("#operations ul").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # The colours are those of the playground.
+    background = page.locator("rapi-doc").evaluate("it => getComputedStyle(it).backgroundColor")
+    assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 32, 41)"}[scheme]
+    page.get_by_role("link", name="Playground").tap()
+    page.wait_for_selector("#tokens ol li")
