@@ -3,6 +3,7 @@
     chart.py                     checks the chart, and that kustomize/base.yaml is what it renders
     chart.py --write             writes kustomize/base.yaml
     chart.py --render [JSON]     prints what it renders with these values
+    chart.py --check-objects     checks objects of the same kinds from stdin
 """
 
 import json
@@ -36,6 +37,29 @@ FULL = {
     "tolerations": [{"operator": "Exists"}],
     "affinity": {"podAntiAffinity": {}},
     "priorityClassName": "high",
+    "extraVolumes": [{"name": "tokenizers", "configMap": {"name": "tokenizers"}}],
+    "extraVolumeMounts": [{"name": "tokenizers", "mountPath": "/tokenizers", "readOnly": True}],
+    "serviceAccount": {"create": True, "annotations": {"a": "b"}},
+}
+SECURE = {
+    "config": "[server]\nmax_inputs = 100\n",
+    "tls": {"secretName": "tls"},
+    "apiKeys": {"secretName": "keys", "metricsNeedKey": True},
+    "pathPrefix": "/embeddings",
+    "service": {"port": 443},
+    "serviceAccount": {"name": "shared"},
+    "ingress": {
+        "enabled": True,
+        "className": "nginx",
+        "annotations": {"nginx.ingress.kubernetes.io/backend-protocol": "HTTPS"},
+        "hosts": [{"host": "a.example.org"}, {"host": "b.example.org", "path": "/b"}],
+        "tls": [{"secretName": "a-tls", "hosts": ["a.example.org"]}],
+    },
+    "serviceMonitor": {
+        "enabled": True,
+        "keySecret": {"name": "metrics-key"},
+        "tlsConfig": {"serverName": "a.example.org"},
+    },
 }
 WRONG = [
     {"replica": 3},
@@ -45,18 +69,23 @@ WRONG = [
     {"models": {"claim": "models", "fetch": ["org/a"]}},
     {"autoscaling": {"enabled": True, "cpu": 0}},
     {"service": {"port": 0}},
+    {"pathPrefix": "embeddings"},
+    {"ingress": {"enabled": True}},
+    {"apiKeys": {"metricsNeedKey": True, "secretName": "keys"}, "serviceMonitor": {"enabled": True}},
 ]
 
 
 def render(values, name="embedding-server"):
     with Chart.load(CHART) as chart:
         files = chart.render(values=values, name=name)
-    objects = [o for _, text in sorted(files.items()) for o in yaml.safe_load_all(text) if o]
-    return {o["kind"]: o for o in objects}
+    return by_kind(o for _, text in sorted(files.items()) for o in yaml.safe_load_all(text))
 
 
-def check(values, metrics):
-    objects = render(values)
+def by_kind(objects):
+    return {o["kind"]: o for o in objects if o}
+
+
+def check(objects, metrics):
     for kind, o in objects.items():
         if kind == "ServiceMonitor":
             continue  # no object of Kubernetes itself; its selector and port are looked at below
@@ -74,8 +103,21 @@ def check(values, metrics):
         assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], security
         assert security["capabilities"] == {"drop": ["ALL"]}
     assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
-    assert container["livenessProbe"]["httpGet"] == {"path": "/health", "port": "http"}
-    assert container["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "http"}
+    # Whatever is mounted is there, and the variables that name files name mounted ones.
+    mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
+    assert mounts.keys() == {volume["name"] for volume in spec.get("volumes", [])}, mounts
+    env = {each["name"].removeprefix("EMBEDDING_SERVER_"): each["value"] for each in container["env"]}
+    prefix = env.get("PATH_PREFIX", "")
+    scheme = "HTTPS" if "TLS_CERT" in env else "HTTP"
+    assert {"TLS_CERT", "TLS_KEY"} & env.keys() in (set(), {"TLS_CERT", "TLS_KEY"})
+    for name, mount in [("TLS_CERT", "tls"), ("TLS_KEY", "tls"), ("API_KEY_FILE", "keys")]:
+        assert name not in env or env[name].startswith(mounts[mount]["mountPath"] + "/"), env
+        assert name not in env or env["RELOAD_INTERVAL"] == "30s"
+    if config := objects.get("ConfigMap"):
+        (file,) = config["data"]
+        assert container["args"] == ["serve", "--config", f"{mounts['config']['mountPath']}/{file}"]
+    for probe, path in [("livenessProbe", "/health"), ("readinessProbe", "/ready")]:
+        assert container[probe]["httpGet"] == {"path": prefix + path, "port": "http", "scheme": scheme}
     # The drain must fit.
     assert spec["terminationGracePeriodSeconds"] > container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
 
@@ -89,7 +131,17 @@ def check(values, metrics):
     assert all(selector.items() <= labels.items() for selector in selectors), selectors
     if monitor := objects.get("ServiceMonitor"):
         assert monitor["spec"]["selector"]["matchLabels"].items() <= objects["Service"]["metadata"]["labels"].items()
-        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in objects["Service"]["spec"]["ports"]}
+        (endpoint,) = monitor["spec"]["endpoints"]
+        assert endpoint["port"] in {port["name"] for port in objects["Service"]["spec"]["ports"]}
+        assert endpoint["path"] == prefix + "/metrics" and endpoint.get("scheme", "http") == scheme.lower()
+        assert ("authorization" in endpoint) == (env.get("METRICS_NEED_KEY") == "true")
+    if ingress := objects.get("Ingress"):
+        for rule in ingress["spec"]["rules"]:
+            (path,) = rule["http"]["paths"]
+            service = path["backend"]["service"]
+            assert service["name"] == objects["Service"]["metadata"]["name"] and service["port"] == {"name": "http"}
+    if account := objects.get("ServiceAccount"):
+        assert spec["serviceAccountName"] == account["metadata"]["name"]
     if scaler := objects.get("HorizontalPodAutoscaler"):
         assert "replicas" not in objects["Deployment"]["spec"]
         names = {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"] if m["type"] == "Pods"}
@@ -119,11 +171,14 @@ def main():
         case ["--render", *values]:
             print(yaml.safe_dump_all(render(json.loads(values[0]) if values else {}).values()))
             return
+        case ["--check-objects"]:
+            print("valid for Kubernetes", *VERSIONS, "-", *check(by_kind(yaml.safe_load_all(sys.stdin)), served_metrics()))
+            return
     found = lint(CHART)
     problems = [m for m in found["messages"] if m["error"] != "icon is recommended"]
     assert not found["errors"] and not problems, found
-    for values in [{}, {"models": {"claim": "models"}}, FULL]:
-        print("valid for Kubernetes", *VERSIONS, "-", *check(values, served_metrics()))
+    for values in [{}, {"models": {"claim": "models"}}, FULL, SECURE]:
+        print("valid for Kubernetes", *VERSIONS, "-", *check(render(values), served_metrics()))
     for values in WRONG:
         try:
             render(values)
