@@ -322,7 +322,7 @@ impl Run<'_> {
             next = self.ordered.turn.wait(next).unwrap_or_else(PoisonError::into_inner);
         }
         let mut out = std::io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| LoadError::io("standard output", &e))?;
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| LoadError::of_standard_output(&e))?;
         *next += 1;
         drop(next);
         self.ordered.turn.notify_all();

@@ -12,13 +12,14 @@ mod fit;
 mod health;
 mod inspect;
 mod log;
+mod output;
 mod progress;
 mod recipe;
 #[cfg(feature = "refine")]
 mod refine;
 mod serve;
 
-use std::fmt::Display;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -28,9 +29,7 @@ use crate::checkpoint::BUILTIN;
 use crate::config::layers::{self, ConfigError, Effective, Flags};
 use crate::config::{LogFormat, Model};
 use crate::location::Location;
-
-/// sysexits.h's EX_CONFIG: something in the configuration must change before a restart can help.
-const CONFIG_ERROR: u8 = 78;
+use output::{Failure, end, print, warn};
 
 /// An OpenAI-compatible embeddings server over LLMs' own token embeddings.
 #[derive(Parser)]
@@ -159,40 +158,49 @@ struct FetchArgs {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return not_parsed(&error),
+    };
     match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(args)) => serve::run(&args),
-        Some(Command::Check(args)) => check(&args),
-        Some(Command::Health(args)) => health::run(&args),
-        Some(Command::Inspect(args)) => inspect::run(&args),
-        Some(Command::Extract(args)) => finish(extract::run(&args)),
-        Some(Command::Fetch(args)) => finish(fetch::run(&args)),
+        Some(Command::Check(args)) => end(check(&args)),
+        Some(Command::Health(args)) => end(health::run(&args)),
+        Some(Command::Inspect(args)) => end(inspect::run(&args)),
+        Some(Command::Extract(args)) => end(extract::run(&args)),
+        Some(Command::Fetch(args)) => end(fetch::run(&args)),
         #[cfg(feature = "bulk")]
-        Some(Command::Embed(args)) => finish(embed::run(&args)),
+        Some(Command::Embed(args)) => end(embed::run(&args)),
         #[cfg(feature = "refine")]
-        Some(Command::Refine(args)) => refine::run(&args),
+        Some(Command::Refine(args)) => end(refine::run(&args)),
         #[cfg(feature = "refine")]
-        Some(Command::Fit(args)) => finish(fit::run(&args)),
+        Some(Command::Fit(args)) => end(fit::run(&args)),
         #[cfg(feature = "refine")]
-        Some(Command::Eval(args)) => eval::run(&args),
+        Some(Command::Eval(args)) => end(eval::run(&args)),
         Some(Command::Completions { shell }) => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
-            finish(String::from_utf8(text))
+            end(Ok::<_, Failure>(String::from_utf8_lossy(&text).into_owned()))
         }
-        Some(Command::Man) => finish(manual()),
+        Some(Command::Man) => end(manual()),
     }
 }
 
-impl ServeArgs {
-    /// The configuration that these flags give on top of the other layers; an error is printed.
-    fn effective(&self) -> Result<Effective, ExitCode> {
-        self.layers().map_err(|e| config_error(&e))
+/// The help and the version, which are results, and what is wrong with the command line, which is not.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        // Where it cannot be written nobody can be told.
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
+    let text = error.render();
+    end(Ok::<_, Failure>(if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() }))
+}
 
-    /// The same; as the file and the environment are now.
-    fn layers(&self) -> Result<Effective, ConfigError> {
+impl ServeArgs {
+    /// The configuration that these flags give on top of the other layers, as the file and the environment are now.
+    fn effective(&self) -> Result<Effective, ConfigError> {
         let flags = Flags {
             config: self.config.clone(),
             host: self.host.clone(),
@@ -225,37 +233,15 @@ fn manual() -> Result<String, Box<dyn std::error::Error>> {
     Ok(String::from_utf8(text)?)
 }
 
-/// Prints the result of a command that ends by itself.
-fn finish<E: Display>(result: Result<String, E>) -> ExitCode {
-    match result {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("embedding-server: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn config_error(error: &dyn Display) -> ExitCode {
-    eprintln!("embedding-server: {error}");
-    ExitCode::from(CONFIG_ERROR)
-}
-
-fn check(args: &ServeArgs) -> ExitCode {
-    let effective = match args.effective() {
-        Ok(effective) => effective,
-        Err(code) => return code,
-    };
-    print!("{effective}");
+fn check(args: &ServeArgs) -> Result<String, Failure> {
+    let effective = args.effective().map_err(Failure::configuration)?;
     for warning in &effective.warnings {
-        eprintln!("embedding-server: warning: {warning}");
+        warn(warning);
     }
+    print(&effective.to_string())?;
     match missing_path(&effective.config.models) {
-        Some(missing) => config_error(&missing),
-        None => ExitCode::SUCCESS,
+        Some(missing) => Err(Failure::Configuration(missing)),
+        None => Ok(String::new()),
     }
 }
 

@@ -10,12 +10,14 @@ pub struct LoadError {
     problem: String,
     expected: Option<String>,
     remedy: Option<String>,
+    /// Set where standard output could not be written.
+    standard_output: Option<std::io::ErrorKind>,
 }
 
 impl LoadError {
     /// `problem` reads on from the path: "/models/x/config.json: is missing".
     pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into(), expected: None, remedy: None }
+        Self { path: path.into(), problem: problem.into(), expected: None, remedy: None, standard_output: None }
     }
 
     /// What would have been right; reads on from "expected".
@@ -42,6 +44,16 @@ impl LoadError {
             std::io::ErrorKind::NotFound => found.expected("an existing file"),
             _ => found,
         }
+    }
+
+    /// An error of writing to standard output.
+    pub fn of_standard_output(error: &std::io::Error) -> Self {
+        Self { standard_output: Some(error.kind()), ..Self::new("standard output", error.to_string()) }
+    }
+
+    /// What went wrong in writing to standard output, if that is the error.
+    pub fn standard_output(&self) -> Option<std::io::ErrorKind> {
+        self.standard_output
     }
 
     /// The file or directory at fault.

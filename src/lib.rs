@@ -30,6 +30,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+// These panic where their stream is closed or full. `cli::output` writes without.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 #[cfg(feature = "bulk")]
 pub mod bulk;
 pub mod checkpoint;
@@ -66,6 +69,8 @@ pub mod client;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod keys;
+#[cfg(feature = "server")]
+pub mod line_queue;
 #[cfg(feature = "server")]
 pub mod openai;
 #[cfg(feature = "server")]

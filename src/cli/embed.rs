@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
+use super::output::{say, warn};
 use super::progress::Bar;
 use crate::bulk::input::{InputFormat, Source};
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
@@ -103,7 +104,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let output = args.output.clone().filter(|output| output != Path::new("-"));
     if let Some(output) = output.as_deref().filter(|output| args.skip_existing && output.exists()) {
-        eprintln!("embedding-server: {} is there already", output.display());
+        say(&format!("{} exists already: nothing to do", output.display()));
         return Ok(String::new());
     }
     let format = format(args, output.as_deref())?;
@@ -138,7 +139,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     let seconds = started.elapsed().as_secs_f64();
     let left_out = if done.skipped > 0 { format!(", {} left out", done.skipped) } else { String::new() };
     let resumed = if done.resumed > 0 { format!(", {} by an earlier run", done.resumed) } else { String::new() };
-    eprintln!("embedding-server: {} embedded{left_out}{resumed}; {} tokens in {seconds:.1} s", done.rows, done.tokens);
+    say(&format!("{} embedded{left_out}{resumed}; {} tokens in {seconds:.1} s", done.rows, done.tokens));
     Ok(String::new())
 }
 
@@ -206,11 +207,11 @@ fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {
     let path = Location::of(&model.path).directory(&overrides, bar)?;
     let checkpoint = Checkpoint::open(&path, &overrides)?;
     for warning in &checkpoint.warnings {
-        eprintln!("embedding-server: warning: {warning}");
+        warn(warning);
     }
     let embedder = Embedder::new(checkpoint, model.settings())?;
     if let Some(reason) = embedder.why_cpu() {
-        eprintln!("embedding-server: warning: on the CPU: {reason}");
+        warn(&format!("embedding on the CPU: {reason}"));
     }
     Ok(embedder)
 }

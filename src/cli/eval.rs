@@ -1,7 +1,6 @@
 //! `embedding-server eval`
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -44,11 +43,7 @@ type Failure = Box<dyn std::error::Error>;
 /// A name for the table's column, and what embeds.
 type Model = (String, Box<dyn Embed>);
 
-pub fn run(args: &EvalArgs) -> ExitCode {
-    super::finish(evaluate(args).map(|()| String::new()))
-}
-
-fn evaluate(args: &EvalArgs) -> Result<(), Failure> {
+pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     let tasks = tasks(args)?;
     let models = models(args)?;
     if tasks.is_empty() || models.is_empty() {
@@ -72,17 +67,17 @@ fn evaluate(args: &EvalArgs) -> Result<(), Failure> {
         }
     }
     bar.finish();
-    if args.json {
+    let text = if args.json {
         let all = serde_json::json!({ "scores": scores, "means": eval::means(&scores) });
-        println!("{all:#}");
+        format!("{all:#}\n")
     } else {
         let names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
-        print!("{}", table(&names, &scores));
-    }
+        table(&names, &scores)
+    };
     if let Some(path) = &args.chart {
         std::fs::write(path, eval::chart::svg(&scores)).map_err(|e| format!("{}: {e}", path.display()))?;
     }
-    Ok(())
+    Ok(text)
 }
 
 fn tasks(args: &EvalArgs) -> Result<Vec<Task>, Failure> {

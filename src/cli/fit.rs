@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::output::warn;
 use super::progress::Bar;
 use super::refine::{Dtype, existing};
 use crate::checkpoint::{Checkpoint, Overrides};
@@ -86,7 +87,7 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
-        eprintln!("embedding-server: warning: {warning}");
+        warn(warning);
     }
     let progress = Bar::new();
     let client = client(args)?;

@@ -1,27 +1,24 @@
 //! `embedding-server health`: what a container's health check runs, where there is no shell and no curl.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use ureq::Agent;
 
-use super::{HealthArgs, ServeArgs, finish};
+use super::output::Failure;
+use super::{HealthArgs, ServeArgs};
 
 /// The longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-pub fn run(args: &HealthArgs) -> ExitCode {
+pub fn run(args: &HealthArgs) -> Result<String, Failure> {
     let serve =
         ServeArgs { config: args.config.clone(), host: args.host.clone(), port: args.port, ..ServeArgs::default() };
-    let server = match serve.effective() {
-        Ok(effective) => effective.config.server,
-        Err(code) => return code,
-    };
+    let server = serve.effective().map_err(Failure::configuration)?.config.server;
     let address = SocketAddr::new(reachable(server.host), server.port);
     let path = if args.live { "health" } else { "ready" };
     let scheme = if server.tls_cert.is_some() { "https" } else { "http" };
-    finish(ask(&format!("{scheme}://{address}/{path}")))
+    Ok(ask(&format!("{scheme}://{address}/{path}"))?)
 }
 
 /// Where a server that listens on `host` is found from its own machine.

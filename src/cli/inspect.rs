@@ -1,7 +1,5 @@
 //! `embedding-server inspect`
 
-use std::process::ExitCode;
-
 use bytesize::ByteSize;
 
 use super::InspectArgs;
@@ -16,11 +14,7 @@ use crate::norm::{Norm, NormKind};
 /// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
 const SAMPLE: &str = "Hello, 세계!";
 
-pub fn run(args: &InspectArgs) -> ExitCode {
-    super::finish(report(args))
-}
-
-fn report(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
+pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     let model = configured(args)?;
     let (path, overrides, settings) = match &model {
         Some(model) => (model.path.as_path(), model.overrides(), model.settings()),

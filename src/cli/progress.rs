@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::output::say;
 use crate::progress::Progress;
 
 /// On stderr, for as long as some work lasts.
@@ -52,6 +53,6 @@ impl Progress for Bar {
     }
 
     fn note(&self, text: &str) {
-        eprintln!("embedding-server: {text}");
+        say(text);
     }
 }

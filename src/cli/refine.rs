@@ -1,11 +1,11 @@
 //! `embedding-server refine`
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
+use super::output::warn;
 use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::error::LoadError;
@@ -66,11 +66,8 @@ impl From<Dtype> for RowDtype {
     }
 }
 
-pub fn run(args: &RefineArgs) -> ExitCode {
-    super::finish(refine(args).map(|()| String::new()))
-}
-
-fn refine(args: &RefineArgs) -> Result<(), LoadError> {
+/// Refines, writes, and gives back the report.
+pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     let existing = existing(args.force);
     // Before the work, and again by `write` for who made the directory meanwhile.
     existing.check(&args.out)?;
@@ -78,7 +75,7 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
-        eprintln!("embedding-server: warning: {warning}");
+        warn(warning);
     }
     let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -99,8 +96,8 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
     let refinement = Refinement::fit(&checkpoint, &frequencies, &options, &progress)?;
     let description = Description { made: refinement.description(&frequencies), card: None };
     write::write(&args.out, existing, args.dtype.into(), &checkpoint, &refinement, &description, &progress)?;
-    println!(
-        "{}: {} rows of {} dimensions in {}, a = {:.1e}, from {}, in {:.1} s",
+    Ok(format!(
+        "{}: {} rows of {} dimensions in {}, a = {:.1e}, from {}, in {:.1} s\n",
         args.out.display(),
         refinement.rows(),
         refinement.dimensions(),
@@ -108,8 +105,7 @@ fn refine(args: &RefineArgs) -> Result<(), LoadError> {
         refinement.parameters().a,
         frequencies.source(),
         started.elapsed().as_secs_f64(),
-    );
-    Ok(())
+    ))
 }
 
 /// What `--force` stands for.

@@ -7,54 +7,63 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::{ServeArgs, config_error, log, missing_path};
+use super::output::{Failure, end};
+use super::{ServeArgs, log, missing_path};
 use crate::config::Config;
 use crate::config::layers::{self, ConfigError};
+use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
 use crate::server::{self, State};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
-    let effective = match args.effective() {
-        Ok(effective) => effective,
-        Err(code) => return code,
+    // Dropped last, so that everything that is said before the end is written.
+    let queues = LineQueue::start("log", std::io::stderr(), log::report_dropped)
+        .and_then(|log| Ok((log, LineQueue::start("stdout", std::io::stdout(), |_| {})?)));
+    let ((stderr, _flush_stderr), (stdout, _flush_stdout)) = match queues {
+        Ok(queues) => queues,
+        Err(error) => return end(Err(Failure::Run(format!("cannot start the thread that writes the log: {error}")))),
     };
-    if let Some(missing) = missing_path(&effective.config.models) {
-        return config_error(&missing);
+    match start(args, &stderr, stdout) {
+        Ok(code) => code,
+        Err(failure) => {
+            log::fatal(&failure, stderr);
+            failure.exit_code()
+        }
     }
-    let _spans = match log::start(&effective) {
-        Ok(spans) => spans,
-        Err(error) => return config_error(&error),
-    };
+}
+
+fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<ExitCode, Failure> {
+    let effective = args.effective().map_err(Failure::configuration)?;
+    if let Some(missing) = missing_path(&effective.config.models) {
+        return Err(Failure::Configuration(missing));
+    }
+    let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
     // A connection is a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let state = match State::new(effective.config) {
-        Ok(state) => Arc::new(state),
-        Err(error) => return config_error(&error),
-    };
+    let state = State::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
     // Accepts and loads; connections have threads of their own.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
-    let code = runtime.block_on(serve(state, args.clone())).unwrap_or_else(|error| failed(&error));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Run(format!("cannot start the server: {error}")))?;
+    let result = runtime.block_on(serve(state, args.clone(), stdout));
     // What is still open was cut at the drain deadline: nothing to wait for.
     runtime.shutdown_background();
-    code
+    Ok(result?)
 }
 
-fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    tracing::error!("{error}");
-    ExitCode::FAILURE
-}
-
-async fn serve(state: Arc<State>, args: ServeArgs) -> Result<ExitCode, Box<dyn std::error::Error>> {
+async fn serve(
+    state: Arc<State>,
+    args: ServeArgs,
+    mut stdout: LineQueue,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let stop = server::stop_signal()?;
     let hangup = reload::hangup()?;
     let listener = server::bind(&state.config).await?;
     let address = listener.local_addr()?;
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
-    let _ = writeln!(std::io::stdout(), "listening on {scheme}://{address}");
+    let _ = stdout.write_all(format!("listening on {scheme}://{address}\n").as_bytes());
 
     let (load_failed, failure) = oneshot::channel();
     tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
@@ -90,7 +99,7 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
 }
 
 fn read(args: &ServeArgs) -> Result<Config, ConfigError> {
-    let config = args.layers()?.config;
+    let config = args.effective()?.config;
     match missing_path(&config.models) {
         Some(missing) => Err(ConfigError(missing)),
         None => Ok(config),

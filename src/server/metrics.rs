@@ -24,7 +24,7 @@ use super::State;
 use super::error::ApiError;
 use super::stages::Stage;
 use crate::openai::ErrorResponse;
-use crate::workers;
+use crate::{line_queue, workers};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -133,6 +133,7 @@ pub struct Metrics {
     connections: Gauge,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
     panics: Counter,
+    dropped_lines: Counter,
     table_bytes: Family<Labels, Gauge>,
     loaded: Family<Labels, Gauge>,
     resident: Gauge,
@@ -181,6 +182,9 @@ impl Default for Metrics {
         }
         let panics = Counter::default();
         series.register(of_server("panics"), "Panics, each of which failed its request", panics.clone());
+        let dropped_lines = Counter::default();
+        let text = "Lines of the log that were dropped because standard error was not read or could not be written";
+        series.register(of_server("log_lines_dropped"), text, dropped_lines.clone());
 
         let build = Info::new([
             ("version", env!("CARGO_PKG_VERSION")),
@@ -211,6 +215,7 @@ impl Default for Metrics {
             connections,
             reloads,
             panics,
+            dropped_lines,
             table_bytes,
             loaded,
             resident,
@@ -266,6 +271,7 @@ impl Metrics {
         self.waiting.set(signed(state.workers.waiting()));
         self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
         self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
+        self.dropped_lines.inc_by(line_queue::dropped().saturating_sub(self.dropped_lines.get()));
         // Not those of models that a reload removed.
         self.loaded.clear();
         self.table_bytes.clear();

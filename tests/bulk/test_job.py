@@ -56,7 +56,7 @@ def test_shards_make_every_row_once_though_one_is_killed_and_one_runs_twice(corp
             assert not (out / f"part-{index}.parquet").exists(), "it was over before it was killed"
         subprocess.run(command, check=True, stderr=subprocess.PIPE, timeout=300)
     again = subprocess.run(arguments(2, corpus, out), check=True, capture_output=True, text=True, timeout=300)
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
     found = pq.read_table(sorted(out.glob("part-*.parquet")))
     assert sorted(found["id"].to_pylist()) == sorted(vectors)
     assert all(

@@ -29,6 +29,7 @@ mod metrics;
 mod models;
 mod neighbours;
 mod openapi;
+mod output;
 mod playground;
 mod process;
 mod properties;

@@ -103,7 +103,7 @@ fn a_bad_configuration_exits_with_78_before_a_port_is_bound() {
         let output = output(&args);
         assert_eq!(output.status.code(), Some(78), "{args:?}: {}", stderr(&output));
         assert!(!String::from_utf8_lossy(&output.stdout).contains("listening"), "{args:?}");
-        assert!(stderr(&output).starts_with("embedding-server: "), "{args:?}");
+        assert!(stderr(&output).starts_with("error: "), "{args:?}");
     }
     assert_eq!(output(&["serve", "--no-such-flag"]).status.code(), Some(2));
 }
