@@ -3,6 +3,8 @@
 mod access;
 mod admission;
 mod authorize;
+mod body;
+mod clients;
 mod connection;
 mod docs;
 mod embeddings;
@@ -14,6 +16,7 @@ mod metrics;
 mod models;
 mod playground;
 pub mod reload;
+mod request_body;
 mod router;
 mod similarity;
 mod sockets;

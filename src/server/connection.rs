@@ -7,20 +7,22 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::http::{Request, Response, Version};
+use axum::http::{Request, Response};
 use axum::response::IntoResponse;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::clients::{Streams, abortable};
 use super::error::ApiError;
 use super::metrics::Metrics;
+use super::request_body::{RequestBody, close_if_unread};
 use super::sockets::SocketThreads;
-use super::transport::{FIRST_READ, Transport};
+use super::transport::{Transport, limit_unsent};
 use super::{Serving, State};
 
 /// How long a TLS handshake may take.
@@ -58,6 +60,7 @@ impl<'a> Connections<'a> {
     pub fn serve(&self, stream: TcpStream) {
         // Answers are single writes; waiting to fill a packet only delays them.
         let _ = stream.set_nodelay(true);
+        limit_unsent(&stream);
         let (serving, watcher) = (Arc::clone(&self.serving), self.graceful.watcher());
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             let open = (permit, self.metrics.connect());
@@ -88,30 +91,36 @@ async fn serve(serving: Arc<ArcSwapOption<Serving>>, stream: TcpStream, watcher:
     };
     let stream = tokio::time::timeout(HANDSHAKE.min(header_timeout), tls.accept(stream)).await??;
     let stream = Transport::new(stream, header_timeout.max(request_timeout));
-    let unwanted = stream.unwanted();
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        // Where it pays; HTTP/2 has the bytes of other requests between those of a body.
-        if request.body().size_hint().lower() > FIRST_READ as u64 && request.version() <= Version::HTTP_11 {
-            request.extensions_mut().insert(unwanted.clone());
-        }
+    let received = stream.received();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let received = received.clone();
+        let request = RequestBody::of(request, &received);
         let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
         async move {
-            Ok::<_, Infallible>(match routes {
-                Some(routes) => routes.answer(request.map(Body::new)).await,
-                None => ApiError::draining().into_response(),
-            })
+            let mut response = match routes {
+                Some(routes) => routes.answer(request).await,
+                None => {
+                    drop(request);
+                    ApiError::draining().into_response()
+                }
+            };
+            close_if_unread(&mut response, &received);
+            Ok::<_, Infallible>(response)
         }
     });
     let builder = protocol(header_timeout);
-    watcher.watch(builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned()).await
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    abortable(watcher.watch(connection)).await.unwrap_or_else(|_| Err("its client takes its answer too slowly".into()))
 }
 
 /// Answers the first request with the reason, and closes.
 async fn refuse(serving: &ArcSwapOption<Serving>, stream: TcpStream) -> Result<(), Error> {
     let Some(tls) = serving.load().as_ref().map(|serving| Arc::clone(&serving.state.tls)) else { return Ok(()) };
-    let stream = tls.accept(stream).await?;
+    let stream = Transport::new(tls.accept(stream).await?, REFUSAL);
+    let received = stream.received();
     // Not an async closure: rustc 1.95 cannot compile one here incrementally.
-    let service = service_fn(|_: Request<Incoming>| {
+    let service = service_fn(move |request: Request<Incoming>| {
+        drop(RequestBody::of(request, &received));
         ready(Ok::<Response<Body>, Infallible>(ApiError::too_many_connections().into_response()))
     });
     let mut builder = protocol(REFUSAL);
@@ -119,8 +128,8 @@ async fn refuse(serving: &ArcSwapOption<Serving>, stream: TcpStream) -> Result<(
     builder.serve_connection(TokioIo::new(stream), service).await
 }
 
-fn protocol(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn protocol(header_timeout: Duration) -> auto::Builder<Streams> {
+    let mut builder = auto::Builder::new(Streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
     // A client that is gone without a word, and has no request that would find out.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(header_timeout);

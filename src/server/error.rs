@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
+use crate::config::units::{ByteCount, Seconds};
 use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
 use crate::workers::Panicked;
@@ -147,10 +148,10 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("too_many_connections")
     }
 
-    /// The client took longer than `max` to send its request.
-    pub fn body_too_slow(max: crate::config::units::Seconds) -> Self {
+    /// Within `window` the client sent less than `least` bytes a second.
+    pub fn body_too_slow(least: ByteCount, window: Seconds) -> Self {
         let message = format!(
-            "The request was not sent within {max}, the limit of this server (its setting server.request_timeout)."
+            "The request body arrived too slowly: this server expects at least {least} a second on average over {window}."
         );
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, message).code("request_timeout")
     }
@@ -174,6 +175,11 @@ impl ApiError {
     #[must_use]
     pub fn of_field(self, field: &str) -> Self {
         if self.param.as_deref() == Some("input") { self.param(field) } else { self }
+    }
+
+    #[cfg(test)]
+    pub fn into_status(self) -> u16 {
+        self.status.as_u16()
     }
 
     fn class(&self) -> ErrorClass {
@@ -238,9 +244,9 @@ impl utoipa::IntoResponses for ApiError {
             ),
             (StatusCode::UNAUTHORIZED, "No API key, or one that this server does not know"),
             (StatusCode::NOT_FOUND, "No such model, or none that the key may use"),
-            (StatusCode::REQUEST_TIMEOUT, "The request was not sent within `server.request_timeout`"),
+            (StatusCode::REQUEST_TIMEOUT, "The body arrived too slowly"),
             (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`"),
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON"),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or compressed in a way that is not supported; `Accept-Encoding` names those that are"),
             (StatusCode::TOO_MANY_REQUESTS, "Too much work in flight; `Retry-After` says when to ask again"),
             (StatusCode::INTERNAL_SERVER_ERROR, "The server's fault"),
             (StatusCode::SERVICE_UNAVAILABLE, "Not ready; `Retry-After` says when to ask again"),

@@ -207,15 +207,25 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::post;
-    use http_body_util::BodyExt;
+    use std::convert::Infallible;
 
+    use axum::routing::post;
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::Frame;
+
+    use super::super::json::Json;
     use super::*;
     use crate::config::Config;
     use crate::config::units::Seconds;
+    use crate::openai::CreateEmbeddingRequest;
 
     async fn ask(routes: &Routes, path: &str) -> (Response<()>, serde_json::Value) {
-        let request = Request::builder().method("POST").uri(path).body(Body::empty()).unwrap();
+        send(routes, path, Body::empty()).await
+    }
+
+    async fn send(routes: &Routes, path: &str, body: Body) -> (Response<()>, serde_json::Value) {
+        let request = Request::builder().method("POST").uri(path).body(body).unwrap();
         let (head, body) = routes.clone().answer(request).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
@@ -254,15 +264,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_answered_in_time_is_dropped_and_told_whose_fault_it_is() {
-        async fn received(axum::Extension(weight): axum::Extension<Arc<admission::Weight>>) {
-            weight.received();
+        async fn on_the_server(axum::Extension(weight): axum::Extension<Arc<admission::Weight>>) {
+            weight.received().unwrap();
             std::future::pending::<()>().await;
         }
-        let routes = Router::new().route("/server", post(received)).route("/client", post(std::future::pending::<()>));
+        async fn on_the_client(_: Json<CreateEmbeddingRequest>) {}
+        let routes = Router::new().route("/server", post(on_the_server)).route("/client", post(on_the_client));
         let state = state(|c| c.server.request_timeout = Seconds(std::time::Duration::from_millis(50)));
         let routes = Routes::new(routes, &state, &[], Vec::new());
         for (path, status, code) in [("/server", 503, "timeout"), ("/client", 408, "request_timeout")] {
-            let (head, body) = ask(&routes, path).await;
+            let body = Body::new(StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, Infallible>>()));
+            let (head, body) = send(&routes, path, body).await;
             assert_eq!((head.status().as_u16(), body["error"]["code"].as_str()), (status, Some(code)), "{body}");
             assert_eq!(head.headers().contains_key("retry-after"), status == 503);
         }

@@ -1,14 +1,19 @@
-//! The bytes of one connection, below HTTP: when nothing moves any more, and what is thrown away unread.
+//! The bytes of one connection, below HTTP: when nothing moves any more, and what is discarded unread.
 //!
-//! A body that is refused has to be taken all the same: a client that is still sending it does not read the answer. Under
-//! overload that is most of the bytes that come. Those of plain TCP are dropped by the kernel, uncopied ([`Unwanted`]). For
-//! that they must not have been read together with the head, so the first read of a request is a small one.
+//! A body that is refused has to be received all the same: a client that is still sending it does not read the answer.
+//! Under overload that is most of the bytes that come. Those of plain TCP are dropped by the kernel, uncopied
+//! ([`Received::skip`]). For that they must not have been read together with the head, so the first read of a request is a
+//! small one.
+//!
+//! Where a connection is closed although its client may still be sending, its writing half is closed first, and what comes
+//! is discarded for a while: bytes that arrive at a closed socket reset the connection, and the client loses the answer
+//! (RFC 9112, 9.6).
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,9 +24,31 @@ use tokio::time::{Instant, Sleep};
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
 pub const FIRST_READ: usize = 2 << 10;
 
+/// How many bytes the kernel takes of an answer before it can send them. Up to the size of its buffers, megabytes, and for
+/// as long as a slow client needs for them, it would not be seen whether the client takes anything.
+#[cfg(target_os = "linux")]
+const UNSENT: u32 = 64 << 10;
+
+/// Has the kernel take only what it can send soon.
+pub fn limit_unsent(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+}
+
+/// How long a connection that is being closed takes what its client still sends, how long it waits for more, and how many
+/// bytes it takes. nginx calls it a lingering close.
+const LINGER: Duration = Duration::from_secs(10);
+const LINGER_IDLE: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 1 << 30;
+
+/// The bytes of one read of what is discarded.
+const SCRATCH: usize = 16 << 10;
+
 /// A connection's bytes, encrypted or not.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Throws away at most `most` bytes, and says how many: 0 at the end. `None` where they can only be read.
+    /// Discards at most `most` bytes, and says how many: 0 at the end. `None` where they can only be read.
     fn poll_skip(&mut self, _context: &mut Context<'_>, _most: u64) -> Option<Poll<io::Result<usize>>> {
         None
     }
@@ -33,7 +60,7 @@ impl Bytes for TcpStream {
     fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
         const SKIP: usize = 256 << 10;
         thread_local! {
-            /// Says how many bytes to throw away: nothing is written to it, so that it takes no memory.
+            /// Says how many bytes to discard: nothing is written to it, so that it takes no memory.
             static NOWHERE: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(Vec::with_capacity(SKIP));
         }
         NOWHERE.with_borrow_mut(|nowhere| {
@@ -61,14 +88,50 @@ impl Bytes for tokio_rustls::server::TlsStream<TcpStream> {}
 #[cfg(test)]
 impl Bytes for tokio::io::DuplexStream {}
 
-/// How many of the next bytes of a connection nobody will look at.
+/// What is known of the bytes that a connection receives: shared by its stream and its requests.
 #[derive(Debug, Clone, Default)]
-pub struct Unwanted(Arc<AtomicU64>);
+pub struct Received(Arc<Receiving>);
 
-impl Unwanted {
-    /// The next `bytes` bytes, none of which has been read.
-    pub fn set(&self, bytes: u64) {
-        self.0.store(bytes, Ordering::Relaxed);
+#[derive(Debug, Default)]
+struct Receiving {
+    /// How many of the next bytes nobody will look at.
+    skip: AtomicU64,
+    /// Whether bytes were read that belong to a request which has not ended.
+    unfinished: AtomicBool,
+    /// Whether the answer that is being given is the last one.
+    close: AtomicBool,
+    /// Whether many requests share the connection at the same time (HTTP/2).
+    multiplexed: AtomicBool,
+}
+
+impl Received {
+    /// Discards the next `bytes` bytes, none of which has been read.
+    pub fn skip(&self, bytes: u64) {
+        self.0.skip.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The body of the request has been received to its end.
+    pub fn body_ended(&self) {
+        self.0.unfinished.store(false, Ordering::Relaxed);
+    }
+
+    /// The body of the request will not be received to its end.
+    pub fn close_after_answer(&self) {
+        self.0.close.store(true, Ordering::Relaxed);
+    }
+
+    pub fn must_close(&self) -> bool {
+        self.0.close.load(Ordering::Relaxed)
+    }
+
+    /// The connection is HTTP/2.
+    pub fn is_multiplexed(&self) {
+        self.0.multiplexed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client is likely to be sending, as far as that is known.
+    fn is_unfinished(&self) -> bool {
+        self.0.unfinished.load(Ordering::Relaxed) && !self.0.multiplexed.load(Ordering::Relaxed)
     }
 }
 
@@ -79,21 +142,40 @@ pub struct Transport<S> {
     limit: Duration,
     moved: Instant,
     alarm: Pin<Box<Sleep>>,
-    unwanted: Unwanted,
-    /// Bytes that were thrown away and not given out yet.
+    received: Received,
+    /// Bytes that were discarded and not given out yet.
     skipped: usize,
     /// Whether nothing was read since something was written.
     begins: bool,
+    /// Once the writing half is closed.
+    closing: Option<Closing>,
+}
+
+/// What is left to discard before a stream is closed.
+struct Closing {
+    until: Instant,
+    bytes: u64,
+    /// Whether to wait for what has not arrived yet.
+    waits: bool,
 }
 
 impl<S> Transport<S> {
     pub fn new(stream: S, limit: Duration) -> Self {
         let alarm = Box::pin(tokio::time::sleep(limit));
-        Self { stream, limit, moved: Instant::now(), alarm, unwanted: Unwanted::default(), skipped: 0, begins: true }
+        Self {
+            stream,
+            limit,
+            moved: Instant::now(),
+            alarm,
+            received: Received::default(),
+            skipped: 0,
+            begins: true,
+            closing: None,
+        }
     }
 
-    pub fn unwanted(&self) -> Unwanted {
-        self.unwanted.clone()
+    pub fn received(&self) -> Received {
+        self.received.clone()
     }
 
     /// What a transfer came to. Pending: the task is woken when it is too late.
@@ -119,14 +201,14 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let unwanted = self.unwanted.0.load(Ordering::Relaxed);
-        if self.skipped == 0 && unwanted > 0 {
-            match self.stream.poll_skip(context, unwanted) {
+        let skip = self.received.0.skip.load(Ordering::Relaxed);
+        if self.skipped == 0 && skip > 0 {
+            match self.stream.poll_skip(context, skip) {
                 // Read like all else.
-                None => self.unwanted.set(0),
+                None => self.received.skip(0),
                 Some(skipped) => {
                     self.skipped = ready!(self.check(context, skipped))?;
-                    self.unwanted.set(unwanted.saturating_sub(self.skipped as u64));
+                    self.received.skip(skip.saturating_sub(self.skipped as u64));
                 }
             }
         }
@@ -148,7 +230,10 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         } else {
             Pin::new(&mut self.stream).poll_read(context, buffer)
         };
-        self.begins &= buffer.filled().len() == before;
+        if buffer.filled().len() > before {
+            self.begins = false;
+            self.received.0.unfinished.store(true, Ordering::Relaxed);
+        }
         self.check(context, read)
     }
 }
@@ -179,8 +264,50 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.check(context, shut)
+        if self.closing.is_none() {
+            let shut = Pin::new(&mut self.stream).poll_shutdown(context);
+            ready!(self.check(context, shut))?;
+            let until = Instant::now() + LINGER;
+            self.closing = Some(Closing { until, bytes: 0, waits: self.received.is_unfinished() });
+        }
+        self.poll_linger(context).map(Ok)
+    }
+}
+
+impl Transport<Box<dyn Bytes>> {
+    /// Discards what the client still sends: to its end, while it sends, and within limits.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(closing) = self.closing.as_mut() else { return Poll::Ready(()) };
+        loop {
+            let discarded = match self.stream.poll_skip(context, u64::MAX) {
+                Some(skipped) => skipped,
+                None => {
+                    let mut scratch = [MaybeUninit::uninit(); SCRATCH];
+                    let mut scratch = ReadBuf::uninit(&mut scratch);
+                    let read = Pin::new(&mut self.stream).poll_read(context, &mut scratch);
+                    read.map_ok(|()| scratch.filled().len())
+                }
+            };
+            match discarded {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                Poll::Ready(Ok(bytes)) => {
+                    closing.bytes = closing.bytes.saturating_add(bytes as u64);
+                    self.moved = Instant::now();
+                    if closing.bytes > LINGER_BYTES || closing.until <= self.moved {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Pending if !closing.waits => return Poll::Ready(()),
+                Poll::Pending => {
+                    let end = closing.until.min(self.moved + LINGER_IDLE);
+                    if end <= Instant::now() {
+                        return Poll::Ready(());
+                    }
+                    self.alarm.as_mut().reset(end);
+                    ready!(self.alarm.as_mut().poll(context));
+                }
+            }
+        }
     }
 }
 
@@ -221,18 +348,18 @@ mod tests {
             [(Box::new(tcp), &mut client), (Box::new(duplex), &mut other)];
         for (stream, client) in streams {
             let mut stream = Transport::new(stream, Duration::from_secs(60));
-            let unwanted = stream.unwanted();
+            let received = stream.received();
             for length in [1, 5000, 200_000] {
                 let sent: Vec<u8> = (0..length + 200).map(|i| (i % 251) as u8).collect();
                 client.write_all(&sent).await.unwrap();
                 let mut head = [0; 100];
                 stream.read_exact(&mut head).await.unwrap();
-                unwanted.set(length as u64);
+                received.skip(length as u64);
                 stream.read_exact(&mut vec![0; length]).await.unwrap();
                 let mut next = [0; 100];
                 stream.read_exact(&mut next).await.unwrap();
                 assert_eq!((&head[..], &next[..]), (&sent[..100], &sent[length + 100..]));
-                assert_eq!(unwanted.0.load(Ordering::Relaxed), 0);
+                assert_eq!(received.0.skip.load(Ordering::Relaxed), 0);
             }
         }
     }

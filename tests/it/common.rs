@@ -144,7 +144,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn read(mut response: ureq::http::Response<ureq::Body>) -> Self {
+    pub fn read(mut response: ureq::http::Response<ureq::Body>) -> Self {
         let text = response.body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
         let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
         Self { status: response.status().as_u16(), headers: response.headers().clone(), body }

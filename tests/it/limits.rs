@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use embedding_server::config::Model;
@@ -37,6 +39,41 @@ fn in_flight(app: &TestApp, length: usize) -> BufReader<TcpStream> {
     reader
 }
 
+/// A body that has arrived but for its end, of which a byte comes now and then. It holds room for all of it.
+struct Held {
+    go_on: Sender<()>,
+    thread: JoinHandle<String>,
+}
+
+impl Held {
+    /// One input, and `length` bytes at least.
+    fn new(app: &TestApp, length: usize) -> Self {
+        const DRIPS: usize = 10_000;
+        let body = json!({"input": "a".repeat(length - 12)}).to_string();
+        let mut stream = in_flight(app, body.len() + DRIPS);
+        stream.get_mut().write_all(&body.as_bytes()[..length - 2]).unwrap();
+        let (go_on, told) = channel();
+        let thread = std::thread::spawn(move || {
+            let mut drips = 0;
+            while told.recv_timeout(Duration::from_millis(20)) == Err(RecvTimeoutError::Timeout) && drips < DRIPS {
+                stream.get_mut().write_all(b"a").unwrap();
+                drips += 1;
+            }
+            let end = format!("\"}}{}", " ".repeat(DRIPS - drips));
+            stream.get_mut().write_all(end.as_bytes()).unwrap();
+            rest(stream)
+        });
+        wait(|| metric(app, "embedding_server_bytes_in_flight") >= length as f64 - 2.0);
+        Self { go_on, thread }
+    }
+
+    /// Sends the end. Gives back the answer.
+    fn finish(self) -> String {
+        let _ = self.go_on.send(());
+        self.thread.join().unwrap()
+    }
+}
+
 fn rest(mut stream: impl Read) -> String {
     let mut text = Vec::new();
     match stream.read_to_end(&mut text) {
@@ -48,14 +85,13 @@ fn rest(mut stream: impl Read) -> String {
 /// The same weight in each of the four shapes: one input and as many bytes, or as many inputs.
 #[test]
 fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
-    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
-    // 12,000 bytes, none of them here yet.
-    let mut first = in_flight(&app, 12_000);
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(60_000));
+    let held = Held::new(&app, 20_000);
     let shapes = |inputs: usize| {
         [json!(vec!["a"; inputs]), json!(vec![[1]; inputs])].map(|input| json!({"input": input})).into_iter()
     };
-    let long = [json!("a ".repeat(4000)), json!(vec![1; 4000])].map(|input| json!({"input": input}));
-    for body in shapes(2).chain(long) {
+    let long = [json!("a ".repeat(20_000)), json!(vec![1; 20_000])].map(|input| json!({"input": input}));
+    for body in shapes(10).chain(long) {
         let answer = app.embed(&body);
         let (status, kind, code, _, message) = answer.error();
         assert_eq!((status, kind, code), (429, "requests", Some("rate_limit_exceeded")));
@@ -64,26 +100,66 @@ fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
     }
     // Room for one input, and for what takes no work.
     assert_eq!((app.embed(&json!({"input": "a"})).status, app.get("/v1/models").status), (200, 200));
-    let body = json!({"input": "a".repeat(12_000 - 12)}).to_string();
-    assert_eq!(body.len(), 12_000);
-    first.get_mut().write_all(body.as_bytes()).unwrap();
-    assert!(rest(first).contains("HTTP/1.1 200"));
+    let answer = held.finish();
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
     // More than the limit, and alone.
     wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
-    for body in shapes(8) {
+    for body in shapes(20) {
         assert_eq!(app.embed(&body).status, 200);
         wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
     }
 }
 
-/// What is refused is thrown away to its last byte, and no further: the connection is good for the next request.
+/// What is announced takes no room from others, however much it is and however long it stays away.
+#[test]
+fn bodies_that_do_not_arrive_take_no_room() {
+    let app = TestApp::start(|c| {
+        c.server.max_in_flight = ByteCount(100_000);
+        c.server.max_body = ByteCount(100_000);
+    });
+    let _announced: Vec<_> = (0..20).map(|_| in_flight(&app, 100_000)).collect();
+    for inputs in [1, 8, 10] {
+        let answer = app.embed(&json!({"input": vec!["a"; inputs]}));
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+}
+
+/// A client that stops in the middle of its body holds what it has sent, until somebody else needs the room.
+#[test]
+fn a_body_that_stopped_arriving_gives_way() {
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
+    let mut stopped = in_flight(&app, 19_000);
+    stopped.get_mut().write_all(&[b' '; 18_000]).unwrap();
+    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 18_000.0);
+    wait(|| app.embed(&json!({"input": "a"})).status == 200);
+    let answer = rest(stopped);
+    assert!(answer.contains("HTTP/1.1 408"), "{answer}");
+}
+
+/// Slow, but faster than the least rate, in which the limit for the server's own time is long over.
+#[test]
+fn a_body_that_arrives_slowly_is_taken() {
+    let app = TestApp::start(|c| c.server.request_timeout = Seconds(Duration::from_secs(1)));
+    let body = json!({"input": "a ".repeat(20_000)}).to_string();
+    let mut stream = in_flight(&app, body.len());
+    let started = Instant::now();
+    for piece in body.as_bytes().chunks(body.len() / 30) {
+        stream.get_mut().write_all(piece).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(started.elapsed() > Duration::from_secs(2));
+    let answer = rest(stream);
+    assert!(answer.contains("HTTP/1.1 200"), "{answer}");
+}
+
+/// What is refused is discarded to its last byte, and no further: the connection is good for the next request.
 #[test]
 fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
     let app = TestApp::start(|c| {
-        c.server.max_in_flight = ByteCount(20_000);
+        c.server.max_in_flight = ByteCount(60_000);
         c.server.max_body = ByteCount(1_000_000);
     });
-    let held = in_flight(&app, 12_000);
+    let held = Held::new(&app, 20_000);
     let mut stream = BufReader::new(TcpStream::connect(&app.address).unwrap());
     let mut ask = |body: &str, status: &str| {
         let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
@@ -106,26 +182,26 @@ fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
         ask(&refused.repeat(30), "413");
         ask(r#"{"input": "a"}"#, "200");
     }
-    drop(held);
+    held.finish();
 }
 
 /// Sent in chunks, nobody knows beforehand how much it will be.
 #[test]
 fn a_body_that_grows_over_the_limit_is_refused_where_it_does() {
-    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
-    let first = in_flight(&app, 1000);
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(60_000));
+    let held = Held::new(&app, 20_000);
     let mut stream = TcpStream::connect(&app.address).unwrap();
     write!(
         stream,
         "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
     )
     .unwrap();
-    for _ in 0..300 {
+    for _ in 0..500 {
         write!(stream, "64\r\n{}\r\n", " ".repeat(100)).unwrap();
     }
     write!(stream, "0\r\n\r\n").unwrap();
     assert!(rest(stream).starts_with("HTTP/1.1 429"));
-    drop(first);
+    held.finish();
 }
 
 #[test]
@@ -212,6 +288,45 @@ fn the_work_of_a_client_that_goes_away_is_dropped() {
     assert_eq!(metric(&app, "embedding_server_queue_depth"), 0.0);
     assert_eq!(metric(&app, "embedding_server_inputs_total{model=\"text-embedding-3-small\"}"), 0.0);
     assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
+}
+
+/// Many answers that nobody reads, on HTTP/1.1 and as streams of one HTTP/2 connection: they give way to others.
+#[test]
+fn answers_that_are_not_read_give_way() {
+    let dir = models::layer0();
+    for h2 in [false, true] {
+        let app = TestApp::start(|c| {
+            c.models = vec![Model::new("m", dir.path())];
+            c.server.max_in_flight = ByteCount(30 << 20);
+        });
+        let body = json!({"input": vec!["a"; 2048]});
+        let _streams: Vec<_> = if h2 {
+            vec![h2_requests_without_window(&app, "/v1/embeddings", &body.to_string(), 3)]
+        } else {
+            (0..3).map(|_| send(&app, "/v1/embeddings", &body)).collect()
+        };
+        wait(|| metric(&app, "embedding_server_bytes_in_flight") > f64::from(24 << 20));
+        wait(|| app.embed(&body).status == 200);
+    }
+}
+
+/// `count` requests on an HTTP/2 connection whose client never lets the server send a byte of an answer.
+fn h2_requests_without_window(app: &TestApp, path: &str, body: &str, count: u32) -> TcpStream {
+    use crate::refused::{DATA, HEADERS, SETTINGS, frame, h2_headers};
+    let mut stream = TcpStream::connect(&app.address).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    // SETTINGS_INITIAL_WINDOW_SIZE = 0.
+    stream.write_all(&frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
+    stream.write_all(&frame(SETTINGS, 1, 0, &[])).unwrap();
+    for id in (0..count).map(|n| 2 * n + 1) {
+        stream.write_all(&frame(HEADERS, 4, id, &h2_headers(path, body.len()))).unwrap();
+        let pieces = body.as_bytes().chunks(16_000);
+        let last = pieces.len() - 1;
+        for (n, piece) in pieces.enumerate() {
+            stream.write_all(&frame(DATA, u8::from(n == last), id, piece)).unwrap();
+        }
+    }
+    stream
 }
 
 /// 50 MB that nobody reads: kept in the sockets' buffers at most, and cut.

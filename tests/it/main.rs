@@ -34,6 +34,7 @@ mod playground;
 mod process;
 mod properties;
 mod refine;
+mod refused;
 mod reload;
 mod static_tables;
 mod teacher;

@@ -104,6 +104,26 @@ fn both_protocols_answer_over_tls_and_plain_text_does_not() {
 }
 
 #[test]
+fn a_refused_body_over_tls_is_discarded_and_its_connection_lives() {
+    let dir = TempDir::new().unwrap();
+    let certificate = certify(dir.path());
+    let server = start(dir.path());
+    let mut stream = connect(&server, &certificate, &[b"http/1.1"]).unwrap();
+    let length = 4 << 20;
+    write!(stream, "POST /nothing HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n").unwrap();
+    stream.write_all(&vec![b' '; length]).unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}}") {
+        let mut piece = [0; 1024];
+        let length = stream.read(&mut piece).unwrap();
+        assert!(length > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..length]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer));
+    assert!(health(&mut stream).starts_with("HTTP/1.1 200"));
+}
+
+#[test]
 fn the_health_check_speaks_tls_where_the_server_does() {
     let dir = tempfile::tempdir().unwrap();
     certify(dir.path());

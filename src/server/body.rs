@@ -1,0 +1,109 @@
+//! Receives the body of a request: how large it may be, how slowly it may arrive, and what it weighs meanwhile.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+
+use super::admission::Weight;
+use super::clients::{LEAST_RATE, WINDOW};
+use super::error::ApiError;
+use crate::config::units::{ByteCount, Seconds};
+
+/// The most memory that is taken for a body of which nothing has arrived.
+const FIRST_CAPACITY: usize = 64 << 10;
+
+/// How often it is looked whether a body still arrives.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Receives all of `body`.
+///
+/// # Errors
+/// When it is larger than `max`, arrives too slowly, or there is no room for it.
+pub async fn read(mut body: Body, max: ByteCount, weight: Option<&Arc<Weight>>) -> Result<Bytes, ApiError> {
+    let announced = body.size_hint().exact();
+    if announced.is_some_and(|size| size > max.0) {
+        return Err(ApiError::body_too_large(announced, max));
+    }
+    if let Some(weight) = weight {
+        weight.announce(announced.unwrap_or(0))?;
+        weight.wait.begin(0);
+    }
+    let capacity = announced.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+    let mut bytes = BytesMut::with_capacity(capacity.min(FIRST_CAPACITY));
+    let mut window = Window::new(weight.map_or(WINDOW, |weight| weight.window()));
+    loop {
+        let rest = receive(&mut body, &mut bytes, max, weight.map(Arc::as_ref));
+        if let Ok(received) = tokio::time::timeout(LOOK.min(window.length), rest).await {
+            received?;
+            break;
+        }
+        window.look(bytes.len(), weight)?;
+    }
+    if let Some(weight) = weight {
+        weight.received()?;
+    }
+    Ok(bytes.freeze())
+}
+
+async fn receive(
+    body: &mut Body,
+    bytes: &mut BytesMut,
+    max: ByteCount,
+    weight: Option<&Weight>,
+) -> Result<(), ApiError> {
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
+        let Ok(data) = frame.map_err(|_| ApiError::body_cut_short())?.into_data() else { continue };
+        if (bytes.len() + data.len()) as u64 > max.0 {
+            return Err(ApiError::body_too_large(None, max));
+        }
+        if let Some(weight) = weight {
+            weight.arrived(data.len() as u64)?;
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(())
+}
+
+/// A stretch of time in which a client has to send at least so many bytes.
+struct Window {
+    length: Duration,
+    begin: Instant,
+    /// What had arrived when it began, and when it was looked at last.
+    before: usize,
+    seen: usize,
+}
+
+impl Window {
+    fn new(length: Duration) -> Self {
+        Self { length, begin: Instant::now(), before: 0, seen: 0 }
+    }
+
+    /// `arrived` bytes are here, and not all.
+    ///
+    /// # Errors
+    /// When the client is too slow, or has to give way to others.
+    fn look(&mut self, arrived: usize, weight: Option<&Arc<Weight>>) -> Result<(), ApiError> {
+        let least = (LEAST_RATE as f64 * self.length.as_secs_f64()) as usize;
+        let is_over = self.begin.elapsed() >= self.length;
+        if (is_over && arrived - self.before < least) || weight.is_some_and(|weight| weight.wait.is_given_up()) {
+            return Err(ApiError::body_too_slow(ByteCount(LEAST_RATE), Seconds(self.length)));
+        }
+        if is_over {
+            (self.begin, self.before) = (Instant::now(), arrived);
+        }
+        if let Some(weight) = weight {
+            if arrived > self.seen {
+                weight.wait.begin(0);
+            }
+            weight.may_wait();
+        }
+        self.seen = arrived;
+        Ok(())
+    }
+}
