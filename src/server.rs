@@ -5,6 +5,7 @@ mod admission;
 mod authorize;
 mod body;
 mod clients;
+mod coding;
 mod connection;
 mod docs;
 mod embeddings;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
+use super::coding;
 use crate::config::units::{ByteCount, Seconds};
 use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
@@ -25,6 +26,9 @@ pub struct ApiError {
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+
+/// The code of an error that names the codings to use instead.
+const UNSUPPORTED_CODING: &str = "unsupported_content_encoding";
 
 /// After how long a client may ask again where asking again helps. The SDKs wait that long and then double it.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -93,6 +97,23 @@ impl ApiError {
     pub fn content_type(found: &str) -> Self {
         let message = format!("Unsupported content type: '{found}'. Send the header `Content-Type: application/json`.");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code("unsupported_content_type")
+    }
+
+    /// A `Content-Encoding` that is not decoded.
+    pub fn content_coding(found: &str) -> Self {
+        let found: String = found.chars().take(64).collect();
+        let message = format!(
+            "Unsupported content encoding: '{found}'. Send the body as it is, or compressed by one of: {}.",
+            coding::ACCEPTED
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code(UNSUPPORTED_CODING)
+    }
+
+    /// The body cannot be decompressed.
+    pub fn broken_coding(error: impl std::fmt::Display) -> Self {
+        let message =
+            format!("We could not decompress the body of your request as its Content-Encoding says: {error}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code("invalid_content_encoding")
     }
 
     /// `size` where the client announced it.
@@ -268,6 +289,9 @@ impl IntoResponse for ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.code == Some(UNSUPPORTED_CODING) {
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::ACCEPTED));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::State;
 use super::admission::Weight;
-use super::body;
 use super::error::ApiError;
+use super::{body, coding};
 use crate::openai::CountInputs;
 
 /// Bodies over this are parsed off the async threads.
@@ -24,13 +24,19 @@ impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>>
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
+        let codings = coding::of(request.headers())?;
         let weight = request.extensions().get::<Arc<Weight>>().cloned();
         let max = state.config.server.max_body;
         let body = body::read(request.into_body(), max, weight.as_ref()).await?;
-        let parsed: T = if body.len() <= PARSE_INLINE {
+        let parsed: T = if codings.is_empty() && body.len() <= PARSE_INLINE {
             parse(&body)?
         } else {
-            let parsed = state.workers.run(1, move |_| parse(&body)).next().await;
+            let weight = weight.clone();
+            let decode_and_parse = move |_| match codings.as_slice() {
+                [] => parse(&body),
+                codings => parse(&coding::decode(&body, codings, max, weight.as_deref())?),
+            };
+            let parsed = state.workers.run(1, decode_and_parse).next().await;
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
         if let Some(weight) = weight {

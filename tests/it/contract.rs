@@ -8,7 +8,7 @@ use embedding_server::config::units::ByteCount;
 use embedding_server::embedder::TokenInput;
 use serde_json::json;
 
-use crate::common::{TestApp, agent, checkpoint, difference, length};
+use crate::common::{Answer, TestApp, agent, checkpoint, difference, length};
 
 fn app() -> TestApp {
     TestApp::start(|_| {})
@@ -363,4 +363,41 @@ fn one_line_requests_are_answered_while_a_batch_is_worked_on() {
         answered
     });
     assert!(answered >= 10, "{answered} one-line requests were answered during a batch of 2048 documents");
+}
+
+/// Compressed bodies are what they are without their coding.
+#[test]
+fn compressed_bodies_are_decoded_and_other_codings_are_refused_with_those_that_there_are() {
+    let app = TestApp::start(|c| c.server.max_body = ByteCount(100_000));
+    let text = json!({"input": "hello"}).to_string();
+    let gzip = |text: &str| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    };
+    let send = |coding: &str, body: &[u8]| {
+        let request = agent().post(app.url("/v1/embeddings")).header("content-type", "application/json");
+        Answer::read(request.header("content-encoding", coding).send(body).unwrap())
+    };
+    let plain = app.embed(&json!({"input": "hello"}));
+    let twice = zstd::encode_all(&gzip(&text)[..], 3).unwrap();
+    for (coding, body) in
+        [("gzip", gzip(&text)), ("X-GZip", gzip(&text)), ("identity", text.clone().into()), ("gzip, zstd", twice)]
+    {
+        let answer = send(coding, &body);
+        assert_eq!((answer.status, &answer.body), (200, &plain.body), "{coding}");
+    }
+    let bomb = json!({"input": " ".repeat(1_000_000)}).to_string();
+    for (coding, body, expected) in [
+        ("gzip", text.clone().into_bytes(), (400, Some("invalid_content_encoding"))),
+        ("deflate", gzip(&text), (400, Some("invalid_content_encoding"))),
+        ("gzip", gzip(&bomb), (413, Some("request_too_large"))),
+        ("br", gzip(&text), (415, Some("unsupported_content_encoding"))),
+    ] {
+        let answer = send(coding, &body);
+        let (status, _, code, ..) = answer.error();
+        assert_eq!((status, code), expected, "{coding}: {}", answer.body);
+        let accepted = if status == 415 { "gzip, deflate, zstd" } else { "" };
+        assert_eq!(answer.header("accept-encoding"), accepted);
+    }
 }

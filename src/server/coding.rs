@@ -1,0 +1,232 @@
+//! Request bodies that are compressed: `Content-Encoding` (RFC 9110, 8.4).
+
+use std::io::Read;
+
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_ENCODING;
+use flate2::bufread::MultiGzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::admission::Weight;
+use super::error::ApiError;
+use crate::config::units::ByteCount;
+
+/// The codings that are decoded, as `Accept-Encoding` names them.
+pub const ACCEPTED: &str = "gzip, deflate, zstd";
+
+/// The most codings of one body.
+const MOST: usize = 4;
+
+/// The largest window of zstd, as a power of two: 8 MiB, the most that a content coding may need (RFC 9659).
+const ZSTD_WINDOW: u32 = 23;
+
+const PIECE: usize = 64 << 10;
+
+/// A way in which a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    Gzip,
+    Deflate,
+    Zstd,
+}
+
+/// The codings of a body in the order in which they were applied; none for a body that is as it is.
+///
+/// # Errors
+/// When one is not known, or there are too many.
+pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
+    let mut codings = Vec::new();
+    for value in headers.get_all(CONTENT_ENCODING) {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        for name in value.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            match name.to_ascii_lowercase().as_str() {
+                "identity" => {}
+                "gzip" | "x-gzip" => codings.push(Coding::Gzip),
+                "deflate" => codings.push(Coding::Deflate),
+                "zstd" => codings.push(Coding::Zstd),
+                _ => return Err(ApiError::content_coding(name)),
+            }
+        }
+        if codings.len() > MOST {
+            return Err(ApiError::content_coding(&value));
+        }
+    }
+    Ok(codings)
+}
+
+/// Decodes `body`, of which at most `max` bytes may come, and which `weight` is to count in the place of `body`.
+///
+/// # Errors
+/// When it is broken, too large, or there is no room for it.
+pub fn decode(body: &[u8], codings: &[Coding], max: ByteCount, weight: Option<&Weight>) -> Result<Vec<u8>, ApiError> {
+    let mut decoded: Option<Vec<u8>> = None;
+    for coding in codings.iter().rev() {
+        let encoded = decoded.as_deref().unwrap_or(body);
+        let mut output = Output { bytes: Vec::new(), max, weight };
+        match coding {
+            Coding::Gzip => output.take(MultiGzDecoder::new(encoded))?,
+            Coding::Deflate => inflate(encoded, &mut output)?,
+            Coding::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(encoded).map_err(ApiError::broken_coding)?;
+                decoder.window_log_max(ZSTD_WINDOW).map_err(ApiError::broken_coding)?;
+                output.take(decoder)?;
+            }
+        }
+        if let Some(weight) = weight {
+            weight.release(encoded.len() as u64);
+        }
+        decoded = Some(output.bytes);
+    }
+    Ok(decoded.unwrap_or_default())
+}
+
+/// What has been decoded so far.
+struct Output<'a> {
+    bytes: Vec<u8>,
+    max: ByteCount,
+    weight: Option<&'a Weight>,
+}
+
+impl Output<'_> {
+    fn push(&mut self, piece: &[u8]) -> Result<(), ApiError> {
+        if (self.bytes.len() + piece.len()) as u64 > self.max.0 {
+            return Err(ApiError::body_too_large(None, self.max));
+        }
+        if let Some(weight) = self.weight {
+            weight.arrived(piece.len() as u64)?;
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+
+    fn take(&mut self, mut decoder: impl Read) -> Result<(), ApiError> {
+        let mut piece = vec![0; PIECE];
+        loop {
+            match decoder.read(&mut piece).map_err(ApiError::broken_coding)? {
+                0 => return Ok(()),
+                length => self.push(piece.get(..length).unwrap_or_default())?,
+            }
+        }
+    }
+}
+
+/// Decodes `deflate`: zlib's format, or the bare one that some clients send under that name.
+fn inflate(encoded: &[u8], output: &mut Output<'_>) -> Result<(), ApiError> {
+    // The method is deflate, and the check of the header is a multiple of 31 (RFC 1950, 2.2).
+    let is_zlib =
+        matches!(*encoded, [method, flags, ..] if method & 15 == 8 && u16::from_be_bytes([method, flags]) % 31 == 0);
+    let mut decoder = Decompress::new(is_zlib);
+    let mut piece = vec![0; PIECE];
+    loop {
+        let (taken, made) = (decoder.total_in(), decoder.total_out());
+        let rest = usize::try_from(taken).ok().and_then(|taken| encoded.get(taken..)).unwrap_or_default();
+        let status = decoder.decompress(rest, &mut piece, FlushDecompress::None).map_err(ApiError::broken_coding)?;
+        let length = usize::try_from(decoder.total_out() - made).unwrap_or(usize::MAX);
+        output.push(piece.get(..length).unwrap_or_default())?;
+        match status {
+            Status::StreamEnd if decoder.total_in() == encoded.len() as u64 => return Ok(()),
+            Status::StreamEnd => return Err(ApiError::broken_coding("bytes follow its end")),
+            _ if length == 0 && decoder.total_in() == taken => {
+                return Err(ApiError::broken_coding("it ends too early"));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use axum::http::HeaderValue;
+    use flate2::Compression;
+    use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+
+    use super::*;
+    use crate::server::admission::Admission;
+
+    const MAX: ByteCount = ByteCount(1 << 20);
+
+    fn codings(values: &[&'static str]) -> Result<Vec<Coding>, ApiError> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
+        }
+        of(&headers)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// `bytes` in each of the forms that are understood.
+    fn encoded(bytes: &[u8]) -> Vec<(Coding, Vec<u8>)> {
+        let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+        zlib.write_all(bytes).unwrap();
+        let mut bare = DeflateEncoder::new(Vec::new(), Compression::fast());
+        bare.write_all(bytes).unwrap();
+        vec![
+            (Coding::Gzip, gzip(bytes)),
+            (Coding::Deflate, zlib.finish().unwrap()),
+            (Coding::Deflate, bare.finish().unwrap()),
+            (Coding::Zstd, zstd::encode_all(bytes, 3).unwrap()),
+        ]
+    }
+
+    #[test]
+    fn codings_have_no_case_and_may_be_several() {
+        use Coding::{Deflate, Gzip, Zstd};
+        assert_eq!(codings(&[]), Ok(vec![]));
+        assert_eq!(codings(&["", "identity", " Identity , identity"]), Ok(vec![]));
+        assert_eq!(codings(&["GZip"]), Ok(vec![Gzip]));
+        assert_eq!(codings(&["x-gzip,identity", "Deflate, ZSTD"]), Ok(vec![Gzip, Deflate, Zstd]));
+        for wrong in [&["br"][..], &["gzip, br"], &["gzip;q=1"], &["*"], &["gzip, gzip, gzip, gzip, gzip"]] {
+            assert_eq!(codings(wrong).unwrap_err().into_status(), 415, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded_and_weighs_what_it_is() {
+        let text: Vec<u8> = (0..300_000_u32).map(|i| (i % 7 * i % 251) as u8).collect();
+        for (coding, body) in encoded(&text) {
+            let all = Arc::new(Admission::default());
+            let weight = all.enter(1 << 30, Duration::MAX);
+            weight.arrived(body.len() as u64).unwrap();
+            assert!(decode(&body, &[coding], MAX, Some(&weight)).unwrap() == text, "{coding:?}");
+            assert_eq!(all.in_flight(), 300_000, "{coding:?}");
+        }
+        let twice = zstd::encode_all(&gzip(&text)[..], 3).unwrap();
+        assert!(decode(&twice, &[Coding::Gzip, Coding::Zstd], MAX, None).unwrap() == text);
+        let in_two_members = [gzip(b"a"), gzip(b"b")].concat();
+        assert_eq!(decode(&in_two_members, &[Coding::Gzip], MAX, None).unwrap(), b"ab");
+    }
+
+    #[test]
+    fn a_bomb_is_refused_where_it_passes_the_limit() {
+        for (coding, body) in encoded(&vec![b' '; (1 << 20) + 1]) {
+            assert_eq!(decode(&body, &[coding], MAX, None).unwrap_err().into_status(), 413, "{coding:?}");
+            let all = Arc::new(Admission::default());
+            let (_other, weight) = (all.enter(200_000, Duration::MAX), all.enter(200_000, Duration::MAX));
+            _other.arrived(1).unwrap();
+            assert_eq!(decode(&body, &[coding], MAX, Some(&weight)).unwrap_err().into_status(), 429, "{coding:?}");
+            assert!(all.in_flight() <= 200_000);
+        }
+    }
+
+    #[test]
+    fn what_is_broken_is_refused() {
+        for (coding, body) in encoded(b"a text that is long enough to be cut, a text that is long enough to be cut") {
+            for length in 1..body.len() {
+                let cut = decode(&body[..length], &[coding], MAX, None);
+                assert_eq!(cut.unwrap_err().into_status(), 400, "{coding:?} {length}");
+            }
+            let more = [&body[..], b"xyz"].concat();
+            assert_eq!(decode(&more, &[coding], MAX, None).unwrap_err().into_status(), 400, "{coding:?}");
+            assert_eq!(decode(b"{\"input\":\"a\"}", &[coding], MAX, None).unwrap_err().into_status(), 400);
+        }
+    }
+}
