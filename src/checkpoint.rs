@@ -10,10 +10,12 @@ pub mod family;
 pub mod gguf;
 pub mod hf;
 pub mod map;
+mod preview;
 pub mod refined;
 pub mod static_table;
 pub mod weights;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
@@ -22,6 +24,8 @@ use crate::table::EmbeddingTable;
 use crate::tokenize::Vocabulary;
 use crate::tokenize::choose::Tokenizer;
 use map::Map;
+pub use preview::Preview;
+use static_table::StaticTable;
 use weights::StoredTensor;
 
 /// The path that means the model inside the program.
@@ -121,6 +125,8 @@ pub struct Checkpoint {
     pub conventions: Conventions,
     /// What a user should know although it is served.
     pub warnings: Vec<String>,
+    /// What is as it should be, and may still surprise somebody who looks closely.
+    pub remarks: Vec<String>,
 }
 
 impl Checkpoint {
@@ -129,37 +135,14 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError`] says which file is at fault, what was expected, and which override helps where one does.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
-        if path == Path::new(BUILTIN) {
+        match Source::of(path, overrides)? {
             #[cfg(feature = "default-model")]
-            return builtin::open(overrides);
-            #[cfg(not(feature = "default-model"))]
-            return Err(LoadError::new(path, "is not in this build, which has no default model")
-                .remedy("build with the feature `default-model`, or give a checkpoint's directory"));
+            Source::Builtin => builtin::open(overrides),
+            Source::Refined { dimensions } => refined::open(path, dimensions, overrides),
+            Source::Static(found) => found.open(path, overrides),
+            Source::HuggingFace => hf::open(path, overrides),
+            Source::Gguf => gguf::open(path, overrides),
         }
-        if path.is_dir() {
-            if overrides.config.is_none()
-                && let Some(file) = gguf::alone_in(path)
-            {
-                return Err(LoadError::new(path, "holds GGUF files and no config.json")
-                    .expected("a checkpoint directory")
-                    .remedy(format!("set path to one of them, such as {}", file.display())));
-            }
-            // Before the others: in floats it is a Model2Vec directory too.
-            if let Some(refined) = refined::open(path, overrides)? {
-                return Ok(refined);
-            }
-            return match static_table::recognize(path, overrides)? {
-                Some(found) => found.open(path, overrides),
-                None => hf::open(path, overrides),
-            };
-        }
-        if path.is_file() && gguf::is_gguf(path) {
-            return gguf::open(path, overrides);
-        }
-        let problem = if path.exists() { "is not a directory, and not a GGUF file" } else { "does not exist" };
-        Err(LoadError::new(path, problem).expected(
-            "a checkpoint directory (config.json, tokenizer.json and model.safetensors), or a GGUF file of version 2 or 3",
-        ))
     }
 
     /// The norm as numbers per row: reads the whole table once, on `threads` threads.
@@ -172,20 +155,76 @@ impl Checkpoint {
                 &self.table_source.path,
                 format!("holds a number that is not finite in row {} of {}", bad.row, self.table_source.name),
             )
+            .at_run_time()
             .expected("a finite table; this one is damaged or was trained astray")
         })
     }
 }
 
+/// What a path holds.
+enum Source {
+    #[cfg(feature = "default-model")]
+    Builtin,
+    Refined {
+        dimensions: usize,
+    },
+    Static(StaticTable),
+    HuggingFace,
+    Gguf,
+}
+
+impl Source {
+    fn of(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        if path == Path::new(BUILTIN) {
+            #[cfg(feature = "default-model")]
+            return Ok(Self::Builtin);
+            #[cfg(not(feature = "default-model"))]
+            return Err(LoadError::new(path, "is not in this build, which has no default model")
+                .remedy("build with the feature `default-model`, or give a checkpoint's directory"));
+        }
+        let expected = "a checkpoint directory (config.json, tokenizer.json and model.safetensors), or a GGUF file of version 2 or 3";
+        let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => LoadError::new(path, "does not exist")
+                .expected(expected)
+                .remedy("`embedding-server extract SOURCE OUT` makes a checkpoint of any model"),
+            _ => LoadError::io(path, &e),
+        })?;
+        if metadata.is_file() && gguf::is_gguf(path) {
+            return Ok(Self::Gguf);
+        }
+        if !metadata.is_dir() {
+            return Err(LoadError::new(path, "is not a directory, and not a GGUF file").expected(expected));
+        }
+        if overrides.config.is_none()
+            && let Some(file) = gguf::alone_in(path)
+        {
+            return Err(LoadError::new(path, "holds GGUF files and no config.json")
+                .expected("a checkpoint directory")
+                .remedy(format!("set path to one of them, such as {}", file.display())));
+        }
+        // Before the others: in floats it is a Model2Vec directory too.
+        if let Some(dimensions) = refined::recognize(path, overrides)? {
+            return Ok(Self::Refined { dimensions });
+        }
+        Ok(static_table::recognize(path, overrides)?.map_or(Self::HuggingFace, Self::Static))
+    }
+}
+
 /// The tokenizer of the directory `dir`, or the user's, and its file.
 fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(Tokenizer, PathBuf), LoadError> {
+    let path = tokenizer_file(dir, overrides)?;
+    Ok((Tokenizer::open(&path)?, path))
+}
+
+/// The tokenizer.json of the directory `dir`, or the user's.
+fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadError> {
     let path = match &overrides.tokenizer {
         Some(dir) if dir.is_dir() => dir.join("tokenizer.json"),
         Some(file) => file.clone(),
         None => dir.join("tokenizer.json"),
     };
-    if path.exists() {
-        return Ok((Tokenizer::open(&path)?, path));
+    if path.try_exists().map_err(|e| LoadError::io(&path, &e))? {
+        return Ok(path);
     }
     let error = LoadError::new(path, "is missing").expected("the model's tokenizer.json");
     Err(if dir.join("tokenizer.model").exists() {
@@ -197,13 +236,13 @@ fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(Tokenizer, PathB
     })
 }
 
-/// Every id of the tokenizer must have a row; added tokens may lack one, with a warning.
+/// Every id of the tokenizer must have a row; added tokens may lack one, with a remark.
 fn check_vocabulary(
     vocabulary: &Vocabulary,
     table: &EmbeddingTable,
     table_name: &str,
     tokenizer: &Path,
-    warnings: &mut Vec<String>,
+    remarks: &mut Vec<String>,
 ) -> Result<(), LoadError> {
     let rows = table.rows();
     if vocabulary.max_base_id as usize >= rows {
@@ -217,11 +256,11 @@ fn check_vocabulary(
     let beyond: Vec<&str> =
         vocabulary.added.iter().filter(|token| token.id as usize >= rows).map(|token| token.content.as_str()).collect();
     if !beyond.is_empty() {
-        warnings.push(format!(
-            "{} added tokens have no row in the table of {rows} and are left out of the mean: {}",
-            beyond.len(),
-            beyond.join(" ")
-        ));
+        let tokens = match beyond.len() {
+            1 => "1 added token has no row in the table and is".to_owned(),
+            count => format!("{count} added tokens have no row in the table and are"),
+        };
+        remarks.push(format!("{tokens} left out of the mean: {}", beyond.join(" ")));
     }
     Ok(())
 }

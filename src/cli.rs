@@ -12,28 +12,36 @@ mod fit;
 mod health;
 mod inspect;
 mod log;
+mod man;
 mod output;
 mod progress;
 mod recipe;
 #[cfg(feature = "refine")]
 mod refine;
+mod running;
 mod serve;
+mod welcome;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::checkpoint::BUILTIN;
+use crate::config::LogFormat;
 use crate::config::layers::{self, ConfigError, Effective, Flags};
-use crate::config::{LogFormat, Model};
-use crate::location::Location;
+use crate::server::preflight;
 use output::{Failure, end, print, warn};
 
-/// An OpenAI-compatible embeddings server over LLMs' own token embeddings.
+const AFTER_HELP: &str = "Settings are taken from flags, then from variables (EMBEDDING_SERVER_PORT for server.port), then from the \
+     configuration file, then from the defaults; `embedding-server check` prints each with its origin. \
+     `embedding-server man COMMAND` has examples, variables, signals and exit codes.";
+
+/// An OpenAI-compatible embeddings server built on LLMs' own token embeddings.
+///
+/// Without a command it serves. Without a model it serves the one that is inside the program.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = false, args_conflicts_with_subcommands = true)]
+#[command(version, arg_required_else_help = false, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -45,68 +53,70 @@ struct Cli {
 enum Command {
     /// Serve the configured models (the default command).
     Serve(ServeArgs),
-    /// Validate the configuration and print it with the origin of each value.
+    /// Check the configuration as a start would, and print each value with its origin.
     Check(ServeArgs),
-    /// Ask the running server with this configuration whether it can take requests; the exit code says it.
+    /// Check that the server is ready: exit code 0.
     Health(HealthArgs),
-    /// Print what a checkpoint is, without serving it.
+    /// Print what is known of a checkpoint, without serving it.
     Inspect(InspectArgs),
-    /// Make a layer-0 checkpoint of a model: a directory, a Hub id, or a mergekit recipe.
+    /// Make a layer-0 checkpoint from a model: a directory, a GGUF file, a Hub id, or a mergekit recipe.
     Extract(ExtractArgs),
-    /// Fetch the layer 0 of a model of the Hub into its cache, and print where it is.
+    /// Download a Hub model's layer 0 into the cache, and print its directory.
     Fetch(FetchArgs),
-    /// Embed files: the same vectors as the server's, without one.
+    /// Embed whole files, with the same vectors as the server.
     #[cfg(feature = "bulk")]
     Embed(embed::EmbedArgs),
-    /// Write a checkpoint with better rows, made from another's table and text: no training, no other model.
+    /// Improve a checkpoint with your text, without training.
     #[cfg(feature = "refine")]
     Refine(refine::RefineArgs),
-    /// Write a table that stands in for a teacher: rows fitted to another model's vectors of your own texts.
+    /// Fit a table to another model's vectors of your texts.
     #[cfg(feature = "refine")]
     Fit(fit::FitArgs),
-    /// Measure how good models' vectors are, on files of your own or public ones.
+    /// Measure the quality of models' vectors, on your files or on public ones.
     #[cfg(feature = "refine")]
     Eval(eval::EvalArgs),
-    /// Print what makes a shell complete this command line.
+    /// Generate shell completions.
     Completions { shell: clap_complete::Shell },
-    /// Print the manual page, in roff: `embedding-server man | man -l -`.
-    Man,
+    /// Print a manual page: `embedding-server man serve | man -l -`.
+    Man(man::ManArgs),
 }
 
-#[derive(Args, Clone, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 struct ServeArgs {
-    /// The configuration file.
+    /// The configuration file [env: EMBEDDING_SERVER_CONFIG]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address to listen on.
+    /// The address to listen on [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// The port to listen on; 0 takes a free one.
+    /// The port to listen on; 0 takes a free one [default: 5000] [env: EMBEDDING_SERVER_PORT]
     #[arg(long, short)]
     port: Option<u16>,
-    /// A model to serve: a directory or a Hub id (org/name); PATH alone is served as text-embedding-3-small. Repeatable.
+    /// A model to serve: a directory, a GGUF file or a Hub id (org/name). PATH alone is served as text-embedding-3-small.
+    /// Repeatable [default: the model inside the program] [env: EMBEDDING_SERVER_MODELS]
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
-    /// Where models run that the configuration file gives no device of their own: auto, cpu, cuda[:N] or metal[:N].
+    /// Default device for models: auto, cpu, cuda[:N] or metal[:N] [default: cpu] [env: EMBEDDING_SERVER_DEVICE]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// How to write the log.
+    /// How to write the log [default: text] [env: EMBEDDING_SERVER_LOG_FORMAT]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
 }
 
 #[derive(Args)]
 struct HealthArgs {
-    /// The server's configuration file.
+    /// The server's configuration file. Without any of --config, --host and --port, the server is found by the arguments
+    /// of the container's first process.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address that it listens on.
+    /// The server's address [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// Its port.
+    /// The server's port [default: 5000] [env: EMBEDDING_SERVER_PORT]
     #[arg(long, short)]
     port: Option<u16>,
-    /// Ask only whether the process lives; it may be loading models or shutting down.
+    /// Check only that the process is alive. It may be loading models or shutting down.
     #[arg(long)]
     live: bool,
 }
@@ -183,7 +193,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut text);
             end(Ok::<_, Failure>(String::from_utf8_lossy(&text).into_owned()))
         }
-        Some(Command::Man) => end(manual()),
+        Some(Command::Man(args)) => end(man::run(&args)),
     }
 }
 
@@ -201,6 +211,14 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
 impl ServeArgs {
     /// The configuration that these flags give on top of the other layers, as the file and the environment are now.
     fn effective(&self) -> Result<Effective, ConfigError> {
+        self.effective_with(environment())
+    }
+
+    /// The same with another environment.
+    fn effective_with(
+        &self,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Effective, ConfigError> {
         let flags = Flags {
             config: self.config.clone(),
             host: self.host.clone(),
@@ -212,25 +230,12 @@ impl ServeArgs {
             }),
             models: self.models.clone(),
         };
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        layers::effective(&flags, environment)
+        layers::effective(&flags, environment.into_iter())
     }
 }
 
-/// The manual: the command, then each of its subcommands.
-fn manual() -> Result<String, Box<dyn std::error::Error>> {
-    let mut command = Cli::command();
-    command.build();
-    let mut text = Vec::new();
-    clap_mangen::Man::new(command.clone()).render(&mut text)?;
-    for subcommand in command.get_subcommands().filter(|subcommand| subcommand.get_name() != "help") {
-        let man = clap_mangen::Man::new(subcommand.clone());
-        man.render_name_section(&mut text)?;
-        man.render_synopsis_section(&mut text)?;
-        man.render_options_section(&mut text)?;
-    }
-    Ok(String::from_utf8(text)?)
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn check(args: &ServeArgs) -> Result<String, Failure> {
@@ -239,23 +244,6 @@ fn check(args: &ServeArgs) -> Result<String, Failure> {
         warn(warning);
     }
     print(&effective.to_string())?;
-    match missing_path(&effective.config.models) {
-        Some(missing) => Err(Failure::Configuration(missing)),
-        None => Ok(String::new()),
-    }
-}
-
-/// What can be known of the models before a port is bound.
-fn missing_path(models: &[Model]) -> Option<String> {
-    let missing = |model: &&Model| {
-        let builtin = model.path == Path::new(BUILTIN) && cfg!(feature = "default-model");
-        !builtin && matches!(Location::of(&model.path), Location::Local(path) if !path.exists())
-    };
-    let model = models.iter().find(missing)?;
-    Some(format!(
-        "the model {:?} is configured at {}, which does not exist: give --model NAME=PATH, or set path in [[models]]; \
-         `embedding-server extract SOURCE OUT` makes a checkpoint of any model",
-        model.id,
-        model.path.display()
-    ))
+    preflight::check(&effective.config).map_err(Failure::configuration)?;
+    Ok(String::new())
 }

@@ -10,7 +10,7 @@ use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{EmbedError, LoadError};
-use crate::pooling::place::{DeviceChoice, place};
+use crate::pooling::place::{DeviceChoice, check_built, place};
 use crate::pooling::{Pooling, normalize};
 use crate::tokenize::choose::{Choice, Search};
 use crate::tokenize::pieces::Pieces;
@@ -75,6 +75,20 @@ impl Default for Settings {
             memory: Memory::default(),
             load_threads: std::thread::available_parallelism().map_or(1, usize::from),
         }
+    }
+}
+
+impl Settings {
+    /// Holds them against a table of so many columns, and against this build. `path` is the checkpoint, for errors.
+    ///
+    /// # Errors
+    /// When the table has fewer dimensions, or this build lacks the device.
+    pub fn check(&self, path: &Path, columns: usize) -> Result<(), LoadError> {
+        if let Some(dimensions) = self.dimensions.filter(|dimensions| !(1..=columns).contains(dimensions)) {
+            return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
+                .expected(format!("between 1 and {columns}, the columns of the table")));
+        }
+        check_built(self.device).map_err(|why| LoadError::new(path, why.problem).remedy(why.remedy))
     }
 }
 
@@ -151,12 +165,7 @@ impl Embedder {
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
             ..by_kind
         };
-        if let Some(dimensions) = settings.dimensions
-            && !(1..=table.dimensions()).contains(&dimensions)
-        {
-            return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
-                .expected(format!("between 1 and {}, the columns of the table", table.dimensions())));
-        }
+        settings.check(&path, table.dimensions())?;
         if settings.memory == Memory::Copy {
             table = table.copied();
         }
@@ -168,7 +177,7 @@ impl Embedder {
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
         let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
-            .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy))?;
+            .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy).at_run_time())?;
         if is_damaged() {
             return Err(cut_short(&table_source.path));
         }
@@ -365,6 +374,7 @@ impl Embedder {
 
 fn cut_short(path: &Path) -> LoadError {
     LoadError::new(path, "was cut short while it was read")
+        .at_run_time()
         .expected("a file that nobody writes to")
         .remedy("write a new checkpoint beside it and rename it into place")
 }

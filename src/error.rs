@@ -12,12 +12,20 @@ pub struct LoadError {
     remedy: Option<String>,
     /// Set where standard output could not be written.
     standard_output: Option<std::io::ErrorKind>,
+    at_run_time: bool,
 }
 
 impl LoadError {
     /// `problem` reads on from the path: "/models/x/config.json: is missing".
     pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self { path: path.into(), problem: problem.into(), expected: None, remedy: None, standard_output: None }
+        Self {
+            path: path.into(),
+            problem: problem.into(),
+            expected: None,
+            remedy: None,
+            standard_output: None,
+            at_run_time: false,
+        }
     }
 
     /// What would have been right; reads on from "expected".
@@ -34,15 +42,37 @@ impl LoadError {
         self
     }
 
+    /// Marks an error that no change of the configuration mends: of the network, a device, or damaged data.
+    #[must_use]
+    pub fn at_run_time(self) -> Self {
+        Self { at_run_time: true, ..self }
+    }
+
+    /// Whether no change of the configuration mends it.
+    pub fn is_at_run_time(&self) -> bool {
+        self.at_run_time
+    }
+
     /// An I/O error on `path`, with the remedies of the usual ones.
     pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        let path = path.into();
+        if error.kind() == std::io::ErrorKind::PermissionDenied
+            && let Some(directory) = closed_directory(&path)
+        {
+            let directory = directory.display().to_string();
+            let problem = format!("cannot be reached: this process may not enter the directory {directory}");
+            return Self::new(path, problem).remedy(format!(
+                "run `chmod a+x {directory}` as its owner, or run this program as a user who may enter it"
+            ));
+        }
         let found = Self::new(path, error.to_string());
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => found
                 .expected("a file that this user may read")
                 .remedy("mergekit and save_pretrained write model.safetensors with mode 0600: run `chmod a+r` on it, or serve as the user who owns it"),
             std::io::ErrorKind::NotFound => found.expected("an existing file"),
-            _ => found,
+            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => found,
+            _ => found.at_run_time(),
         }
     }
 
@@ -60,6 +90,14 @@ impl LoadError {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// The directory above `path` that this process may not enter, if there is one.
+fn closed_directory(path: &Path) -> Option<&Path> {
+    let is_hidden = |path: &&Path| {
+        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+    };
+    path.ancestors().take_while(is_hidden).last()?.parent().filter(|directory| !directory.as_os_str().is_empty())
 }
 
 impl fmt::Display for LoadError {

@@ -26,6 +26,10 @@ impl ApiKeys {
     pub fn new(lines: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(lines.into_iter().map(Into::into).collect())
     }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 impl fmt::Debug for ApiKeys {

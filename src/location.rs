@@ -25,7 +25,7 @@ pub struct HubId {
 impl Location {
     /// Whatever exists, starts with `.`, `/` or `~`, or has not the form of an id is local: no network code runs for it.
     pub fn of(path: &Path) -> Self {
-        let id = path.to_str().filter(|_| !path.exists()).and_then(HubId::parse);
+        let id = path.to_str().filter(|_| path.try_exists().is_ok_and(|exists| !exists)).and_then(HubId::parse);
         id.map_or_else(|| Self::Local(path.to_owned()), Self::Hub)
     }
 

@@ -131,10 +131,13 @@ impl Entry {
     pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), LoadError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
-        let path = Location::of(&self.config.path).directory(&overrides, &Logged)?;
+        let path = Location::of(&self.config.path).directory(&overrides, &Logged).map_err(LoadError::at_run_time)?;
         let checkpoint = Checkpoint::open(&path, &overrides)?;
         for warning in &checkpoint.warnings {
             tracing::warn!(model = self.id(), "{warning}");
+        }
+        for remark in &checkpoint.remarks {
+            tracing::info!(model = self.id(), "{remark}");
         }
         let (model_type, dtype, rows) =
             (checkpoint.model_type.clone(), checkpoint.table.dtype().name(), checkpoint.table.rows());

@@ -16,6 +16,7 @@ mod json;
 mod metrics;
 mod models;
 mod playground;
+pub mod preflight;
 pub mod reload;
 mod request_body;
 mod router;
@@ -31,6 +32,7 @@ mod write;
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +90,7 @@ impl State {
     /// # Errors
     /// When they cannot be read, or no worker threads can be started.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let threads = |e: std::io::Error| ConfigError(format!("cannot start server.threads: {e}"));
+        let threads = |e: std::io::Error| ConfigError(format!("cannot start the threads of server.threads: {e}"));
         Ok(Self {
             registry: Registry::new(&config),
             keys: Arc::new(keys(&config)?),
@@ -127,7 +129,7 @@ impl State {
         Self { registry: self.registry.only(models), ..self.clone() }
     }
 
-    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when each worker has used its tokenizer once.
+    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when as many workers have used its tokenizer once as can run at the same time.
     /// What is left to do, while they answer, is for [`State::quicken`].
     ///
     /// # Errors
@@ -144,7 +146,7 @@ impl State {
         while let Some(loaded) = loads.join_next().await {
             let (entry, (embedder, search)) = loaded.unwrap_or_else(|panic| {
                 let id = ids.get(&panic.id()).copied().unwrap_or_default();
-                Err(LoadError::new(id, format!("failed to load: {panic}")))
+                Err(LoadError::new(id, format!("failed to load: {panic}")).at_run_time())
             })?;
             self.warm(embedder.choice()).await;
             searches.extend(search.map(|search| (Arc::clone(&entry), search)));
@@ -176,7 +178,7 @@ impl State {
     }
 
     async fn warm(&self, choice: Arc<Choice>) {
-        let mut warming = self.workers.on_each_thread(move |_| choice.warm());
+        let mut warming = self.workers.on_each_running_thread(move |_| choice.warm());
         while warming.next().await.is_some() {}
     }
 }
@@ -296,5 +298,23 @@ pub async fn bind(config: &Config) -> Result<TcpListener, String> {
     let address = SocketAddr::new(config.server.host, config.server.port);
     TcpListener::bind(address)
         .await
-        .map_err(|e| format!("cannot listen on {address}: {e} (set server.port or --port to a free one; 0 takes any)"))
+        .map_err(|e| format!("cannot listen on {address}: {e}{}", bind_advice(&e, config.server.port)))
+}
+
+/// What to do about an address that cannot be bound.
+fn bind_advice(error: &std::io::Error, port: u16) -> &'static str {
+    match (error.kind(), port) {
+        (ErrorKind::AddrInUse, 5000) if cfg!(target_os = "macos") => {
+            "; AirPlay Receiver uses port 5000: switch it off in System Settings, General, AirDrop & Handoff, or set \
+             server.port or --port to another port"
+        }
+        (ErrorKind::AddrInUse, _) => "; set server.port or --port to a free port (0 takes any)",
+        (ErrorKind::PermissionDenied, 1..1024) => {
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: set server.port or --port to a higher port"
+        }
+        (ErrorKind::AddrNotAvailable, _) => {
+            "; set server.host or --host to an address of this machine, or to 0.0.0.0 for all"
+        }
+        _ => "; set server.host and server.port",
+    }
 }

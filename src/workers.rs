@@ -110,7 +110,8 @@ impl Workers {
         let workers = Self { queue: Arc::clone(&queue) };
         for n in 0..threads {
             let queue = Arc::clone(&queue);
-            thread::Builder::new().name(format!("worker-{n}")).spawn(move || queue.work(n))?;
+            let started = thread::Builder::new().name(format!("worker-{n}")).spawn(move || queue.work(n));
+            started.map_err(|e| std::io::Error::new(e.kind(), format!("thread {} of {threads}: {e}", n + 1)))?;
         }
         Ok(workers)
     }
@@ -176,13 +177,14 @@ impl Workers {
         Slices { queue: Arc::clone(&self.queue), job }
     }
 
-    /// Runs `work` once on each thread, with the thread's number: for what a thread has to have before it is fast.
-    pub fn on_each_thread<T, F>(&self, work: F) -> Slices<T>
+    /// Runs `work` once on each of as many threads as can run at the same time, with the thread's number: for what a
+    /// thread has to have before it is fast.
+    pub fn on_each_running_thread<T, F>(&self, work: F) -> Slices<T>
     where
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
-        let threads = self.queue.threads;
+        let threads = self.queue.threads.min(thread::available_parallelism().map_or(1, usize::from));
         let state = JobState {
             slices: threads,
             window: threads,
@@ -194,7 +196,7 @@ impl Workers {
             abandoned: false,
         };
         let job = Arc::new(Job { work, state: Mutex::new(state) });
-        for (thread, own) in lock(&self.queue.state).own.iter_mut().enumerate() {
+        for (thread, own) in lock(&self.queue.state).own.iter_mut().enumerate().take(threads) {
             own.push_back((Arc::clone(&job) as Arc<dyn Slice>, thread));
         }
         self.queue.wake.notify_all();
@@ -416,11 +418,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_thread_runs_its_own_once() {
-        let workers = Workers::start(3).unwrap();
-        let jobs = [0, 1].map(|_| workers.on_each_thread(|n| (n, thread::current().name().map(str::to_owned))));
+    async fn as_many_threads_as_can_run_at_once_run_their_own_once() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let workers = Workers::start(cores + 50).unwrap();
+        let jobs = [0, 1].map(|_| workers.on_each_running_thread(|n| (n, thread::current().name().map(str::to_owned))));
         for job in jobs {
-            let expected: Vec<_> = (0..3).map(|n| Ok((n, Some(format!("worker-{n}"))))).collect();
+            let expected: Vec<_> = (0..cores).map(|n| Ok((n, Some(format!("worker-{n}"))))).collect();
             assert_eq!(collect(job).await, expected);
         }
         assert_eq!(collect(workers.run(5, |i| i)).await.len(), 5);

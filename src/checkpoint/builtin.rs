@@ -33,12 +33,21 @@ struct Shape {
 /// When the user's tokenizer is none, or of another vocabulary.
 pub fn open(overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let path = Path::new(BUILTIN);
-    let config: Config = serde_json::from_str(CONFIG)
-        .map_err(|e| LoadError::new(path, format!("was built with a config.json that is not one: {e}")))?;
+    let dimensions = dimensions()?;
     let weights = Weights::Program { path: PathBuf::from(BUILTIN), map: Map::of_program(WEIGHTS) };
     let tokenizer = match &overrides.tokenizer {
         Some(_) => open_tokenizer(path, overrides)?,
         None => (Tokenizer::of_program(TOKENIZER, path)?, PathBuf::from(BUILTIN)),
     };
-    refined::join(path, config.refined.dimensions, &weights, tokenizer)
+    refined::join(path, dimensions, &weights, tokenizer)
+}
+
+/// The columns of its table.
+///
+/// # Errors
+/// When it was not built as it should be.
+pub fn dimensions() -> Result<usize, LoadError> {
+    let config: Config = serde_json::from_str(CONFIG)
+        .map_err(|e| LoadError::new(BUILTIN, format!("was built with a config.json that is not one: {e}")))?;
+    Ok(config.refined.dimensions)
 }

@@ -48,59 +48,37 @@ pub fn alone_in(dir: &Path) -> Option<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|e| e == "gguf")).min()
 }
 
+/// What the metadata and the small tensors of a file say.
+struct Header {
+    file: Gguf,
+    architecture: String,
+    /// As transformers names it.
+    model_type: Option<&'static str>,
+    tensor: TensorInfo,
+    dimensions: usize,
+    norm: Norm,
+    norm_source: Option<String>,
+    embedding_scale: f64,
+}
+
 /// Opens the GGUF file `path`.
 ///
 /// # Errors
 /// When the file is broken, its architecture is not known, or its tokenizer cannot be rebuilt exactly.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    if overrides.config.is_some() {
-        return Err(LoadError::new(path, "is a GGUF file, which carries its own configuration")
-            .expected("no config.json beside it")
-            .remedy("remove config from this model; norm, norm_eps and embedding_scale override single values"));
-    }
-    let file = Gguf::open(path)?;
-    let architecture = file
-        .text("general.architecture")?
-        .ok_or_else(|| LoadError::new(path, "has no general.architecture").expected("a language model's GGUF file"))?;
-    let model_type = ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map(|(_, model_type)| *model_type);
-    let family = model_type.and_then(family::known);
-
-    let tensor = file.require(overrides.embedding_tensor.as_deref().unwrap_or(TABLE), "embedding_tensor")?;
-    let (table, table_source) = decode::table(&file, tensor)?;
-    let kind = match (overrides.norm, family) {
-        (Some(kind), _) => kind,
-        (None, Some(family)) => family.norm.without_plus_one(),
-        (None, None) => return Err(unknown(path, architecture)),
-    };
-    let bare = family.is_some_and(|family| family.bare) && overrides.norm_tensor.is_none();
-    let (norm, norm_source) = match (kind, bare) {
-        (NormKind::None, _) => (Norm { kind, eps: 0.0, weight: None, bias: None }, None),
-        (_, true) => (Norm { kind, eps: eps(&file, architecture, overrides)?, weight: None, bias: None }, None),
-        _ => {
-            let tensor = file.require(overrides.norm_tensor.as_deref().unwrap_or(NORM), "norm_tensor")?;
-            let eps = eps(&file, architecture, overrides)?;
-            (read_norm(&file, tensor, kind, eps, table.dimensions())?, Some(tensor.name.clone()))
-        }
-    };
-    let embedding_scale = match (overrides.embedding_scale, family) {
-        (Some(scale), _) => scale,
-        (None, None) => 1.0,
-        (None, Some(family)) => match family.fixed_scale(table.dimensions()) {
-            Some(scale) => scale,
-            None => scale(&file, architecture)?,
-        },
-    };
-
+    let Header { file, architecture, model_type, tensor, norm, norm_source, embedding_scale, .. } =
+        Header::read(path, overrides)?;
+    let (table, table_source) = decode::table(&file, &tensor)?;
     let (tokenizer, tokenizer_path) = match overrides.tokenizer {
         Some(_) => open_tokenizer(path, overrides)?,
-        None => (Tokenizer::of(tokenizer::rebuild(&file, architecture)?, path)?, path.to_owned()),
+        None => (Tokenizer::of(tokenizer::rebuild(&file, &architecture)?, path)?, path.to_owned()),
     };
-    let mut warnings = Vec::new();
-    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+    let mut remarks = Vec::new();
+    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut remarks)?;
     Ok(Checkpoint {
         path: path.to_owned(),
         kind: Kind::Gguf,
-        model_type: model_type.unwrap_or(architecture).to_owned(),
+        model_type: model_type.unwrap_or(&architecture).to_owned(),
         table,
         table_source,
         norm: FinalNorm { embedding_scale, embedding_norm: None, norm, row_weights: None },
@@ -108,8 +86,64 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         tokenizer,
         tokenizer_path,
         conventions: Conventions::TRANSFORMERS,
-        warnings,
+        warnings: Vec::new(),
+        remarks,
     })
+}
+
+/// The columns of the table in `path`.
+///
+/// # Errors
+/// As those of [`open`] that are not about the tokenizer or the table's numbers.
+pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
+    Ok(Header::read(path, overrides)?.dimensions)
+}
+
+impl Header {
+    fn read(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        if overrides.config.is_some() {
+            return Err(LoadError::new(path, "is a GGUF file, which carries its own configuration")
+                .expected("no config.json beside it")
+                .remedy("remove config from this model; norm, norm_eps and embedding_scale override single values"));
+        }
+        let file = Gguf::open(path)?;
+        let architecture = file
+            .text("general.architecture")?
+            .ok_or_else(|| {
+                LoadError::new(path, "has no general.architecture").expected("a language model's GGUF file")
+            })?
+            .to_owned();
+        let model_type =
+            ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map(|(_, model_type)| *model_type);
+        let family = model_type.and_then(family::known);
+
+        let tensor = file.require(overrides.embedding_tensor.as_deref().unwrap_or(TABLE), "embedding_tensor")?.clone();
+        let dimensions = decode::columns(&file, &tensor)?;
+        let kind = match (overrides.norm, family) {
+            (Some(kind), _) => kind,
+            (None, Some(family)) => family.norm.without_plus_one(),
+            (None, None) => return Err(unknown(path, &architecture)),
+        };
+        let bare = family.is_some_and(|family| family.bare) && overrides.norm_tensor.is_none();
+        let (norm, norm_source) = match (kind, bare) {
+            (NormKind::None, _) => (Norm { kind, eps: 0.0, weight: None, bias: None }, None),
+            (_, true) => (Norm { kind, eps: eps(&file, &architecture, overrides)?, weight: None, bias: None }, None),
+            _ => {
+                let tensor = file.require(overrides.norm_tensor.as_deref().unwrap_or(NORM), "norm_tensor")?;
+                let eps = eps(&file, &architecture, overrides)?;
+                (read_norm(&file, tensor, kind, eps, dimensions)?, Some(tensor.name.clone()))
+            }
+        };
+        let embedding_scale = match (overrides.embedding_scale, family) {
+            (Some(scale), _) => scale,
+            (None, None) => 1.0,
+            (None, Some(family)) => match family.fixed_scale(dimensions) {
+                Some(scale) => scale,
+                None => scale(&file, &architecture)?,
+            },
+        };
+        Ok(Self { file, architecture, model_type, tensor, dimensions, norm, norm_source, embedding_scale })
+    }
 }
 
 /// The norm as GGUF has it: the converter has already added the one of `1 + w`.

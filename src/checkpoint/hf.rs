@@ -10,49 +10,71 @@ use super::weights::{StoredTensor, Weights, quantized};
 use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
+use crate::table::EmbeddingTable;
+
+/// All of a directory but its tokenizer.
+struct Parts {
+    config: ModelConfig,
+    tensor: StoredTensor,
+    table: EmbeddingTable,
+    norm: FinalNorm,
+    norm_source: Option<String>,
+    warnings: Vec<String>,
+}
 
 /// Opens the directory `path`.
 ///
 /// # Errors
 /// When a file or tensor is missing or broken, or the model type is not known.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    let mut warnings = Vec::new();
-    let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
-    let config = ModelConfig::open(&config_path)?;
-    let family = family::resolve(&config, overrides)?;
-
-    let weights = Weights::open(path)?;
-    let tensor = find_table(&weights, overrides)?;
-    let table = tensor.table()?;
-    let scale = family.embedding_scale(&config, table.dimensions())?;
-    let (norm, norm_source) = find_norm(&weights, &family, &config, overrides, table.dimensions())?;
-    let embedding_norm = match family.embedding_norm {
-        None => None,
-        Some(names) => Some(read_norm(&weights, &family, &config, overrides, names, table.dimensions())?),
-    };
-    warnings.extend(family.warnings(&config, overrides));
-
+    let Parts { config, tensor, table, norm, norm_source, warnings } = Parts::read(path, overrides)?;
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
-    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
-
+    let mut remarks = Vec::new();
+    check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut remarks)?;
     Ok(Checkpoint {
         path: path.to_owned(),
         kind: Kind::HuggingFace,
         model_type: config.model_type().to_owned(),
         table_source: TableSource::mapped(tensor, &table),
         table,
-        norm: FinalNorm {
-            embedding_scale: overrides.embedding_scale.unwrap_or(scale),
-            embedding_norm,
-            norm,
-            row_weights: None,
-        },
+        norm,
         norm_source,
         tokenizer,
         tokenizer_path,
         conventions: Conventions::TRANSFORMERS,
         warnings,
+        remarks,
     })
+}
+
+/// The columns of the table in `path`.
+///
+/// # Errors
+/// As those of [`open`] that are not about the tokenizer.
+pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
+    Ok(Parts::read(path, overrides)?.table.dimensions())
+}
+
+impl Parts {
+    fn read(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
+        let config = ModelConfig::open(&config_path)?;
+        let family = family::resolve(&config, overrides)?;
+
+        let weights = Weights::open(path)?;
+        let tensor = find_table(&weights, overrides)?;
+        let table = tensor.table()?;
+        let scale = family.embedding_scale(&config, table.dimensions())?;
+        let (norm, norm_source) = find_norm(&weights, &family, &config, overrides, table.dimensions())?;
+        let embedding_norm = match family.embedding_norm {
+            None => None,
+            Some(names) => Some(read_norm(&weights, &family, &config, overrides, names, table.dimensions())?),
+        };
+        let warnings = family.warnings(&config, overrides).into_iter().collect();
+        let embedding_scale = overrides.embedding_scale.unwrap_or(scale);
+        let norm = FinalNorm { embedding_scale, embedding_norm, norm, row_weights: None };
+        Ok(Self { config, tensor, table, norm, norm_source, warnings })
+    }
 }
 
 fn find_table(weights: &Weights, overrides: &Overrides) -> Result<StoredTensor, LoadError> {

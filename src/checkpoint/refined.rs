@@ -39,11 +39,11 @@ struct Refined {
     _provenance: Map<String, Value>,
 }
 
-/// Opens `path` if its config.json says that it is refined.
+/// The dimensions of the table in `path`, if its config.json says that it is refined.
 ///
 /// # Errors
-/// When it says so, and a part is missing or does not fit.
-pub fn open(path: &Path, overrides: &Overrides) -> Result<Option<Checkpoint>, LoadError> {
+/// When it says so in a way that is not understood.
+pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, LoadError> {
     let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
     // Whether the file is missing or broken is for the reader of ordinary checkpoints to say.
     let Ok(text) = std::fs::read(&config_path) else { return Ok(None) };
@@ -55,9 +55,25 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Option<Checkpoint>, Lo
         LoadError::new(&config_path, format!("has {KEY:?}, but {e}"))
             .expected("the config.json that `embedding-server refine` wrote")
     })?;
+    Ok(Some(config.refined.dimensions))
+}
+
+/// Opens `path`, in which [`recognize`] found a table of so many dimensions.
+///
+/// # Errors
+/// When a part is missing or does not fit.
+pub fn open(path: &Path, dimensions: usize, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let weights = Weights::open(path)?;
     let tokenizer = open_tokenizer(path, overrides)?;
-    Ok(Some(join(path, config.refined.dimensions, &weights, tokenizer)?))
+    join(path, dimensions, &weights, tokenizer)
+}
+
+/// Reads of the same what takes no time.
+///
+/// # Errors
+/// When the table is missing or does not fit.
+pub fn check(path: &Path, dimensions: usize) -> Result<(), LoadError> {
+    read_table(&Weights::open(path)?, dimensions).map(|_| ())
 }
 
 /// A refined table of its parts, wherever they are kept.
@@ -71,8 +87,8 @@ pub(super) fn join(
     (tokenizer, tokenizer_path): (Tokenizer, PathBuf),
 ) -> Result<Checkpoint, LoadError> {
     let (table, table_source) = read_table(weights, dimensions)?;
-    let mut warnings = Vec::new();
-    check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut warnings)?;
+    let mut remarks = Vec::new();
+    check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut remarks)?;
     Ok(Checkpoint {
         path: path.to_owned(),
         kind: Kind::Refined,
@@ -89,7 +105,8 @@ pub(super) fn join(
         tokenizer,
         tokenizer_path,
         conventions: Conventions { special_tokens: false, normalize: true, left_out: None },
-        warnings,
+        warnings: Vec::new(),
+        remarks,
     })
 }
 

@@ -111,27 +111,10 @@ impl StaticTable {
     /// # Errors
     /// When a file or tensor is missing or broken, or an override does not apply.
     pub fn open(self, path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-        self.refuse_norms(path, overrides)?;
-        let weights = Weights::open(&self.dir)?;
-        let names = overrides
-            .embedding_tensor
-            .as_ref()
-            .map_or_else(|| TABLES.map(str::to_owned).to_vec(), |name| vec![name.clone()]);
-        let tensor = weights.find(&names)?.ok_or_else(|| {
-            LoadError::new(weights.path(), "has no embedding table")
-                .expected(format!("a tensor {}; {}", names.join(" or "), weights.has()))
-                .remedy("set embedding_tensor to its name")
-        })?;
-        let mut table = table(&tensor)?;
-        // sentence-transformers reads these two as well, from Model2Vec's own files.
-        if let Some(mapping) = weights.find(&["mapping"])? {
-            table = mapped(table, &mapping)?;
-        }
-        let row_weights = weights.find(&["weights"])?.map(|weights| numbers(&weights, table.rows())).transpose()?;
-
+        let (tensor, table, row_weights) = self.read(path, overrides)?;
         let (tokenizer, tokenizer_path) = open_tokenizer(&self.dir, overrides)?;
-        let mut warnings = Vec::new();
-        check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut warnings)?;
+        let mut remarks = Vec::new();
+        check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut remarks)?;
         Ok(Checkpoint {
             path: path.to_owned(),
             kind: self.kind,
@@ -153,8 +136,48 @@ impl StaticTable {
             conventions: self.conventions(&tokenizer.vocabulary),
             tokenizer,
             tokenizer_path,
-            warnings,
+            warnings: Vec::new(),
+            remarks,
         })
+    }
+
+    /// Where table and tokenizer lie.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The columns of the table.
+    ///
+    /// # Errors
+    /// As those of [`StaticTable::open`] that are not about the tokenizer.
+    pub fn dimensions(&self, path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
+        self.read(path, overrides).map(|(_, table, _)| table.dimensions())
+    }
+
+    /// The table's tensor, the table, and a weight for each token if the library keeps them.
+    fn read(
+        &self,
+        path: &Path,
+        overrides: &Overrides,
+    ) -> Result<(StoredTensor, EmbeddingTable, Option<Vec<f32>>), LoadError> {
+        self.refuse_norms(path, overrides)?;
+        let weights = Weights::open(&self.dir)?;
+        let names = overrides
+            .embedding_tensor
+            .as_ref()
+            .map_or_else(|| TABLES.map(str::to_owned).to_vec(), |name| vec![name.clone()]);
+        let tensor = weights.find(&names)?.ok_or_else(|| {
+            LoadError::new(weights.path(), "has no embedding table")
+                .expected(format!("a tensor {}; {}", names.join(" or "), weights.has()))
+                .remedy("set embedding_tensor to its name")
+        })?;
+        let mut table = table(&tensor)?;
+        // sentence-transformers reads these two as well, from Model2Vec's own files.
+        if let Some(mapping) = weights.find(&["mapping"])? {
+            table = mapped(table, &mapping)?;
+        }
+        let row_weights = weights.find(&["weights"])?.map(|weights| numbers(&weights, table.rows())).transpose()?;
+        Ok((tensor, table, row_weights))
     }
 
     /// None of the libraries pools the template's special tokens; Model2Vec also leaves out the unknown one.

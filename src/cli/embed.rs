@@ -61,10 +61,10 @@ pub struct EmbedArgs {
     /// Where the vectors are made: auto, cpu, cuda[:N] or metal[:N]. Without it as in the configuration.
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Replace the output, and begin anew what was cut.
+    /// Replace the output, and discard what an interrupted run left. Without it, repeat the command to resume.
     #[arg(long)]
     force: bool,
-    /// Do nothing if the output is there already: it is never there before it is whole.
+    /// Skip if the output exists. An output never exists before it is complete.
     #[arg(long, requires = "output", conflicts_with = "force")]
     skip_existing: bool,
 }

@@ -1,33 +1,34 @@
 //! `embedding-server health`: what a container's health check runs, where there is no shell and no curl.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ureq::Agent;
 
 use super::output::Failure;
-use super::{HealthArgs, ServeArgs};
+use super::welcome::reachable;
+use super::{HealthArgs, ServeArgs, running};
 
 /// The longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &HealthArgs) -> Result<String, Failure> {
-    let serve =
+    let given =
         ServeArgs { config: args.config.clone(), host: args.host.clone(), port: args.port, ..ServeArgs::default() };
-    let server = serve.effective().map_err(Failure::configuration)?.config.server;
+    let nothing_given = given.config.is_none() && given.host.is_none() && given.port.is_none();
+    let running = if nothing_given { running::find() } else { None };
+    let server = match running {
+        Some(running) => running.effective(),
+        None => given.effective(),
+    };
+    let server = server.map_err(Failure::configuration)?.config.server;
+    if server.port == 0 {
+        return Err(Failure::Configuration("the server's port is 0, a free one: give --port PORT".to_owned()));
+    }
     let address = SocketAddr::new(reachable(server.host), server.port);
     let path = if args.live { "health" } else { "ready" };
     let scheme = if server.tls_cert.is_some() { "https" } else { "http" };
     Ok(ask(&format!("{scheme}://{address}/{path}"))?)
-}
-
-/// Where a server that listens on `host` is found from its own machine.
-fn reachable(host: IpAddr) -> IpAddr {
-    match host {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
-        host => host,
-    }
 }
 
 /// What the server says, with a line break.

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::output::{Failure, end};
-use super::{ServeArgs, log, missing_path};
-use crate::config::Config;
+use super::{ServeArgs, log, welcome};
 use crate::config::layers::{self, ConfigError};
+use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
-use crate::server::{self, State};
+use crate::server::{self, State, preflight};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
     // Dropped last, so that everything that is said before the end is written.
@@ -34,9 +34,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 
 fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<ExitCode, Failure> {
     let effective = args.effective().map_err(Failure::configuration)?;
-    if let Some(missing) = missing_path(&effective.config.models) {
-        return Err(Failure::Configuration(missing));
-    }
+    let dimensions = preflight::check(&effective.config).map_err(Failure::configuration)?;
     let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
     // A connection is a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
@@ -46,24 +44,29 @@ fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<Exit
         .enable_all()
         .build()
         .map_err(|error| Failure::Run(format!("cannot start the server: {error}")))?;
-    let result = runtime.block_on(serve(state, args.clone(), stdout));
+    let result = runtime.block_on(serve(state, args.clone(), stdout, &dimensions));
     // What is still open was cut at the drain deadline: nothing to wait for.
     runtime.shutdown_background();
-    Ok(result?)
+    result
 }
 
 async fn serve(
     state: Arc<State>,
     args: ServeArgs,
     mut stdout: LineQueue,
-) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let stop = server::stop_signal()?;
-    let hangup = reload::hangup()?;
-    let listener = server::bind(&state.config).await?;
-    let address = listener.local_addr()?;
+    dimensions: &[Option<usize>],
+) -> Result<ExitCode, Failure> {
+    let failed = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
+    let stop = server::stop_signal().map_err(failed)?;
+    let hangup = reload::hangup().map_err(failed)?;
+    let listener = server::bind(&state.config).await.map_err(Failure::Run)?;
+    let address = listener.local_addr().map_err(failed)?;
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
     let _ = stdout.write_all(format!("listening on {scheme}://{address}\n").as_bytes());
+    if state.config.log.format == LogFormat::Text {
+        let _ = stdout.write_all(welcome::text(&state.config, scheme, address, dimensions).as_bytes());
+    }
 
     let (load_failed, failure) = oneshot::channel();
     tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
@@ -74,9 +77,10 @@ async fn serve(
             Ok(failed) = failure => error = Some(failed),
         }
     };
-    let cut = server::serve(listener, state, shutdown).await?;
+    let cut = server::serve(listener, state, shutdown).await.map_err(failed)?;
     match error {
-        Some(error) => Err(error.into()),
+        Some(error) if error.is_at_run_time() => Err(Failure::Run(error.to_string())),
+        Some(error) => Err(Failure::configuration(error)),
         None if cut > 0 => Ok(ExitCode::FAILURE),
         None => Ok(ExitCode::SUCCESS),
     }
@@ -100,8 +104,6 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
 
 fn read(args: &ServeArgs) -> Result<Config, ConfigError> {
     let config = args.effective()?.config;
-    match missing_path(&config.models) {
-        Some(missing) => Err(ConfigError(missing)),
-        None => Ok(config),
-    }
+    preflight::check(&config)?;
+    Ok(config)
 }

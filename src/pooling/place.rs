@@ -147,12 +147,22 @@ const KINDS: [Kind; 2] = [
     Kind { feature: "metal", built: cfg!(feature = "metal"), choice: DeviceChoice::Metal, start: Device::new_metal },
 ];
 
-fn open(choice: DeviceChoice) -> Result<Device, Unavailable> {
-    let ([cuda, metal], name) = (&KINDS, String::from(choice));
+/// Whether this build can use the device at all.
+///
+/// # Errors
+/// When it was built without the feature.
+pub fn check_built(choice: DeviceChoice) -> Result<(), Unavailable> {
+    kind_of(choice).map(|_| ())
+}
+
+/// The kind of the device and its number; `None` for those that need no start.
+fn kind_of(choice: DeviceChoice) -> Result<Option<(&'static Kind, usize)>, Unavailable> {
+    static CUDA_AND_METAL: [Kind; 2] = KINDS;
+    let ([cuda, metal], name) = (&CUDA_AND_METAL, String::from(choice));
     let (kind, number) = match choice {
         DeviceChoice::Cuda(n) => (cuda, n),
         DeviceChoice::Metal(n) => (metal, n),
-        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CandleCpu => return Ok(Device::Cpu),
+        DeviceChoice::Auto | DeviceChoice::Cpu | DeviceChoice::CandleCpu => return Ok(None),
     };
     if !kind.built {
         return Err(Unavailable {
@@ -160,7 +170,11 @@ fn open(choice: DeviceChoice) -> Result<Device, Unavailable> {
             remedy: format!("build with `cargo build --release --features {}`, or set device = \"cpu\"", kind.feature),
         });
     }
-    start(kind.start, choice, number)
+    Ok(Some((kind, number)))
+}
+
+fn open(choice: DeviceChoice) -> Result<Device, Unavailable> {
+    kind_of(choice)?.map_or(Ok(Device::Cpu), |(kind, number)| start(kind.start, choice, number))
 }
 
 fn start(

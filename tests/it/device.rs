@@ -144,8 +144,9 @@ fn without_a_device_the_program_ends_or_says_why_it_goes_on() {
         log.contains("device = \"auto\" is the CPU") && log.contains("neither the feature cuda nor metal"),
         "{log}"
     );
-    let (code, log) = start("cuda:1").end();
-    assert_eq!(code, Some(1));
+    let output = command(&["serve", "--port", "0", "--model", &model, "--device", "cuda:1"]).output().unwrap();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78));
     assert!(log.contains("cuda:1") && log.contains("cargo build --release --features cuda"), "{log}");
     let output = command(&["serve", "--device", "gpu"]).output().unwrap();
     assert_eq!(output.status.code(), Some(78));

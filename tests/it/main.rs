@@ -31,6 +31,7 @@ mod neighbours;
 mod openapi;
 mod output;
 mod playground;
+mod preflight;
 mod process;
 mod properties;
 mod refine;

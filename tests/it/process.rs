@@ -354,8 +354,16 @@ fn completions_and_the_manual_are_of_this_command_line() {
     let output = output(&["man"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success() && text.contains(".TH"), "{text}");
-    for part in ["embedding\\-server\\-refine", "\\-\\-log\\-format", "\\-\\-revision"] {
+    for part in ["embedding\\-server\\-refine", "\\-\\-log\\-format", "SIGHUP", "EMBEDDING_SERVER_CONFIG"] {
         assert!(text.contains(part), "{part} in {text}");
+    }
+    let text = String::from_utf8(command(&["man", "extract"]).output().unwrap().stdout).unwrap();
+    assert!(text.contains("\\-\\-revision") && !text.contains("SIGHUP"), "{text}");
+    let dir = tempfile::tempdir().unwrap();
+    let written = command(&["man", "--dir", dir.path().to_str().unwrap()]).output().unwrap();
+    assert!(written.status.success(), "{}", stderr(&written));
+    for name in ["embedding-server.1", "embedding-server-serve.1", "embedding-server-extract.1"] {
+        assert!(dir.path().join(name).is_file(), "{name}");
     }
 }
 

@@ -93,6 +93,14 @@ pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>
     Ok(numbers)
 }
 
+/// The columns of the tensor as a table.
+///
+/// # Errors
+/// When it is no table, or quantized in a way that candle does not decode.
+pub fn columns(file: &Gguf, tensor: &TensorInfo) -> Result<usize, LoadError> {
+    checked(file, tensor).map(|(_, _, _, columns)| columns)
+}
+
 fn checked(file: &Gguf, tensor: &TensorInfo) -> Result<(&'static str, Stored, usize, usize), LoadError> {
     let &[rows, columns] = tensor.shape.as_slice() else { return Err(no_table(file, tensor)) };
     let (Ok(rows), Ok(columns)) = (usize::try_from(rows), usize::try_from(columns)) else {

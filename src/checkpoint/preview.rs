@@ -1,0 +1,61 @@
+//! What a checkpoint's headers say. It takes milliseconds, however large the table and the tokenizer are.
+
+use std::path::Path;
+
+use super::{Checkpoint, Overrides, Source, gguf, hf, tokenizer_file};
+use crate::error::LoadError;
+
+/// A checkpoint that can be opened, as far as its headers tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preview {
+    /// The columns of the table.
+    pub dimensions: usize,
+}
+
+impl Checkpoint {
+    /// Reads the configuration, the headers of the weights and the norm of what [`Checkpoint::open`] would open, but
+    /// neither the tokenizer nor the table. `None` where a file among them is a pipe or a device, which would have to be
+    /// read to the end.
+    ///
+    /// # Errors
+    /// As those of [`Checkpoint::open`], as far as they can be found so.
+    pub fn preview(path: &Path, overrides: &Overrides) -> Result<Option<Preview>, LoadError> {
+        if holds_special_files(path) || overrides.config.as_deref().is_some_and(is_special) {
+            return Ok(None);
+        }
+        let source = Source::of(path, overrides)?;
+        let (dimensions, tokenizer_dir) = match &source {
+            #[cfg(feature = "default-model")]
+            Source::Builtin => (super::builtin::dimensions()?, None),
+            Source::Refined { dimensions } => {
+                super::refined::check(path, *dimensions)?;
+                (*dimensions, Some(path))
+            }
+            Source::Static(found) => (found.dimensions(path, overrides)?, Some(found.dir())),
+            Source::HuggingFace => (hf::dimensions(path, overrides)?, Some(path)),
+            Source::Gguf => (gguf::dimensions(path, overrides)?, None),
+        };
+        let tokenizer = match (tokenizer_dir, &overrides.tokenizer) {
+            (None, None) => None,
+            (dir, _) => Some(tokenizer_file(dir.unwrap_or(path), overrides)?),
+        };
+        // To see whether this process may read it.
+        if let Some(file) = tokenizer.filter(|file| !is_special(file)) {
+            std::fs::File::open(&file).map_err(|e| LoadError::io(&file, &e))?;
+        }
+        Ok(Some(Preview { dimensions }))
+    }
+}
+
+/// Whether `path` or, if it is a directory, a file in it other than the tokenizer is a pipe, a socket or a device.
+fn holds_special_files(path: &Path) -> bool {
+    if is_special(path) {
+        return true;
+    }
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    entries.filter_map(Result::ok).any(|entry| entry.file_name() != "tokenizer.json" && is_special(&entry.path()))
+}
+
+fn is_special(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file() && !metadata.is_dir())
+}

@@ -1,0 +1,127 @@
+//! The server of this container, by what Linux says of its processes: no file has to be written, so a read-only image
+//! without a /tmp is no obstacle.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use super::{Cli, Command, ServeArgs};
+use crate::config::layers::{CONFIG_VARIABLE, ConfigError, ENV_PREFIX, Effective};
+
+/// How a server was started.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Running {
+    args: ServeArgs,
+    environment: Vec<(String, String)>,
+    directory: PathBuf,
+}
+
+impl Running {
+    /// The configuration that it was started with, as the file is now.
+    pub fn effective(self) -> Result<Effective, ConfigError> {
+        let Self { mut args, mut environment, directory } = self;
+        // Paths are relative to its directory, which need not be ours.
+        args.config = args.config.map(|file| directory.join(file));
+        for (_, file) in environment.iter_mut().filter(|(name, _)| name == CONFIG_VARIABLE) {
+            *file = directory.join(&file).display().to_string();
+        }
+        args.effective_with(environment)
+    }
+}
+
+/// The server that is process 1, as in a container, or, where process 1 starts others, the only server that it has
+/// started, unless the environment of this command says already where a server is.
+pub fn find() -> Option<Running> {
+    let process = |id: u32| Running::of(&PathBuf::from(format!("/proc/{id}")));
+    if let Some(first) = process(1) {
+        return Some(first);
+    }
+    let told = ["CONFIG", "HOST", "PORT"].iter().any(|name| std::env::var_os(format!("{ENV_PREFIX}{name}")).is_some());
+    if told {
+        return None;
+    }
+    let ids = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let mut servers = ids.filter(|&id| is_child_of_first(id)).filter_map(process);
+    let found = servers.next();
+    if servers.next().is_some() { None } else { found }
+}
+
+impl Running {
+    /// The process of that directory of /proc, if it is a server.
+    fn of(process: &Path) -> Option<Self> {
+        let line = std::fs::read(process.join("cmdline")).ok()?;
+        let args = strings(&line).collect::<Vec<_>>();
+        let program = Path::new(args.first()?).file_name()?;
+        if program != env!("CARGO_PKG_NAME") && Some(program) != std::env::current_exe().ok()?.file_name() {
+            return None;
+        }
+        let cli = Cli::try_parse_from(args).ok()?;
+        let args = match cli.command {
+            None => cli.serve,
+            Some(Command::Serve(args)) => args,
+            Some(_) => return None,
+        };
+        // Another user's environment cannot be read. A container's is the same for all of its processes.
+        let environment = match std::fs::read(process.join("environ")) {
+            Ok(variables) => strings(&variables).filter_map(|variable| pair(&variable)).collect(),
+            Err(_) => super::environment().collect(),
+        };
+        let directory = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+        Some(Self { args, environment, directory })
+    }
+}
+
+/// What /proc separates by NUL.
+fn strings(bytes: &[u8]) -> impl Iterator<Item = String> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    bytes.split(|&byte| byte == 0).map(|string| String::from_utf8_lossy(string).into_owned())
+}
+
+fn pair(variable: &str) -> Option<(String, String)> {
+    variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn is_child_of_first(id: u32) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { return false };
+    // The name, in parentheses, may hold anything; the state and the parent come after it.
+    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some("1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(args: &[&str], environment: &str) -> (tempfile::TempDir, Option<Running>) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cmdline"), args.iter().map(|arg| format!("{arg}\0")).collect::<String>())
+            .unwrap();
+        std::fs::write(dir.path().join("environ"), environment).unwrap();
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("cwd")).unwrap();
+        let found = Running::of(dir.path());
+        (dir, found)
+    }
+
+    #[test]
+    fn a_server_is_known_by_its_arguments_its_environment_and_its_directory() {
+        let environment = "EMBEDDING_SERVER_HOST=0.0.0.0\0EMBEDDING_SERVER_PORT=7\0";
+        let (dir, found) = process(&["/embedding-server", "--config", "c.toml"], environment);
+        std::fs::write(dir.path().join("c.toml"), "[server]\nport = 8\nmax_inputs = 9").unwrap();
+        let server = found.unwrap().effective().unwrap().config.server;
+        assert_eq!((server.host.to_string().as_str(), server.port, server.max_inputs), ("0.0.0.0", 7, 9));
+        let (_dir, found) = process(&["./embedding-server", "serve", "-p", "8080"], environment);
+        assert_eq!(found.unwrap().effective().unwrap().config.server.port, 8080);
+    }
+
+    #[test]
+    fn other_processes_are_no_servers() {
+        for args in [
+            &["/sbin/init"][..],
+            &[],
+            &["sh", "-c", "embedding-server"],
+            &["embedding-server", "health"],
+            &["embedding-server", "--prot"],
+        ] {
+            assert_eq!(process(args, "").1, None, "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a person is told when the server starts.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::config::{Config, Model};
+
+/// The version, the models and the addresses. `dimensions` are those of each model, where they are known.
+pub fn text(config: &Config, scheme: &str, address: SocketAddr, dimensions: &[Option<usize>]) -> String {
+    let server = &config.server;
+    let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
+    let mut text = format!("embedding-server {}\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, value: &str| text += &format!("  {name:<11} {value}\n");
+    for (model, dimensions) in config.models.iter().zip(dimensions) {
+        line("model", &describe(model, *dimensions));
+    }
+    line("base URL", &format!("{url}/v1"));
+    if server.playground {
+        line("playground", &format!("{url}/"));
+    }
+    if server.docs {
+        line("API docs", &format!("{url}/docs"));
+    }
+    let keys = if server.api_keys.is_empty() && server.api_key_file.is_none() { "not needed" } else { "needed" };
+    line("API keys", keys);
+    line("TLS", if server.tls_cert.is_some() { "on" } else { "off" });
+    text
+}
+
+fn describe(model: &Model, dimensions: Option<usize>) -> String {
+    let dimensions = dimensions.map_or_else(String::new, |n| format!(", {n} dimensions"));
+    let aliases =
+        if model.aliases.is_empty() { String::new() } else { format!(", also called {}", model.aliases.join(", ")) };
+    format!("{}{dimensions}{aliases}", model.id)
+}
+
+/// Where a server that listens on `host` is found from its own machine.
+pub fn reachable(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        host => host,
+    }
+}
