@@ -18,7 +18,7 @@ pub const LEAST_RATE: u64 = 4 << 10;
 pub const WINDOW: Duration = Duration::from_secs(30);
 
 /// A client that moves fewer bytes each second than this, after a pause of [`PAUSE`], gives way where there is no room.
-const BRISK_RATE: u64 = 64 << 10;
+const BRISK_RATE: u64 = 32 << 10;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// How often clients that have to give way are looked for, after none was found.

@@ -1,9 +1,10 @@
-//! Request bodies that are compressed: `Content-Encoding` (RFC 9110, 8.4).
+//! Request bodies that are compressed: `Content-Encoding` (RFC 9110, 8.4). Transfers that are compressed, which hardly
+//! anybody sends, are refused.
 
 use std::io::Read;
 
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_ENCODING;
+use axum::http::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
@@ -52,6 +53,19 @@ pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
         }
     }
     Ok(codings)
+}
+
+/// Checks that a body is transferred as it is, in chunks or not (RFC 9112, 6.1).
+///
+/// # Errors
+/// When there is another transfer coding, whose bytes would be taken for the body's.
+pub fn check_transfer(headers: &HeaderMap) -> Result<(), ApiError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(only), None) if only.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(ApiError::transfer_coding()),
+    }
 }
 
 /// Decodes `body`, of which at most `max` bytes may come, and which `weight` is to count in the place of `body`.

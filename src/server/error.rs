@@ -109,6 +109,13 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code(UNSUPPORTED_CODING)
     }
 
+    /// A `Transfer-Encoding` other than `chunked`.
+    pub fn transfer_coding() -> Self {
+        let message =
+            "Unsupported transfer encoding. Send the body with a Content-Length, or with `Transfer-Encoding: chunked`.";
+        Self::new(StatusCode::NOT_IMPLEMENTED, INVALID_REQUEST, message).code("unsupported_transfer_encoding")
+    }
+
     /// The body cannot be decompressed.
     pub fn broken_coding(error: impl std::fmt::Display) -> Self {
         let message =

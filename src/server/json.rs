@@ -24,6 +24,7 @@ impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>>
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
+        coding::check_transfer(request.headers())?;
         let codings = coding::of(request.headers())?;
         let weight = request.extensions().get::<Arc<Weight>>().cloned();
         let max = state.config.server.max_body;

@@ -27,7 +27,7 @@ pub const FIRST_READ: usize = 2 << 10;
 /// How many bytes the kernel takes of an answer before it can send them. Up to the size of its buffers, megabytes, and for
 /// as long as a slow client needs for them, it would not be seen whether the client takes anything.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 64 << 10;
+const UNSENT: u32 = 32 << 10;
 
 /// Has the kernel take only what it can send soon.
 pub fn limit_unsent(stream: &TcpStream) {

@@ -121,6 +121,24 @@ fn a_refused_body_in_chunks_is_discarded_and_its_connection_lives() {
 }
 
 #[test]
+fn a_transfer_coding_other_than_chunked_is_refused() {
+    let app = app();
+    let mut client = Client::connect(&app);
+    let body = r#"{"input": "a"}"#;
+    for (codings, status) in [
+        ("transfer-encoding: chunked", 200),
+        ("transfer-encoding: Chunked", 200),
+        ("transfer-encoding: gzip, chunked", 501),
+        ("transfer-encoding: chunked, chunked", 501),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked", 501),
+    ] {
+        let head = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\n{JSON}{codings}\r\n\r\n");
+        client.write(format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
+        assert_eq!(client.answer().0, status, "{codings}");
+    }
+}
+
+#[test]
 fn a_refusal_goes_out_before_its_body_has_arrived() {
     let app = app();
     for (path, length, status) in [("/v1/embeddings", 2_000_000, 413), ("/v1/nothing", 200_000, 404)] {
