@@ -135,6 +135,18 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError`] says which file is at fault, what was expected, and which override helps where one does.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+        map::guarded(|| Self::open_kind(path, overrides))
+    }
+
+    /// To be asked after reading the table, and before what was made of it is believed.
+    ///
+    /// # Errors
+    /// When the table's file was cut short meanwhile.
+    pub fn check(&self) -> Result<(), LoadError> {
+        self.table_source.map.as_ref().map_or(Ok(()), |map| map.check(&self.table_source.path))
+    }
+
+    fn open_kind(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         match Source::of(path, overrides)? {
             #[cfg(feature = "default-model")]
             Source::Builtin => builtin::open(overrides),

@@ -169,18 +169,14 @@ impl Embedder {
         if settings.memory == Memory::Copy {
             table = table.copied();
         }
-        let is_damaged = || table_source.map.as_ref().is_some_and(Map::is_damaged);
-        if is_damaged() {
-            return Err(cut_short(&table_source.path));
-        }
+        let check = || table_source.map.as_ref().map_or(Ok(()), |map| map.check(&table_source.path));
+        check()?;
         let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
         let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
             .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy).at_run_time())?;
-        if is_damaged() {
-            return Err(cut_short(&table_source.path));
-        }
+        check()?;
         if let Some(map) = &table_source.map {
             map.release();
         }
@@ -370,11 +366,4 @@ impl Embedder {
         };
         tokens.iter().map(vector).collect()
     }
-}
-
-fn cut_short(path: &Path) -> LoadError {
-    LoadError::new(path, "was cut short while it was read")
-        .at_run_time()
-        .expected("a file that nobody writes to")
-        .remedy("write a new checkpoint beside it and rename it into place")
 }

@@ -1,15 +1,17 @@
 //! Read-only memory maps of weight files, and weights inside the program, which is a mapped file itself.
 //!
 //! A mapped file that is cut short while it is read raises SIGBUS. [`Map::guard`] turns that into [`Map::is_damaged`]:
-//! `guard.rs` puts zeros in the place of the pages that are gone.
+//! `guard.rs` puts zeros in the place of the pages that are gone. [`guarded`] does so for all maps that are opened while a
+//! checkpoint is read.
 
 #![allow(unsafe_code)] // Mapping a file is a promise that nobody rewrites it in place.
 
 #[cfg(unix)]
 mod guard;
 
+use std::cell::RefCell;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(unix)]
 use std::sync::OnceLock;
@@ -37,6 +39,23 @@ struct Mapped {
     map: Mmap,
 }
 
+thread_local! {
+    /// The maps that this thread has opened since [`guarded`] began, if it has.
+    static OPENED: RefCell<Option<Vec<(PathBuf, Map)>>> = const { RefCell::new(None) };
+}
+
+/// Guards every map that `read` opens on this thread, from before its first byte is read.
+///
+/// # Errors
+/// Those of `read`; and where a file was cut short meanwhile, that, whatever `read` made of it.
+pub fn guarded<T>(read: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
+    let outer = OPENED.replace(Some(Vec::new()));
+    let result = read();
+    let opened = OPENED.replace(outer).unwrap_or_default();
+    opened.iter().try_for_each(|(path, map)| map.check(path))?;
+    result
+}
+
 impl AsRef<[u8]> for Map {
     fn as_ref(&self) -> &[u8] {
         match &self.0 {
@@ -57,7 +76,14 @@ impl Map {
     /// # Errors
     /// When it is missing, unreadable, empty or no regular file.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        Self::of(&File::open(path).map_err(|e| LoadError::io(path, &e))?, path)
+        let map = Self::of(&File::open(path).map_err(|e| LoadError::io(path, &e))?, path)?;
+        OPENED.with_borrow_mut(|opened| {
+            if let Some(opened) = opened {
+                map.guard();
+                opened.push((path.to_owned(), map.clone()));
+            }
+        });
+        Ok(map)
     }
 
     /// Maps an open file; `path` is for errors. The map outlives the handle.
@@ -99,6 +125,20 @@ impl Map {
             return mapped.guard.get().is_some_and(guard::Guard::is_damaged);
         }
         false
+    }
+
+    /// To be asked after reading from a guarded map, and before what was read is believed; `path` is for the error.
+    ///
+    /// # Errors
+    /// When the file was cut short under the map.
+    pub fn check(&self, path: &Path) -> Result<(), LoadError> {
+        if !self.is_damaged() {
+            return Ok(());
+        }
+        Err(LoadError::new(path, "was cut short while it was read")
+            .at_run_time()
+            .expected("a file that nobody writes to")
+            .remedy("write a new checkpoint beside it and rename it into place"))
     }
 
     /// The whole file; the bytes keep the map alive.
@@ -158,6 +198,25 @@ mod tests {
             assert_eq!(cut_map.as_ref().get(..kept), whole.get(..kept));
             assert!(other_map.as_ref() == whole && !other_map.is_damaged());
         }
+    }
+
+    /// What was read of it would be believed: zeros are numbers.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_is_cut_short_while_a_checkpoint_is_read_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7u8; 8192]).unwrap();
+        let first_byte = |cut: bool| {
+            guarded(|| {
+                let map = Map::open(file.path())?;
+                if cut {
+                    file.as_file().set_len(0).unwrap();
+                }
+                Ok(map.as_ref().first().copied())
+            })
+        };
+        assert_eq!(first_byte(false).unwrap(), Some(7));
+        assert!(first_byte(true).unwrap_err().to_string().contains("cut short"));
     }
 
     #[test]

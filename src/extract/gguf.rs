@@ -1,6 +1,6 @@
 //! A GGUF file as a source: its decoded table and norm, and the small files that it stands for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use half::bf16;
 use safetensors::Dtype;
@@ -11,7 +11,7 @@ use super::card::Origin;
 use super::source::{Sink, Source, TensorInfo};
 use super::staging;
 use crate::checkpoint::family::{self, Family};
-use crate::checkpoint::{Checkpoint, Kind, Overrides};
+use crate::checkpoint::{Checkpoint, Kind, Overrides, map};
 use crate::error::LoadError;
 use crate::norm::{Norm, NormKind};
 use crate::table::TableDtype;
@@ -27,6 +27,8 @@ pub struct GgufSource {
     /// config.json and tokenizer.json, until the source is dropped.
     dir: TempDir,
     tensors: Vec<(TensorInfo, Bytes)>,
+    /// The file that the table is read from, and its map, unless the table was decoded.
+    mapped: Option<(PathBuf, map::Map)>,
 }
 
 impl GgufSource {
@@ -56,7 +58,8 @@ impl GgufSource {
         let source = &checkpoint.table_source;
         let decoded = (source.map.is_none()).then(|| format!("the table from {}, the norm to F32", source.dtype));
         let origin = Origin { decoded, ..Origin::local(path) };
-        Ok(Self { origin, dir, tensors: tensors(&checkpoint, &family) })
+        let mapped = source.map.clone().map(|map| (source.path.clone(), map));
+        Ok(Self { origin, dir, tensors: tensors(&checkpoint, &family), mapped })
     }
 }
 
@@ -134,6 +137,7 @@ impl Source for GgufSource {
         const PIECE: usize = 1 << 20;
         let bytes = self.tensors.iter().find(|(info, _)| info == tensor).map(|(_, bytes)| bytes);
         let from = usize::try_from(from).unwrap_or(usize::MAX);
-        bytes.and_then(|bytes| bytes.get(from..)).unwrap_or_default().chunks(PIECE).try_for_each(sink)
+        bytes.and_then(|bytes| bytes.get(from..)).unwrap_or_default().chunks(PIECE).try_for_each(sink)?;
+        self.mapped.as_ref().map_or(Ok(()), |(path, map)| map.check(path))
     }
 }

@@ -94,6 +94,7 @@ pub fn write(
     }
     let rows = rows_written(dtype, checkpoint);
     write_tensors(&at("model.safetensors"), dtype, rows, made, &metadata, progress).map_err(io("model.safetensors"))?;
+    checkpoint.check()?;
     staging.commit()
 }
 

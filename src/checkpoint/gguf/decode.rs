@@ -63,11 +63,7 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
                 file.bytes(tensor, size(file, tensor, rows, columns, dtype.block_size(), dtype.type_size())?)?;
             file.map().guard();
             let decoded = decode_rows(&bytes, dtype, rows, columns).map_err(|e| undecodable(file, tensor, &e))?;
-            if file.map().is_damaged() {
-                return Err(
-                    LoadError::new(file.path(), "was cut short while it was read").expected("a complete GGUF file")
-                );
-            }
+            file.map().check(file.path())?;
             file.map().release();
             (EmbeddingTable::new(decoded.into(), TableDtype::F16, rows, columns), source(None))
         }

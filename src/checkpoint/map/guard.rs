@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use memmap2::Mmap;
 
 /// How many maps can be guarded at once. One more is not, and the log says so.
-const SLOTS: usize = 512;
+const SLOTS: usize = 4096;
 
 /// Read by the signal handler, so: no locks, no memory taken.
 static GUARDED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
