@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::checkpoint::{BUILTIN, Checkpoint};
@@ -74,6 +74,13 @@ impl Registry {
     /// All models, in the order of the configuration.
     pub fn models(&self) -> &[Arc<Entry>] {
         &self.models
+    }
+
+    /// Whether one of the models is this one.
+    pub fn has(&self, embedder: &Weak<Embedder>) -> bool {
+        let is_it =
+            |entry: &Arc<Entry>| entry.embedder().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), embedder.as_ptr()));
+        self.models.iter().any(is_it)
     }
 
     /// The ids that are not loaded yet.

@@ -135,7 +135,7 @@ impl Tokenizer {
         later: &[Candidate],
     ) -> Result<Self, LoadError> {
         let mut refused = Vec::new();
-        let mut candidates = at_once.iter();
+        let mut candidates = at_once.iter().copied();
         let (reference, candidate) = thread::scope(|scope| {
             let reference = scope.spawn(reference);
             let candidate = first(&mut candidates, json, &mut refused);
@@ -173,12 +173,25 @@ impl Tokenizer {
 
 impl Search {
     /// The fastest implementation that gives the reference's ids: what serves now when there is no other.
-    pub fn run(self) -> Choice {
-        let Self { json, fallback, reference, vocabulary, mut refused, candidates } = self;
-        let mut candidates = candidates.iter();
-        let candidate = first(&mut candidates, &json, &mut refused);
-        let found = agreeing(candidate, candidates, &json, &reference, &vocabulary, &mut refused);
-        Choice { implementation: found.unwrap_or(fallback), refused }
+    pub fn run(mut self) -> Choice {
+        let mut candidates = std::mem::take(&mut self.candidates).into_iter();
+        let candidate = first(&mut candidates, &self.json, &mut self.refused);
+        self.choose(candidate, candidates)
+    }
+
+    /// As [`Search::run`], but `None`, and soon, once `is_wanted` says no.
+    pub fn run_while(mut self, is_wanted: impl Fn() -> bool) -> Option<Choice> {
+        if !is_wanted() {
+            return None;
+        }
+        let mut candidates = std::mem::take(&mut self.candidates).into_iter();
+        let candidate = first(&mut candidates, &self.json, &mut self.refused);
+        is_wanted().then(|| self.choose(candidate, candidates))
+    }
+
+    fn choose(mut self, candidate: Option<Arc<dyn Tokenize>>, candidates: impl Iterator<Item = Candidate>) -> Choice {
+        let found = agreeing(candidate, candidates, &self.json, &self.reference, &self.vocabulary, &mut self.refused);
+        Choice { implementation: found.unwrap_or(self.fallback), refused: self.refused }
     }
 }
 
@@ -200,9 +213,9 @@ impl Choice {
 }
 
 /// `candidate`, or the next that takes the file, if its ids are the reference's.
-fn agreeing<'c>(
+fn agreeing(
     mut candidate: Option<Arc<dyn Tokenize>>,
-    mut candidates: impl Iterator<Item = &'c Candidate>,
+    mut candidates: impl Iterator<Item = Candidate>,
     json: &[u8],
     reference: &HfTokenizer,
     vocabulary: &Vocabulary,
@@ -221,8 +234,8 @@ fn agreeing<'c>(
 }
 
 /// The next candidate that takes the file.
-fn first<'c>(
-    candidates: &mut impl Iterator<Item = &'c Candidate>,
+fn first(
+    candidates: &mut impl Iterator<Item = Candidate>,
     json: &[u8],
     refused: &mut Vec<Refused>,
 ) -> Option<Arc<dyn Tokenize>> {
@@ -304,6 +317,19 @@ mod tests {
         assert_eq!(choose(|_| panic!("at load")).refused[0].reason, "panicked: at load");
         let refused = &choose(|json| wrong(json, "")).refused[0];
         assert_eq!((refused.reason.as_str(), refused.differs), ("panicked: cannot do it", true));
+    }
+
+    #[test]
+    fn a_search_that_is_no_longer_wanted_ends_before_its_next_step() {
+        let json = std::fs::read(path()).unwrap();
+        let candidates = [Candidate { name: "wrong", load: |json| wrong(json, "not in any probe text") }];
+        for (looks, found) in [(0, false), (1, false), (2, true)] {
+            let reference = || HfTokenizer::from_json(&json, path());
+            let search = Tokenizer::choose(&json, path(), reference, &[], &candidates).unwrap().split().1.unwrap();
+            let looked = std::cell::Cell::new(0);
+            let choice = search.run_while(|| looked.replace(looked.get() + 1) < looks);
+            assert_eq!((choice.is_some(), looked.get()), (found, (looks + 1).min(2)));
+        }
     }
 
     #[test]
