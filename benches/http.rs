@@ -52,7 +52,7 @@ async fn run(models: Vec<Model>) {
     state.quicken(searches).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ours = listener.local_addr().unwrap().to_string();
-    tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending()));
+    tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending(), std::future::pending()));
 
     println!("requests/s, one sentence of 11 words a request, median of {ROUNDS} rounds of {SECONDS} s\n");
     println!(

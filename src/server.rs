@@ -1,22 +1,30 @@
 //! The HTTP server: binds first, answers while models load, drains before it stops.
 
 mod access;
+mod activity;
 mod admission;
 mod authorize;
 mod body;
+#[cfg(feature = "tls")]
+mod certificate;
 mod clients;
 mod coding;
 mod connection;
+mod descriptors;
 mod docs;
+mod drain;
 mod embeddings;
 mod error;
 mod health;
 mod inputs;
 mod json;
+mod listen;
+mod malformed;
 mod metrics;
 mod models;
 mod playground;
 pub mod preflight;
+mod refuse;
 pub mod reload;
 mod request_body;
 mod router;
@@ -24,6 +32,7 @@ mod similarity;
 mod sockets;
 mod stages;
 mod stream;
+mod throttle;
 mod tls;
 mod tokenize;
 pub mod trace;
@@ -39,9 +48,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -53,9 +61,13 @@ use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
 use admission::Admission;
 use connection::Connections;
+use descriptors::Reserve;
+use drain::Drain;
+pub use listen::{Listener, Listeners};
 use metrics::Metrics;
 pub use router::{Routes, router};
 use sockets::SocketThreads;
+use throttle::Throttle;
 use tls::Tls;
 
 /// What every request may look at: a configuration and its models, and what outlives them when another takes their place
@@ -72,6 +84,8 @@ pub struct State {
     admission: Arc<Admission>,
     draining: Arc<AtomicBool>,
     serving: Arc<ArcSwapOption<Serving>>,
+    /// Held by the one search for a faster tokenizer that runs.
+    searching: Arc<Mutex<()>>,
 }
 
 /// What new requests get.
@@ -100,6 +114,7 @@ impl State {
             admission: Arc::default(),
             draining: Arc::default(),
             serving: Arc::default(),
+            searching: Arc::default(),
             config: Arc::new(config),
         })
     }
@@ -120,8 +135,18 @@ impl State {
 
     /// New requests get this state from here on; those in flight finish on the one that they have.
     pub fn take_over(self: &Arc<Self>) {
+        self.warn_without_keys();
         let routes = router(self);
         self.serving.store(Some(Arc::new(Serving { state: Arc::clone(self), routes })));
+    }
+
+    fn warn_without_keys(&self) {
+        let host = self.config.server.host;
+        if !host.is_loopback() && self.keys.is_empty() {
+            tracing::warn!(
+                "NO API KEYS: everybody who can reach {host} may use this server; set server.api_keys or server.api_key_file"
+            );
+        }
     }
 
     /// This state as somebody sees it who may use only the models with these names.
@@ -155,14 +180,22 @@ impl State {
         Ok(Searches(searches))
     }
 
-    /// Gives the models their fastest tokenizers, one model after the other, on one thread beside the requests.
+    /// Gives the models their fastest tokenizers, one model after the other, on one thread beside the requests. A model that
+    /// a reload has replaced meanwhile is left out.
     pub async fn quicken(&self, searches: Searches) {
         for (entry, search) in searches.0 {
+            let turn = Arc::clone(&self.searching).lock_owned().await;
+            let Some(embedder) = entry.embedder() else { continue };
+            let (serving, wanted) = (Arc::clone(&self.serving), Arc::downgrade(embedder));
+            let is_wanted = move || serving.load().as_ref().is_none_or(|now| now.state.registry.has(&wanted));
             let (found, choice) = oneshot::channel();
             // Not one of the runtime's threads, which a shutdown would wait for.
             let thread = std::thread::Builder::new().name("tokenizer".to_owned());
-            let started = thread.spawn(move || found.send(Arc::new(search.run())));
-            let (Ok(_), Ok(choice), Some(embedder)) = (started, choice.await, entry.embedder()) else { continue };
+            let started = thread.spawn(move || {
+                let _turn = turn;
+                found.send(search.run_while(is_wanted).map(Arc::new))
+            });
+            let (Ok(_), Ok(Some(choice))) = (started, choice.await) else { continue };
             self.warm(Arc::clone(&choice)).await;
             let replaced = embedder.adopt(Arc::clone(&choice));
             let before = replaced.implementation.name();
@@ -182,6 +215,9 @@ impl State {
         while warming.next().await.is_some() {}
     }
 }
+
+/// After how long it is tried again to take connections where the system does not give them.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Ends what a state and its routes hold of each other.
 struct Served(Arc<ArcSwapOption<Serving>>);
@@ -203,16 +239,17 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
     Ok(keys)
 }
 
-/// Serves on `listener` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
-/// requests in flight finish for at most `server.drain_timeout`.
-/// Returns how many connections were cut at that deadline.
+/// Serves on `listeners` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
+/// requests in flight finish for at most `server.drain_timeout`. `cut` ends both at once.
+/// Returns how many requests were cut.
 ///
 /// # Errors
 /// When the system gives no threads for the connections.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     state: Arc<State>,
     shutdown: impl Future<Output = ()>,
+    cut: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
     let (admission, workers) = (Arc::clone(&state.admission), Arc::downgrade(&state.workers));
     let wait_while_busy = move |limit| {
@@ -222,72 +259,106 @@ pub async fn serve(
     };
     let threads = SocketThreads::start(move || admission.gather(&wait_while_busy))?;
     state.take_over();
-    let host = state.config.server.host;
-    if !host.is_loopback() && state.keys.is_empty() {
-        tracing::warn!(
-            "NO API KEYS: everybody who can reach {host} may use this server; set server.api_keys or server.api_key_file"
-        );
-    }
-    let graceful = GracefulShutdown::new();
-    let connections = Connections::new(&state, &threads, &graceful);
+    let drain = Drain::new();
+    let connections = Connections::new(&state, &threads, &drain);
     let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
     let first = Arc::clone(&state.config);
     // A reload may let it go.
     drop(state);
-    accept(&listener, &connections, shutdown).await;
+    let listeners = listeners.into();
+    let mut cut = std::pin::pin!(cut);
+    accept(&listeners, &connections, shutdown).await;
     draining.store(true, Ordering::Relaxed);
     let config = serving.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
     let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);
     if !delay.0.is_zero() {
         tracing::info!(%delay, "no longer ready; requests are answered until nobody sends any");
-        accept(&listener, &connections, tokio::time::sleep(delay.0)).await;
-    }
-    drop((listener, connections));
-    let open = graceful.count();
-    tracing::info!(connections = open, %deadline, "draining");
-    Ok(tokio::select! {
-        () = graceful.shutdown() => 0,
-        () = tokio::time::sleep(deadline.0) => {
-            tracing::warn!("the drain deadline is over: cutting what is still open");
-            open
-        }
-    })
-}
-
-async fn accept(listener: &TcpListener, connections: &Connections<'_>, until: impl Future<Output = ()>) {
-    let mut until = std::pin::pin!(until);
-    loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.serve(stream),
-                Err(error) => {
-                    // Out of descriptors, most likely: what is open must be able to finish first.
-                    tracing::error!(%error, "cannot accept connections");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-            () = &mut until => break,
+            () = accept(&listeners, &connections, tokio::time::sleep(delay.0)) => {}
+            () = cut.as_mut() => return Ok(cut_all(&drain, "a second signal came").await),
         }
+    }
+    drop((listeners, connections));
+    tracing::info!(connections = drain.open(), %deadline, "draining");
+    Ok(tokio::select! {
+        () = drain.finish() => 0,
+        () = tokio::time::sleep(deadline.0) => cut_all(&drain, "the drain deadline has passed").await,
+        () = cut => cut_all(&drain, "a second signal came").await,
+    })
+}
+
+async fn cut_all(drain: &Drain, why: &str) -> usize {
+    let requests = drain.cut().await;
+    tracing::warn!(requests, "{why}: closed all connections, and cut the requests that were in flight");
+    requests
+}
+
+/// Takes connections until `until`.
+async fn accept(listeners: &Listeners, connections: &Connections<'_>, until: impl Future<Output = ()>) {
+    let mut until = std::pin::pin!(until);
+    let (mut reserve, failures) = (Reserve::new(), Throttle::new(Duration::from_secs(1)));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listeners.accept() => accepted,
+            () = &mut until => break,
+        };
+        let error = match accepted {
+            Ok((socket, peer)) => {
+                connections.serve(socket, peer).await;
+                continue;
+            }
+            Err(error) => error,
+        };
+        // The client of this one is gone, or there is none.
+        if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted) {
+            tracing::debug!(%error, "a connection was lost before it was taken");
+            continue;
+        }
+        if let Some(count) = failures.event() {
+            tracing::error!(%error, count, "cannot accept connections");
+        }
+        // Out of descriptors, most likely. The one in reserve takes a connection, which is told so.
+        if reserve.give_up()
+            && let Ok(Ok((socket, _))) = tokio::time::timeout(ACCEPT_AGAIN, listeners.accept()).await
+        {
+            connections.refuse(socket).await;
+        }
+        // What is open must be able to finish first.
+        tokio::time::sleep(ACCEPT_AGAIN).await;
+        reserve.refill();
     }
 }
 
-/// Resolves at SIGTERM or ctrl-c.
-///
-/// # Errors
-/// When the system refuses signal handlers.
-pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+/// SIGTERM and SIGINT (ctrl-c), which both ask the server to stop.
+pub struct StopSignals {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(async move {
-            tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        })
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    /// Takes the signals from here on.
+    ///
+    /// # Errors
+    /// When the system refuses signal handlers.
+    pub fn listen() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
     }
-    #[cfg(not(unix))]
-    Ok(async {
+
+    /// Resolves at the next of them.
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+        #[cfg(not(unix))]
         let _ = tokio::signal::ctrl_c().await;
-    })
+    }
 }
 
 /// Binds the configured address.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::output::{Failure, end};
 use super::{ServeArgs, log, welcome};
@@ -13,7 +13,7 @@ use crate::config::layers::{self, ConfigError};
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
-use crate::server::{self, State, preflight};
+use crate::server::{self, State, StopSignals, preflight};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
     // Dropped last, so that everything that is said before the end is written.
@@ -33,32 +33,31 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 }
 
 fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<ExitCode, Failure> {
+    let cannot_start = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
+    // Accepts and loads; connections have threads of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
+    // Before anything that takes time: until then a SIGHUP ends the process.
+    let signals = runtime.block_on(async { Ok((StopSignals::listen()?, reload::hangup()?)) }).map_err(cannot_start)?;
     let effective = args.effective().map_err(Failure::configuration)?;
     let dimensions = preflight::check(&effective.config).map_err(Failure::configuration)?;
     let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
     // A connection is a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let state = State::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
-    // Accepts and loads; connections have threads of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Run(format!("cannot start the server: {error}")))?;
-    let result = runtime.block_on(serve(state, args.clone(), stdout, &dimensions));
-    // What is still open was cut at the drain deadline: nothing to wait for.
+    let result = runtime.block_on(serve(state, signals, args.clone(), stdout, &dimensions));
+    // All connections are closed: there is nothing to wait for.
     runtime.shutdown_background();
     result
 }
 
 async fn serve(
     state: Arc<State>,
+    (mut signals, hangup): (StopSignals, impl Hangup + Send + 'static),
     args: ServeArgs,
     mut stdout: LineQueue,
     dimensions: &[Option<usize>],
 ) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
-    let stop = server::stop_signal().map_err(failed)?;
-    let hangup = reload::hangup().map_err(failed)?;
     let listener = server::bind(&state.config).await.map_err(Failure::Run)?;
     let address = listener.local_addr().map_err(failed)?;
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
@@ -68,21 +67,34 @@ async fn serve(
         let _ = stdout.write_all(welcome::text(&state.config, scheme, address, dimensions).as_bytes());
     }
 
-    let (load_failed, failure) = oneshot::channel();
+    let (load_failed, mut failure) = oneshot::channel();
     tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
-    let mut error = None;
-    let shutdown = async {
-        tokio::select! {
-            () = stop => {}
-            Ok(failed) = failure => error = Some(failed),
+    // How often the server was asked to stop, by signals or by a model that does not load: the first time it drains, the
+    // second time it cuts.
+    let stops = watch::Sender::new(0u32);
+    let (mut first, mut second) = (stops.subscribe(), stops.subscribe());
+    let count = async {
+        let mut error = None;
+        loop {
+            tokio::select! {
+                () = signals.next() => {}
+                Ok(failed) = &mut failure, if !failure.is_terminated() => error = Some(failed),
+                () = stops.closed() => return error,
+            }
+            stops.send_modify(|stops| *stops += 1);
         }
     };
-    let cut = server::serve(listener, state, shutdown).await.map_err(failed)?;
+    let reached = async |stops: &mut watch::Receiver<u32>, times| drop(stops.wait_for(|stops| *stops >= times).await);
+    let serve = async {
+        let cut = server::serve(listener, state, reached(&mut first, 1), reached(&mut second, 2)).await;
+        drop((first, second));
+        cut
+    };
+    let (cut, error) = tokio::join!(serve, count);
     match error {
         Some(error) if error.is_at_run_time() => Err(Failure::Run(error.to_string())),
         Some(error) => Err(Failure::configuration(error)),
-        None if cut > 0 => Ok(ExitCode::FAILURE),
-        None => Ok(ExitCode::SUCCESS),
+        None => Ok(if cut.map_err(failed)? > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
     }
 }
 

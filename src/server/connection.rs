@@ -1,134 +1,191 @@
 //! One connection: the handshake, HTTP/1.1 or HTTP/2 on it, and when it is given up.
 
 use std::convert::Infallible;
-use std::future::ready;
+use std::io::ErrorKind;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use axum::body::Body;
-use axum::http::{Request, Response};
-use axum::response::IntoResponse;
+use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::activity::{Activity, AnswerBody};
 use super::clients::{Streams, abortable};
+use super::descriptors;
+use super::drain::{Drain, Watcher};
 use super::error::ApiError;
+use super::listen::{Peer, Socket};
 use super::metrics::Metrics;
+use super::refuse::{self, REFUSAL, Refusals, Surplus};
 use super::request_body::{RequestBody, close_if_unread};
 use super::sockets::SocketThreads;
-use super::transport::{Transport, limit_unsent};
+use super::tls::{Accepted, Tls};
+use super::transport::{Bytes, Transport};
 use super::{Serving, State};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Connections over the limit that are told so at the same time; more are closed unanswered.
-const REFUSED: usize = 256;
-/// How long one of those may take to read it.
-const REFUSAL: Duration = Duration::from_secs(2);
-
 /// Serves the connections of one listener.
 pub struct Connections<'a> {
+    threads: &'a SocketThreads,
+    drain: &'a Drain,
     serving: Arc<ArcSwapOption<Serving>>,
     metrics: Arc<Metrics>,
-    graceful: &'a GracefulShutdown,
+    refusals: Arc<Refusals>,
     free: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
-    threads: &'a SocketThreads,
+    surplus: Surplus,
 }
 
 impl<'a> Connections<'a> {
     /// Of this server, on `threads`. The state itself is not kept: another may take its place, and it must be free to go.
-    pub fn new(state: &State, threads: &'a SocketThreads, graceful: &'a GracefulShutdown) -> Self {
+    pub fn new(state: &State, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
+        let limit = descriptors::Connections::of(state.config.server.max_connections);
         Self {
             threads,
+            drain,
             serving: Arc::clone(&state.serving),
             metrics: Arc::clone(&state.metrics),
-            graceful,
-            free: Arc::new(Semaphore::new(state.config.server.max_connections.min(Semaphore::MAX_PERMITS))),
-            refusals: Arc::new(Semaphore::new(REFUSED)),
+            refusals: Arc::new(Refusals::new(&state.metrics)),
+            free: Arc::new(Semaphore::new(limit.served.min(Semaphore::MAX_PERMITS))),
+            surplus: Surplus::new(limit.surplus),
         }
     }
 
-    /// Serves `stream` in the background, or refuses it if there are too many.
-    pub fn serve(&self, stream: TcpStream) {
-        // Answers are single writes; waiting to fill a packet only delays them.
-        let _ = stream.set_nodelay(true);
-        limit_unsent(&stream);
-        let (serving, watcher) = (Arc::clone(&self.serving), self.graceful.watcher());
+    /// Serves the connection in the background, or refuses it if there are too many.
+    pub async fn serve(&self, socket: Socket, peer: Peer) {
+        let (serving, refusals) = (Arc::clone(&self.serving), Arc::clone(&self.refusals));
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             let open = (permit, self.metrics.connect());
-            self.threads.spawn(stream, async move |stream| {
+            let watcher = self.drain.watcher();
+            self.threads.spawn(socket, async move |socket| {
                 let _open = open;
-                if let Err(error) = serve(serving, stream, watcher).await {
-                    tracing::debug!(%error, "connection ended");
+                if let Err(error) = serve(serving, socket, peer, &refusals, watcher).await {
+                    refusals.ended(peer, &*error);
                 }
             });
-        } else if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {
-            tracing::warn!("connections are refused: server.max_connections are open");
-            self.threads.spawn(stream, async move |stream| {
-                let _refusing = permit;
-                let _ = tokio::time::timeout(REFUSAL, refuse(&serving, stream)).await;
-            });
+            return;
         }
+        self.refuse(socket).await;
+    }
+
+    /// Tells a connection that there are too many, if there is a place for that.
+    pub async fn refuse(&self, socket: Socket) {
+        self.refusals.over_limit();
+        let Some(place) = self.surplus.enter().await else { return };
+        let (serving, metrics) = (Arc::clone(&self.serving), Arc::clone(&self.metrics));
+        self.threads.spawn(socket, async move |socket| {
+            let refusal = async {
+                let Some(tls) = serving.load().as_ref().map(|serving| Arc::clone(&serving.state.tls)) else { return };
+                match tokio::time::timeout(REFUSAL, tls.accept(socket)).await {
+                    Ok(Ok(Accepted::Stream(stream))) => refuse::over_limit(serving, metrics, stream).await,
+                    Ok(Ok(Accepted::PlainHttp(stream))) => refuse::plain_http(stream).await,
+                    _ => {}
+                }
+            };
+            place.keep(refusal).await;
+        });
     }
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-async fn serve(serving: Arc<ArcSwapOption<Serving>>, stream: TcpStream, watcher: Watcher) -> Result<(), Error> {
+async fn serve(
+    serving: Arc<ArcSwapOption<Serving>>,
+    socket: Socket,
+    peer: Peer,
+    refusals: &Arc<Refusals>,
+    mut watcher: Watcher,
+) -> Result<(), Error> {
     let Some((tls, header_timeout, request_timeout)) = serving.load().as_ref().map(|serving| {
         let server = &serving.state.config.server;
         (Arc::clone(&serving.state.tls), server.header_timeout.0, server.request_timeout.0)
     }) else {
         return Ok(());
     };
-    let stream = tokio::time::timeout(HANDSHAKE.min(header_timeout), tls.accept(stream)).await??;
-    let stream = Transport::new(stream, header_timeout.max(request_timeout));
+    let activity = Arc::new(Activity::default());
+    let handshake = handshake(&tls, socket, peer, refusals, HANDSHAKE.min(header_timeout));
+    let stream = tokio::select! {
+        biased;
+        stream = handshake => stream?,
+        () = give_up(&mut watcher, &activity) => None,
+    };
+    let Some(stream) = stream else { return Ok(()) };
+    let stream = Transport::new(stream, header_timeout.max(request_timeout), Arc::clone(&activity));
     let received = stream.received();
+    let (requests, refusals) = (Arc::clone(&activity), Arc::clone(refusals));
     let service = service_fn(move |request: Request<Incoming>| {
+        let (version, in_flight) = (request.version(), requests.begin());
+        let bad_host = refuse::bad_host(&request).inspect(|reason| refusals.malformed(peer, reason));
         let received = received.clone();
         let request = RequestBody::of(request, &received);
         let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
         async move {
-            let mut response = match routes {
-                Some(routes) => routes.answer(request).await,
-                None => {
-                    drop(request);
-                    ApiError::draining().into_response()
-                }
+            let mut response = match (bad_host, routes) {
+                (None, Some(routes)) => routes.answer(request).await,
+                (Some(reason), _) => refuse::answer(ApiError::bad_host(reason), request),
+                (None, None) => refuse::answer(ApiError::draining(), request),
             };
             close_if_unread(&mut response, &received);
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, in_flight, version)))
         }
     });
     let builder = protocol(header_timeout);
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    abortable(watcher.watch(connection)).await.unwrap_or_else(|_| Err("its client takes its answer too slowly".into()))
+    let connection = async {
+        let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return result,
+            () = watcher.draining() => {}
+            // Also one that answers every PING, and one whose first bytes never come to an end.
+            () = activity.idle_for(header_timeout) => {}
+        }
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            biased;
+            result = connection => result,
+            () = watcher.given_up(&activity) => Ok(()),
+        }
+    };
+    abortable(connection).await.unwrap_or_else(|_| Err("its client takes its answer too slowly".into()))
 }
 
-/// Answers the first request with the reason, and closes.
-async fn refuse(serving: &ArcSwapOption<Serving>, stream: TcpStream) -> Result<(), Error> {
-    let Some(tls) = serving.load().as_ref().map(|serving| Arc::clone(&serving.state.tls)) else { return Ok(()) };
-    let stream = Transport::new(tls.accept(stream).await?, REFUSAL);
-    let received = stream.received();
-    // Not an async closure: rustc 1.95 cannot compile one here incrementally.
-    let service = service_fn(move |request: Request<Incoming>| {
-        drop(RequestBody::of(request, &received));
-        ready(Ok::<Response<Body>, Infallible>(ApiError::too_many_connections().into_response()))
-    });
-    let mut builder = protocol(REFUSAL);
-    builder.http1().keep_alive(false);
-    builder.serve_connection(TokioIo::new(stream), service).await
+/// The bytes of a connection, decrypted where they are encrypted. `None` where that ended it.
+async fn handshake(
+    tls: &Tls,
+    socket: Socket,
+    peer: Peer,
+    refusals: &Refusals,
+    limit: Duration,
+) -> Result<Option<Box<dyn Bytes>>, Error> {
+    match tokio::time::timeout(limit, tls.accept(socket)).await? {
+        Ok(Accepted::Stream(stream)) => Ok(Some(stream)),
+        Ok(Accepted::Closed) => Ok(None),
+        Ok(Accepted::PlainHttp(stream)) => {
+            refusals.malformed(peer, &"plain HTTP on a port that speaks HTTPS");
+            refuse::plain_http(stream).await;
+            Ok(None)
+        }
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            refusals.malformed(peer, &format_args!("the TLS handshake failed: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
-fn protocol(header_timeout: Duration) -> auto::Builder<Streams> {
+/// Resolves when a connection that has not come to HTTP yet must go.
+async fn give_up(watcher: &mut Watcher, activity: &Activity) {
+    watcher.draining().await;
+    watcher.given_up(activity).await;
+}
+
+pub fn protocol(header_timeout: Duration) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
     // A client that is gone without a word, and has no request that would find out.

@@ -176,6 +176,41 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("too_many_connections")
     }
 
+    /// The code of requests that are not HTTP as it is spoken here.
+    pub const BAD_HTTP: &'static str = "bad_http";
+
+    /// A request over plain HTTP on a port that speaks HTTPS.
+    pub fn plain_http() -> Self {
+        let message =
+            "This port speaks HTTPS, and the request came over plain HTTP. Use a URL that begins with https://.";
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code(Self::BAD_HTTP)
+    }
+
+    /// A request of HTTP/1.1 without one valid `Host`; `reason` says what it is instead.
+    pub fn bad_host(reason: &str) -> Self {
+        let message = format!("This is {reason}. HTTP/1.1 demands exactly one, with the server's name.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code(Self::BAD_HTTP)
+    }
+
+    /// A head that is not HTTP/1.1, or is larger than it may be, by the status that hyper gives it. `too_great_a_length`: it
+    /// is its Content-Length that is too large.
+    pub fn malformed_head(status: &str, too_great_a_length: bool) -> Self {
+        let (status, message) = match status {
+            "431" if too_great_a_length => {
+                (StatusCode::BAD_REQUEST, "The header `Content-Length` announces more bytes than a body can have.")
+            }
+            "431" => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The head of the request is too large: this server takes at most 100 header fields and about 400 KiB.",
+            ),
+            "414" => {
+                (StatusCode::URI_TOO_LONG, "The URL of the request is too long: this server takes at most 64 KiB.")
+            }
+            _ => (StatusCode::BAD_REQUEST, "The request is not valid HTTP/1.1."),
+        };
+        Self::new(status, INVALID_REQUEST, message).code(Self::BAD_HTTP)
+    }
+
     /// Within `window` the client sent less than `least` bytes a second.
     pub fn body_too_slow(least: ByteCount, window: Seconds) -> Self {
         let message = format!(
@@ -208,6 +243,18 @@ impl ApiError {
     #[cfg(test)]
     pub fn into_status(self) -> u16 {
         self.status.as_u16()
+    }
+
+    /// The status and the body, for an answer that is written by hand.
+    pub fn into_parts(self) -> (StatusCode, Vec<u8>) {
+        (self.status, self.body())
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let error =
+            ErrorBody { message: &self.message, kind: self.kind, param: self.param.as_deref(), code: self.code };
+        // Strings and options always serialize.
+        serde_json::to_vec(&ErrorResponse { error }).unwrap_or_default()
     }
 
     fn class(&self) -> ErrorClass {
@@ -286,11 +333,7 @@ impl utoipa::IntoResponses for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
-        let error =
-            ErrorBody { message: &self.message, kind: self.kind, param: self.param.as_deref(), code: self.code };
-        // Strings and options always serialize.
-        let body = serde_json::to_vec(&ErrorResponse { error }).unwrap_or_default();
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(Body::from(self.body()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

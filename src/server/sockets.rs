@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
+
+use super::listen::{DetachedSocket, Socket};
 
 /// As many threads as the process may use. Dropping it cuts the connections that are open.
 pub struct SocketThreads(Vec<SocketThread>);
@@ -48,8 +49,8 @@ impl SocketThreads {
     /// Runs `serve` on the thread that has the fewest connections.
     pub fn spawn<F: Future<Output = ()> + Send>(
         &self,
-        stream: TcpStream,
-        serve: impl FnOnce(TcpStream) -> F + Send + 'static,
+        socket: Socket,
+        serve: impl FnOnce(Socket) -> F + Send + 'static,
     ) {
         let Some(thread) = self.0.iter().min_by_key(|thread| thread.connections.load(Ordering::Relaxed)) else {
             return;
@@ -57,11 +58,11 @@ impl SocketThreads {
         thread.connections.fetch_add(1, Ordering::Relaxed);
         let open = Open(Arc::clone(&thread.connections));
         // Out of the accepting runtime's poll, into the thread's own.
-        let stream = stream.into_std();
+        let socket = socket.detach();
         thread.runtime.spawn(async move {
             let _open = open;
-            match stream.and_then(TcpStream::from_std) {
-                Ok(stream) => serve(stream).await,
+            match socket.and_then(DetachedSocket::attach) {
+                Ok(socket) => serve(socket).await,
                 Err(error) => tracing::debug!(%error, "connection lost"),
             }
         });
@@ -77,7 +78,7 @@ impl Drop for Open {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -88,7 +89,8 @@ mod tests {
         let mut clients = Vec::new();
         for _ in 0..2 * threads.0.len() {
             let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            threads.spawn(listener.accept().await.unwrap().0, async |mut stream: TcpStream| {
+            let socket = Socket::Tcp(listener.accept().await.unwrap().0);
+            threads.spawn(socket, async |mut stream: Socket| {
                 while stream.read_u8().await.is_ok() {
                     let name = thread::current().name().unwrap().to_owned();
                     stream.write_all(format!("{name:<16}").as_bytes()).await.unwrap();

@@ -2,10 +2,18 @@
 
 use std::io;
 
-use tokio::net::TcpStream;
-
+use super::listen::Socket;
 use super::transport::Bytes;
 use crate::config::Server;
+
+/// What became of a connection before HTTP.
+pub enum Accepted {
+    Stream(Box<dyn Bytes>),
+    /// It speaks plain HTTP on a port that speaks HTTPS.
+    PlainHttp(Box<dyn Bytes>),
+    /// It was closed before it said anything.
+    Closed,
+}
 
 #[cfg(feature = "tls")]
 pub struct Tls(Option<tokio_rustls::TlsAcceptor>);
@@ -17,34 +25,22 @@ impl Tls {
     /// # Errors
     /// When they cannot be read, or do not belong together.
     pub fn read(server: &Server) -> Result<Self, String> {
-        use tokio_rustls::rustls::ServerConfig;
-        use tokio_rustls::rustls::crypto::ring::default_provider;
-        use tokio_rustls::rustls::pki_types::pem::PemObject;
-        use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-
         let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
-        let failed = |setting: &str, path: &std::path::Path, e: &dyn std::fmt::Display| {
-            format!("server.{setting}, {}: {e}; expected PEM", path.display())
-        };
-        let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(cert)
-            .and_then(Iterator::collect)
-            .map_err(|e| failed("tls_cert", cert, &e))?;
-        let private = PrivateKeyDer::from_pem_file(key).map_err(|e| failed("tls_key", key, &e))?;
-        let mut config = ServerConfig::builder_with_provider(default_provider().into())
-            .with_safe_default_protocol_versions()
-            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-            .map_err(|e| failed("tls_cert", cert, &e))?;
+        let mut config = super::certificate::read(cert, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Some(std::sync::Arc::new(config).into())))
     }
 
     /// # Errors
     /// When the client does not speak TLS, or none that we do.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Bytes>> {
-        Ok(match &self.0 {
-            Some(acceptor) => Box::new(acceptor.accept(stream).await?),
-            None => Box::new(stream),
-        })
+    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
+        let Some(acceptor) = &self.0 else { return Ok(Accepted::Stream(plain(socket))) };
+        match (socket.first_byte().await?, &socket) {
+            (None, Socket::Tcp(_)) => Ok(Accepted::Closed),
+            // The first letter of a method. A TLS handshake begins with 22.
+            (Some(b'A'..=b'Z'), _) => Ok(Accepted::PlainHttp(plain(socket))),
+            _ => Ok(Accepted::Stream(Box::new(acceptor.accept(socket).await?))),
+        }
     }
 }
 
@@ -60,7 +56,15 @@ impl Tls {
         }
     }
 
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Box<dyn Bytes>> {
-        Ok(Box::new(stream))
+    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
+        Ok(Accepted::Stream(plain(socket)))
+    }
+}
+
+fn plain(socket: Socket) -> Box<dyn Bytes> {
+    match socket {
+        Socket::Tcp(stream) => Box::new(stream),
+        #[cfg(unix)]
+        Socket::Unix(stream) => Box::new(stream),
     }
 }

@@ -9,6 +9,7 @@
 //! is discarded for a while: bytes that arrive at a closed socket reset the connection, and the client loses the answer
 //! (RFC 9112, 9.6).
 
+use std::cell::RefCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -20,6 +21,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
+
+use super::activity::Activity;
+use super::malformed;
 
 /// The most bytes of a request's first read: a head, and a body that is not worth refusing.
 pub const FIRST_READ: usize = 2 << 10;
@@ -45,6 +49,12 @@ const LINGER_BYTES: u64 = 1 << 30;
 
 /// The bytes of one read of what is discarded.
 const SCRATCH: usize = 16 << 10;
+/// How many bytes are read first of all, to tell HTTP/2 by its preface.
+const PREFACE: usize = 24;
+
+/// How long requests are still answered after the client has ended its side of the connection. It may have shut down that
+/// side alone; more often it is gone, and its work must not go on for long.
+const HALF_CLOSED: Duration = Duration::from_secs(1);
 
 /// A connection's bytes, encrypted or not.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
@@ -61,7 +71,7 @@ impl Bytes for TcpStream {
         const SKIP: usize = 256 << 10;
         thread_local! {
             /// Says how many bytes to discard: nothing is written to it, so that it takes no memory.
-            static NOWHERE: std::cell::RefCell<Vec<u8>> = std::cell::RefCell::new(Vec::with_capacity(SKIP));
+            static NOWHERE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
         }
         NOWHERE.with_borrow_mut(|nowhere| {
             let most = usize::try_from(most).unwrap_or(usize::MAX).min(SKIP);
@@ -82,8 +92,11 @@ impl Bytes for TcpStream {
     }
 }
 
+#[cfg(unix)]
+impl Bytes for tokio::net::UnixStream {}
+
 #[cfg(feature = "tls")]
-impl Bytes for tokio_rustls::server::TlsStream<TcpStream> {}
+impl Bytes for tokio_rustls::server::TlsStream<super::listen::Socket> {}
 
 #[cfg(test)]
 impl Bytes for tokio::io::DuplexStream {}
@@ -142,13 +155,25 @@ pub struct Transport<S> {
     limit: Duration,
     moved: Instant,
     alarm: Pin<Box<Sleep>>,
+    activity: Arc<Activity>,
+    /// Set once the client has ended its side: until when that is kept from HTTP, which would drop the requests in flight.
+    half_closed: Option<Pin<Box<Sleep>>>,
     received: Received,
     /// Bytes that were discarded and not given out yet.
     skipped: usize,
-    /// Whether nothing was read since something was written.
+    /// Whether nothing but a preface was read since something was written.
     begins: bool,
     /// Once the writing half is closed.
     closing: Option<Closing>,
+    /// How much the first read of a request brought, if it was the only one.
+    first: Option<usize>,
+    /// What is written in the place of bytes that hyper wrote, and how much of it is.
+    replacement: Option<(Vec<u8>, usize)>,
+}
+
+thread_local! {
+    /// What the last first read of any connection of this thread brought. Hyper parses it at once, and refuses it at once.
+    static FIRST: RefCell<[u8; FIRST_READ]> = const { RefCell::new([0; FIRST_READ]) };
 }
 
 /// What is left to discard before a stream is closed.
@@ -160,17 +185,20 @@ struct Closing {
 }
 
 impl<S> Transport<S> {
-    pub fn new(stream: S, limit: Duration) -> Self {
-        let alarm = Box::pin(tokio::time::sleep(limit));
+    pub fn new(stream: S, limit: Duration, activity: Arc<Activity>) -> Self {
         Self {
             stream,
             limit,
             moved: Instant::now(),
-            alarm,
+            alarm: Box::pin(tokio::time::sleep(limit)),
+            activity,
+            half_closed: None,
             received: Received::default(),
             skipped: 0,
             begins: true,
             closing: None,
+            first: None,
+            replacement: None,
         }
     }
 
@@ -192,6 +220,46 @@ impl<S> Transport<S> {
             }
             self.alarm.as_mut().reset(end);
         }
+    }
+
+    /// What bytes that were offered came to.
+    fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.begins = true;
+        self.activity.set_blocked(written.is_pending());
+        self.check(context, written)
+    }
+
+    /// Ready when HTTP may see that the client has ended its side.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.activity.in_flight() == 0 {
+            return Poll::Ready(());
+        }
+        self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED))).as_mut().poll(context)
+    }
+}
+
+impl Transport<Box<dyn Bytes>> {
+    /// Writes another answer in the place of `bytes`, if these are hyper's own refusal.
+    fn poll_replace(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
+        if self.replacement.is_none() {
+            let first = self.first;
+            let answer =
+                FIRST.with_borrow(|room| malformed::in_api_shape(bytes, first.and_then(|length| room.get(..length))));
+            self.replacement = Some((answer?, 0));
+        }
+        let (answer, mut sent) = self.replacement.take()?;
+        while let Some(rest) = answer.get(sent..).filter(|rest| !rest.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(context, rest);
+            match self.wrote(context, written) {
+                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(length)) => sent += length,
+                other => {
+                    self.replacement = Some((answer, sent));
+                    return Some(other);
+                }
+            }
+        }
+        Some(Poll::Ready(Ok(bytes.len())))
     }
 }
 
@@ -219,20 +287,26 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
             self.skipped -= piece;
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         let read = if self.begins {
-            let mut room = [MaybeUninit::uninit(); FIRST_READ];
-            let most = buffer.remaining().min(FIRST_READ);
-            let mut first = ReadBuf::uninit(room.get_mut(..most).unwrap_or_default());
-            let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
-            buffer.put_slice(first.filled());
-            read
+            FIRST.with_borrow_mut(|room| {
+                let most = buffer.remaining().min(FIRST_READ);
+                let mut first = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
+                let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
+                buffer.put_slice(first.filled());
+                self.first = Some(first.filled().len());
+                read
+            })
         } else {
+            self.first = None;
             Pin::new(&mut self.stream).poll_read(context, buffer)
         };
-        if buffer.filled().len() > before {
-            self.begins = false;
+        let came = buffer.filled().len() - before;
+        if came > 0 {
+            self.begins &= came <= PREFACE;
             self.received.0.unfinished.store(true, Ordering::Relaxed);
+        } else if matches!(read, Poll::Ready(Ok(()))) && room > 0 {
+            ready!(self.poll_end(context));
         }
         self.check(context, read)
     }
@@ -240,9 +314,11 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
 
 impl AsyncWrite for Transport<Box<dyn Bytes>> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.begins = true;
+        if let Some(replaced) = self.poll_replace(context, bytes) {
+            return replaced;
+        }
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.check(context, written)
+        self.wrote(context, written)
     }
 
     fn poll_write_vectored(
@@ -250,9 +326,13 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.begins = true;
+        if let [only] = bytes
+            && let Some(replaced) = self.poll_replace(context, only)
+        {
+            return replaced;
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.check(context, written)
+        self.wrote(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -260,7 +340,10 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        // What TLS has taken may wait here.
+        self.activity.set_blocked(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -323,7 +406,7 @@ mod tests {
         const LIMIT: Duration = Duration::from_millis(200);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let started = Instant::now();
-        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, LIMIT);
+        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, LIMIT, Arc::default());
         for byte in 0..3 {
             tokio::time::sleep(LIMIT / 2).await;
             theirs.write_all(&[byte]).await.unwrap();
@@ -340,6 +423,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_end_is_kept_back_while_a_request_is_answered_but_not_for_long() {
+        let activity = Arc::new(Activity::default());
+        let (ours, theirs) = tokio::io::duplex(64);
+        let mut stream =
+            Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60), Arc::clone(&activity));
+        drop(theirs);
+        let started = Instant::now();
+        let request = activity.begin();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        assert!(started.elapsed() >= HALF_CLOSED);
+        drop(request);
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
     async fn what_nobody_wants_is_thrown_away_and_not_a_byte_more() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -347,7 +445,7 @@ mod tests {
         let streams: [(Box<dyn Bytes>, &mut (dyn AsyncWrite + Unpin)); 2] =
             [(Box::new(tcp), &mut client), (Box::new(duplex), &mut other)];
         for (stream, client) in streams {
-            let mut stream = Transport::new(stream, Duration::from_secs(60));
+            let mut stream = Transport::new(stream, Duration::from_secs(60), Arc::default());
             let received = stream.received();
             for length in [1, 5000, 200_000] {
                 let sent: Vec<u8> = (0..length + 200).map(|i| (i % 251) as u8).collect();
@@ -367,7 +465,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_begins_with_a_small_read_and_goes_on_with_large_ones() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60));
+        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60), Arc::default());
         let mut buffer = vec![0; 1 << 17];
         for _ in 0..2 {
             theirs.write_all(&buffer).await.unwrap();

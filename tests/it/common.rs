@@ -74,9 +74,10 @@ impl TestApp {
             let state = Arc::new(State::new(config).unwrap());
             let searches = state.load().await.unwrap();
             state.quicken(searches).await;
-            tokio::spawn(server::serve(listener, state, async {
+            let stopped = async {
                 let _ = stopped.await;
-            }));
+            };
+            tokio::spawn(server::serve(listener, state, stopped, std::future::pending()));
             address
         });
         Self { address, runtime: Some(runtime), stop: Some(stop) }

@@ -244,7 +244,7 @@ fn one_connection_too_many_is_told_and_the_next_is_served_when_there_is_room() {
     let app = TestApp::start(|c| c.server.max_connections = 2);
     let ask = || {
         let mut stream = TcpStream::connect(&app.address).unwrap();
-        write!(stream, "GET /health HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+        write!(stream, "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
         let mut reader = BufReader::new(stream);
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();

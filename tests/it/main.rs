@@ -38,9 +38,11 @@ mod refine;
 mod refused;
 mod reload;
 mod static_tables;
+mod stop;
 mod teacher;
 #[path = "../texts/mod.rs"]
 mod texts;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokenize;
+mod unserved;

@@ -199,6 +199,17 @@ fn keys_and_limits_change_and_a_changed_port_is_told() {
     assert_eq!(loads(&log, "a"), 1);
 }
 
+#[test]
+fn a_reload_that_opens_the_server_to_everybody_is_as_loud_as_such_a_start() {
+    let a = checkpoint("llama");
+    let server = Configured::start("[server]\nhost = \"0.0.0.0\"\napi_keys = [\"sk-old\"]", &[("a", &a)]);
+    server.write("[server]\nhost = \"0.0.0.0\"", &[("a", &a)]);
+    server.reload("reloaded");
+    let log = server.log();
+    let warned = |line: &&Value| line["message"].as_str().is_some_and(|m| m.starts_with("NO API KEYS"));
+    assert_eq!(log.iter().filter(warned).count(), 1, "{log:?}");
+}
+
 /// The body of a request is on its way while its model is replaced: it is answered by the table that it was for.
 #[test]
 fn requests_in_flight_finish_on_the_old_models() {

@@ -63,7 +63,7 @@ fn health(stream: &mut Stream) -> String {
 }
 
 #[test]
-fn both_protocols_answer_over_tls_and_plain_text_does_not() {
+fn both_protocols_answer_over_tls() {
     let dir = TempDir::new().unwrap();
     let certificate = certify(dir.path());
     let server = start(dir.path());
@@ -72,12 +72,6 @@ fn both_protocols_answer_over_tls_and_plain_text_does_not() {
     assert!(health(&mut stream).starts_with("HTTP/1.1 200"));
     let stream = connect(&server, &certificate, &[b"h2", b"http/1.1"]).unwrap();
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"h2"[..]));
-
-    let mut plain = TcpStream::connect(&server.address).unwrap();
-    plain.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    let _ = plain.read_to_end(&mut answer);
-    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
 
     let url = format!("https://{}/v1/embeddings", server.address);
     let ca = dir.path().join("cert.pem");
@@ -191,4 +185,58 @@ fn who_does_not_shake_hands_is_cut() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert!(answer.is_empty());
+}
+
+/// As Go and nginx answer it; a client that gets an alert of TLS says something about HTTP/0.9.
+#[test]
+fn plain_http_is_told_that_this_is_https_and_what_is_not_tls_is_counted() {
+    let dir = TempDir::new().unwrap();
+    let certificate = certify(dir.path());
+    let server = start(dir.path());
+    let refused = |count: u64| {
+        let mut stream = connect(&server, &certificate, &[b"http/1.1"]).unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text);
+        let text = String::from_utf8(text).unwrap();
+        text.contains(&format!("embedding_server_errors_total{{code=\"bad_http\"}} {count}\n"))
+    };
+    let body = "x".repeat(100_000);
+    let post = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    for (done, request) in ["GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n", &post].iter().enumerate() {
+        let mut plain = TcpStream::connect(&server.address).unwrap();
+        plain.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        plain.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("This port speaks HTTPS"), "{answer}");
+        assert!(refused(done as u64 + 1));
+    }
+    for (done, bytes) in [b"hello\r\n\r\n".as_slice(), b"\x16\x03\x01\0\x05hello", b"\0\0\0\0\0\0"].iter().enumerate() {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !refused(done as u64 + 3) {
+            assert!(Instant::now() < deadline, "{bytes:?}");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_does_not_finish_its_handshake_does_not_delay_a_stop() {
+    let dir = TempDir::new().unwrap();
+    certify(dir.path());
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let settings = format!("[server]\ntls_cert = {cert:?}\ntls_key = {key:?}\ndrain_timeout = \"300s\"");
+    let server = Server::configured(dir.path(), &settings, &[]);
+    let _idle = [b"".as_slice(), b"\x16\x03\x01"].map(|bytes| {
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    });
+    let started = Instant::now();
+    server.signal("TERM");
+    assert_eq!(server.end().0, Some(0));
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
 }

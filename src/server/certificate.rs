@@ -1,0 +1,184 @@
+//! The certificate chain and the private key of HTTPS, and what is wrong with them in words for an operator.
+
+use std::fmt::Display;
+use std::path::Path;
+
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{Error, ServerConfig};
+
+/// Reads the chain from `cert` and its key from `key`, both PEM.
+///
+/// # Errors
+/// With the setting and the file that are at fault, and what to do.
+pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
+    let in_cert = |problem: &dyn Display| format!("server.tls_cert, {}: {problem}", cert.display());
+    let in_key = |problem: &dyn Display| format!("server.tls_key, {}: {problem}", key.display());
+    let (cert_text, key_text) =
+        (text(cert, "x509").map_err(|e| in_cert(&e))?, text(key, "pkey").map_err(|e| in_key(&e))?);
+
+    let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&cert_text)
+        .collect::<Result<_, _>>()
+        .map_err(|e| in_cert(&format_args!("the PEM is damaged ({e}); write or copy the file again")))?;
+    if chain.is_empty() {
+        return Err(in_cert(&no_certificate(&labels(&cert_text))));
+    }
+    if let Some(problem) = no_key(&labels(&key_text), &key_text) {
+        return Err(in_key(&problem));
+    }
+    let private = PrivateKeyDer::from_pem_slice(&key_text)
+        .map_err(|e| in_key(&format_args!("the PEM is damaged ({e}); write or copy the file again")))?;
+
+    let builder = ServerConfig::builder_with_provider(default_provider().into())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| in_cert(&e))?
+        .with_no_client_auth();
+    builder.with_single_cert(chain, private).map_err(|error| match error {
+        Error::InconsistentKeys(_) => in_key(&format_args!(
+            "the private key does not belong to the certificate in {}; give the key that the certificate was made for, \
+             and put the server's own certificate first in its file, before those of the authorities",
+            cert.display()
+        )),
+        Error::InvalidCertificate(error) => {
+            in_cert(&format_args!("the first certificate cannot be read ({error:?}); write or copy the file again"))
+        }
+        error => in_key(&format_args!(
+            "the private key cannot be used ({error}); expected RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519"
+        )),
+    })
+}
+
+/// The file, which must be text. `tool` is the part of openssl that makes it so.
+fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
+    match bytes.as_slice() {
+        [] => Err("the file is empty".to_owned()),
+        // An ASN.1 sequence; PKCS #12 begins with the number 3.
+        [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x80, 2, 1, 3, ..] => {
+            Err(format!("the file is PKCS #12, not PEM; convert it: openssl pkcs12 -in {} -nodes", path.display()))
+        }
+        [0x30, length, ..] if *length >= 0x20 && !bytes.starts_with(b"0-") => Err(format!(
+            "the file is DER, not PEM; convert it: openssl {tool} -inform der -in {} -out {}.pem",
+            path.display(),
+            path.display()
+        )),
+        _ => Ok(bytes),
+    }
+}
+
+/// What the sections of a PEM file are called.
+fn labels(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let label = |line: &str| Some(line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----")?.to_owned());
+    text.lines().filter_map(label).collect()
+}
+
+fn no_certificate(labels: &[String]) -> String {
+    let has = |part: &str| labels.iter().any(|label| label.contains(part));
+    if has("PRIVATE KEY") {
+        return "the file holds a private key and no certificate; are server.tls_cert and server.tls_key swapped?"
+            .to_owned();
+    }
+    if has("CERTIFICATE REQUEST") {
+        return "the file holds a certificate request; give the certificate that the authority issued for it"
+            .to_owned();
+    }
+    let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
+    format!("the file holds {found}; expected PEM with the certificate chain (-----BEGIN CERTIFICATE-----)")
+}
+
+/// Why a file with these sections gives no key, if it does not.
+fn no_key(labels: &[String], text: &[u8]) -> Option<String> {
+    let has = |part: &str| labels.iter().any(|label| label.contains(part));
+    let encrypted = has("ENCRYPTED PRIVATE KEY") || memchr::memmem::find(text, b"Proc-Type: 4,ENCRYPTED").is_some();
+    if encrypted {
+        return Some(
+            "the private key is encrypted, and the server cannot ask for its passphrase; write it without one: \
+             openssl pkey -in KEY -out PLAIN"
+                .to_owned(),
+        );
+    }
+    if has("OPENSSH PRIVATE KEY") {
+        return Some(
+            "the private key is in OpenSSH's own format; convert it: ssh-keygen -p -m PKCS8 -f KEY".to_owned(),
+        );
+    }
+    if has("PRIVATE KEY") {
+        return None;
+    }
+    if has("CERTIFICATE") {
+        return Some(
+            "the file holds a certificate and no private key; are server.tls_cert and server.tls_key swapped?"
+                .to_owned(),
+        );
+    }
+    let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
+    Some(format!("the file holds {found}; expected PEM with the private key (-----BEGIN PRIVATE KEY-----)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::CertifiedKey;
+
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let names = || vec!["localhost".to_owned()];
+        let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names()).unwrap();
+        let other = rcgen::generate_simple_self_signed(names()).unwrap();
+        let (cert_pem, key_pem) = (cert.pem(), signing_key.serialize_pem());
+        let renamed = |label: &str| key_pem.replace("PRIVATE KEY", label);
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----";
+        let files: [(&str, Vec<u8>); 16] = [
+            ("cert", cert_pem.clone().into()),
+            ("cert with a mark", format!("\u{feff}{cert_pem}").into()),
+            ("key", key_pem.clone().into()),
+            ("both", format!("{key_pem}{cert_pem}").into()),
+            ("other key", other.signing_key.serialize_pem().into()),
+            ("der cert", cert.der().to_vec()),
+            ("der key", signing_key.serialize_der()),
+            ("empty", Vec::new()),
+            ("text", "hello".into()),
+            ("damaged cert", cert_pem.replace("MII", "M!!").into()),
+            ("damaged key", key_pem.replace("-----END", "-----EMD").into()),
+            ("request", cert_pem.replace("CERTIFICATE-", "CERTIFICATE REQUEST-").into()),
+            ("encrypted", renamed("ENCRYPTED PRIVATE KEY").into()),
+            ("old encrypted", old.into()),
+            ("ssh", renamed("OPENSSH PRIVATE KEY").into()),
+            ("public", renamed("PUBLIC KEY").into()),
+        ];
+        for (name, content) in files {
+            std::fs::write(at(name), content).unwrap();
+        }
+        for (cert, key) in [("cert", "key"), ("cert with a mark", "key"), ("both", "both")] {
+            assert!(read(&at(cert), &at(key)).is_ok(), "{cert}, {key}");
+        }
+        for (cert, key, setting, why) in [
+            ("nowhere", "key", "tls_cert", "No such file"),
+            ("cert", "nowhere", "tls_key", "No such file"),
+            ("key", "cert", "tls_cert", "swapped"),
+            ("cert", "cert", "tls_key", "swapped"),
+            ("cert", "other key", "tls_key", "does not belong"),
+            ("der cert", "key", "tls_cert", "openssl x509 -inform der"),
+            ("cert", "der key", "tls_key", "openssl pkey -inform der"),
+            ("empty", "key", "tls_cert", "is empty"),
+            ("text", "key", "tls_cert", "BEGIN CERTIFICATE"),
+            ("cert", "text", "tls_key", "BEGIN PRIVATE KEY"),
+            ("damaged cert", "key", "tls_cert", "damaged"),
+            ("cert", "damaged key", "tls_key", "damaged"),
+            ("request", "key", "tls_cert", "request"),
+            ("cert", "encrypted", "tls_key", "encrypted"),
+            ("cert", "old encrypted", "tls_key", "encrypted"),
+            ("cert", "ssh", "tls_key", "ssh-keygen"),
+            ("cert", "public", "tls_key", "PUBLIC KEY"),
+        ] {
+            let error = read(&at(cert), &at(key)).unwrap_err();
+            assert!(error.starts_with(&format!("server.{setting}, ")) && error.contains(why), "{cert}, {key}: {error}");
+        }
+    }
+}

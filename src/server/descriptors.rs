@@ -1,0 +1,108 @@
+//! How many connections there are descriptors for, and the one that is kept in reserve.
+
+use std::fs::File;
+
+/// Connections over the limit that are told so at the same time.
+const SURPLUS: usize = 256;
+
+/// Descriptors that are kept for files: models and keys at a reload.
+const FILES: usize = 16;
+
+/// How many connections may be open, and how many more while they are told that they are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    pub served: usize,
+    pub surplus: usize,
+}
+
+impl Connections {
+    /// As many as `server.max_connections` says, or as this process can have open. Says so in the log where that is less.
+    pub fn of(max_connections: usize) -> Self {
+        let wanted = Self { served: max_connections, surplus: SURPLUS };
+        let Some((limit, open)) = limit().zip(open()) else { return wanted };
+        let allowed = wanted.within(limit.saturating_sub(open));
+        if allowed.served < max_connections {
+            tracing::warn!(
+                "server.max_connections is {max_connections}, but this process may have {limit} files open: at most {} \
+                 connections are served; raise the limit (`ulimit -n`, LimitNOFILE= in systemd, --ulimit nofile=N in Docker)",
+                allowed.served
+            );
+        }
+        allowed
+    }
+
+    fn within(self, free: usize) -> Self {
+        let free = free - FILES.min(free / 4);
+        if self.served.saturating_add(self.surplus) <= free {
+            return self;
+        }
+        let surplus = (free / 4).clamp(2, self.surplus);
+        Self { served: self.served.min(free.saturating_sub(surplus)).max(1), surplus }
+    }
+}
+
+/// The limit of open files.
+fn limit() -> Option<usize> {
+    #[cfg(unix)]
+    return rlimit::getrlimit(rlimit::Resource::NOFILE)
+        .ok()
+        .map(|(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX));
+    #[cfg(not(unix))]
+    None
+}
+
+/// How many files are open.
+fn open() -> Option<usize> {
+    Some(std::fs::read_dir("/dev/fd").ok()?.count())
+}
+
+/// A descriptor that is given up to take a connection when no other is free.
+#[derive(Debug)]
+pub struct Reserve(Option<File>);
+
+impl Reserve {
+    pub fn new() -> Self {
+        Self(None).refilled()
+    }
+
+    fn refilled(self) -> Self {
+        let null = if cfg!(windows) { "NUL" } else { "/dev/null" };
+        Self(self.0.or_else(|| File::open(null).ok()))
+    }
+
+    /// Takes a descriptor for the reserve, if it has none and one is free.
+    pub fn refill(&mut self) {
+        *self = Self(self.0.take()).refilled();
+    }
+
+    /// Frees the descriptor. Whether there was one.
+    pub fn give_up(&mut self) -> bool {
+        self.0.take().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_below_the_limit_of_open_files() {
+        let wanted = Connections { served: 10_000, surplus: SURPLUS };
+        assert_eq!(wanted.within(10_272), wanted);
+        for free in [0, 1, 8, 50, 1000, 10_271] {
+            let Connections { served, surplus } = wanted.within(free);
+            assert!(served >= 1 && surplus >= 2 && served < 10_000, "{free}");
+            assert!(free < 8 || served + surplus < free, "{free}: {served} + {surplus}");
+        }
+        let few = Connections { served: 5, surplus: SURPLUS };
+        assert_eq!(few.within(50).served, 5);
+    }
+
+    #[test]
+    fn the_reserve_is_given_up_once_until_it_is_refilled() {
+        let mut reserve = Reserve::new();
+        assert_eq!((reserve.give_up(), reserve.give_up()), (true, false));
+        reserve.refill();
+        assert!(reserve.give_up());
+    }
+}

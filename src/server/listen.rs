@@ -1,0 +1,184 @@
+//! Where connections come from, and their sockets.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+#[cfg(unix)]
+use tokio::net::{UnixListener, UnixStream};
+
+use super::transport::limit_unsent;
+
+/// All sockets that one server listens on.
+pub struct Listeners(Vec<Listener>);
+
+/// A socket that the server listens on.
+pub enum Listener {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+/// The socket of a connection.
+pub enum Socket {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+}
+
+/// A socket on its way from one runtime to another.
+pub enum DetachedSocket {
+    Tcp(std::net::TcpStream),
+    #[cfg(unix)]
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// Who is at the other end of a connection, for the log.
+#[derive(Debug, Clone, Copy)]
+pub enum Peer {
+    Address(SocketAddr),
+    /// Clients of a Unix socket have no address.
+    Local,
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Local => f.write_str("local"),
+        }
+    }
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(listener: TcpListener) -> Self {
+        Self(vec![Listener::Tcp(listener)])
+    }
+}
+
+impl From<Vec<Listener>> for Listeners {
+    fn from(listeners: Vec<Listener>) -> Self {
+        Self(listeners)
+    }
+}
+
+impl Listeners {
+    /// The next connection on any of them.
+    ///
+    /// # Errors
+    /// When the system gives no connection although there is one.
+    pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        poll_fn(|context| {
+            let mut polls = self.0.iter().map(|listener| listener.poll_accept(context));
+            polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        })
+        .await
+    }
+}
+
+impl Listener {
+    fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
+        match self {
+            Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
+                // Answers are single writes; waiting to fill a packet only delays them.
+                let _ = stream.set_nodelay(true);
+                limit_unsent(&stream);
+                (Socket::Tcp(stream), Peer::Address(address))
+            }),
+            #[cfg(unix)]
+            Self::Unix(listener) => {
+                listener.poll_accept(context).map_ok(|(stream, _)| (Socket::Unix(stream), Peer::Local))
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// Takes the socket out of this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn detach(self) -> io::Result<DetachedSocket> {
+        Ok(match self {
+            Self::Tcp(stream) => DetachedSocket::Tcp(stream.into_std()?),
+            #[cfg(unix)]
+            Self::Unix(stream) => DetachedSocket::Unix(stream.into_std()?),
+        })
+    }
+
+    /// Waits for the first byte, which stays to be read. `None` at the end, and where bytes can only be read.
+    ///
+    /// # Errors
+    /// When the connection is broken.
+    pub async fn first_byte(&self) -> io::Result<Option<u8>> {
+        match self {
+            Self::Tcp(stream) => {
+                let mut first = [0];
+                Ok((stream.peek(&mut first).await? > 0).then_some(first[0]))
+            }
+            #[cfg(unix)]
+            Self::Unix(_) => Ok(None),
+        }
+    }
+}
+
+impl DetachedSocket {
+    /// Puts the socket into this runtime.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub fn attach(self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
+            #[cfg(unix)]
+            Self::Unix(stream) => Socket::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
+/// Calls the same method of whichever stream it is.
+macro_rules! forward {
+    ($socket:expr, $method:ident($($argument:expr),*)) => {
+        match $socket.get_mut() {
+            Socket::Tcp(stream) => Pin::new(stream).$method($($argument),*),
+            #[cfg(unix)]
+            Socket::Unix(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        forward!(self, poll_read(context, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        forward!(self, poll_write(context, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        forward!(self, poll_write_vectored(context, bytes))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, poll_flush(context))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, poll_shutdown(context))
+    }
+}

@@ -1,0 +1,77 @@
+//! What hyper answers by itself to a head that it cannot read has no body. Here it gets one in the API's shape.
+
+use super::error::ApiError;
+
+/// An answer in the place of `bytes`, if these are hyper's own refusal of a request. `head` is what was read of that
+/// request, if it came at once.
+pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
+    if !bytes.starts_with(b"HTTP/1.1 4") {
+        return None;
+    }
+    let mut lines = str::from_utf8(bytes).ok()?.strip_suffix("\r\n\r\n")?.split("\r\n");
+    let status = lines.next()?.get(9..12)?;
+    let (mut date, mut bare) = ("", false);
+    for line in lines {
+        match line {
+            "content-length: 0" => bare = true,
+            "connection: close" => {}
+            _ if line.starts_with("date: ") => date = line,
+            // An answer of ours.
+            _ => return None,
+        }
+    }
+    if !bare {
+        return None;
+    }
+    let (status, body) = ApiError::malformed_head(status, head.is_some_and(has_too_great_a_length)).into_parts();
+    let head = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n{date}{}\r\n",
+        status.as_str(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len(),
+        if date.is_empty() { "" } else { "\r\n" },
+    );
+    Some([head.into_bytes(), body].concat())
+}
+
+/// Whether it is the length of the body that hyper calls too large.
+fn has_too_great_a_length(head: &[u8]) -> bool {
+    let lines =
+        head.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.trim_end().split_once(':'));
+    let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    // The two greatest numbers stand for other things in hyper.
+    lengths.any(|(_, length)| length.trim().parse::<u64>().is_ok_and(|length| length >= u64::MAX - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_hypers_own_refusals_get_a_body() {
+        let own = |status: &str| {
+            format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\ndate: Sat, 01 Jan 2000 00:00:00 GMT\r\n\r\n")
+        };
+        let head = b"POST / HTTP/1.1\r\nhost: x\r\nContent-Length: 18446744073709551615\r\n\r\n".as_slice();
+        for (status, head, expected) in [
+            ("400 Bad Request", None, "400 Bad Request"),
+            ("414 URI Too Long", None, "414 URI Too Long"),
+            ("431 Request Header Fields Too Large", None, "431 Request Header Fields Too Large"),
+            ("431 Request Header Fields Too Large", Some(head), "400 Bad Request"),
+        ] {
+            let answer = String::from_utf8(in_api_shape(own(status).as_bytes(), head).unwrap()).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {expected}\r\n")) && head.contains("\r\ndate: Sat"), "{head}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["error"]["code"], "bad_http");
+        }
+        for other in [
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nx-request-id: a\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+        ] {
+            assert_eq!(in_api_shape(other.as_bytes(), None), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What is refused before it is a request: connections over the limit, plain HTTP where HTTPS is spoken, and bytes that are
+//! not HTTP at all.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::body::Body;
+use axum::http::header::{CONNECTION, HOST};
+use axum::http::{HeaderValue, Request, Response, Version};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::Serving;
+use super::connection::protocol;
+use super::error::ApiError;
+use super::listen::Peer;
+use super::metrics::Metrics;
+use super::request_body::RequestBody;
+use super::throttle::Throttle;
+use super::transport::{Bytes, Transport};
+
+/// How long a connection that is refused may take, from its first byte to the end of the answer.
+pub const REFUSAL: Duration = Duration::from_secs(2);
+
+/// How long a connection over the limit waits until one before it is closed.
+const MAKE_ROOM: Duration = Duration::from_millis(500);
+
+/// The paths that are answered when the server has no connection to spare: an orchestrator that cannot ask would restart a
+/// server that works.
+const PROBES: [&str; 3] = ["health", "ready", "metrics"];
+
+/// Counts and logs what is refused.
+#[derive(Debug)]
+pub struct Refusals {
+    metrics: Arc<Metrics>,
+    malformed: Throttle,
+    over_limit: Throttle,
+}
+
+impl Refusals {
+    pub fn new(metrics: &Arc<Metrics>) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            malformed: Throttle::new(Duration::from_secs(60)),
+            over_limit: Throttle::new(Duration::from_secs(1)),
+        }
+    }
+
+    /// A connection sent what is not HTTP, or not TLS where that is spoken.
+    pub fn malformed(&self, peer: Peer, reason: &dyn Display) {
+        self.metrics.failed(ApiError::BAD_HTTP);
+        tracing::debug!(%peer, %reason, "a connection was refused: it does not speak the protocol of this server");
+        if let Some(count) = self.malformed.event() {
+            tracing::warn!(
+                count,
+                "connections were refused that do not speak the protocol of this server, the last one because: {reason}; \
+                 log.level = \"debug\" shows each with its address"
+            );
+        }
+    }
+
+    /// A connection ended with `error`, which is counted where the client broke the protocol.
+    pub fn ended(&self, peer: Peer, error: &(dyn Error + Send + Sync + 'static)) {
+        match protocol_error(error) {
+            Some(reason) => self.malformed(peer, &reason),
+            None => tracing::debug!(%peer, %error, "connection ended"),
+        }
+    }
+
+    /// A connection is over `server.max_connections`.
+    pub fn over_limit(&self) {
+        if let Some(count) = self.over_limit.event() {
+            tracing::warn!(count, "connections are refused: server.max_connections are open");
+        }
+    }
+}
+
+/// How the client broke the protocol, if it was that.
+fn protocol_error(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
+    let http = error.downcast_ref::<hyper::Error>()?;
+    let cause = http.source();
+    let http2 = cause.and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let broken = http.is_parse() || http2.is_some_and(|error| error.is_library() && !error.is_io());
+    broken.then(|| cause.map_or_else(|| http.to_string(), |cause| format!("{http}: {cause}")))
+}
+
+/// Why the `Host` of a request is not one, as RFC 9112, 3.2, demands of HTTP/1.1.
+pub fn bad_host<B>(request: &Request<B>) -> Option<&'static str> {
+    if request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => Some("a request without the header `Host`"),
+        (_, Some(_)) => Some("a request with more than one header `Host`"),
+        (Some(host), None) => {
+            let fine = |byte: &u8| byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(byte);
+            (!host.as_bytes().iter().all(fine)).then_some("a request with an invalid header `Host`")
+        }
+    }
+}
+
+/// The answer to a request that cannot be taken: the last one of its connection.
+pub fn answer(error: ApiError, request: Request<Body>) -> Response<Body> {
+    // Its body is received behind the answer.
+    drop(request);
+    let mut response = error.into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Answers the first request of a connection over the limit, and closes it: the probes as ever, all else with the reason.
+pub async fn over_limit(serving: Arc<ArcSwapOption<Serving>>, metrics: Arc<Metrics>, stream: Box<dyn Bytes>) {
+    serve_once(stream, move |request| {
+        let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
+        let metrics = Arc::clone(&metrics);
+        async move {
+            let probe = request.uri().path().rsplit('/').find(|part| !part.is_empty());
+            match routes.filter(|_| probe.is_some_and(|path| PROBES.contains(&path))) {
+                Some(routes) => routes.answer(request).await,
+                None => {
+                    metrics.failed("too_many_connections");
+                    answer(ApiError::too_many_connections(), request)
+                }
+            }
+        }
+    })
+    .await;
+}
+
+/// Answers plain HTTP on a port that speaks HTTPS, and closes.
+pub async fn plain_http(stream: Box<dyn Bytes>) {
+    serve_once(stream, |request| std::future::ready(answer(ApiError::plain_http(), request))).await;
+}
+
+async fn serve_once<F: Future<Output = Response<Body>> + Send + 'static>(
+    stream: Box<dyn Bytes>,
+    answer: impl Fn(Request<Body>) -> F,
+) {
+    let stream = Transport::new(stream, REFUSAL, Arc::default());
+    let received = stream.received();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(RequestBody::of(request, &received));
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let mut builder = protocol(REFUSAL);
+    builder.http1().keep_alive(false);
+    let _ = tokio::time::timeout(REFUSAL, builder.serve_connection(TokioIo::new(stream), service)).await;
+}
+
+/// The connections over the limit that are open until they have been told so. Where more come than have a place, those
+/// that came first are closed: the last to come may be a probe.
+#[derive(Debug)]
+pub struct Surplus {
+    places: Arc<Semaphore>,
+    /// How many are open before the first is closed for the next. Its place is free a little later.
+    wanted: usize,
+    open: Mutex<VecDeque<oneshot::Sender<()>>>,
+}
+
+/// Where a connection over the limit is open.
+#[derive(Debug)]
+pub struct Place {
+    _place: OwnedSemaphorePermit,
+    closed: oneshot::Receiver<()>,
+}
+
+impl Surplus {
+    /// Of at most `most` connections.
+    pub fn new(most: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(most)), wanted: most.div_ceil(2), open: Mutex::default() }
+    }
+
+    /// A place for one more. `None`: it must be closed at once.
+    pub async fn enter(&self) -> Option<Place> {
+        let (close, closed) = oneshot::channel();
+        {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.retain(|connection| !connection.is_closed());
+            while open.len() >= self.wanted {
+                let Some(first) = open.pop_front() else { break };
+                let _ = first.send(());
+            }
+            open.push_back(close);
+        }
+        // Those that were told to close have done so soon.
+        let place = tokio::time::timeout(MAKE_ROOM, Arc::clone(&self.places).acquire_owned()).await;
+        Some(Place { _place: place.ok()?.ok()?, closed })
+    }
+}
+
+impl Place {
+    /// Runs `connection` until it ends or another one needs its place.
+    pub async fn keep(self, connection: impl Future<Output = ()>) {
+        tokio::select! {
+            () = connection => {}
+            _ = self.closed => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_connections_over_the_limit_are_closed_for_the_last() {
+        let surplus = Surplus::new(4);
+        let (first, second) = (surplus.enter().await.unwrap(), surplus.enter().await.unwrap());
+        assert_eq!(surplus.places.available_permits(), 2);
+        let third = surplus.enter().await.unwrap();
+        first.keep(std::future::pending()).await;
+        let fourth = surplus.enter().await.unwrap();
+        second.keep(std::future::pending()).await;
+        let (fifth, sixth) = (surplus.enter().await.unwrap(), surplus.enter().await.unwrap());
+        assert!(surplus.enter().await.is_none(), "nobody closes");
+        let closing = tokio::spawn(third.keep(std::future::pending()));
+        assert!(surplus.enter().await.is_some());
+        closing.await.unwrap();
+        drop((fourth, fifth, sixth));
+    }
+
+    #[test]
+    fn a_request_of_http_1_1_has_one_valid_host() {
+        let hosts = |version, hosts: &[&str]| {
+            let request = hosts.iter().fold(Request::builder().version(version), |r, host| r.header(HOST, *host));
+            bad_host(&request.body(()).unwrap())
+        };
+        for fine in ["", "localhost", "127.0.0.1:5000", "[::1]:80", "my_host.example"] {
+            assert_eq!(hosts(Version::HTTP_11, &[fine]), None, "{fine}");
+        }
+        for bad in [&[][..], &["a", "a"], &["a b"], &["a/b"], &["user@a"], &["a,b"]] {
+            assert!(hosts(Version::HTTP_11, bad).is_some(), "{bad:?}");
+            assert_eq!(hosts(Version::HTTP_10, bad), None);
+            assert_eq!(hosts(Version::HTTP_2, bad), None);
+        }
+    }
+}
