@@ -1,5 +1,6 @@
 //! The HTTP server: binds first, answers while models load, drains before it stops.
 
+mod accept;
 mod access;
 mod activity;
 mod admission;
@@ -15,6 +16,7 @@ mod docs;
 mod drain;
 mod embeddings;
 mod error;
+mod exposition;
 mod health;
 mod inputs;
 mod json;
@@ -22,6 +24,7 @@ mod listen;
 mod malformed;
 mod metrics;
 mod models;
+mod paths;
 mod playground;
 pub mod preflight;
 mod refuse;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderName};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use super::State;
 use super::error::ApiError;
 
-/// Azure's.
-const API_KEY: HeaderName = HeaderName::from_static("api-key");
+/// The headers that hold nothing but a key: Azure's, and that of API gateways and of Anthropic's clients.
+const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];
 
 /// The server as far as the request's key may see it.
 pub struct View(pub Arc<State>);
@@ -53,13 +53,16 @@ impl Doors {
     /// Lets a request to `route` pass whose key is known, with what it may see.
     ///
     /// # Errors
-    /// When a key is needed and none that is known is sent.
+    /// When a key is needed, and none of those that were sent is known.
     pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<(), ApiError> {
         if self.views.is_empty() || !route.is_some_and(|route| self.closed.iter().any(|closed| closed == route)) {
             return Ok(());
         }
-        let sent = sent_key(request.headers()).ok_or_else(ApiError::no_key)?;
-        let key = self.state.keys.find(sent).ok_or_else(|| ApiError::wrong_key(sent))?;
+        let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
+        let key = known.ok_or_else(|| match sent_keys(request.headers()).next() {
+            Some(sent) => ApiError::wrong_key(sent),
+            None => ApiError::no_key(),
+        })?;
         if let Some(view) = self.views.get(key).and_then(Option::as_ref) {
             let view = Arc::clone(view);
             request.extensions_mut().insert(view);
@@ -68,11 +71,14 @@ impl Doors {
     }
 }
 
-/// The key in `Authorization: Bearer KEY`, or in Azure's header.
-fn sent_key(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-        let (scheme, key) = value.as_bytes().split_at_checked(b"bearer ".len())?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+/// The keys in `Authorization: Bearer KEY` and in the headers that hold a key alone, of which there may be several: a
+/// client's own placeholder may stand beside the key that a gateway adds.
+fn sent_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let bearer = headers.get_all(AUTHORIZATION).into_iter().filter_map(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked(b"bearer".len())?;
+        let is_bearer = scheme.eq_ignore_ascii_case(b"bearer") && key.first().is_some_and(u8::is_ascii_whitespace);
+        is_bearer.then_some(key)
     });
-    bearer.or_else(|| headers.get(API_KEY).map(|value| value.as_bytes().trim_ascii())).filter(|key| !key.is_empty())
+    let alone = API_KEYS.into_iter().flat_map(|name| headers.get_all(name)).map(HeaderValue::as_bytes);
+    bearer.chain(alone).map(<[u8]>::trim_ascii).filter(|key| !key.is_empty())
 }

@@ -1,5 +1,6 @@
 //! OpenAI's errors: the only file that knows status codes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::body::Body;
@@ -32,6 +33,10 @@ const UNSUPPORTED_CODING: &str = "unsupported_content_encoding";
 
 /// After how long a client may ask again where asking again helps. The SDKs wait that long and then double it.
 const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// How much of a client's own words a message repeats.
+const LONGEST_METHOD: usize = 32;
+const LONGEST_PATH: usize = 200;
 
 /// What the metrics count an error as: its code, or what it has in place of one. On every response that is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +90,20 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).param("model").code("model_not_found")
     }
 
-    pub fn no_such_path(method: &Method, path: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, format!("Invalid URL ({method} {path})")).code("unknown_url")
+    /// No route has this path; `advice` says in whole sentences what was probably meant.
+    pub fn no_such_path(method: &Method, path: &str, advice: Option<&str>) -> Self {
+        let (method, path) = (bounded(method.as_str(), LONGEST_METHOD), bounded(path, LONGEST_PATH));
+        let mut message = format!("Invalid URL ({method} {path}).");
+        if let Some(advice) = advice {
+            message.extend([" ", advice]);
+        }
+        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).code("unknown_url")
     }
 
     pub fn method_not_allowed(method: &Method, path: &str) -> Self {
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, format!("Not allowed to {method} on {path}."))
-            .code("method_not_supported")
+        let (method, path) = (bounded(method.as_str(), LONGEST_METHOD), bounded(path, LONGEST_PATH));
+        let message = format!("Not allowed to {method} on {path}. The header `Allow` of this answer names what is.");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message).code("method_not_supported")
     }
 
     pub fn content_type(found: &str) -> Self {
@@ -150,7 +162,7 @@ impl ApiError {
 
     /// No key was sent.
     pub fn no_key() -> Self {
-        let message = "You didn't provide an API key. Send it in the header `Authorization: Bearer YOUR_KEY`, or `api-key: YOUR_KEY`.";
+        let message = "You didn't provide an API key. Send it in the header `Authorization: Bearer YOUR_KEY`, `api-key: YOUR_KEY` or `x-api-key: YOUR_KEY`.";
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
     }
 
@@ -302,6 +314,15 @@ impl From<Panicked> for ApiError {
         tracing::error!(message, "a request panicked");
         Self::internal()
     }
+}
+
+/// The begin of `text` where it is longer than `max` bytes.
+fn bounded(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return Cow::from(text);
+    }
+    let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+    Cow::from(format!("{}...", text.get(..end).unwrap_or_default()))
 }
 
 /// What the description says of every route that takes a body.

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::State as Shared;
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Response};
+use axum::http::header::{CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, Response};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
@@ -21,12 +21,12 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry as Series;
 
 use super::State;
+use super::accept::Accept;
 use super::error::ApiError;
+use super::exposition::Format;
 use super::stages::Stage;
 use crate::openai::ErrorResponse;
 use crate::{line_queue, workers};
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds of the buckets of every histogram, in seconds: from a cached word to a full batch.
 const BOUNDS: [f64; 18] =
@@ -266,7 +266,7 @@ impl Metrics {
         InFlight(self.in_flight.clone())
     }
 
-    /// The text of a scrape.
+    /// The text of a scrape, as OpenMetrics.
     pub fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
         self.waiting.set(signed(state.workers.waiting()));
         self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
@@ -314,14 +314,21 @@ fn signed(n: usize) -> i64 {
     path = "/metrics",
     tag = "operations",
     responses(
-        (status = OK, description = "OpenMetrics text", body = String, content_type = OPENMETRICS),
+        (
+            status = OK,
+            description = "Prometheus's text format, or OpenMetrics if `Accept` asks for it",
+            content((String = Format::TEXT), (String = Format::OPENMETRICS)),
+        ),
         (status = INTERNAL_SERVER_ERROR, description = "The server's fault", body = ErrorResponse<'_>),
     )
 )]
-pub async fn metrics(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
+pub async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+    let format = Format::negotiate(&Accept::new(&headers));
     let text = state.metrics.text(&state).map_err(|_| ApiError::internal())?;
-    let mut response = Response::new(Body::from(text));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(OPENMETRICS));
+    let mut response = Response::new(Body::from(format.write(text)));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(VARY, HeaderValue::from_static("accept"));
     Ok(response)
 }
 

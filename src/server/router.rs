@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::header::{CONNECTION, ORIGIN};
+use axum::http::header::{CONNECTION, HOST, ORIGIN};
+use axum::http::uri::Authority;
 use axum::http::{HeaderName, HeaderValue, Method, Response, Uri};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
@@ -21,6 +22,7 @@ use utoipa_axum::routes;
 
 use super::authorize::Doors;
 use super::error::ApiError;
+use super::paths::{self, Original};
 use super::{
     State, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize,
     trace,
@@ -31,6 +33,9 @@ use crate::workers;
 /// as `server.metrics_need_key` says.
 const OPEN: [&str; 2] = ["/health", "/ready"];
 const METRICS: &str = "/metrics";
+
+/// By which a proxy tells the scheme that its client used.
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The service, for a listener or for a test.
 #[derive(Clone)]
@@ -82,10 +87,16 @@ impl Routes {
             doors: Doors::new(state, closed),
             state: Arc::clone(state),
         });
+        let known: Arc<[String]> = paths.into();
+        let no_such_path = async move |Shared(state): Shared<Arc<State>>, request: Request| {
+            let path = original(&request).path();
+            let advice = paths::advice(path, &base_url(&state, &request), &known);
+            ApiError::no_such_path(request.method(), path, advice.as_deref())
+        };
         let routes = routes
-            .fallback(async |method: Method, uri: Uri| ApiError::no_such_path(&method, uri.path()))
-            .method_not_allowed_fallback(async |method: Method, uri: Uri| {
-                ApiError::method_not_allowed(&method, uri.path())
+            .fallback(no_such_path)
+            .method_not_allowed_fallback(async |request: Request| {
+                ApiError::method_not_allowed(request.method(), original(&request).path())
             })
             .with_state(Arc::clone(state))
             .layer(middleware::from_fn_with_state(Arc::clone(&around), Around::layer));
@@ -108,15 +119,21 @@ impl Routes {
     }
 
     async fn route(self, mut request: Request) -> Response<Body> {
-        single_slashes(&mut request);
-
-        let direct = request.method() == Method::POST && request.uri().path() == embeddings::PATH;
+        let path = paths::canonical(request.uri().path());
+        let direct = request.method() == Method::POST && path == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
             let state = &self.around.state;
             return self
                 .around
                 .answer(Some(embeddings::PATH), request, |request| embeddings::direct(state, request))
                 .await;
+        }
+        if path != request.uri().path() {
+            let uri = with_path(request.uri(), &path);
+            if let Some(uri) = uri {
+                let original = Original(std::mem::replace(request.uri_mut(), uri));
+                request.extensions_mut().insert(original);
+            }
         }
         match TowerToHyperService::new(self.routes).call(request).await {
             Ok(response) => response,
@@ -163,24 +180,28 @@ impl Around {
     }
 }
 
-/// Makes one slash of several: a client whose base URL ends in one asks for `/v1//embeddings`.
-fn single_slashes(request: &mut Request) {
-    if !request.uri().path().contains("//") {
-        return;
+/// The same address with another path.
+fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
+    match uri.query() {
+        Some(query) => format!("{path}?{query}").parse().ok(),
+        None => path.parse().ok(),
     }
-    let mut path = String::with_capacity(request.uri().path().len());
-    for c in request.uri().path().chars() {
-        if c != '/' || !path.ends_with('/') {
-            path.push(c);
-        }
-    }
-    if let Some(query) = request.uri().query() {
-        path.extend(["?", query]);
-    }
-    // What is left out of a valid path leaves a valid one.
-    if let Ok(uri) = path.parse() {
-        *request.uri_mut() = uri;
-    }
+}
+
+/// The address as the client wrote it.
+fn original(request: &Request) -> &Uri {
+    request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri)
+}
+
+/// The base URL for clients of OpenAI's API, at the host that this request was sent to.
+fn base_url(state: &State, request: &Request) -> String {
+    const LONGEST_HOST: usize = 255;
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let host = original(request).authority().map(Authority::as_str).or_else(|| header(HOST));
+    let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
+    let host = host.filter(|host| (1..=LONGEST_HOST).contains(&host.len()) && host.chars().all(is_host));
+    let tls = state.config.server.tls_cert.is_some() || header(X_FORWARDED_PROTO) == Some("https");
+    format!("{}://{}/v1", if tls { "https" } else { "http" }, host.unwrap_or("HOST:PORT"))
 }
 
 /// Browsers ask for `authorization` by name: `*` does not cover it, so the names asked for are mirrored.

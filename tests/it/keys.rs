@@ -65,6 +65,41 @@ fn a_known_key_opens_every_path_and_no_other_does() {
     }
 }
 
+/// A gateway adds its key beside whatever the client sent.
+#[test]
+fn one_known_key_among_those_that_are_sent_is_enough() {
+    let app = app(|_| {});
+    let bearer = |key: &str| format!("Bearer {key}");
+    let (right, wrong) = (bearer(ALL), bearer("wrong"));
+    let (upper, tab) = (format!("BEARER {ALL}"), format!("bEaReR\t{ALL} "));
+    let glued = format!("Bearer{ALL}");
+    let cases: [(&[(&str, &str)], u16); 15] = [
+        (&[("x-api-key", ALL)], 200),
+        (&[("X-API-Key", ALL)], 200),
+        (&[("authorization", &upper)], 200),
+        (&[("authorization", &tab)], 200),
+        (&[("authorization", &wrong), ("api-key", ALL)], 200),
+        (&[("authorization", &wrong), ("x-api-key", ALL)], 200),
+        (&[("authorization", &right), ("api-key", "wrong"), ("x-api-key", "wrong")], 200),
+        (&[("api-key", "wrong"), ("x-api-key", ALL)], 200),
+        (&[("authorization", "Basic d3Jvbmc="), ("api-key", ALL)], 200),
+        (&[("authorization", &wrong), ("authorization", &right)], 200),
+        (&[("x-api-key", "wrong"), ("x-api-key", "also wrong"), ("x-api-key", ALL)], 200),
+        (&[("authorization", "Bearer "), ("api-key", ""), ("x-api-key", ALL)], 200),
+        (&[("authorization", &glued)], 401),
+        (&[("authorization", ALL), ("api-key", "wrong"), ("x-api-key", "")], 401),
+        (&[("x-goog-api-key", ALL)], 401),
+    ];
+    for (headers, status) in cases {
+        assert_eq!(app.send("/v1/embeddings", headers, Some(&json!({"input": "hello"}))).status, status, "{headers:?}");
+        assert_eq!(app.send("/v1/models", headers, None).status, status, "{headers:?}");
+    }
+    // The models of the key that is known, not those of another one.
+    let both = [("authorization", wrong.as_str()), ("api-key", SOME)];
+    assert_eq!(app.send("/v1/models/a", &both, None).status, 404);
+    assert_eq!(app.send("/v1/models/b", &both, None).status, 200);
+}
+
 #[test]
 fn probes_and_pages_take_no_key_and_metrics_as_configured() {
     let preflight = |app: &TestApp| {

@@ -30,6 +30,7 @@ mod models;
 mod neighbours;
 mod openapi;
 mod output;
+mod paths;
 mod playground;
 mod preflight;
 mod process;

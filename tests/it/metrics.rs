@@ -8,12 +8,19 @@ use serde_json::{Value, json};
 
 use crate::common::{TestApp, agent, checkpoint};
 
-/// The samples of a scrape, by name and labels as written.
-fn scrape(app: &TestApp) -> BTreeMap<String, f64> {
-    let mut response = agent().get(app.url("/metrics")).call().unwrap();
-    assert_eq!(response.headers()["content-type"], "application/openmetrics-text; version=1.0.0; charset=utf-8");
-    let text = response.body_mut().read_to_string().unwrap();
-    assert!(text.ends_with("# EOF\n"));
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What /metrics answers to this `Accept`: the content type and the text.
+fn metrics(app: &TestApp, accept: &str) -> (String, String) {
+    let mut response = agent().get(app.url("/metrics")).header("accept", accept).call().unwrap();
+    let vary: Vec<_> = response.headers().get_all("vary").iter().map(|value| value.to_str().unwrap()).collect();
+    assert!(vary.iter().any(|value| value.eq_ignore_ascii_case("accept")), "{vary:?}");
+    let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+    (kind, response.body_mut().read_to_string().unwrap())
+}
+
+fn samples(text: &str) -> BTreeMap<String, f64> {
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     samples
         .map(|line| {
@@ -21,6 +28,14 @@ fn scrape(app: &TestApp) -> BTreeMap<String, f64> {
             (name.to_owned(), value.parse().unwrap())
         })
         .collect()
+}
+
+/// The samples of a scrape, by name and labels as written.
+fn scrape(app: &TestApp) -> BTreeMap<String, f64> {
+    let (kind, text) = metrics(app, "application/openmetrics-text; version=1.0.0");
+    assert_eq!(kind, OPENMETRICS);
+    assert!(text.ends_with("# EOF\n"));
+    samples(&text)
 }
 
 /// Scrapes until `what` holds: a request is counted when its answer has left, which its client may be quicker than.
@@ -94,6 +109,42 @@ fn requests_inputs_tokens_and_errors_are_counted() {
     assert!((now - samples["process_start_time_seconds"]).abs() < 600.0);
     let version = format!(r#"embedding_server_build_info{{version="{}""#, env!("CARGO_PKG_VERSION"));
     assert!(samples.keys().any(|name| name.starts_with(&version)));
+}
+
+/// What a reader of the text format relies on: one TYPE, of the format's types, before the samples that bear its name.
+#[test]
+fn without_being_asked_for_openmetrics_metrics_are_the_text_format() {
+    const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
+    let app = two_models();
+    app.embed(&json!({"input": "a"}));
+    for accept in ["text/plain;version=0.0.4", "*/*", "text/html", "application/openmetrics-text;q=0.1, text/*"] {
+        let (kind, text) = metrics(&app, accept);
+        assert_eq!(kind, TEXT, "{accept}");
+        let (mut types, mut current) = (BTreeMap::new(), String::new());
+        for line in text.lines() {
+            let words: Vec<&str> = line.split(' ').collect();
+            match words[..] {
+                ["#", "HELP", name, ..] => assert!(!types.contains_key(name), "HELP after TYPE: {line}"),
+                ["#", "TYPE", name, kind] => {
+                    assert!(["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind), "{line}");
+                    assert_eq!(types.insert(name.to_owned(), kind.to_owned()), None, "typed twice: {line}");
+                    current = name.to_owned();
+                }
+                ["#", ..] => panic!("not of the text format: {line}"),
+                _ => {
+                    let name = line.split(['{', ' ']).next().unwrap();
+                    let of_histogram = types[&current] == "histogram"
+                        && SUFFIXES.iter().any(|suffix| name.strip_suffix(suffix) == Some(&current));
+                    assert!(name == current || of_histogram, "a sample of no type: {line}");
+                    assert_eq!(types[&current] == "counter", name.ends_with("_total"), "{line}");
+                }
+            }
+        }
+        assert_eq!(types["embedding_server_requests_total"], "counter");
+        assert_eq!(types["embedding_server_build_info"], "gauge");
+        let names = |text: &str| samples(text).into_keys().collect::<BTreeSet<_>>();
+        assert_eq!(names(&text), scrape(&app).into_keys().collect(), "the formats have the same samples");
+    }
 }
 
 /// Buckets count upwards, and their bounds are the same for every histogram.

@@ -1,0 +1,178 @@
+//! Which route a path means: clients write the same path in several ways. And what was probably meant by a path that no
+//! route has.
+
+use std::borrow::Cow;
+
+use axum::http::Uri;
+
+/// The first segments of the API's paths below `/v1`. They answer without `/v1`, and below `/openai`, too.
+const RESOURCES: [&str; 5] = ["embeddings", "models", "engines", "tokenize", "similarity"];
+
+/// Resources of OpenAI's API, and of other servers' APIs, that this server does not have.
+const FOREIGN: [&str; 21] = [
+    "assistants",
+    "audio",
+    "batches",
+    "chat",
+    "chat/completions",
+    "completions",
+    "embed",
+    "embed_all",
+    "edits",
+    "files",
+    "fine_tuning",
+    "generate",
+    "images",
+    "infer",
+    "moderations",
+    "predict",
+    "rerank",
+    "responses",
+    "tags",
+    "threads",
+    "vector_stores",
+];
+
+/// From this likeness on, one path is taken for the other misspelt.
+const ALIKE: f64 = 0.9;
+
+/// The address that a client asked for, in the extensions of a request whose path was rewritten.
+#[derive(Debug, Clone)]
+pub struct Original(pub Uri);
+
+/// The path of the route that `path` means, if there is such a route: with single slashes, without one at the end, and
+/// below `/v1` where clients leave that out or write `/openai/v1`.
+pub fn canonical(path: &str) -> Cow<'_, str> {
+    let path = single_slashes(path);
+    let path = match path.strip_suffix('/') {
+        Some("") | None => path,
+        Some(shorter) => Cow::from(shorter.to_owned()),
+    };
+    let below = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
+    let rest = below("/openai/v1").or_else(|| below("/openai")).unwrap_or(&path);
+    if is_of_the_api(rest) { Cow::from(format!("/v1{rest}")) } else { path }
+}
+
+/// Whether `path` is the API's with `/v1` left out.
+fn is_of_the_api(path: &str) -> bool {
+    path.strip_prefix('/').is_some_and(|path| RESOURCES.contains(&path.split('/').next().unwrap_or_default()))
+}
+
+/// Makes one slash of several: a client whose base URL ends in one asks for `/v1//embeddings`.
+fn single_slashes(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return Cow::from(path);
+    }
+    let mut single = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !single.ends_with('/') {
+            single.push(c);
+        }
+    }
+    Cow::from(single)
+}
+
+/// What to do about a path that no route has, as a sentence. `base` is the base URL that clients are to be given, `known`
+/// the paths of the routes.
+pub fn advice(path: &str, base: &str, known: &[String]) -> Option<String> {
+    let path = single_slashes(path).to_ascii_lowercase();
+    let path = path.trim_end_matches('/');
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let at_end = |resource: &&str| path.strip_suffix(*resource).is_some_and(|before| before.ends_with('/'));
+    // A base URL that is wrong, or that holds the path already, leaves the resource at the end.
+    if RESOURCES.iter().any(&at_end) || ["", "/v1", "/openai", "/openai/v1"].contains(&path) {
+        return Some(format!("Set base_url to {base}: clients of OpenAI's API append the rest."));
+    }
+    let of_v1 = segments.iter().find(|segment| !matches!(**segment, "v1" | "v2" | "api" | "openai" | "v1beta"));
+    if of_v1.is_some_and(|first| FOREIGN.contains(first)) || FOREIGN.iter().any(at_end) {
+        return Some(format!(
+            "This server answers embeddings, and no other API of OpenAI's or of other servers: set base_url to {base} \
+             and ask for POST /embeddings below it."
+        ));
+    }
+    let fixed = known.iter().filter(|known| !known.contains('{'));
+    let alike =
+        |known: &&String| strsim::jaro_winkler(path, known).max(strsim::jaro_winkler(&format!("/v1{path}"), known));
+    let nearest = fixed.map(|known| (alike(&known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
+    nearest.filter(|(likeness, _)| *likeness > ALIKE).map(|(_, known)| format!("Did you mean {known}?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_that_clients_write_mean_the_same_route() {
+        for (path, route) in [
+            ("/v1/embeddings", "/v1/embeddings"),
+            ("/v1/embeddings/", "/v1/embeddings"),
+            ("/v1//embeddings", "/v1/embeddings"),
+            ("//v1/embeddings//", "/v1/embeddings"),
+            ("/embeddings", "/v1/embeddings"),
+            ("/embeddings/", "/v1/embeddings"),
+            ("/openai/v1/embeddings", "/v1/embeddings"),
+            ("/openai/embeddings", "/v1/embeddings"),
+            ("/models", "/v1/models"),
+            ("/v1/models/", "/v1/models"),
+            ("/models/org/name", "/v1/models/org/name"),
+            ("/openai/v1/models/a%2Fb", "/v1/models/a%2Fb"),
+            ("/engines/a/embeddings", "/v1/engines/a/embeddings"),
+            ("/tokenize/", "/v1/tokenize"),
+            ("/openai/deployments/a/embeddings/", "/openai/deployments/a/embeddings"),
+            ("/health/", "/health"),
+            ("/", "/"),
+            ("//", "/"),
+            ("/v1/v1/embeddings", "/v1/v1/embeddings"),
+            ("/embeddingsx", "/embeddingsx"),
+            ("/openai/v1", "/openai/v1"),
+            ("/openai/v1x/embeddings", "/openai/v1x/embeddings"),
+            ("*", "*"),
+        ] {
+            assert_eq!(canonical(path), route, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_no_route_has_says_what_was_probably_meant() {
+        let known =
+            ["/v1/embeddings", "/v1/models", "/v1/models/{*id}", "/v1/similarity", "/health", "/metrics", "/docs"];
+        let known = known.map(str::to_owned);
+        let advice = |path: &str| advice(path, "http://h:1/v1", &known);
+        for path in [
+            "/v1/embeddings/embeddings",
+            "/v1/v1/embeddings",
+            "/api/embeddings",
+            "/api/v1/embeddings/",
+            "/V1/Embeddings",
+            "/v1/openai/models",
+            "/v1",
+            "/v1/chat/completions",
+            "/chat/completions",
+            "/openai/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/audio/transcriptions",
+            "/v1/files/a",
+            "/api/embed",
+            "/embed",
+            "/v2/embed",
+            "/api/generate",
+        ] {
+            assert!(advice(path).is_some_and(|advice| advice.contains("base_url to http://h:1/v1")), "{path}");
+        }
+        for (path, meant) in [
+            ("/v1/embedding", "/v1/embeddings"),
+            ("/v1/embedings", "/v1/embeddings"),
+            ("/embedding", "/v1/embeddings"),
+            ("/v1/model", "/v1/models"),
+            ("/v1/similarities", "/v1/similarity"),
+            ("/healthz", "/health"),
+            ("/metric", "/metrics"),
+        ] {
+            assert_eq!(advice(path), Some(format!("Did you mean {meant}?")), "{path}");
+        }
+        for path in ["/favicon.ico", "/wp-login.php", "/nowhere", "/.env"] {
+            assert_eq!(advice(path), None, "{path}");
+        }
+    }
+}

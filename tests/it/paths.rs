@@ -1,0 +1,140 @@
+//! The ways in which clients write the same path, and what is said about paths that there are not.
+
+use embedding_server::config::{Config, Model};
+use serde_json::{Value, json};
+
+use crate::common::{Answer, TestApp, agent, checkpoint};
+
+fn start(change: impl FnOnce(&mut Config)) -> TestApp {
+    TestApp::start(|c| {
+        c.models = vec![Model::new("org/a", checkpoint("llama")), Model::new("b", checkpoint("gemma"))];
+        change(c);
+    })
+}
+
+fn post(app: &TestApp, path: &str) -> Answer {
+    app.post(path, "application/json", br#"{"input": "hello", "queries": null}"#)
+}
+
+/// The routes that the metrics have counted an answer of.
+fn routes(app: &TestApp) -> Vec<String> {
+    let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    let counted = text.lines().filter_map(|line| line.strip_prefix("embedding_server_requests_total{route=\""));
+    let counted = counted.filter(|line| !line.ends_with(" 0")).map(|line| line.split('"').next().unwrap().to_owned());
+    let mut routes: Vec<String> = counted.collect();
+    routes.dedup();
+    routes
+}
+
+#[test]
+fn a_base_url_may_lack_v1_or_have_openai_before_it_and_paths_may_end_in_a_slash() {
+    let app = start(|_| {});
+    let expected = post(&app, "/v1/embeddings").body;
+    for path in [
+        "/embeddings",
+        "/embeddings/",
+        "/v1/embeddings/",
+        "/v1/embeddings//",
+        "/openai/v1/embeddings",
+        "/openai/v1/embeddings/?api-version=preview",
+        "/engines/org%2Fa/embeddings/",
+        "/v1/engines/org%2Fa/embeddings/",
+        "/openai/deployments/org%2Fa/embeddings/?api-version=1",
+    ] {
+        assert_eq!(post(&app, path).body, expected, "{path}");
+    }
+    for path in ["/models", "/v1/models/", "/openai/v1/models", "/openai/models/?api-version=1"] {
+        assert_eq!(app.get(path).body, app.get("/v1/models").body, "{path}");
+    }
+    for path in ["/models/org/a", "/models/org%2Fa", "/v1/models/org/a/", "/openai/v1/models/org/a/"] {
+        assert_eq!((app.get(path).status, &app.get(path).body["id"]), (200, &json!("org/a")), "{path}");
+    }
+    for path in ["/tokenize", "/v1/tokenize/", "/similarity/", "/v1/similarity/"] {
+        assert_eq!(post(&app, path).status, 200, "{path}");
+    }
+    for path in ["/health/", "/ready/", "/openapi.json/"] {
+        assert_eq!(app.get(path).status, 200, "{path}");
+    }
+    // The metrics know the routes alone.
+    let known = [
+        "/v1/embeddings",
+        "/v1/engines/{id}/embeddings",
+        "/openai/deployments/{id}/embeddings",
+        "/v1/models",
+        "/v1/models/{*id}",
+        "/v1/tokenize",
+        "/v1/similarity",
+        "/health",
+        "/ready",
+        "/openapi.json",
+    ];
+    let counted = routes(&app);
+    assert!(known.iter().all(|route| counted.iter().any(|c| c == route)), "{counted:?}");
+    assert!(counted.iter().all(|route| known.contains(&route.as_str()) || route == "/metrics"), "{counted:?}");
+}
+
+#[test]
+fn a_page_of_another_origin_may_ask_for_every_way_to_write_a_path() {
+    let app = start(|_| {});
+    for path in ["/embeddings", "/v1/embeddings/", "/openai/v1/embeddings"] {
+        let answer = app.send(path, &[("origin", "https://page.example")], Some(&json!({"input": "hello"})));
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, "*"), "{path}");
+    }
+}
+
+#[test]
+fn a_path_that_there_is_not_says_what_was_probably_meant() {
+    let app = start(|_| {});
+    let base = format!("base_url to {}", app.url("/v1"));
+    for path in [
+        "/v1/embeddings/embeddings",
+        "/v1/embeddings/v1/embeddings",
+        "/v1/v1/embeddings",
+        "/api/embeddings",
+        "/api/v1/embeddings/",
+        "/v1/chat/completions",
+        "/chat/completions",
+        "/api/embed",
+        "/V1/EMBEDDINGS",
+        "/v1/",
+    ] {
+        let answer = post(&app, path);
+        let (status, kind, code, param, message) = answer.error();
+        assert_eq!((status, kind, code, param), (404, "invalid_request_error", Some("unknown_url"), None), "{path}");
+        assert!(message.starts_with(&format!("Invalid URL (POST {path}). ")), "{message}");
+        assert!(message.contains(&base), "{message}");
+    }
+    let message = |path: &str| post(&app, path).error().4.to_owned();
+    assert_eq!(message("/v1/embedings"), "Invalid URL (POST /v1/embedings). Did you mean /v1/embeddings?");
+    assert_eq!(message("/nowhere/"), "Invalid URL (POST /nowhere/).");
+    let long = format!("/{}", "x".repeat(5000));
+    assert!(message(&long).len() < 300 && message(&long).contains("xxx..."));
+}
+
+/// The host comes from the client: what is no host is not repeated.
+#[test]
+fn the_base_url_that_is_advised_has_the_scheme_and_host_that_the_client_used() {
+    let app = start(|_| {});
+    for (host, proto, base) in [
+        ("embed.example", "https", "https://embed.example/v1"),
+        ("embed.example:8443", "http", "http://embed.example:8443/v1"),
+        ("[::1]:5000", "", "http://[::1]:5000/v1"),
+        ("a'b", "", "http://HOST:PORT/v1"),
+    ] {
+        let answer = app.send("/api/embeddings", &[("host", host), ("x-forwarded-proto", proto)], Some(&Value::Null));
+        let (status, _, _, _, message) = answer.error();
+        assert_eq!(status, 404);
+        assert!(message.contains(&format!("base_url to {base}:")), "{host}: {message}");
+    }
+}
+
+#[test]
+fn a_wrong_method_is_told_which_one_is_right() {
+    let app = start(|_| {});
+    for (path, allowed) in [("/v1/embeddings/", "POST"), ("/embeddings", "POST"), ("/openai/v1/embeddings", "POST")] {
+        let answer = app.get(path);
+        assert_eq!((answer.error().0, answer.error().2), (405, Some("method_not_supported")), "{path}");
+        assert_eq!(answer.header("allow"), allowed, "{path}");
+    }
+    assert_eq!(post(&app, "/models/").header("allow"), "GET,HEAD");
+}
