@@ -35,6 +35,7 @@ mod similarity;
 mod sockets;
 mod stages;
 mod stream;
+pub mod systemd;
 mod throttle;
 mod tls;
 mod tokenize;
@@ -271,6 +272,7 @@ pub async fn serve(
     let listeners = listeners.into();
     let mut cut = std::pin::pin!(cut);
     accept(&listeners, &connections, shutdown).await;
+    systemd::stopping();
     draining.store(true, Ordering::Relaxed);
     let config = serving.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
     let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);

@@ -13,7 +13,7 @@ use crate::config::layers::{self, ConfigError};
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
-use crate::server::{self, State, StopSignals, preflight};
+use crate::server::{self, State, StopSignals, preflight, systemd};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
     // Dropped last, so that everything that is said before the end is written.
@@ -58,12 +58,21 @@ async fn serve(
     dimensions: &[Option<usize>],
 ) -> Result<ExitCode, Failure> {
     let failed = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
-    let listener = server::bind(&state.config).await.map_err(Failure::Run)?;
-    let address = listener.local_addr().map_err(failed)?;
+    let passed = systemd::passed_sockets()
+        .map_err(|error| Failure::Run(format!("cannot listen on a socket that was passed to this process: {error}")))?;
+    let listeners = match passed {
+        Some(passed) => passed,
+        None => server::bind(&state.config).await.map_err(Failure::Run)?.into(),
+    };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
-    let _ = stdout.write_all(format!("listening on {scheme}://{address}\n").as_bytes());
-    if state.config.log.format == LogFormat::Text {
+    let places = listeners.places(scheme);
+    for place in &places {
+        let _ = stdout.write_all(format!("listening on {place}\n").as_bytes());
+    }
+    if state.config.log.format == LogFormat::Text
+        && let Some(address) = listeners.address()
+    {
         let _ = stdout.write_all(welcome::text(&state.config, scheme, address, dimensions).as_bytes());
     }
 
@@ -86,7 +95,7 @@ async fn serve(
     };
     let reached = async |stops: &mut watch::Receiver<u32>, times| drop(stops.wait_for(|stops| *stops >= times).await);
     let serve = async {
-        let cut = server::serve(listener, state, reached(&mut first, 1), reached(&mut second, 2)).await;
+        let cut = server::serve(listeners, state, reached(&mut first, 1), reached(&mut second, 2)).await;
         drop((first, second));
         cut
     };
@@ -108,6 +117,7 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
         }
     };
     tracing::info!("ready");
+    systemd::ready();
     let quickening = Arc::clone(&state);
     tokio::spawn(async move { quickening.quicken(searches).await });
     let file = args.config.clone().or_else(|| std::env::var_os(layers::CONFIG_VARIABLE).map(PathBuf::from));

@@ -80,6 +80,30 @@ impl Listeners {
     }
 }
 
+impl Listeners {
+    /// Where the first of them listens, if that is TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self.0.first()? {
+            Listener::Tcp(listener) => listener.local_addr().ok(),
+            #[cfg(unix)]
+            Listener::Unix(_) => None,
+        }
+    }
+
+    /// Where each of them listens: `http://127.0.0.1:5000`, `unix:/run/embedding-server.sock`.
+    pub fn places(&self, scheme: &str) -> Vec<String> {
+        let place = |listener: &Listener| match listener {
+            Listener::Tcp(listener) => Some(format!("{scheme}://{}", listener.local_addr().ok()?)),
+            #[cfg(unix)]
+            Listener::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                Some(format!("unix:{}", address.as_pathname()?.display()))
+            }
+        };
+        self.0.iter().filter_map(place).collect()
+    }
+}
+
 impl Listener {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
         match self {

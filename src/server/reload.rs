@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::metrics::{REFUSED, RELOADED};
-use super::{Searches, State};
+use super::{Searches, State, systemd};
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::registry;
@@ -71,7 +71,10 @@ where
         }
         settling = None;
         seen = stamp(&state.config, file);
-        match reload(&state, &read).await {
+        systemd::reloading();
+        let reloaded = reload(&state, &read).await;
+        systemd::ready();
+        match reloaded {
             Ok((next, searches)) => {
                 next.metrics.reloaded(RELOADED);
                 state = next;

@@ -40,6 +40,7 @@ mod refused;
 mod reload;
 mod static_tables;
 mod stop;
+mod systemd;
 mod teacher;
 #[path = "../texts/mod.rs"]
 mod texts;
