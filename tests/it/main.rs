@@ -29,6 +29,7 @@ mod metrics;
 mod models;
 mod neighbours;
 mod openapi;
+mod operations;
 mod output;
 mod paths;
 mod playground;

@@ -1,0 +1,48 @@
+//! The tables of docs/operations.md, held against the program.
+
+use std::collections::BTreeSet;
+
+use crate::common::{TestApp, agent};
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// The words of a text that begin so, in which only capitals, digits and underscores (or their small letters) stand.
+fn words<'a>(text: &'a str, prefixes: &[&str]) -> BTreeSet<&'a str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix) && word.len() > prefix.len()))
+        .collect()
+}
+
+/// The text between this heading and the next one of its kind.
+fn section<'a>(text: &'a str, heading: &str) -> &'a str {
+    let start = text.find(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    let rest = &text[start + 4..];
+    &rest[..rest.find("\n## ").unwrap_or(rest.len())]
+}
+
+#[test]
+fn every_variable_has_its_row() {
+    let (page, file) = (read("docs/operations.md"), read("config/embedding-server.toml"));
+    let prefixes = ["EMBEDDING_SERVER_"];
+    let mut variables = words(&file, &prefixes);
+    variables.insert("EMBEDDING_SERVER_CONFIG");
+    assert_eq!(words(section(&page, "Environment variables"), &prefixes), variables);
+}
+
+#[test]
+fn every_metric_has_its_row() {
+    let page = read("docs/operations.md");
+    let app = TestApp::start(|_| {});
+    // The counter of errors has no line before the first one.
+    assert_eq!(app.get("/nowhere").status, 404);
+    let answer = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    // OpenMetrics leaves the suffix of a counter and of an info out of its TYPE line.
+    let bare = |name: &str| name.trim_end_matches("_total").trim_end_matches("_info").to_owned();
+    let served: BTreeSet<String> =
+        answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(bare)).collect();
+    let prefixes = ["embedding_server_", "process_"];
+    let told: BTreeSet<String> = words(section(&page, "Metrics"), &prefixes).into_iter().map(bare).collect();
+    assert_eq!(told, served);
+}
