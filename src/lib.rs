@@ -60,6 +60,7 @@ pub mod progress;
 pub mod refine;
 pub mod table;
 pub mod tokenize;
+pub mod yield_point;
 
 #[cfg(feature = "server")]
 pub mod cli;

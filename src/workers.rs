@@ -1,10 +1,12 @@
 //! The threads that do the arithmetic, and the order in which they take work.
 //!
 //! A job is cut into slices of at most a few milliseconds. Jobs take turns of a few slices, so a one-line request waits for a
-//! turn or two, never for a whole batch; a job alone gets every thread. A job runs at most a window of slices ahead
+//! turn or two, never for a whole batch; a job alone gets every thread. A slice that takes longer, such as one long text, lets
+//! jobs with shorter slices have their turns inside of it ([`Workers::run_long`]). A job runs at most a window of slices ahead
 //! of its reader, which bounds what a slow reader holds in memory; one whose reader goes away runs no further.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::yield_point::{Stopped, Undisturbed, YieldPoint};
 
 /// A fixed set of threads. Dropping it ends them after the slices they are at.
 pub struct Workers {
@@ -57,12 +61,49 @@ struct Turn {
 trait Slice: Send + Sync {
     /// The next slice to run, and whether another can be claimed after it; `None` when there is nothing to do now.
     fn claim(&self) -> Option<(usize, bool)>;
-    fn run(&self, slice: usize);
+    /// Runs a slice on the thread of that number.
+    fn run(&self, slice: usize, queue: &Queue, thread: usize);
+    /// How long its longest slice takes; zero where none takes more than a few milliseconds.
+    fn longest(&self) -> Duration;
+    /// Whether its reader went away.
+    fn is_abandoned(&self) -> bool;
 }
 
 struct Job<T, F> {
     work: F,
+    longest: Duration,
     state: Mutex<JobState<T>>,
+}
+
+/// The yield point of a slice that takes longer than a turn: other jobs have turns on its thread, inside of it, if their
+/// slices are far shorter. So a short request waits for a few milliseconds of a long text, and a long text for other long
+/// ones only.
+struct LongSlice<'a> {
+    queue: &'a Queue,
+    job: &'a dyn Slice,
+    thread: usize,
+    /// When this slice had the thread back.
+    since: Cell<Instant>,
+}
+
+/// What a long slice does before others have a turn.
+const STEP: Duration = Duration::from_millis(4);
+
+/// How much shorter the slices of a job are that has a turn inside of another's. It bounds how deep this can go.
+const SHORTER: u32 = 4;
+
+impl YieldPoint for LongSlice<'_> {
+    fn reached(&self) -> Result<(), Stopped> {
+        if self.since.get().elapsed() < STEP {
+            return Ok(());
+        }
+        if self.job.is_abandoned() {
+            return Err(Stopped);
+        }
+        self.queue.run_shorter(self.job.longest() / SHORTER, self.thread)?;
+        self.since.set(Instant::now());
+        Ok(())
+    }
 }
 
 struct JobState<T> {
@@ -143,22 +184,38 @@ impl Workers {
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
-        self.enqueue(slices, work, VecDeque::push_back)
+        self.enqueue(slices, Duration::ZERO, move |slice, _| work(slice), VecDeque::push_back)
     }
 
-    /// The same for what another job began: its first turn is the next.
-    pub fn run_next<T, F>(&self, slices: usize, work: F) -> Slices<T>
+    /// The same where the longest slice takes about `longest`. If that is more than a few milliseconds, the work is to call the
+    /// yield point that it is given; it is stopped there when the [`Slices`] are dropped.
+    pub fn run_long<T, F>(&self, slices: usize, longest: Duration, work: F) -> Slices<T>
     where
         T: Send + 'static,
-        F: Fn(usize) -> T + Send + Sync + 'static,
+        F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
     {
-        self.enqueue(slices, work, VecDeque::push_front)
+        self.enqueue(slices, longest, work, VecDeque::push_back)
     }
 
-    fn enqueue<T, F>(&self, slices: usize, work: F, place: fn(&mut VecDeque<Turn>, Turn)) -> Slices<T>
+    /// As [`Workers::run_long`], for what another job began: its first turn is the next.
+    pub fn run_next<T, F>(&self, slices: usize, longest: Duration, work: F) -> Slices<T>
     where
         T: Send + 'static,
-        F: Fn(usize) -> T + Send + Sync + 'static,
+        F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
+    {
+        self.enqueue(slices, longest, work, VecDeque::push_front)
+    }
+
+    fn enqueue<T, F>(
+        &self,
+        slices: usize,
+        longest: Duration,
+        work: F,
+        place: fn(&mut VecDeque<Turn>, Turn),
+    ) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
     {
         let state = JobState {
             slices,
@@ -170,7 +227,7 @@ impl Workers {
             queued: slices > 0,
             abandoned: false,
         };
-        let job = Arc::new(Job { work, state: Mutex::new(state) });
+        let job = Arc::new(Job { work, longest, state: Mutex::new(state) });
         if slices > 0 {
             self.queue.push(Arc::clone(&job) as Arc<dyn Slice>, place);
         }
@@ -195,7 +252,8 @@ impl Workers {
             queued: false,
             abandoned: false,
         };
-        let job = Arc::new(Job { work, state: Mutex::new(state) });
+        let work = move |slice, _: &dyn YieldPoint| work(slice);
+        let job = Arc::new(Job { work, longest: Duration::ZERO, state: Mutex::new(state) });
         for (thread, own) in lock(&self.queue.state).own.iter_mut().enumerate().take(threads) {
             own.push_back((Arc::clone(&job) as Arc<dyn Slice>, thread));
         }
@@ -236,8 +294,43 @@ impl Queue {
 
     fn work(&self, thread: usize) {
         while let Some((job, slice)) = self.next(thread) {
-            job.run(slice);
+            job.run(slice, self, thread);
         }
+    }
+
+    /// Runs a turn of the first job whose slices take `longest` at most, and what only this thread may run, inside of the
+    /// slice that this thread is at.
+    fn run_shorter(&self, longest: Duration, thread: usize) -> Result<(), Stopped> {
+        for _ in 0..SLICES_OF_A_TURN {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return Err(Stopped);
+            }
+            let own = state.own.get_mut(thread).and_then(VecDeque::pop_front);
+            let first = |state: &QueueState| state.jobs.iter().position(|turn| turn.job.longest() <= longest);
+            let found = own.or_else(|| first(&state).and_then(|at| self.claim(&mut state, at)));
+            drop(state);
+            let Some((job, slice)) = found else { break };
+            job.run(slice, self, thread);
+        }
+        Ok(())
+    }
+
+    /// The next slice of the job at that place in the queue, which is put where its next turn is.
+    fn claim(&self, state: &mut QueueState, at: usize) -> Option<(Arc<dyn Slice>, usize)> {
+        let Turn { job, had } = state.jobs.remove(at)?;
+        let claimed = job.claim();
+        if let Some((_, true)) = claimed {
+            let job = Arc::clone(&job);
+            match had + 1 {
+                SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
+                had => state.jobs.push_front(Turn { job, had }),
+            }
+            self.wake.notify_one();
+        } else {
+            self.tell_if_few(state);
+        }
+        claimed.map(|(slice, _)| (job, slice))
     }
 
     fn next(&self, thread: usize) -> Option<(Arc<dyn Slice>, usize)> {
@@ -249,29 +342,16 @@ impl Queue {
             if let Some(own) = state.own.get_mut(thread).and_then(VecDeque::pop_front) {
                 return Some(own);
             }
-            let Some(Turn { job, had }) = state.jobs.pop_front() else {
+            if state.jobs.is_empty() {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let claimed = job.claim();
-            if let Some((_, true)) = claimed {
-                let job = Arc::clone(&job);
-                match had + 1 {
-                    SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
-                    had => state.jobs.push_front(Turn { job, had }),
-                }
-                self.wake.notify_one();
-            } else {
-                self.tell_if_few(&state);
-            }
-            if let Some((slice, _)) = claimed {
-                return Some((job, slice));
+            } else if let Some(claimed) = self.claim(&mut state, 0) {
+                return Some(claimed);
             }
         }
     }
 }
 
-impl<T: Send, F: Fn(usize) -> T + Send + Sync> Slice for Job<T, F> {
+impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> Slice for Job<T, F> {
     fn claim(&self) -> Option<(usize, bool)> {
         let mut state = lock(&self.state);
         if !state.may_claim() {
@@ -285,8 +365,14 @@ impl<T: Send, F: Fn(usize) -> T + Send + Sync> Slice for Job<T, F> {
         Some((slice, state.queued))
     }
 
-    fn run(&self, slice: usize) {
-        let result = here(|| (self.work)(slice));
+    fn run(&self, slice: usize, queue: &Queue, thread: usize) {
+        let result = match self.longest.is_zero() {
+            true => here(|| (self.work)(slice, &Undisturbed)),
+            false => {
+                let point = LongSlice { queue, job: self, thread, since: Cell::new(Instant::now()) };
+                here(|| (self.work)(slice, &point))
+            }
+        };
         let mut state = lock(&self.state);
         let place = slice - state.read;
         if let Some(slot) = state.done.get_mut(place) {
@@ -297,9 +383,17 @@ impl<T: Send, F: Fn(usize) -> T + Send + Sync> Slice for Job<T, F> {
             reader.wake();
         }
     }
+
+    fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    fn is_abandoned(&self) -> bool {
+        lock(&self.state).abandoned
+    }
 }
 
-impl<T: Send, F: Fn(usize) -> T + Send + Sync + 'static> Reader<T> for Job<T, F>
+impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static> Reader<T> for Job<T, F>
 where
     T: 'static,
 {
@@ -460,7 +554,8 @@ mod tests {
             move |i| lock(&log).push((name, i))
         };
         let short = workers.run(2, say("short"));
-        let begun = workers.run_next(1, say("begun"));
+        let begun = say("begun");
+        let begun = workers.run_next(1, Duration::ZERO, move |i, _| begun(i));
         assert_eq!(workers.waiting(), 3);
         go.send(()).unwrap();
         let (..) = tokio::join!(collect(short), collect(begun), collect(long));
@@ -468,6 +563,47 @@ mod tests {
         let turns = [("long", 0), ("begun", 0), ("long", SLICES_OF_A_TURN - 1), ("short", 0), ("short", 1)];
         let turns = turns.map(|(name, i)| at(name, i));
         assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_OF_A_TURN), "{:?}", lock(&order));
+    }
+
+    #[tokio::test]
+    async fn a_long_slice_lets_shorter_jobs_have_their_turns_and_ends_with_its_reader() {
+        const LONG: Duration = Duration::from_secs(1);
+        let workers = Workers::start(1).unwrap();
+        let (said, heard) = mpsc::channel();
+        let (heard, is_over) = (Mutex::new(heard), Arc::new(AtomicUsize::new(0)));
+        let over = Arc::clone(&is_over);
+        let long = workers.run_long(1, LONG, move |_, at| {
+            loop {
+                at.reached()?;
+                if let Ok(said) = lock(&heard).try_recv() {
+                    over.store(1, Ordering::SeqCst);
+                    return Ok::<_, Stopped>(said);
+                }
+            }
+        });
+        // No shorter than the first by far.
+        let other = workers.run_long(1, LONG / 2, move |_, _| is_over.load(Ordering::SeqCst));
+        let also = said.clone();
+        let shorter = workers.run_long(1, LONG / 10, move |_, at| {
+            at.reached().unwrap();
+            also.send("shorter").unwrap();
+        });
+        assert_eq!(collect(shorter).await, [Ok(())]);
+        assert_eq!((collect(long).await, collect(other).await), (vec![Ok(Ok("shorter"))], vec![Ok(1)]));
+        // What only this thread may run does not wait either.
+        let (started, at_first) = mpsc::channel();
+        let (ended, end) = mpsc::channel();
+        let endless = workers.run_long(1, LONG, move |_, at| {
+            started.send(()).unwrap();
+            while at.reached().is_ok() {}
+            ended.send(()).unwrap();
+        });
+        at_first.recv().unwrap();
+        assert_eq!(collect(workers.on_each_running_thread(|thread| thread)).await, [Ok(0)]);
+        assert_eq!(collect(workers.run(9, |slice| slice)).await.len(), 9);
+        assert!(end.try_recv().is_err());
+        drop(endless);
+        end.recv().unwrap();
     }
 
     /// Jobs leave the queue when they are done, and when nobody wants them any more.

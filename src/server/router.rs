@@ -229,6 +229,7 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::time::Duration;
 
     use axum::routing::post;
     use bytes::Bytes;
@@ -261,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_fails_its_request_alone_and_is_counted() {
         async fn on_a_worker(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
-            super::super::stream::respond(&state, 3, |_| panic!("on a worker")).await
+            super::super::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
         }
         let routes = Router::new()
             .route("/worker", post(on_a_worker))

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
@@ -14,16 +15,17 @@ use super::State;
 use super::error::ApiError;
 use crate::error::EmbedError;
 use crate::workers::{Panicked, Slices};
+use crate::yield_point::YieldPoint;
 
-/// Answers with what `write` makes of each slice from 0 to `count - 1`.
+/// Answers with what `write` makes of each slice from 0 to `count - 1`, of which the longest takes about `longest`.
 ///
 /// # Errors
 /// When the first slice fails: what fails later cuts the answer short.
-pub async fn respond<F>(state: &State, count: usize, write: F) -> Result<Response<Body>, ApiError>
+pub async fn respond<F>(state: &State, count: usize, longest: Duration, write: F) -> Result<Response<Body>, ApiError>
 where
-    F: Fn(usize) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
+    F: Fn(usize, &dyn YieldPoint) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
-    let mut job = state.workers.run_next(count, write);
+    let mut job = state.workers.run_next(count, longest, write);
     // The first piece before the status: a device that fails, or a panic, is an error still.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;
     let body =

@@ -1,6 +1,13 @@
 //! Added tokens in a text: the leftmost first, of those that begin there the longest.
 
+use std::ops::Range;
+
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
+
+use crate::yield_point::{Steps, Stopped};
+
+/// A token's place in a text, and its id.
+type Found = Option<(Range<usize>, u32)>;
 
 pub struct AddedTokens {
     automaton: AhoCorasick,
@@ -35,17 +42,20 @@ impl AddedTokens {
         Ok(Some(Self { automaton, ids: tokens.iter().map(|&(_, id)| id).collect(), begins, is_begin }))
     }
 
-    /// The next token at or after `from`: where it stands, and its id.
-    pub fn next(&self, text: &str, mut from: usize) -> Option<(std::ops::Range<usize>, u32)> {
-        loop {
-            let rest = text.as_bytes().get(from..)?;
-            from += self.begin(rest)?;
+    /// The next token at or after `from`: where it stands, and its id. There are `made` ids before it at least.
+    pub fn next(&self, text: &str, mut from: usize, made: usize, steps: &Steps<'_>) -> Result<Found, Stopped> {
+        while let Some(rest) = text.as_bytes().get(from..)
+            && let Some(begin) = self.begin(rest)
+        {
+            from += begin;
             let input = Input::new(text).range(from..).anchored(Anchored::Yes);
             if let Some(found) = self.automaton.find(input) {
-                return Some((found.range(), self.ids.get(found.pattern().as_usize()).copied()?));
+                return Ok(self.ids.get(found.pattern().as_usize()).map(|&id| (found.range(), id)));
             }
             from += 1;
+            steps.take(1, made)?;
         }
+        Ok(None)
     }
 
     /// Where a token may begin next.
@@ -60,12 +70,19 @@ impl AddedTokens {
 }
 
 /// Appends the ids of `text`: of added tokens theirs, of what stands between those what `piece` appends.
-pub fn around(added: Option<&AddedTokens>, text: &str, ids: &mut Vec<u32>, mut piece: impl FnMut(&str, &mut Vec<u32>)) {
+pub fn around(
+    added: Option<&AddedTokens>,
+    text: &str,
+    ids: &mut Vec<u32>,
+    steps: &Steps<'_>,
+    mut piece: impl FnMut(&str, &mut Vec<u32>) -> Result<(), Stopped>,
+) -> Result<(), Stopped> {
     let mut from = 0;
-    while let Some((place, id)) = added.and_then(|added| added.next(text, from)) {
-        piece(text.get(from..place.start).unwrap_or_default(), ids);
+    while let Some((place, id)) = added.map_or(Ok(None), |added| added.next(text, from, ids.len(), steps))? {
+        piece(text.get(from..place.start).unwrap_or_default(), ids)?;
         ids.push(id);
         from = place.end;
+        steps.take(1, ids.len())?;
     }
-    piece(text.get(from..).unwrap_or_default(), ids);
+    piece(text.get(from..).unwrap_or_default(), ids)
 }

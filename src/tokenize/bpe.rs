@@ -14,6 +14,7 @@ use std::ops::Range;
 use foldhash::{HashMap, HashMapExt};
 
 use super::words::{Key, MAX_IDS, PADDING, WholeWords, WordCache};
+use crate::yield_point::{Steps, Stopped};
 use early::Early;
 use merges::{Merges, Workspace};
 use together::{MAX_SYMBOLS, Place, Together};
@@ -34,6 +35,8 @@ pub struct Bpe<A> {
     whole_words: WholeWords,
     /// Those that are longer than [`WholeWords`] takes, where merges are ignored; elsewhere merging finds them.
     long_words: HashMap<String, u32>,
+    /// The most symbols that a token is merged from.
+    longest: usize,
 }
 
 /// What one thread keeps for one tokenizer.
@@ -100,13 +103,15 @@ struct Merged {
 
 impl<A: Alphabet> Bpe<A> {
     /// With the vocabulary's words, as texts spell them, and their ids. Those that do not merge into themselves are taken
-    /// for tokens only where `merges_are_ignored`. `None` when the system gives no memory.
+    /// for tokens only where `merges_are_ignored`. No token is merged from more than `longest` symbols. `None` when the system
+    /// gives no memory.
     pub fn new(
         alphabet: A,
         merges: Merges,
         early: Early,
         vocabulary: impl Iterator<Item = (String, u32)>,
         merges_are_ignored: bool,
+        longest: usize,
     ) -> Option<Self> {
         let mut long_words = HashMap::new();
         let short = vocabulary.filter_map(|(word, id)| {
@@ -122,30 +127,53 @@ impl<A: Alphabet> Bpe<A> {
             true => short.map(|(key, id, _)| (key, id)).collect(),
             false => that_merge_into_themselves(&alphabet, &merges, short),
         };
-        Some(Self { alphabet, merges, early, whole_words: WholeWords::new(&words)?, long_words })
+        let whole_words = WholeWords::new(&words)?;
+        Some(Self { alphabet, merges, early, whole_words, long_words, longest: longest.max(1) })
     }
 
     /// To be called before the words of `text`.
     pub fn begin(&self, text: &str, scratch: &mut Scratch) {
+        // Some are left where a text was stopped.
+        scratch.words.clear();
         scratch.padded.clear();
         scratch.padded.extend_from_slice(text.as_bytes());
         scratch.padded.extend_from_slice(&PADDING);
     }
 
     /// Takes the next word of `text`. Its tokens are appended to `ids` then or later, at the latest by [`Bpe::finish`].
+    ///
+    /// # Errors
+    /// When `steps` ends the work.
     #[inline]
-    pub fn word(&self, text: &str, Range { start, end }: Range<usize>, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    pub fn word(
+        &self,
+        text: &str,
+        Range { start, end }: Range<usize>,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
         let key = Key::new(&scratch.padded, start, end).unwrap_or_default();
         let hash = key.hash();
         scratch.cache.prefetch(hash);
         scratch.words.push(Word { start, end, key, hash });
         if scratch.words.len() == BLOCK {
-            self.finish(text, scratch, ids);
+            self.finish(text, scratch, ids, steps)?;
         }
+        Ok(())
     }
 
     /// Appends the tokens of the words of `text` that wait.
-    pub fn finish(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    ///
+    /// # Errors
+    /// When `steps` ends the work.
+    pub fn finish(
+        &self,
+        text: &str,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
         let Scratch { cache, words, unknown, .. } = scratch;
         unknown.clear();
         let mut end = ids.len();
@@ -166,14 +194,18 @@ impl<A: Alphabet> Bpe<A> {
         }
         ids.truncate(end);
         if !unknown.is_empty() {
-            self.find(text, scratch);
+            self.find(text, scratch, ids.len(), steps)?;
             insert(scratch, ids);
         }
+        if let (Some(first), Some(last)) = (scratch.words.first(), scratch.words.last()) {
+            steps.take(last.end - first.start, ids.len())?;
+        }
         scratch.words.clear();
+        Ok(())
     }
 
-    /// Finds the tokens of the unknown words.
-    fn find(&self, text: &str, scratch: &mut Scratch) {
+    /// Finds the tokens of the unknown words. The text has `made` tokens beside theirs.
+    fn find(&self, text: &str, scratch: &mut Scratch, made: usize, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Scratch { cache, words, unknown, found, merged, symbols, long, workspace, .. } = scratch;
         found.clear();
         merged.clear();
@@ -198,7 +230,11 @@ impl<A: Alphabet> Bpe<A> {
                 if symbols.len() - begin > MAX_SYMBOLS {
                     long.clear();
                     long.extend(symbols.drain(begin..));
-                    self.merges.apply_by_heap(long, workspace);
+                    if long.len() >= Steps::UNITS {
+                        // What the word has at least: perhaps that is too much already.
+                        steps.now(made + found.len() + long.len() / self.longest)?;
+                    }
+                    self.merges.apply_by_heap_in_steps(long, workspace, made + found.len(), steps)?;
                     found.extend_from_slice(long);
                 } else {
                     early.prefetch(symbols.get(begin..).unwrap_or_default());
@@ -208,6 +244,7 @@ impl<A: Alphabet> Bpe<A> {
             *tokens = begin..found.len();
         }
         self.merge(scratch);
+        Ok(())
     }
 
     fn merge(&self, scratch: &mut Scratch) {

@@ -9,7 +9,6 @@ mod split;
 use foldhash::HashMap;
 use unicode_normalization_alignments::UnicodeNormalization;
 
-use super::Tokenize;
 use super::added::{self, AddedTokens};
 use super::bpe::early::{Early, Edges};
 use super::bpe::merges::{Merges, NONE};
@@ -18,6 +17,8 @@ use super::bpe::{self, Alphabet, Bpe};
 use super::json::{self, Added, NO_MEMORY, Template, kind};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{byte_characters, bytes_by_character};
+use super::{EncodeError, Tokenize};
+use crate::yield_point::{Steps, Stopped};
 use characters::{Characters, first_character, last_character};
 use split::Splitter;
 
@@ -68,35 +69,59 @@ impl ByteBpe {
             vocabulary.iter().filter_map(|(text, &id)| Some((id, bytes(text)?))).collect();
         let alphabet = Bytes { tokens: by_byte, characters: Characters::new(&tokens, &merges, &table) };
         let early = Early::new(&merges, |token| alphabet.edges(tokens.get(&token).map_or(&[][..], Vec::as_slice)));
+        let longest = tokens.values().map(Vec::len).max().unwrap_or_default();
         // What is no UTF-8 is no word of a text.
         let words = tokens.into_iter().filter_map(|(id, bytes)| Some((String::from_utf8(bytes).ok()?, id)));
-        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges).ok_or(NO_MEMORY)?;
+        let bpe =
+            Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges, longest).ok_or(NO_MEMORY)?;
         Ok(Self { bpe, splitter, added, template, owner: Owner::default() })
     }
 
-    fn text(&self, text: &str, scratch: &mut bpe::Scratch, ids: &mut Vec<u32>) {
-        added::around(self.added.as_ref(), text, ids, |piece, ids| self.piece(piece, scratch, ids));
+    fn text(
+        &self,
+        text: &str,
+        scratch: &mut bpe::Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
+        added::around(self.added.as_ref(), text, ids, steps, |piece, ids| self.piece(piece, scratch, ids, steps))
     }
 
     /// A text without added tokens.
-    fn piece(&self, piece: &str, scratch: &mut bpe::Scratch, ids: &mut Vec<u32>) {
+    fn piece(
+        &self,
+        piece: &str,
+        scratch: &mut bpe::Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
         if self.splitter.is_normalized(piece) {
-            return self.words(piece, scratch, ids);
+            return self.words(piece, scratch, ids, steps);
         }
-        let normalized: String = piece.nfc().map(|(character, _)| character).collect();
-        self.words(&normalized, scratch, ids);
+        let mut normalized = String::with_capacity(piece.len());
+        for part in self.splitter.parts(piece, Steps::UNITS) {
+            normalized.extend(part.nfc().map(|(character, _)| character));
+            steps.take(part.len(), ids.len())?;
+        }
+        self.words(&normalized, scratch, ids, steps)
     }
 
-    fn words(&self, text: &str, scratch: &mut bpe::Scratch, ids: &mut Vec<u32>) {
+    fn words(
+        &self,
+        text: &str,
+        scratch: &mut bpe::Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
         self.bpe.begin(text, scratch);
         let mut start = 0;
         while start < text.len() {
             let quick = scratch.window(start).and_then(|window| self.splitter.quick(window));
             let end = quick.map_or_else(|| self.splitter.end(text, start), |length| start + length);
-            self.bpe.word(text, start..end, scratch, ids);
+            self.bpe.word(text, start..end, scratch, ids, steps)?;
             start = end;
         }
-        self.bpe.finish(text, scratch, ids);
+        self.bpe.finish(text, scratch, ids, steps)
     }
 }
 
@@ -166,9 +191,23 @@ fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
 
 impl Tokenize for ByteBpe {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        self.encode_in_steps(text, special, ids, &Steps::unlimited()).map_err(|error| error.to_string())
+    }
+
+    fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
         self.template.surround(text, special, ids, |ids| {
-            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids, steps)))
         })
+    }
+
+    fn takes_steps(&self) -> bool {
+        true
     }
 
     fn name(&self) -> &'static str {

@@ -13,8 +13,9 @@ use super::probe;
 use super::reference::HfTokenizer;
 use super::spbpe::SentencePieceBpe;
 use super::unigram::Unigram;
-use super::{Tokenize, Vocabulary};
+use super::{EncodeError, Tokenize, Vocabulary, long};
 use crate::error::LoadError;
+use crate::yield_point::Steps;
 
 /// A tokenizer, ready.
 pub struct Tokenizer {
@@ -30,6 +31,8 @@ pub struct Tokenizer {
 /// The implementation in use.
 pub struct Choice {
     pub implementation: Arc<dyn Tokenize>,
+    /// A slower one that takes steps, where that one does not.
+    in_steps: Option<Arc<dyn Tokenize>>,
     /// Faster implementations that were not taken: which, and why.
     pub refused: Vec<Refused>,
 }
@@ -107,7 +110,7 @@ impl Tokenizer {
     /// When it is no tokenizer.
     pub fn of_program(json: &'static str, path: &Path) -> Result<Self, LoadError> {
         if let Ok((implementation, vocabulary, pieces)) = Unigram::with_vocabulary(json.as_bytes()) {
-            let choice = Choice { implementation: Arc::new(implementation), refused: Vec::new() };
+            let choice = Choice::new(Arc::new(implementation), None, Vec::new());
             return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()), search: None });
         }
         let reference = || HfTokenizer::from_json(json.as_bytes(), path);
@@ -155,7 +158,7 @@ impl Tokenizer {
             refused: refused.clone(),
             candidates: later.to_owned(),
         });
-        let choice = Choice { implementation, refused };
+        let choice = Choice::new(implementation, None, refused);
         Ok(Self { choice, vocabulary, pieces, rebuilt: None, search })
     }
 
@@ -191,11 +194,40 @@ impl Search {
 
     fn choose(mut self, candidate: Option<Arc<dyn Tokenize>>, candidates: impl Iterator<Item = Candidate>) -> Choice {
         let found = agreeing(candidate, candidates, &self.json, &self.reference, &self.vocabulary, &mut self.refused);
-        Choice { implementation: found.unwrap_or(self.fallback), refused: self.refused }
+        match found {
+            Some(found) => Choice::new(found, Some(self.fallback), self.refused),
+            None => Choice::new(self.fallback, None, self.refused),
+        }
     }
 }
 
 impl Choice {
+    fn new(implementation: Arc<dyn Tokenize>, slower: Option<Arc<dyn Tokenize>>, refused: Vec<Refused>) -> Self {
+        let in_steps = slower.filter(|slower| slower.takes_steps() && !implementation.takes_steps());
+        Self { implementation, in_steps, refused }
+    }
+
+    /// As [`Tokenize::encode`], where a text may take seconds: `steps` lets others have their turns.
+    ///
+    /// # Errors
+    /// As [`Tokenize::encode_in_steps`].
+    pub fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
+        if text.len() <= long::LONG {
+            return self.implementation.encode(text, special, ids).map_err(EncodeError::Failed);
+        }
+        let able = self.in_steps.as_ref().unwrap_or(&self.implementation);
+        match able.takes_steps() {
+            true => able.encode_in_steps(text, special, ids, steps),
+            false => long::encode_beside(able, text, special, ids, steps),
+        }
+    }
+
     /// Tokenizes a little, so that this thread's caches stand before its first request.
     pub fn warm(&self) {
         let _ = self.implementation.encode("Hello, 세계!", true, &mut Vec::new());
@@ -317,6 +349,37 @@ mod tests {
         assert_eq!(choose(|_| panic!("at load")).refused[0].reason, "panicked: at load");
         let refused = &choose(|json| wrong(json, "")).refused[0];
         assert_eq!((refused.reason.as_str(), refused.differs), ("panicked: cannot do it", true));
+    }
+
+    /// An implementation that takes no steps is run on a thread beside this one, unless a slower one takes them.
+    #[test]
+    fn long_texts_take_steps_whatever_tokenizes_them() {
+        use crate::yield_point::Stopped;
+        let json = std::fs::read(path()).unwrap();
+        let text = "hello world, 안녕 ".repeat(20_000);
+        let stepless = choose(|json| wrong(json, "not in any probe text"));
+        let able: Arc<dyn Tokenize> = Arc::new(SentencePieceBpe::from_json(&json).unwrap());
+        let both = Choice::new(Arc::clone(&stepless.implementation), Some(able), Vec::new());
+        for choice in [stepless, both] {
+            let (mut expected, mut found) = (Vec::new(), Vec::new());
+            choice.implementation.encode(&text, true, &mut expected).unwrap();
+            let steps = std::cell::Cell::new(0);
+            let reached = |_| {
+                steps.set(steps.get() + 1);
+                Ok(())
+            };
+            choice.encode_in_steps(&text, true, &mut found, &Steps::new(&reached)).unwrap();
+            assert!(found == expected && steps.get() > 10, "{}", steps.get());
+            let stop = |_| Err(Stopped);
+            let stopped = choice.encode_in_steps(&text, true, &mut Vec::new(), &Steps::new(&stop));
+            assert_eq!(stopped, Err(EncodeError::Stopped(Stopped)));
+            // What was stopped in the middle of a text leaves nothing behind.
+            found.clear();
+            choice.encode_in_steps("hello", false, &mut found, &Steps::new(&reached)).unwrap();
+            expected.clear();
+            choice.implementation.encode("hello", false, &mut expected).unwrap();
+            assert_eq!(found, expected);
+        }
     }
 
     #[test]

@@ -7,6 +7,9 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::Value;
 
+use super::EncodeError;
+use crate::yield_point::Stopped;
+
 pub const NO_MEMORY: &str = "there is no memory for the vocabulary's words and merges";
 
 /// U+2581, which stands for a space in SentencePiece vocabularies.
@@ -127,21 +130,21 @@ impl Template {
     /// Appends the ids that `encode` appends for `text`, between those of the template where `special`.
     ///
     /// # Errors
-    /// When positions in the text do not fit 32 bits.
+    /// When positions in the text do not fit 32 bits, or `encode` was stopped.
     pub fn surround(
         &self,
         text: &str,
         special: bool,
         ids: &mut Vec<u32>,
-        encode: impl FnOnce(&mut Vec<u32>),
-    ) -> Result<(), String> {
+        encode: impl FnOnce(&mut Vec<u32>) -> Result<(), Stopped>,
+    ) -> Result<(), EncodeError> {
         if u32::try_from(text.len()).is_err() {
-            return Err("a text of 4 GiB or more".to_owned());
+            return Err(EncodeError::Failed("a text of 4 GiB or more".to_owned()));
         }
         if special {
             ids.extend_from_slice(&self.before);
         }
-        encode(ids);
+        encode(ids)?;
         if special {
             ids.extend_from_slice(&self.after);
         }

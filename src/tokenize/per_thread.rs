@@ -10,28 +10,39 @@ pub struct Owner(Arc<()>);
 /// One thread's buffers, of all tokenizers of a kind; the one in use comes first.
 pub struct PerThread<T>(RefCell<Vec<(Weak<()>, Box<T>)>>);
 
+/// Buffers that a thread keeps for each tokenizer: those of a long text, and of another in the midst of it.
+const KEPT: usize = 2;
+
+impl Owner {
+    fn is(&self, of: &Weak<()>) -> bool {
+        std::ptr::eq(of.as_ptr(), Arc::as_ptr(&self.0))
+    }
+}
+
 impl<T: Default> PerThread<T> {
     pub const fn new() -> Self {
         Self(RefCell::new(Vec::new()))
     }
 
-    /// Runs `work` with this thread's buffers for `owner`.
+    /// Runs `work` with this thread's buffers for `owner`. Where a long text yields, `work` of another text runs inside of
+    /// its own, with buffers of its own.
     pub fn with<R>(&self, owner: &Owner, work: impl FnOnce(&mut T) -> R) -> R {
-        let all = &mut *self.0.borrow_mut();
-        let mine = |(of, _): &(Weak<()>, _)| std::ptr::eq(of.as_ptr(), Arc::as_ptr(&owner.0));
-        if !all.first().is_some_and(mine) {
-            match all.iter().position(mine) {
-                Some(at) => all.swap(0, at),
-                None => {
-                    all.retain(|(of, _)| of.strong_count() > 0);
-                    all.insert(0, (Arc::downgrade(&owner.0), Box::default()));
-                }
-            }
+        let mut buffers = self.take(owner).unwrap_or_default();
+        let result = work(&mut buffers);
+        let mut all = self.0.borrow_mut();
+        if all.iter().filter(|(of, _)| owner.is(of)).count() < KEPT {
+            all.insert(0, (Arc::downgrade(&owner.0), buffers));
         }
-        match all.first_mut() {
-            Some((_, buffers)) => work(buffers),
-            None => work(&mut T::default()),
+        result
+    }
+
+    fn take(&self, owner: &Owner) -> Option<Box<T>> {
+        let mut all = self.0.borrow_mut();
+        let found = all.iter().position(|(of, _)| owner.is(of));
+        if found.is_none() {
+            all.retain(|(of, _)| of.strong_count() > 0);
         }
+        found.map(|at| all.swap_remove(at).1)
     }
 }
 
@@ -51,5 +62,23 @@ mod tests {
         drop(first);
         assert_eq!(all.with(&Owner::default(), |text| text.clone()), "");
         assert_eq!(all.0.borrow().len(), 2);
+    }
+
+    #[test]
+    fn work_inside_of_work_has_buffers_of_its_own_that_are_kept() {
+        let all = PerThread::<String>::new();
+        let owner = Owner::default();
+        for _ in 0..2 {
+            all.with(&owner, |outer| {
+                "outer".clone_into(outer);
+                all.with(&owner, |middle| {
+                    "middle".clone_into(middle);
+                    all.with(&owner, |inner| "inner".clone_into(inner));
+                    assert_eq!(middle, "middle");
+                });
+                assert_eq!(outer, "outer");
+            });
+            assert_eq!(all.0.borrow().len(), KEPT);
+        }
     }
 }

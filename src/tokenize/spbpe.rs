@@ -12,7 +12,6 @@ mod joins;
 
 use foldhash::{HashMap, HashSet};
 
-use super::Tokenize;
 use super::added::{self, AddedTokens};
 use super::bpe::early::{Early, Edges};
 use super::bpe::merges::{Merges, NONE};
@@ -20,6 +19,8 @@ use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe};
 use super::json::{NO_MEMORY, SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
+use super::{EncodeError, Tokenize};
+use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
 use joins::Joins;
 
@@ -75,40 +76,42 @@ impl SentencePieceBpe {
         let texts: HashMap<u32, &str> = vocabulary.iter().map(|(text, &id)| (id, *text)).collect();
         let early = Early::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
         let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));
-        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, false).ok_or(NO_MEMORY)?;
+        let longest = vocabulary.keys().map(|text| text.len()).max().unwrap_or_default();
+        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, false, longest).ok_or(NO_MEMORY)?;
         Ok(Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() })
     }
 
-    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        added::around(self.added.as_ref(), text, ids, |piece, ids| self.piece(piece, scratch, ids));
+    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
+        added::around(self.added.as_ref(), text, ids, steps, |piece, ids| self.piece(piece, scratch, ids, steps))
     }
 
     /// A text without added tokens, but for those that are matched when normalized.
-    fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let Some(first) = piece.chars().next() else { return };
+    fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
+        let Some(first) = piece.chars().next() else { return Ok(()) };
         let mut normalized = std::mem::take(&mut scratch.text);
         normalized.clear();
         if let Some(added) = &self.added_normalized {
             self.normalize(piece, &mut normalized);
-            added::around(Some(added), &normalized, ids, |words, ids| self.words(words, scratch, ids));
+            added::around(Some(added), &normalized, ids, steps, |words, ids| self.words(words, scratch, ids, steps))?;
         } else if memchr::memmem::find(piece.as_bytes(), SPACE_MARK_BYTES).is_some() {
             self.normalize(piece, &mut normalized);
-            self.words(&normalized, scratch, ids);
+            self.words(&normalized, scratch, ids, steps)?;
         } else if !self.prepends_space {
-            self.words(piece, scratch, ids);
+            self.words(piece, scratch, ids, steps)?;
         } else if self.joins.may_join(' ', first) {
             // The first word is copied behind its space, the others stay where they are.
             let end = self.word_end(piece);
             let (word, rest) = piece.split_at_checked(end).unwrap_or((piece, ""));
             normalized.push(' ');
             normalized.push_str(word);
-            self.words(&normalized, scratch, ids);
-            self.words(rest, scratch, ids);
+            self.words(&normalized, scratch, ids, steps)?;
+            self.words(rest, scratch, ids, steps)?;
         } else {
             self.bpe.alphabet.character(' ', ids);
-            self.words(piece, scratch, ids);
+            self.words(piece, scratch, ids, steps)?;
         }
         scratch.text = normalized;
+        Ok(())
     }
 
     /// As the normalizer does, with spaces for U+2581.
@@ -137,21 +140,21 @@ impl SentencePieceBpe {
         text.len()
     }
 
-    fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         let scratch = &mut scratch.bpe;
         let mut characters = text.char_indices();
-        let Some((_, mut before)) = characters.next() else { return };
+        let Some((_, mut before)) = characters.next() else { return Ok(()) };
         self.bpe.begin(text, scratch);
         let mut start = 0;
         for (at, character) in characters {
             if !self.joins.may_join(before, character) {
-                self.bpe.word(text, start..at, scratch, ids);
+                self.bpe.word(text, start..at, scratch, ids, steps)?;
                 start = at;
             }
             before = character;
         }
-        self.bpe.word(text, start..text.len(), scratch, ids);
-        self.bpe.finish(text, scratch, ids);
+        self.bpe.word(text, start..text.len(), scratch, ids, steps)?;
+        self.bpe.finish(text, scratch, ids, steps)
     }
 }
 
@@ -187,9 +190,23 @@ const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 
 impl Tokenize for SentencePieceBpe {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        self.encode_in_steps(text, special, ids, &Steps::unlimited()).map_err(|error| error.to_string())
+    }
+
+    fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
         self.template.surround(text, special, ids, |ids| {
-            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids, steps)))
         })
+    }
+
+    fn takes_steps(&self) -> bool {
+        true
     }
 
     fn name(&self) -> &'static str {

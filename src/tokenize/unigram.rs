@@ -15,10 +15,11 @@ use super::json::{SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{self, Spelling};
 use super::words::{Key, WordCache};
-use super::{AddedToken, Tokenize, Vocabulary};
+use super::{AddedToken, EncodeError, Tokenize, Vocabulary};
+use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
 use normalize::Normalizer;
-use viterbi::{Pieces, Workspace};
+use viterbi::{KEPT, Pieces, Workspace};
 
 pub struct Unigram {
     normalizer: Normalizer,
@@ -97,55 +98,81 @@ impl Unigram {
 }
 
 impl Unigram {
-    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         let mut from = 0;
-        while let Some((place, id)) = self.added.as_ref().and_then(|added| added.next(text, from)) {
-            self.words(text, from, place.start, scratch, ids);
+        let next = |from, made| self.added.as_ref().map_or(Ok(None), |added| added.next(text, from, made, steps));
+        while let Some((place, id)) = next(from, ids.len())? {
+            self.words(text, from, place.start, scratch, ids, steps)?;
             ids.push(id);
             from = place.end;
+            steps.take(1, ids.len())?;
         }
-        self.words(text, from, text.len(), scratch, ids);
+        self.words(text, from, text.len(), scratch, ids, steps)
     }
 
     /// `text[from..to]`, which holds no added token.
-    fn words(&self, text: &str, mut from: usize, to: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn words(
+        &self,
+        text: &str,
+        mut from: usize,
+        to: usize,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
         let bytes = text.as_bytes().get(..to).unwrap_or_default();
         while let Some(rest) = bytes.get(from..).filter(|rest| !rest.is_empty()) {
             let length = rest.iter().position(|&byte| is_space(byte)).unwrap_or(rest.len());
             if length > 0 {
-                self.word(text, from, from + length, scratch, ids);
+                self.word(text, from, from + length, scratch, ids, steps)?;
             }
             from += length + 1;
+            steps.take(1, ids.len())?;
         }
+        Ok(())
     }
 
-    fn word(&self, text: &str, start: usize, end: usize, scratch: &mut Scratch, ids: &mut Vec<u32>) {
+    fn word(
+        &self,
+        text: &str,
+        start: usize,
+        end: usize,
+        scratch: &mut Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
+        let word = || text.get(start..end).unwrap_or_default();
         let Some(key) = Key::new(text.as_bytes(), start, end) else {
-            self.split(text.get(start..end).unwrap_or_default(), scratch);
+            self.split(word(), scratch, ids.len(), steps)?;
             ids.extend_from_slice(&scratch.word);
-            return;
+            return Ok(());
         };
         let hash = key.hash();
         if !scratch.cache.append(&key, hash, ids) {
-            self.split(text.get(start..end).unwrap_or_default(), scratch);
+            self.split(word(), scratch, ids.len(), steps)?;
             ids.extend_from_slice(&scratch.word);
             scratch.cache.put(&key, hash, &scratch.word);
         }
+        Ok(())
     }
 
-    /// Leaves the tokens of `word` in `scratch.word`. White space that it holds only when normalized, and space marks,
-    /// split it again.
-    fn split(&self, word: &str, scratch: &mut Scratch) {
+    /// Leaves the tokens of `word` in `scratch.word`, of a text that has `made` before them. White space that the word holds
+    /// only when normalized, and space marks, split it again.
+    fn split(&self, word: &str, scratch: &mut Scratch, made: usize, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Scratch { workspace, normalized, word: ids, .. } = scratch;
         ids.clear();
-        let word = self.normalizer.apply(word, normalized);
+        let word = self.normalizer.apply(word, normalized, made, steps)?;
         for word in word.split(char::is_whitespace).filter(|word| !word.is_empty()) {
             // A mark at the start is the one that the word would get.
             for part in word.strip_prefix(SPACE_MARK).unwrap_or(word).split(SPACE_MARK) {
-                self.pieces.split(part, workspace);
+                self.pieces.split(part, workspace, made + ids.len(), steps)?;
                 ids.append(&mut workspace.ids);
             }
         }
+        if normalized.capacity() > KEPT {
+            *normalized = String::new();
+        }
+        Ok(())
     }
 }
 
@@ -189,9 +216,23 @@ fn spelled<'d>(
 
 impl Tokenize for Unigram {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        self.encode_in_steps(text, special, ids, &Steps::unlimited()).map_err(|error| error.to_string())
+    }
+
+    fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
         self.template.surround(text, special, ids, |ids| {
-            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids)));
+            SCRATCH.with(|all| all.with(&self.owner, |scratch| self.text(text, scratch, ids, steps)))
         })
+    }
+
+    fn takes_steps(&self) -> bool {
+        true
     }
 
     fn name(&self) -> &'static str {

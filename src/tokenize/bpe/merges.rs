@@ -8,6 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
+use crate::yield_point::{Steps, Stopped};
 
 /// No token, no rank.
 pub const NONE: u32 = u32::MAX;
@@ -95,13 +96,30 @@ impl Merges {
     ///
     /// At most three candidates a symbol enter the heap: one at the start, two for each merge.
     pub fn apply_by_heap(&self, symbols: &mut Vec<u32>, workspace: &mut Workspace) -> u32 {
+        self.apply_by_heap_in_steps(symbols, workspace, 0, &Steps::unlimited()).unwrap_or_default()
+    }
+
+    /// The same for a long word of a text that has `made` tokens beside it.
+    ///
+    /// # Errors
+    /// When `steps` ends the work.
+    pub fn apply_by_heap_in_steps(
+        &self,
+        symbols: &mut Vec<u32>,
+        workspace: &mut Workspace,
+        made: usize,
+        steps: &Steps<'_>,
+    ) -> Result<u32, Stopped> {
         let table = self.reader();
         let Workspace { merges, next, previous, heap, candidates } = workspace;
         merges.clear();
-        merges.extend(symbols.windows(2).map(|pair| match pair {
-            &[left, right] => table.merge(left, right),
-            _ => NO_MERGE,
-        }));
+        for pair in symbols.windows(2) {
+            merges.push(match pair {
+                &[left, right] => table.merge(left, right),
+                _ => NO_MERGE,
+            });
+            steps.take(1, made)?;
+        }
         let count = symbols.len() as u32;
         next.clear();
         next.extend(1..=count);
@@ -117,6 +135,7 @@ impl Merges {
         let mut highest = 0;
         while let Some(Reverse(top)) = heap.pop() {
             *candidates += 1;
+            steps.take(1, made)?;
             let at = top as u32;
             // A rank names its pair, so an outdated candidate differs from what stands there now.
             let Some(&merge) = merges.get(at as usize).filter(|&&merge| merge >> 32 == top >> 32) else { continue };
@@ -143,7 +162,7 @@ impl Merges {
             }
         }
         symbols.retain(|&symbol| symbol != NONE);
-        highest
+        Ok(highest)
     }
 }
 

@@ -88,6 +88,19 @@ impl Splitter {
             || !text.chars().any(|c| self.may_change.get(c as usize).is_some_and(|&may| may))
     }
 
+    /// `text` in parts of at least `length` bytes, but for the last, that can be normalized one by one: each begins with a
+    /// character that NFC leaves alone, and that composes with none before it.
+    pub fn parts<'t>(&self, text: &'t str, length: usize) -> impl Iterator<Item = &'t str> {
+        let mut rest = text;
+        std::iter::from_fn(move || {
+            let stays = |c: char| !self.may_change.get(c as usize).is_some_and(|&may| may);
+            let cut = rest.char_indices().find(|&(at, c)| at >= length && stays(c)).map_or(rest.len(), |(at, _)| at);
+            let (part, behind) = rest.split_at_checked(cut)?;
+            rest = behind;
+            (!part.is_empty()).then_some(part)
+        })
+    }
+
     /// The bytes of the word that `window` begins with, where that is soon told: most words of ASCII. What is behind the text
     /// are zeros.
     #[inline]
@@ -327,6 +340,23 @@ mod tests {
             if character < '\u{32400}' && u32::from(character) % 7 == 0 {
                 check(&splitter, &reference, &format!("a{character}b 1{character}2"));
             }
+        }
+    }
+
+    #[test]
+    fn parts_are_normalized_as_the_whole() {
+        let (splitter, _) = splitter(r"\p{N}");
+        let mut rng = fastrand::Rng::with_seed(9);
+        let characters: Vec<char> =
+            "ab é\u{301}\u{327}가\u{1100}\u{1161}\u{11a8}\u{9c7}\u{9be}Åﬁ\u{344}ක\u{dca}\u{dcf}".chars().collect();
+        for _ in 0..5_000 {
+            let text: String = (0..rng.usize(0..40))
+                .map(|_| if rng.u8(..) < 200 { characters[rng.usize(..characters.len())] } else { rng.char(..) })
+                .collect();
+            let parts: Vec<&str> = splitter.parts(&text, rng.usize(1..8)).collect();
+            assert_eq!(parts.concat(), text);
+            let normalized: String = parts.iter().flat_map(|part| part.nfc().map(|(c, _)| c)).collect();
+            assert_eq!(normalized, text.nfc().map(|(c, _)| c).collect::<String>(), "{text:?}");
         }
     }
 

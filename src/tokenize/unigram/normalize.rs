@@ -7,6 +7,7 @@ use unicode_normalization_alignments::char::{canonical_combining_class, decompos
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
 use crate::tokenize::json::kind;
+use crate::yield_point::{Steps, Stopped};
 
 /// The steps of the supported normalizers.
 ///
@@ -47,13 +48,29 @@ impl Normalizer {
         Ok(this)
     }
 
-    /// `word`, a text without white space of ASCII, normalized; the result may hold white space.
+    /// `word`, a text without white space of ASCII, normalized; the result may hold white space. It is a word of a text that
+    /// has `made` tokens before it.
+    ///
+    /// # Errors
+    /// When `steps` ends the work.
     #[inline]
-    pub fn apply<'t>(&self, word: &'t str, buffer: &'t mut String) -> &'t str {
-        if word.is_ascii() { word } else { self.apply_unicode(word, buffer) }
+    pub fn apply<'t>(
+        &self,
+        word: &'t str,
+        buffer: &'t mut String,
+        made: usize,
+        steps: &Steps<'_>,
+    ) -> Result<&'t str, Stopped> {
+        if word.is_ascii() { Ok(word) } else { self.apply_unicode(word, buffer, made, steps) }
     }
 
-    fn apply_unicode<'t>(&self, word: &'t str, buffer: &'t mut String) -> &'t str {
+    fn apply_unicode<'t>(
+        &self,
+        word: &'t str,
+        buffer: &'t mut String,
+        made: usize,
+        steps: &Steps<'_>,
+    ) -> Result<&'t str, Stopped> {
         buffer.clear();
         // What is before `copied` is in the buffer; it ends where what follows cannot change it.
         let mut copied = 0;
@@ -65,6 +82,7 @@ impl Normalizer {
                 continue;
             }
             let end = at + character.len_utf8();
+            steps.take(1, made)?;
             if self.spaces.iter().any(|range| range.contains(&character)) {
                 buffer.push_str(word.get(copied..at).unwrap_or_default());
                 buffer.push(' ');
@@ -85,21 +103,35 @@ impl Normalizer {
                     buffer.extend(std::iter::once(character).nfkc().map(|(c, _)| c));
                     (copied, class_before) = (end, 0);
                 }
-                _ => return self.apply_slowly(word, buffer),
+                _ => return self.apply_slowly(word, buffer, made, steps),
             }
         }
         if copied == 0 {
-            return word;
+            return Ok(word);
         }
         buffer.push_str(word.get(copied..).unwrap_or_default());
-        buffer
+        Ok(buffer)
     }
 
-    fn apply_slowly<'t>(&self, word: &str, buffer: &'t mut String) -> &'t str {
+    fn apply_slowly<'t>(
+        &self,
+        word: &str,
+        buffer: &'t mut String,
+        made: usize,
+        steps: &Steps<'_>,
+    ) -> Result<&'t str, Stopped> {
         buffer.clear();
         let space = |c: char| if self.spaces.iter().any(|range| range.contains(&c)) { ' ' } else { c };
-        buffer.extend(word.chars().map(space).nfkc().map(|(c, _)| c));
-        buffer
+        let mut rest = word;
+        while !rest.is_empty() {
+            let mut cuts = rest.char_indices().filter(|&(at, c)| at >= Steps::UNITS && begins_alone(space(c)));
+            let cut = cuts.next().map_or(rest.len(), |(at, _)| at);
+            let (part, behind) = rest.split_at_checked(cut).unwrap_or((rest, ""));
+            buffer.extend(part.chars().map(space).nfkc().map(|(c, _)| c));
+            steps.take(part.len(), made)?;
+            rest = behind;
+        }
+        Ok(buffer)
     }
 }
 
@@ -155,9 +187,25 @@ mod tests {
             let before = around[rng.usize(..around.len())];
             let after = around[rng.usize(..around.len())];
             for word in [format!("{before}{character}{after}"), character.into()] {
-                let found = normalizer.apply(&word, &mut quickly);
-                assert_eq!(found, normalizer.apply_slowly(&word, &mut slowly), "{word:?}");
+                let found = normalizer.apply(&word, &mut quickly, 0, &Steps::unlimited());
+                assert_eq!(found, normalizer.apply_slowly(&word, &mut slowly, 0, &Steps::unlimited()), "{word:?}");
             }
+        }
+    }
+
+    #[test]
+    fn long_words_are_normalized_in_parts_as_in_one() {
+        let normalizer = normalizer("[\u{200b}-\u{200f}\u{feff}]").unwrap();
+        let mut rng = fastrand::Rng::with_seed(4);
+        let characters: Vec<char> =
+            "aé\u{301}\u{327}ガカ\u{3099}가\u{1100}\u{1161}\u{11a8}ﷺ\u{200b}\u{e38}ﬁ".chars().collect();
+        for _ in 0..50 {
+            let count = 3 * Steps::UNITS + rng.usize(..100);
+            let word: String = (0..count).map(|_| characters[rng.usize(..characters.len())]).collect();
+            let space = |c: char| if matches!(c, '\u{200b}'..='\u{200f}' | '\u{feff}') { ' ' } else { c };
+            let expected: String = word.chars().map(space).nfkc().map(|(c, _)| c).collect();
+            let mut buffer = String::new();
+            assert!(normalizer.apply_slowly(&word, &mut buffer, 0, &Steps::unlimited()) == Ok(expected.as_str()));
         }
     }
 
