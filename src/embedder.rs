@@ -1,7 +1,8 @@
 //! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
@@ -9,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
-use crate::error::{EmbedError, LoadError};
+use crate::error::{Damage, EmbedError, LoadError};
 use crate::pooling::place::{DeviceChoice, check_built, place};
-use crate::pooling::{Pooling, normalize};
+use crate::pooling::{self, Pooling, normalize};
+use crate::tokenize::EncodeError;
 use crate::tokenize::choose::{Choice, Search};
 use crate::tokenize::pieces::Pieces;
+use crate::yield_point::{Steps, Stopped, Undisturbed, YieldPoint};
 
 /// What an array of token ids in place of a text means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -128,11 +131,15 @@ pub struct Embedder {
     why_cpu: Option<String>,
     /// The file and its map, where the pooling reads from it.
     mapped: Option<(PathBuf, Map)>,
+    /// What was found to have happened to that file, beside being cut short.
+    damage: OnceLock<Damage>,
     rows: usize,
     table_dimensions: usize,
     table_bytes: usize,
     settings: Settings,
     conventions: Conventions,
+    /// Whether every token of a text has a row and counts.
+    pools_every_token: bool,
 }
 
 impl Embedder {
@@ -183,6 +190,7 @@ impl Embedder {
         let reads_the_file = pooling.reads_the_table() && settings.memory == Memory::Map;
         let mapped = table_source.map.filter(|_| reads_the_file).map(|map| (table_source.path, map));
         let pieces = std::mem::take(&mut tokenizer.pieces);
+        let pools_every_token = conventions.left_out.is_none() && tokenizer.vocabulary.max_id() < rows as u64;
         let (choice, search) = tokenizer.split();
         let tokenizer = ArcSwap::from_pointee(choice);
         let embedder = Self {
@@ -191,11 +199,13 @@ impl Embedder {
             pooling,
             why_cpu,
             mapped,
+            damage: OnceLock::new(),
             rows,
             table_dimensions,
             table_bytes,
             settings,
             conventions,
+            pools_every_token,
         };
         Ok((embedder, search))
     }
@@ -255,9 +265,20 @@ impl Embedder {
         self.table_bytes
     }
 
-    /// The table's file, if it was cut short under its map: no vector can be had any more.
-    pub fn damage(&self) -> Option<&Path> {
-        self.mapped.as_ref().filter(|(_, map)| map.is_damaged()).map(|(path, _)| path.as_path())
+    /// [`EmbedError::Damaged`], if the table's file is known to be another than the one that was loaded: no vector can be
+    /// had any more.
+    pub fn damage(&self) -> Option<EmbedError> {
+        let (path, map) = self.mapped.as_ref()?;
+        let damage = if map.is_damaged() { Damage::CutShort } else { *self.damage.get()? };
+        Some(EmbedError::Damaged { path: path.clone(), damage })
+    }
+
+    /// Asks the system whether the table's file was written to since it was loaded; then it is damaged from here on.
+    pub fn check_file(&self) -> Option<EmbedError> {
+        if self.mapped.as_ref().is_some_and(|(_, map)| map.is_changed()) {
+            self.damage.get_or_init(|| Damage::Changed);
+        }
+        self.damage()
     }
 
     /// The tokenizer in use, and why not a faster one.
@@ -282,15 +303,28 @@ impl Embedder {
     /// # Errors
     /// When the input is not one that this model takes.
     pub fn tokens(&self, index: usize, input: &Input) -> Result<PooledTokens, EmbedError> {
+        self.tokens_in_steps(index, input, &Undisturbed)
+    }
+
+    /// The same, where the input may take seconds: `at` is reached every few milliseconds.
+    ///
+    /// # Errors
+    /// As [`Embedder::tokens`], and when `at` ends the work.
+    pub fn tokens_in_steps(
+        &self,
+        index: usize,
+        input: &Input,
+        at: &dyn YieldPoint,
+    ) -> Result<PooledTokens, EmbedError> {
         let ids = match (input, self.settings.token_input) {
-            (Input::Text(text), _) => return self.tokens_of_text(index, text),
+            (Input::Text(text), _) => self.encode(index, text, at)?,
             (Input::TokenIds(ids), TokenInput::Cl100k) => {
                 let text = cl100k::decode(ids).map_err(|e| EmbedError::NotCl100k {
                     input: index,
                     position: e.position,
                     id: e.id,
                 })?;
-                self.encode(index, &text)?
+                self.encode(index, &text, at)?
             }
             (Input::TokenIds(ids), TokenInput::Model) => {
                 if let Some(position) = ids.iter().position(|&id| id as usize >= self.rows) {
@@ -304,46 +338,106 @@ impl Embedder {
         self.pooled(index, ids)
     }
 
-    fn tokens_of_text(&self, index: usize, text: &str) -> Result<PooledTokens, EmbedError> {
-        self.pooled(index, self.encode(index, text)?)
+    /// The bytes of text that an input is tokenized from. Ids of cl100k_base may stand for 128 bytes each.
+    pub fn bytes_of(&self, input: &Input) -> usize {
+        match (input, self.settings.token_input) {
+            (Input::Text(text), _) => text.len(),
+            (Input::TokenIds(ids), TokenInput::Cl100k) => cl100k::bytes_of(ids),
+            (Input::TokenIds(ids), TokenInput::Model) => size_of_val(ids.as_slice()),
+            (Input::TokenIds(_), TokenInput::Reject) => 0,
+        }
     }
 
     fn pooled(&self, index: usize, mut ids: Vec<u32>) -> Result<PooledTokens, EmbedError> {
         // Added tokens may lie beyond the table (Gemma 3 has one).
         ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
         if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
-            return Err(EmbedError::TooManyTokens { input: index, tokens: ids.len(), max });
+            return Err(EmbedError::TooManyTokens { input: index, tokens: Some(ids.len()), max });
         }
         Ok(PooledTokens(ids))
     }
 
-    fn encode(&self, index: usize, text: &str) -> Result<Vec<u32>, EmbedError> {
+    fn encode(&self, index: usize, text: &str, at: &dyn YieldPoint) -> Result<Vec<u32>, EmbedError> {
+        // A text of too many tokens is given up where that is known, unless some of them may be left out.
+        let max = self.settings.max_input_tokens.filter(|_| self.pools_every_token);
+        let is_over = |tokens: usize| max.filter(|&max| tokens > max);
+        let over = Cell::new(None);
+        let reached = |tokens| {
+            over.set(is_over(tokens));
+            if over.get().is_some() { Err(Stopped) } else { at.reached() }
+        };
         // In most languages a token has more bytes than three.
         let mut ids = Vec::with_capacity(text.len() / 3 + 4);
-        self.tokenizer
-            .load()
-            .implementation
-            .encode(text, self.conventions.special_tokens, &mut ids)
-            .map_err(|message| EmbedError::Tokenizer { input: index, message })?;
+        let (special, tokenizer) = (self.conventions.special_tokens, self.tokenizer.load());
+        let encoded = match at.is_needed() {
+            true => tokenizer.encode_in_steps(text, special, &mut ids, &Steps::new(&reached)),
+            false => tokenizer.implementation.encode(text, special, &mut ids).map_err(EncodeError::Failed),
+        };
+        encoded.map_err(|error| match (error, over.get()) {
+            (EncodeError::Failed(message), _) => EmbedError::Tokenizer { input: index, message },
+            (EncodeError::Stopped(_), Some(max)) => EmbedError::TooManyTokens { input: index, tokens: None, max },
+            (EncodeError::Stopped(stopped), None) => stopped.into(),
+        })?;
         Ok(ids)
     }
 
     /// Writes the vectors of `texts` to `out` (texts x `dimensions`). One without tokens is the first unit vector.
     ///
     /// # Errors
-    /// When a device fails, or the table's file was cut short under its map.
+    /// When a device fails, the table's file was changed under its map, or a vector cannot be told in f32.
     pub fn pool(&self, texts: &[PooledTokens], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
+        self.pool_in_steps(0, texts, dimensions, out, &Undisturbed)
+    }
+
+    /// The same of the texts from `first` on, where one of them may take long: `at` is reached every millisecond or so.
+    ///
+    /// # Errors
+    /// As [`Embedder::pool`], and when `at` ends the work.
+    pub fn pool_in_steps(
+        &self,
+        first: usize,
+        texts: &[PooledTokens],
+        dimensions: usize,
+        out: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
         let ids: Vec<&[u32]> = texts.iter().map(PooledTokens::ids).collect();
-        self.pooling.mean(&ids, dimensions, out)?;
+        self.pooling.mean_in_steps(&ids, dimensions, out, at)?;
         if let Some(damage) = self.damage() {
-            return Err(EmbedError::Damaged { path: damage.to_owned() });
+            return Err(damage);
         }
-        for (text, vector) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
-            if self.conventions.normalize || text.is_empty() {
-                normalize(vector);
+        for (input, (text, vector)) in texts.iter().zip(out.chunks_mut(dimensions.max(1))).enumerate() {
+            if text.is_empty() {
+                pooling::first_unit_vector(vector);
+                continue;
+            }
+            let finite =
+                if self.conventions.normalize { normalize(vector).is_ok() } else { pooling::is_finite(vector) };
+            if !finite {
+                self.pool_exactly(first + input, text, vector, at)?;
             }
         }
         Ok(())
+    }
+
+    /// The vector of a text whose sum in f32 is not finite.
+    fn pool_exactly(
+        &self,
+        input: usize,
+        text: &PooledTokens,
+        vector: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
+        let Some(exact) = self.pooling.exact_mean(text.ids(), vector.len(), at)? else {
+            return Err(EmbedError::NotFinite { input });
+        };
+        if exact.iter().all(|x| x.is_finite()) {
+            return pooling::rounded(&exact, self.conventions.normalize, vector)
+                .map_err(|_| EmbedError::TooLarge { input });
+        }
+        // Every row was finite when the table was loaded.
+        self.damage.get_or_init(|| Damage::NotFinite);
+        Err(self.damage().unwrap_or(EmbedError::NotFinite { input }))
     }
 
     /// The vectors of `texts`, on this thread.
@@ -352,8 +446,9 @@ impl Embedder {
     /// When a text cannot be tokenized, is longer than `max_input_tokens`, or the device fails.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let texts = texts.iter().enumerate();
-        let tokens: Vec<PooledTokens> =
-            texts.map(|(index, text)| self.tokens_of_text(index, text.as_ref())).collect::<Result<_, _>>()?;
+        let tokens: Vec<PooledTokens> = texts
+            .map(|(index, text)| self.pooled(index, self.encode(index, text.as_ref(), &Undisturbed)?))
+            .collect::<Result<_, _>>()?;
         let dimensions = self.dimensions();
         if self.wants_whole_batches() {
             let mut vectors = vec![0.0; tokens.len() * dimensions];

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::yield_point::Stopped;
+
 /// Why a checkpoint cannot be served: what is wrong where, what was expected, and what to set or do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadError {
@@ -115,6 +117,20 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
+/// What happened to a table's file while it was mapped; reads on from its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It is shorter than it was, or cannot be read any more.
+    #[error("was cut short while it was in use")]
+    CutShort,
+    /// Its size or its time of change is another.
+    #[error("was changed in place while it was in use")]
+    Changed,
+    /// A sum of its rows is not finite, although every row was when it was loaded.
+    #[error("holds numbers that are not finite, which it did not when it was loaded")]
+    NotFinite,
+}
+
 /// Why an input has no vector. `input` is its index among the inputs of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
@@ -135,19 +151,34 @@ pub enum EmbedError {
     TokenIdsRejected { input: usize },
     /// More tokens than `max_input_tokens` allows. Nothing is ever truncated instead.
     #[error(
-        "this model's maximum input length is {max} tokens, and input {input} has {tokens}; \
-         please shorten it (the limit is this server's setting max_input_tokens)"
+        "this model's maximum input length is {max} tokens, and input {input} has {}; \
+         please shorten it (the limit is this server's setting max_input_tokens)",
+        .tokens.map_or_else(|| "more".to_owned(), |tokens| tokens.to_string())
     )]
-    TooManyTokens { input: usize, tokens: usize, max: usize },
+    TooManyTokens {
+        input: usize,
+        /// `None` where they were not all counted.
+        tokens: Option<usize>,
+        max: usize,
+    },
     /// `dimensions` asks for what the table does not have.
     #[error("invalid value for 'dimensions' = {requested}: must be between 1 and {max}, the dimensions of this model")]
     Dimensions { requested: u64, max: usize },
     /// The tokenizer could not encode the text.
     #[error("input {input} could not be tokenized: {message}")]
     Tokenizer { input: usize, message: String },
-    /// The table's file was cut short, or cannot be read any more, under the map.
-    #[error("the table of this model is damaged: {} was cut short while it was in use", .path.display())]
-    Damaged { path: PathBuf },
+    /// The table's file is no longer what it was when the model was loaded.
+    #[error("the table of this model is damaged: {} {damage}", .path.display())]
+    Damaged { path: PathBuf, damage: Damage },
+    /// A mean is too large for a 32-bit float, and the model does not scale its vectors to length 1.
+    #[error("the vector of input {input} holds a number that is too large for a 32-bit float")]
+    TooLarge { input: usize },
+    /// A mean is not finite, and its table is not a mapped file whose damage would explain it.
+    #[error("the vector of input {input} holds a number that is not finite")]
+    NotFinite { input: usize },
+    /// The work was ended before its time.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// The accelerator failed.
     #[error("the device failed: {message}")]
     Device { message: String },

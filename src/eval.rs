@@ -147,13 +147,13 @@ impl Task {
                 Ok(vec![metrics::spearman(&cosines, scores)])
             }
             Data::Bitext { left, right } => {
-                let (left, right) = (unit(model.embed(left)?), unit(model.embed(right)?));
+                let (left, right) = (unit(model.embed(left)?)?, unit(model.embed(right)?)?);
                 let forward = metrics::top1(&left, &right);
                 let backward = metrics::top1(&right, &left);
                 Ok(vec![f64::midpoint(forward, backward), forward, backward])
             }
             Data::Retrieval { documents, queries, relevant } => {
-                let (documents, queries) = (unit(model.embed(documents)?), unit(model.embed(queries)?));
+                let (documents, queries) = (unit(model.embed(documents)?)?, unit(model.embed(queries)?)?);
                 let found: Vec<Ranked> = queries
                     .par_iter()
                     .zip(relevant)
@@ -166,9 +166,11 @@ impl Task {
     }
 }
 
-fn unit(mut vectors: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
-    vectors.iter_mut().for_each(|vector| crate::pooling::normalize(vector));
-    vectors
+fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, String> {
+    for vector in &mut vectors {
+        crate::pooling::normalize(vector).map_err(|error| error.to_string())?;
+    }
+    Ok(vectors)
 }
 
 /// What one model got in one task.

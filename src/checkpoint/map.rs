@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 #[cfg(unix)]
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
@@ -37,6 +38,10 @@ struct Mapped {
     #[cfg(unix)]
     guard: OnceLock<guard::Guard>,
     map: Mmap,
+    /// Kept open to ask what the file has become: at its path there may be another by now.
+    file: File,
+    /// When it was mapped.
+    modified: Option<SystemTime>,
 }
 
 thread_local! {
@@ -102,11 +107,22 @@ impl Map {
         // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
         // it is (ARCHITECTURE.md, "Memory maps").
         let map = unsafe { Mmap::map(file) }.map_err(|e| LoadError::io(path, &e))?;
+        let file = file.try_clone().map_err(|e| LoadError::io(path, &e))?;
         Ok(Self(Held::File(Arc::new(Mapped {
             #[cfg(unix)]
             guard: OnceLock::new(),
             map,
+            file,
+            modified: metadata.modified().ok(),
         }))))
+    }
+
+    /// Whether the mapped file itself, wherever its name is now, has another size or time of change than when it was
+    /// mapped.
+    pub fn is_changed(&self) -> bool {
+        let Held::File(mapped) = &self.0 else { return false };
+        let now = mapped.file.metadata();
+        now.is_ok_and(|now| now.len() != mapped.map.len() as u64 || now.modified().ok() != mapped.modified)
     }
 
     /// From here on, pages that the file no longer has read as zeros, and [`Map::is_damaged`] says so. For those who ask
@@ -217,6 +233,24 @@ mod tests {
         };
         assert_eq!(first_byte(false).unwrap(), Some(7));
         assert!(first_byte(true).unwrap_err().to_string().contains("cut short"));
+    }
+
+    #[test]
+    fn a_file_that_is_written_in_place_is_changed_and_one_that_is_replaced_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        std::fs::write(&path, [1u8; 64]).unwrap();
+        let map = Map::open(&path).unwrap();
+        assert!(!map.is_changed());
+        let other = Map::open(&path).unwrap();
+        std::fs::write(dir.path().join("next"), [2u8; 16]).unwrap();
+        std::fs::rename(dir.path().join("next"), &path).unwrap();
+        assert!(!map.is_changed() && !other.is_changed());
+        let third = Map::open(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert!(third.is_changed() && !map.is_changed());
+        assert!(!Map::of_program(b"x").is_changed());
     }
 
     #[test]

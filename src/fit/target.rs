@@ -43,7 +43,9 @@ pub fn target(
         out.clear();
         out.resize(block.len() * dimensions, 0.0);
         moments::multiply(&centred, projection.as_ref(), &mut out);
-        out.par_chunks_mut(dimensions).for_each(normalize);
+        out.par_chunks_mut(dimensions).try_for_each(normalize).map_err(|problem| {
+            LoadError::new("teacher", format!("gave vectors of which one cannot be scaled: {problem}"))
+        })?;
         spool.push(&out)?;
     }
     spool.finish()

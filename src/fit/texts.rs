@@ -171,7 +171,8 @@ pub fn read(
                         without_tokens += 1;
                         continue;
                     }
-                    crate::pooling::normalize(&mut vector);
+                    crate::pooling::normalize(&mut vector)
+                        .map_err(|problem| teacher.wrong(number, text, &problem.to_string()))?;
                     spool.push(&vector)?;
                     tokens += encoded.len() as u64;
                     ids.extend(encoded);

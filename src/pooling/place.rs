@@ -11,6 +11,7 @@ use super::{CpuPooling, DevicePooling, Pooling};
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
 use crate::table::EmbeddingTable;
+use crate::yield_point::{Stopped, YieldPoint};
 
 /// Where the table lives and the means are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -312,6 +313,10 @@ impl Pooling for BySize {
         } else {
             self.device.mean(texts, dimensions, out)
         }
+    }
+
+    fn exact_mean(&self, ids: &[u32], dimensions: usize, at: &dyn YieldPoint) -> Result<Option<Vec<f64>>, Stopped> {
+        self.cpu.exact_mean(ids, dimensions, at)
     }
 
     fn device(&self) -> String {

@@ -10,7 +10,6 @@ use utoipa::ToSchema;
 
 use super::State;
 use super::error::ApiError;
-use crate::error::EmbedError;
 use crate::openai::ErrorResponse;
 use crate::registry::Entry;
 
@@ -42,16 +41,16 @@ pub async fn health() -> Json<Status> {
     tag = "operations",
     responses(
         (status = OK, description = "The server takes requests", body = Status),
-        (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or a table was cut short in use", body = ErrorResponse<'_>),
+        (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or the file of a table was damaged in use", body = ErrorResponse<'_>),
     )
 )]
 pub async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Status>, ApiError> {
     if state.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
-    let damage = |entry: &Arc<Entry>| Some(entry.embedder()?.damage()?.to_owned());
-    if let Some(path) = state.registry.models().iter().find_map(damage) {
-        return Err(ApiError::damaged(&EmbedError::Damaged { path }));
+    let damage = |entry: &Arc<Entry>| entry.embedder()?.damage();
+    if let Some(damage) = state.registry.models().iter().find_map(damage) {
+        return Err(ApiError::damaged(&damage));
     }
     let loading = state.registry.loading();
     if loading.is_empty() { Ok(Json(Status { status: "ready" })) } else { Err(ApiError::loading(&loading)) }

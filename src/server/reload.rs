@@ -85,6 +85,7 @@ where
             Err(error) => {
                 state.metrics.reloaded(REFUSED);
                 tracing::error!("the new configuration is refused, the old one goes on: {error}");
+                state.check_files();
             }
         }
     }
@@ -112,6 +113,22 @@ async fn reload(
     next.take_over();
     tracing::info!(models = next.registry.models().len(), loaded = to_load, "configuration reloaded");
     Ok((next, searches))
+}
+
+impl State {
+    /// Finds the models whose files were overwritten in place. They are served from those files and not from what was
+    /// loaded, so they answer with an error until a reload succeeds.
+    fn check_files(&self) {
+        for entry in self.registry.models() {
+            if let Some(damage) = entry.embedder().and_then(|embedder| embedder.check_file()) {
+                tracing::error!(
+                    model = entry.id(),
+                    "{damage}; its requests are answered with 503 until the model can be loaded again. \
+                     Write a new checkpoint beside it and rename it into place"
+                );
+            }
+        }
+    }
 }
 
 /// Of all files that a configuration comes from and names.

@@ -247,7 +247,7 @@ fn the_command_writes_a_table_that_says_what_it_was_fitted_to() {
     let sea = embedder.embed(&["the sea"]).unwrap();
     let words = [2, 6].map(|id: usize| &case.rows[id]);
     let mut expected: Vec<f32> = words[0].iter().zip(words[1]).map(|(a, b)| a + b).collect();
-    embedding_server::pooling::normalize(&mut expected);
+    embedding_server::pooling::normalize(&mut expected).unwrap();
     assert!(difference(&sea[0], &expected) < 1e-3, "{sea:?} {expected:?}");
 
     let again = run(&args);

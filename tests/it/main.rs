@@ -28,6 +28,7 @@ mod loading;
 mod metrics;
 mod models;
 mod neighbours;
+mod numbers;
 mod openapi;
 mod operations;
 mod output;

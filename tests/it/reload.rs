@@ -1,6 +1,6 @@
 //! SIGHUP and the watch: another configuration under requests, refused ones, tables that are cut short.
 
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -280,6 +280,76 @@ fn a_table_that_is_cut_short_under_the_server_is_an_error_until_it_is_loaded_aga
     let log = server.log();
     assert!(log.iter().any(|line| line["level"] == "ERROR" && line.to_string().contains("cut short")));
     assert_eq!(loads(&log, "whole"), 1);
+}
+
+/// Writes over all but the first `kept` bytes of `dir`'s table, in place.
+fn overwrite(dir: &Path, kept: usize, change: impl Fn(u8) -> u8) {
+    let path = dir.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let changed: Vec<u8> = bytes[kept..].iter().map(|&byte| change(byte)).collect();
+    let mut file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.seek(SeekFrom::Start(kept as u64)).unwrap();
+    file.write_all(&changed).unwrap();
+}
+
+fn is_damaged((status, error): &(u16, Value), how: &str) {
+    assert_eq!((*status, error["error"]["code"].as_str()), (503, Some("model_damaged")), "{error}");
+    let message = error["error"]["message"].as_str().unwrap();
+    assert!(message.contains("model.safetensors") && message.contains(how), "{message}");
+}
+
+#[test]
+fn a_table_that_is_overwritten_in_place_is_damaged_once_its_reload_is_refused() {
+    // Garbage everywhere, and numbers that are fine but not those of the norms that were computed at load.
+    for (kept, change) in [(0, (|_| 0xff) as fn(u8) -> u8), (4096, |byte| byte & !1)] {
+        let (changed, whole) = (copy_of("llama"), copy_of("llama"));
+        let server = Configured::start("", &[("m", changed.path()), ("whole", whole.path())]);
+        let fine = server.embed("whole");
+        let before = server.embed("m");
+        overwrite(changed.path(), kept, change);
+        // Refused for another reason than the table.
+        server.write("nonsense = 1", &[]);
+        server.reload("refused");
+        let answer = server.embed("m");
+        is_damaged(&answer, "was changed in place");
+        assert_eq!(server.server.status("/ready"), 503);
+        assert_eq!(server.embed("whole"), fine);
+        let repaired = copy_of("llama");
+        std::fs::rename(repaired.path().join("model.safetensors"), changed.path().join("model.safetensors")).unwrap();
+        server.write("", &[("m", changed.path()), ("whole", whole.path())]);
+        server.reload("reloaded");
+        assert_eq!((server.embed("m"), server.server.status("/ready")), (before, 200));
+        assert_eq!(loads(&server.log(), "whole"), 1);
+    }
+}
+
+#[test]
+fn a_table_that_is_replaced_by_a_broken_one_is_served_from_the_old_file() {
+    let dir = copy_of("llama");
+    let server = Configured::start("", &[("m", dir.path())]);
+    let before = server.embed("m");
+    std::fs::write(dir.path().join("next"), [0xff; 100_000]).unwrap();
+    std::fs::rename(dir.path().join("next"), dir.path().join("model.safetensors")).unwrap();
+    server.reload("refused");
+    assert_eq!((server.embed("m"), server.server.status("/ready")), (before, 200));
+}
+
+#[test]
+fn a_sum_that_is_not_finite_is_damage_and_never_the_vector_of_an_empty_text() {
+    for settings in ["", "normalize = false\n"] {
+        let dir = copy_of("llama");
+        let config = tempfile::tempdir().unwrap();
+        let path = config.path().join("c.toml");
+        std::fs::write(&path, format!("[[models]]\nid = \"m\"\npath = {:?}\n{settings}", dir.path())).unwrap();
+        let server = Server::start(&["--config", path.to_str().unwrap()]);
+        server.wait_until_ready();
+        let server = Configured { server, dir: config };
+        assert_eq!(server.embed("m").0, 200);
+        overwrite(dir.path(), 4096, |_| 0xff);
+        let answer = server.embed("m");
+        is_damaged(&answer, "not finite");
+        assert_eq!(server.server.status("/ready"), 503);
+    }
 }
 
 #[test]
