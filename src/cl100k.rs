@@ -34,13 +34,19 @@ pub struct NotAToken {
     pub id: u32,
 }
 
+/// The bytes of text that `ids` stand for, which the ids of a request do not tell: up to 128 each.
+pub fn bytes_of(ids: &[u32]) -> usize {
+    let tokens = tokens();
+    ids.iter().map(|&id| tokens.get(id).map_or(0, <[u8]>::len)).sum()
+}
+
 /// The text of `ids`. Clients cut long texts between tokens, so a cut character becomes U+FFFD.
 ///
 /// # Errors
 /// The first id that is not a token.
 pub fn decode(ids: &[u32]) -> Result<String, NotAToken> {
     let tokens = tokens();
-    let mut text = Vec::with_capacity(ids.len() * 4);
+    let mut text = Vec::with_capacity(bytes_of(ids));
     for (position, &id) in ids.iter().enumerate() {
         text.extend_from_slice(tokens.get(id).ok_or(NotAToken { position, id })?);
     }
@@ -128,6 +134,14 @@ mod tests {
         for id in [100_256, 100_261, 100_275, 100_277, u32::MAX] {
             assert_eq!(decode(&[15339, id]), Err(NotAToken { position: 1, id }));
         }
+    }
+
+    #[test]
+    fn ids_are_weighed_by_their_text() {
+        for ids in [&[][..], &[15339, 1917], &[90_280], &[58_040; 3], &[100_257]] {
+            assert_eq!(bytes_of(ids), decode(ids).unwrap().len());
+        }
+        assert_eq!((bytes_of(&[58_040]), bytes_of(&[100_256, u32::MAX])), (128, 0));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 
 use super::State;
+use super::admission::Weight;
 use super::authorize::View;
 use super::error::ApiError;
 use super::inputs::{self, Asked};
@@ -26,6 +27,7 @@ use crate::embedder::{Embedder, PooledTokens};
 use crate::error::EmbedError;
 use crate::openai::{CreateEmbeddingRequest, CreateEmbeddingResponse, EncodingFormat};
 use crate::workers;
+use crate::yield_point::{Undisturbed, YieldPoint};
 
 /// Numbers read in a slice of pooling, about 1 ms at 4 G/s; and bytes of answer in one, so that the pieces stay small.
 pub const POOL_SLICE: usize = 4 << 20;
@@ -45,7 +47,7 @@ pub const PATH: &str = "/v1/embeddings";
 pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
     let View(state) = View::of(request.extensions(), state);
     let answered = match Json::from_request(request, &state).await {
-        Ok(Json(request)) => answer(&state, request).await,
+        Ok(Json(request, weight)) => answer(&state, request, weight.as_deref()).await,
         Err(error) => Err(error),
     };
     answered.unwrap_or_else(IntoResponse::into_response)
@@ -64,9 +66,9 @@ pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
 )]
 pub async fn create(
     View(state): View,
-    Json(request): Json<CreateEmbeddingRequest>,
+    Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
-    answer(&state, request).await
+    answer(&state, request, weight.as_deref()).await
 }
 
 /// Create embeddings (old OpenAI clients)
@@ -83,9 +85,9 @@ pub async fn create(
 pub async fn of_engine(
     View(state): View,
     Id(id): Id,
-    Json(request): Json<CreateEmbeddingRequest>,
+    Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
-    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }).await
+    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
 }
 
 /// Create embeddings (Azure OpenAI clients)
@@ -105,21 +107,25 @@ pub async fn of_engine(
 pub async fn of_deployment(
     View(state): View,
     Id(id): Id,
-    Json(request): Json<CreateEmbeddingRequest>,
+    Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
-    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }).await
+    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
 }
 
-async fn answer(state: &State, request: CreateEmbeddingRequest) -> Result<Response<Body>, ApiError> {
+async fn answer(
+    state: &State,
+    request: CreateEmbeddingRequest,
+    weight: Option<&Weight>,
+) -> Result<Response<Body>, ApiError> {
     let CreateEmbeddingRequest { input, model, encoding_format, dimensions, .. } = request;
-    let inputs = input.0;
-    inputs::check_count(state, "input", &inputs)?;
+    let inputs = input.list;
     let asked = Asked::of(state, model.as_deref())?;
     let dimensions = asked.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len();
+    let inputs = asked.admit(state, weight, "input", inputs)?;
     let size_of_answer = count.saturating_mul(write::size_of_embedding(dimensions, encoding_format));
-    let small = inputs::are_short(&inputs) && size_of_answer <= ANSWER_HERE;
+    let small = inputs.are_short() && size_of_answer <= ANSWER_HERE;
     let tokens = asked.tokens(state, inputs, small).await?;
     let usage = inputs::count(&tokens);
     let model = model.unwrap_or_else(|| asked.entry.id().to_owned());
@@ -159,26 +165,30 @@ impl Answer {
         };
         let slices = inputs::slices(self.tokens.iter().map(share), WHOLE);
         let queued = self.stages.queued();
-        stream::respond(state, slices.len(), move |slice| {
+        let longest = inputs::longest_to_pool(&self.tokens, self.dimensions);
+        stream::respond(state, slices.len(), longest, move |slice, at| {
             queued(slice);
-            self.write(slices.get(slice).cloned().unwrap_or_default())
+            self.write(slices.get(slice).cloned().unwrap_or_default(), at)
         })
         .await
     }
 
     fn respond_here(self) -> Result<Response<Body>, ApiError> {
-        let body = workers::here(|| self.write(0..self.tokens.len()))??;
+        let body = workers::here(|| self.write(0..self.tokens.len(), &Undisturbed))??;
         Ok(stream::json(Body::from(body)))
     }
 
     /// The piece of the answer that holds the embeddings of `range`; the first has the head, the last the tail.
-    fn write(&self, range: Range<usize>) -> Result<Bytes, EmbedError> {
-        VECTORS.with_borrow_mut(|vectors| {
-            let tokens = self.tokens.get(range.clone()).unwrap_or_default();
-            vectors.resize(tokens.len() * self.dimensions, 0.0);
-            self.stages.time(Stage::Pool, || self.embedder.pool(tokens, self.dimensions, vectors))?;
-            Ok(self.stages.time(Stage::Serialize, || self.serialize(range, vectors)))
-        })
+    fn write(&self, range: Range<usize>, at: &dyn YieldPoint) -> Result<Bytes, EmbedError> {
+        let tokens = self.tokens.get(range.clone()).unwrap_or_default();
+        // Taken out, since where a long text yields, another answer is written inside of this one.
+        let mut vectors = VECTORS.take();
+        vectors.resize(tokens.len() * self.dimensions, 0.0);
+        let pool = || self.embedder.pool_in_steps(range.start, tokens, self.dimensions, &mut vectors, at);
+        self.stages.time(Stage::Pool, pool)?;
+        let written = self.stages.time(Stage::Serialize, || self.serialize(range, &vectors));
+        VECTORS.set(vectors);
+        Ok(written)
     }
 
     fn serialize(&self, range: Range<usize>, vectors: &[f32]) -> Bytes {

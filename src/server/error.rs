@@ -37,6 +37,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 /// How much of a client's own words a message repeats.
 const LONGEST_METHOD: usize = 32;
 const LONGEST_PATH: usize = 200;
+const LONGEST_NAME: usize = 100;
 
 /// What the metrics count an error as: its code, or what it has in place of one. On every response that is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,18 +59,15 @@ impl ApiError {
     }
 
     /// The body is no JSON at all.
-    pub fn not_json(error: &serde_json::Error) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            INVALID_REQUEST,
-            format!("We could not parse the JSON body of your request: {error}"),
-        )
+    pub fn not_json(problem: &str) -> Self {
+        let message = format!("We could not parse the JSON body of your request: {problem}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message)
     }
 
-    /// The body is JSON of another shape. `message` names the field in single quotes where there is one.
-    pub fn invalid_field(message: &str) -> Self {
+    /// The body is JSON of another shape.
+    pub fn invalid_field(message: &str, field: Option<&str>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
-        match message.split('\'').nth(1) {
+        match field {
             Some(field) => error.param(field),
             None => error,
         }
@@ -80,12 +78,13 @@ impl ApiError {
         let message = format!(
             "'{field}' holds {inputs} inputs; this server takes at most {max} in one request (its setting server.max_inputs)"
         );
-        Self::invalid_field(&message)
+        Self::invalid_field(&message, Some(field))
     }
 
     pub fn model_not_found(model: &str) -> Self {
         let message = format!(
-            "The model `{model}` does not exist or you do not have access to it. GET /v1/models lists what there is."
+            "The model `{}` does not exist or you do not have access to it. GET /v1/models lists what there is.",
+            bounded(model, LONGEST_NAME)
         );
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).param("model").code("model_not_found")
     }
@@ -107,6 +106,7 @@ impl ApiError {
     }
 
     pub fn content_type(found: &str) -> Self {
+        let found = bounded(found, LONGEST_NAME);
         let message = format!("Unsupported content type: '{found}'. Send the header `Content-Type: application/json`.");
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code("unsupported_content_type")
     }
@@ -142,6 +142,16 @@ impl ApiError {
             "The request body{size} is larger than {max}, the limit of this server (its setting server.max_body)."
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).code("request_too_large")
+    }
+
+    /// The token ids of `field` stand for `size` bytes of text.
+    pub fn text_too_large(field: &str, size: u64, max: crate::config::units::ByteCount) -> Self {
+        let size = crate::config::units::ByteCount(size);
+        let message = format!(
+            "The token ids in '{field}' stand for a text of {size}; this server takes at most {max}, as much as a text may \
+             have (its setting server.max_body). Send fewer token ids."
+        );
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).param(field).code("request_too_large")
     }
 
     /// The client stopped sending in the middle of its body.
@@ -301,10 +311,20 @@ impl From<EmbedError> for ApiError {
                 tracing::error!(%error, "replace tables by rename, then reload; or set memory = \"copy\"");
                 Self::damaged(&error)
             }
+            EmbedError::TooLarge { .. } => {
+                tracing::error!(%error, "set normalize = true for this model, or scale its table down");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, format!("{error}."))
+            }
+            EmbedError::NotFinite { .. } => {
+                tracing::error!(%error, "a table in memory or on a device gave a sum that is not finite");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, format!("{error}."))
+            }
             EmbedError::Device { message } => {
                 tracing::error!(message, "the device failed");
                 Self::internal()
             }
+            // Nobody is there to read it.
+            EmbedError::Stopped(_) => Self::internal(),
         }
     }
 }

@@ -2,18 +2,21 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Response;
 
 use super::State;
 use super::access::Accounting;
+use super::admission::Weight;
 use super::error::ApiError;
 use super::stages::{SERVER_TIMING, Stage, Stages};
 use crate::embedder::{Embedder, Input, PooledTokens};
 use crate::error::EmbedError;
 use crate::registry::Entry;
 use crate::workers;
+use crate::yield_point::{Undisturbed, YieldPoint};
 
 /// Bytes of text in a slice of tokenizing: about 4 ms at 4 MB/s.
 const TOKENIZE_SLICE: usize = 16 << 10;
@@ -21,11 +24,28 @@ const TOKENIZE_SLICE: usize = 16 << 10;
 /// What is done on the async thread: at most this much text. Some 0.1 ms in the worst case.
 const TEXT_HERE: usize = 512;
 
+/// Numbers that are read in a microsecond of pooling.
+const NUMBERS_A_MICROSECOND: u64 = 4096;
+
 /// The model that a request names, loaded, and the times that the request takes.
 pub struct Asked {
     pub entry: Arc<Entry>,
     pub embedder: Arc<Embedder>,
     pub stages: Arc<Stages>,
+}
+
+/// Inputs that may be tokenized: they are within the limits that are known before.
+pub struct Admitted {
+    inputs: Vec<Input>,
+    /// The bytes of each one's text.
+    bytes: Vec<usize>,
+}
+
+impl Admitted {
+    /// Whether handing the inputs to another thread would cost more than to tokenize them.
+    pub fn are_short(&self) -> bool {
+        self.bytes.iter().sum::<usize>() <= TEXT_HERE
+    }
 }
 
 impl Asked {
@@ -41,22 +61,55 @@ impl Asked {
         Ok(Self { entry: Arc::clone(entry), embedder: Arc::clone(embedder), stages })
     }
 
+    /// Counts what the inputs of `field` stand for: their number, and the text that is made of token ids, which may be
+    /// many times as long as the ids.
+    ///
+    /// # Errors
+    /// When that is over a limit, or more than may be in flight beside what is.
+    pub fn admit(
+        &self,
+        state: &State,
+        weight: Option<&Weight>,
+        field: &str,
+        inputs: Vec<Input>,
+    ) -> Result<Admitted, ApiError> {
+        let server = &state.config.server;
+        let bytes: Vec<usize> = inputs.iter().map(|input| self.embedder.bytes_of(input)).collect();
+        let all = bytes.iter().fold(0u64, |all, &bytes| all.saturating_add(bytes as u64));
+        if all > server.max_body.0 {
+            return Err(ApiError::text_too_large(field, all, server.max_body));
+        }
+        let sent = inputs.iter().map(|input| match input {
+            Input::Text(text) => text.len(),
+            Input::TokenIds(ids) => ids.iter().map(|id| id.checked_ilog10().unwrap_or_default() as usize + 2).sum(),
+        });
+        let made = bytes.iter().zip(sent).map(|(bytes, sent)| bytes.saturating_sub(sent) as u64).sum();
+        if let Some(weight) = weight.filter(|_| made > 0) {
+            weight.arrived(made)?;
+        }
+        Ok(Admitted { inputs, bytes })
+    }
+
     /// The tokens of `inputs`, made where we are if `here`, else on the workers. All errors of an input come from here.
     ///
     /// # Errors
     /// When an input is not one that the model takes.
-    pub async fn tokens(&self, state: &State, inputs: Vec<Input>, here: bool) -> Result<Vec<PooledTokens>, ApiError> {
+    pub async fn tokens(&self, state: &State, admitted: Admitted, here: bool) -> Result<Vec<PooledTokens>, ApiError> {
+        let Admitted { inputs, bytes } = admitted;
         if here {
-            let tokens = || self.stages.time(Stage::Tokenize, || tokens_of(&self.embedder, 0..inputs.len(), &inputs));
-            return Ok(workers::here(tokens)??);
+            let tokens = || tokens_of(&self.embedder, 0..inputs.len(), &inputs, &Undisturbed);
+            return Ok(workers::here(|| self.stages.time(Stage::Tokenize, tokens))??);
         }
-        let slices = slices(inputs.iter().map(size_of_input), TOKENIZE_SLICE);
+        let longest = bytes.iter().copied().max().filter(|&bytes| bytes > TOKENIZE_SLICE).unwrap_or_default();
+        // At worst a microsecond a byte.
+        let longest = Duration::from_micros(longest as u64);
+        let slices = slices(bytes.into_iter(), TOKENIZE_SLICE);
         let mut tokens = Vec::with_capacity(inputs.len());
         let (embedder, stages, queued) = (Arc::clone(&self.embedder), Arc::clone(&self.stages), self.stages.queued());
-        let mut job = state.workers.run(slices.len(), move |slice| {
+        let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
             queued(slice);
             let range = slices.get(slice).cloned().unwrap_or_default();
-            stages.time(Stage::Tokenize, || tokens_of(&embedder, range, &inputs))
+            stages.time(Stage::Tokenize, || tokens_of(&embedder, range, &inputs, at))
         });
         while let Some(result) = job.next().await {
             tokens.extend(result??);
@@ -72,16 +125,11 @@ impl Asked {
     }
 }
 
-/// # Errors
-/// When a request has more inputs than `server.max_inputs`; `field` holds them.
-pub fn check_count(state: &State, field: &str, inputs: &[Input]) -> Result<(), ApiError> {
-    let max = state.config.server.max_inputs;
-    if inputs.len() > max { Err(ApiError::too_many_inputs(field, inputs.len(), max)) } else { Ok(()) }
-}
-
-/// Whether handing the inputs to another thread would cost more than to tokenize them.
-pub fn are_short(inputs: &[Input]) -> bool {
-    inputs.iter().map(size_of_input).sum::<usize>() <= TEXT_HERE
+/// How long the longest of texts takes to pool, if that is more than a few milliseconds; else zero.
+pub fn longest_to_pool(tokens: &[PooledTokens], dimensions: usize) -> Duration {
+    let most = tokens.iter().map(PooledTokens::len).max().unwrap_or_default();
+    let micros = (most as u64).saturating_mul(dimensions as u64) / NUMBERS_A_MICROSECOND;
+    Some(Duration::from_micros(micros)).filter(|time| *time > Duration::from_millis(4)).unwrap_or_default()
 }
 
 /// How many tokens are pooled in all: what `usage` counts.
@@ -89,16 +137,14 @@ pub fn count(tokens: &[PooledTokens]) -> usize {
     tokens.iter().map(PooledTokens::len).sum()
 }
 
-fn tokens_of(embedder: &Embedder, range: Range<usize>, inputs: &[Input]) -> Result<Vec<PooledTokens>, EmbedError> {
+fn tokens_of(
+    embedder: &Embedder,
+    range: Range<usize>,
+    inputs: &[Input],
+    at: &dyn YieldPoint,
+) -> Result<Vec<PooledTokens>, EmbedError> {
     let inputs = inputs.get(range.clone()).unwrap_or_default();
-    range.zip(inputs).map(|(index, input)| embedder.tokens(index, input)).collect()
-}
-
-fn size_of_input(input: &Input) -> usize {
-    match input {
-        Input::Text(text) => text.len(),
-        Input::TokenIds(ids) => ids.len() * 4,
-    }
+    range.zip(inputs).map(|(index, input)| embedder.tokens_in_steps(index, input, at)).collect()
 }
 
 /// Cuts items of the given sizes into ranges of at least one item and, beyond that, at most `max` in all.

@@ -5,21 +5,20 @@ use std::sync::Arc;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
-use serde::de::DeserializeOwned;
 
 use super::State;
 use super::admission::Weight;
 use super::error::ApiError;
 use super::{body, coding};
-use crate::openai::CountInputs;
+use crate::openai::{self, BodyError};
 
 /// Bodies over this are parsed off the async threads.
 const PARSE_INLINE: usize = 64 << 10;
 
-/// A body of type `T`.
-pub struct Json<T>(pub T);
+/// A body of type `T`, and the request's weight, for what is found to be made of the body.
+pub struct Json<T>(pub T, pub Option<Arc<Weight>>);
 
-impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>> for Json<T> {
+impl<T: openai::Request> FromRequest<Arc<State>> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
@@ -27,23 +26,30 @@ impl<T: DeserializeOwned + CountInputs + Send + 'static> FromRequest<Arc<State>>
         coding::check_transfer(request.headers())?;
         let codings = coding::of(request.headers())?;
         let weight = request.extensions().get::<Arc<Weight>>().cloned();
-        let max = state.config.server.max_body;
+        let (max, max_inputs) = (state.config.server.max_body, state.config.server.max_inputs);
         let body = body::read(request.into_body(), max, weight.as_ref()).await?;
         let parsed: T = if codings.is_empty() && body.len() <= PARSE_INLINE {
-            parse(&body)?
+            openai::parse(&body, max_inputs)?
         } else {
             let weight = weight.clone();
             let decode_and_parse = move |_| match codings.as_slice() {
-                [] => parse(&body),
-                codings => parse(&coding::decode(&body, codings, max, weight.as_deref())?),
+                [] => Ok(openai::parse(&body, max_inputs)?),
+                codings => Ok::<_, ApiError>(openai::parse(
+                    &coding::decode(&body, codings, max, weight.as_deref())?,
+                    max_inputs,
+                )?),
             };
             let parsed = state.workers.run(1, decode_and_parse).next().await;
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
-        if let Some(weight) = weight {
-            weight.add_inputs(parsed.count_inputs())?;
+        // Before they are weighed: to send such a request again would not help.
+        if let Some((field, inputs)) = parsed.lists().find(|(_, inputs)| inputs.count > max_inputs) {
+            return Err(ApiError::too_many_inputs(field, inputs.count, max_inputs));
         }
-        Ok(Self(parsed))
+        if let Some(weight) = &weight {
+            weight.add_inputs(parsed.lists().map(|(_, inputs)| inputs.count).sum())?;
+        }
+        Ok(Self(parsed, weight))
     }
 }
 
@@ -58,8 +64,11 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| {
-        if error.is_data() { ApiError::invalid_field(&error.to_string()) } else { ApiError::not_json(&error) }
-    })
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::NotJson(problem) => Self::not_json(&problem),
+            BodyError::Field { message, field } => Self::invalid_field(&message, field),
+        }
+    }
 }

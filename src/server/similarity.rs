@@ -1,6 +1,7 @@
 //! POST /v1/similarity: cosines of texts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Response;
@@ -17,6 +18,9 @@ use crate::embedder::PooledTokens;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::pooling::{dot, normalize};
 
+/// Numbers that are multiplied and added in a microsecond.
+const PRODUCTS_A_MICROSECOND: u64 = 1000;
+
 /// Compare texts
 ///
 /// Returns the cosine similarity of each query with each input, or of all inputs with each other.
@@ -32,19 +36,24 @@ use crate::pooling::{dot, normalize};
 )]
 pub async fn create(
     View(state): View,
-    Json(request): Json<CreateSimilarityRequest>,
+    Json(request, weight): Json<CreateSimilarityRequest>,
 ) -> Result<Response<Body>, ApiError> {
     let CreateSimilarityRequest { input, queries, model, dimensions } = request;
-    let inputs = input.0;
-    let queries = queries.map(|queries| queries.0).unwrap_or_default();
-    inputs::check_count(&state, "input", &inputs)?;
-    inputs::check_count(&state, "queries", &queries)?;
+    let inputs = input.list;
+    let queries = queries.map(|queries| queries.list).unwrap_or_default();
     let asked = Asked::of(&state, model.as_deref())?;
     let dimensions = asked.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len() + queries.len();
     let (columns, asked_for) = (inputs.len(), queries.len());
-    let short = (inputs::are_short(&inputs), inputs::are_short(&queries));
+    let inputs = asked.admit(&state, weight.as_deref(), "input", inputs)?;
+    let queries = asked.admit(&state, weight.as_deref(), "queries", queries)?;
+    let rows = if asked_for == 0 { columns } else { asked_for };
+    if let Some(weight) = &weight {
+        // The work and the answer grow with the product, which the body does not tell.
+        weight.arrived((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
+    }
+    let short = (inputs.are_short(), queries.are_short());
     let mut tokens = asked.tokens(&state, inputs, short.0).await?;
     tokens.extend(asked.tokens(&state, queries, short.1).await.map_err(|error| error.of_field("queries"))?);
     let usage = inputs::count(&tokens);
@@ -58,24 +67,29 @@ pub async fn create(
     let slices = inputs::slices(rows.map(|_| size.max(cost)), WRITE_SLICE);
     let last = slices.len().saturating_sub(1);
     let (stages, queued) = (Arc::clone(&asked.stages), asked.stages.queued());
-    let response = stream::respond(&state, slices.len(), move |slice| {
+    let longest = Duration::from_micros((columns as u64).saturating_mul(dimensions as u64) / PRODUCTS_A_MICROSECOND);
+    let longest = Some(longest).filter(|longest| *longest > Duration::from_millis(4)).unwrap_or_default();
+    let response = stream::respond(&state, slices.len(), longest, move |slice, at| {
         queued(slice);
-        Ok(stages.time(Stage::Serialize, || {
+        stages.time(Stage::Serialize, || {
             let mut out = Vec::with_capacity(WRITE_SLICE);
             if slice == 0 {
                 out.extend_from_slice(write::HEAD);
             }
             let vector = |at: usize| vectors.get(at * dimensions..(at + 1) * dimensions).unwrap_or_default();
             for row in slices.get(slice).cloned().unwrap_or_default() {
-                let cosines: Vec<f32> =
-                    (0..columns).map(|column| dot(vector(first + row), vector(column)).clamp(-1.0, 1.0)).collect();
+                let mut cosines = Vec::with_capacity(columns);
+                for column in 0..columns {
+                    cosines.push(dot(vector(first + row), vector(column)).clamp(-1.0, 1.0));
+                    at.reached()?;
+                }
                 write::similarity(&mut out, row, &cosines);
             }
             if slice == last {
                 write::tail(&mut out, &model, usage);
             }
-            out.into()
-        }))
+            Ok(out.into())
+        })
     });
     Ok(asked.account(response.await?, count, usage))
 }
@@ -91,12 +105,18 @@ async fn unit_vectors(
     let slices = inputs::slices(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
     let mut vectors = Vec::with_capacity(tokens.len() * dimensions);
     let (embedder, stages, queued) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages), asked.stages.queued());
-    let mut job = state.workers.run(slices.len(), move |slice| {
+    let longest = inputs::longest_to_pool(&tokens, dimensions);
+    let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
         queued(slice);
-        let tokens = slices.get(slice).and_then(|range| tokens.get(range.clone())).unwrap_or_default();
+        let range = slices.get(slice).cloned().unwrap_or_default();
+        let first = range.start;
+        let tokens = tokens.get(range).unwrap_or_default();
         let mut vectors = vec![0.0; tokens.len() * dimensions];
-        stages.time(Stage::Pool, || embedder.pool(tokens, dimensions, &mut vectors))?;
-        vectors.chunks_mut(dimensions.max(1)).for_each(normalize);
+        stages.time(Stage::Pool, || embedder.pool_in_steps(first, tokens, dimensions, &mut vectors, at))?;
+        for vector in vectors.chunks_mut(dimensions.max(1)) {
+            // A vector that was pooled is finite.
+            let _ = normalize(vector);
+        }
         Ok::<_, crate::error::EmbedError>(vectors)
     });
     while let Some(result) = job.next().await {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Response;
@@ -31,12 +32,16 @@ const BYTES_PER_TOKEN: usize = 12;
     request_body = CreateTokensRequest,
     responses((status = OK, description = "The tokens of each input, in the order of the inputs", body = CreateTokensResponse), ApiError)
 )]
-pub async fn create(View(state): View, Json(request): Json<CreateTokensRequest>) -> Result<Response<Body>, ApiError> {
+pub async fn create(
+    View(state): View,
+    Json(request, weight): Json<CreateTokensRequest>,
+) -> Result<Response<Body>, ApiError> {
     let CreateTokensRequest { input, model } = request;
-    let inputs = input.0;
-    inputs::check_count(&state, "input", &inputs)?;
+    let inputs = input.list;
     let asked = Asked::of(&state, model.as_deref())?;
-    let (count, short) = (inputs.len(), inputs::are_short(&inputs));
+    let count = inputs.len();
+    let inputs = asked.admit(&state, weight.as_deref(), "input", inputs)?;
+    let short = inputs.are_short();
     let tokens = asked.tokens(&state, inputs, short).await?;
     let usage = inputs::count(&tokens);
     let parts = parts(&tokens);
@@ -48,7 +53,7 @@ pub async fn create(View(state): View, Json(request): Json<CreateTokensRequest>)
         tokens,
         parts,
     };
-    let response = stream::respond(&state, slices.len(), move |slice| {
+    let response = stream::respond(&state, slices.len(), Duration::ZERO, move |slice, _| {
         Ok(answer.write(slices.get(slice).cloned().unwrap_or_default()))
     });
     Ok(asked.account(response.await?, count, usage))

@@ -7,7 +7,7 @@ use embedding_server::checkpoint::weights::Weights;
 use embedding_server::checkpoint::{Checkpoint, Overrides, gguf};
 use embedding_server::config::layers::{Flags, effective};
 use embedding_server::embedder::{Embedder, Input, Settings, TokenInput};
-use embedding_server::openai::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, Inputs};
+use embedding_server::openai::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, parse};
 use embedding_server::tokenize::choose::Tokenizer;
 use tempfile::TempDir;
 
@@ -51,19 +51,16 @@ fn embed(inputs: &[Input]) {
 }
 
 fn request(bytes: &[u8]) {
-    if let Ok(request) = serde_json::from_slice::<CreateEmbeddingRequest>(bytes) {
-        embed(&request.input.0);
+    if let Ok(request) = parse::<CreateEmbeddingRequest>(bytes, 100) {
+        embed(&request.input.list);
     }
-    let _ = serde_json::from_slice::<CreateTokensRequest>(bytes);
-    let _ = serde_json::from_slice::<CreateSimilarityRequest>(bytes);
+    let _ = parse::<CreateTokensRequest>(bytes, 100);
+    let _ = parse::<CreateSimilarityRequest>(bytes, 100);
 }
 
 fn token_ids(bytes: &[u8]) {
     let ids: Vec<u32> = bytes.chunks(4).map(|b| b.iter().fold(0, |id, byte| id << 8 | u32::from(*byte))).collect();
     embed(&[Input::TokenIds(ids.clone()), Input::TokenIds(ids.iter().map(|id| id % 100_256).collect())]);
-    if let Ok(inputs) = serde_json::from_slice::<Inputs>(bytes) {
-        embed(&inputs.0);
-    }
 }
 
 /// The Llama of the fixtures with one file replaced.

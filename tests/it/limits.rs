@@ -346,3 +346,31 @@ fn a_client_that_does_not_read_its_answer_is_cut() {
         std::thread::yield_now();
     }
 }
+
+/// Two threads have a long text each, of one word, which cannot be cut: a short request does not wait for them, and they end
+/// with their clients.
+#[test]
+fn a_long_text_lets_others_have_their_turns_and_ends_with_its_client() {
+    for name in ["llama", "qwen2"] {
+        let app = TestApp::start(|c| {
+            c.server.threads = 2;
+            c.models = vec![Model::new("m", crate::common::checkpoint(name))];
+        });
+        let long = json!({"input": " ".repeat(8 << 20)}).to_string();
+        let begin = |app: &TestApp| {
+            let mut stream = TcpStream::connect(&app.address).unwrap();
+            let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+            write!(stream, "{head}content-length: {}\r\n\r\n{long}", long.len()).unwrap();
+            stream
+        };
+        let clients = [begin(&app), begin(&app)];
+        wait(|| metric(&app, "embedding_server_bytes_in_flight") > (16 << 20) as f64);
+        // More text than is tokenized where it arrives.
+        for _ in 0..20 {
+            assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
+        }
+        drop(clients);
+        wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+        assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
+    }
+}

@@ -1,0 +1,573 @@
+//! Request bodies, read: what is wrong with one is said in the API's own words, and what is too much is counted and not kept.
+
+mod list;
+
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
+
+use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
+use list::List;
+
+/// Why a body is no request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is no JSON.
+    #[error("{0}")]
+    NotJson(String),
+    /// It is JSON of another shape.
+    #[error("{message}")]
+    Field { message: String, field: Option<&'static str> },
+}
+
+/// A body that can be read.
+pub trait Request: Sized + Send + 'static {
+    /// The fields that it has; others are ignored.
+    const FIELDS: &'static [&'static str];
+
+    /// Of the fields that were given.
+    fn of(fields: Fields, input: Inputs) -> Self;
+
+    /// The fields that hold inputs.
+    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)>;
+}
+
+const INPUT: &str = "input";
+const QUERIES: &str = "queries";
+const MODEL: &str = "model";
+const ENCODING_FORMAT: &str = "encoding_format";
+const DIMENSIONS: &str = "dimensions";
+
+impl Request for CreateEmbeddingRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS];
+
+    fn of(fields: Fields, input: Inputs) -> Self {
+        let Fields { model, encoding_format, dimensions, .. } = fields;
+        Self { input, model, encoding_format: encoding_format.unwrap_or_default(), dimensions, user: IgnoredAny }
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input))
+    }
+}
+
+impl Request for CreateTokensRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, MODEL];
+
+    fn of(Fields { model, .. }: Fields, input: Inputs) -> Self {
+        Self { input, model }
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input))
+    }
+}
+
+impl Request for CreateSimilarityRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS];
+
+    fn of(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
+        Self { input, queries, model, dimensions }
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input)).chain(self.queries.as_ref().map(|queries| (QUERIES, queries)))
+    }
+}
+
+/// The values of a body's fields. `null` is as good as absent.
+#[derive(Default)]
+pub struct Fields {
+    input: Option<Inputs>,
+    queries: Option<Inputs>,
+    model: Option<String>,
+    encoding_format: Option<EncodingFormat>,
+    dimensions: Option<u64>,
+    /// Names of fields that no request has.
+    unknown: Vec<String>,
+}
+
+/// Reads a body. Of a list of inputs the first `max_inputs` are kept, and all are counted.
+///
+/// # Errors
+/// When it is no JSON object of the request's fields.
+pub fn parse<T: Request>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let error = match read(body, max_inputs) {
+        Ok(request) => return Ok(request),
+        Err(error) => error,
+    };
+    // JavaScript cuts strings between the halves of a character, and serde_json takes whole characters only.
+    match without_lone_surrogates(body) {
+        Some(mended) => read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
+        None => Err(explain(body, &error)),
+    }
+}
+
+fn read<T: Request>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let mut fields = json.deserialize_any(Body { known: T::FIELDS, max_inputs })?;
+    json.end()?;
+    match fields.input.take() {
+        Some(input) => Ok(T::of(fields, input)),
+        None => Err(Error::custom(missing(&fields.unknown, T::FIELDS))),
+    }
+}
+
+/// In the API's words: without those of the parser.
+fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
+    let text = error.to_string();
+    if error.is_data() {
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
+        let fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS];
+        let named = message.split('\'').nth(1);
+        return BodyError::Field { field: fields.into_iter().find(|field| named == Some(field)), message };
+    }
+    let before = body.split(|&byte| byte == b'\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1);
+    let place = before.sum::<usize>() + error.column();
+    BodyError::NotJson(if body.iter().all(u8::is_ascii_whitespace) {
+        "it is empty".to_owned()
+    } else if let Err(error) = std::str::from_utf8(body) {
+        format!("it is not UTF-8 (byte {} is the first that is wrong)", error.valid_up_to() + 1)
+    } else if error.is_eof() {
+        format!("it ends before it is complete, after {} bytes", body.len())
+    } else {
+        format!("it is not valid JSON at byte {place}")
+    })
+}
+
+/// With U+FFFD for halves of characters that stand alone as `\uD800`; `None` where there are none. No place changes.
+fn without_lone_surrogates(body: &[u8]) -> Option<Vec<u8>> {
+    let mut mended: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while let Some(found) = memchr::memchr(b'\\', body.get(at..)?) {
+        at += found;
+        at += match (surrogate(body, at), surrogate(body, at + ESCAPE)) {
+            (None, _) => 2,
+            (Some(Half::High), Some(Half::Low)) => 2 * ESCAPE,
+            (Some(_), _) => {
+                let mended = mended.get_or_insert_with(|| body.to_vec());
+                mended.get_mut(at..at + ESCAPE)?.copy_from_slice(br"\uFFFD");
+                ESCAPE
+            }
+        };
+        if at > body.len() {
+            break;
+        }
+    }
+    mended
+}
+
+/// The bytes of `\uD800`.
+const ESCAPE: usize = 6;
+
+enum Half {
+    High,
+    Low,
+}
+
+fn surrogate(body: &[u8], at: usize) -> Option<Half> {
+    let &[b'\\', b'u', digits @ ..] = body.get(at..)?.first_chunk::<ESCAPE>()? else { return None };
+    match digits {
+        [b'd' | b'D', second, third, fourth] if third.is_ascii_hexdigit() && fourth.is_ascii_hexdigit() => match second
+        {
+            b'8' | b'9' | b'a' | b'b' | b'A' | b'B' => Some(Half::High),
+            b'c' | b'd' | b'e' | b'f' | b'C' | b'D' | b'E' | b'F' => Some(Half::Low),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+const SHAPES: &str = "a string, an array of strings, an array of token ids or an array of arrays of token ids";
+
+/// Fields of other APIs, and of this one in other words, that people send for `input`.
+const INSTEAD_OF_INPUT: [&str; 10] =
+    ["text", "texts", "prompt", "content", "contents", "sentence", "sentences", "document", "documents", "data"];
+
+fn missing(unknown: &[String], known: &[&str]) -> String {
+    let mut message = format!("'{INPUT}' is missing: it must be {SHAPES}");
+    for name in unknown {
+        let plain: String = name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+        let is_meant = |field: &&&str| {
+            let field = field.replace('_', "");
+            strsim::osa_distance(&plain, &field) <= field.len() / 4
+                || (field == INPUT && INSTEAD_OF_INPUT.contains(&plain.as_str()))
+        };
+        if let Some(meant) = known.iter().find(is_meant) {
+            message.push_str(&format!("; you sent {name:?}, did you mean '{meant}'?"));
+        }
+    }
+    message
+}
+
+/// The whole body.
+struct Body {
+    known: &'static [&'static str],
+    max_inputs: usize,
+}
+
+/// Unknown names that are kept, and the bytes of one.
+const UNKNOWN: usize = 8;
+const UNKNOWN_BYTES: usize = 32;
+
+impl<'de> Visitor<'de> for Body {
+    type Value = Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let mut fields = Fields::default();
+        let mut seen = Vec::new();
+        while let Some(name) = map.next_key_seed(Name(self.known))? {
+            let name = match name {
+                Ok(name) => name,
+                Err(unknown) => {
+                    map.next_value::<IgnoredAny>()?;
+                    if fields.unknown.len() < UNKNOWN {
+                        fields.unknown.push(unknown);
+                    }
+                    continue;
+                }
+            };
+            if seen.contains(&name) {
+                return Err(Error::custom(format!("'{name}' is given more than once")));
+            }
+            seen.push(name);
+            match name {
+                INPUT => fields.input = map.next_value_seed(List { field: INPUT, max: self.max_inputs })?,
+                QUERIES => fields.queries = map.next_value_seed(List { field: QUERIES, max: self.max_inputs })?,
+                MODEL => {
+                    const WRONG: &str = "'model' must be a string";
+                    fields.model = match map.next_value_seed(Scalar(WRONG))? {
+                        Value::Null => None,
+                        Value::Text(model) => Some(model).filter(|model| !model.is_empty()),
+                        Value::Number(_) => return Err(Error::custom(WRONG)),
+                    };
+                }
+                ENCODING_FORMAT => {
+                    const WRONG: &str = "'encoding_format' must be \"float\" or \"base64\"";
+                    fields.encoding_format = match map.next_value_seed(Scalar(WRONG))? {
+                        Value::Null => None,
+                        Value::Text(format) if format == "float" => Some(EncodingFormat::Float),
+                        Value::Text(format) if format == "base64" => Some(EncodingFormat::Base64),
+                        _ => return Err(Error::custom(WRONG)),
+                    };
+                }
+                _ => {
+                    const WRONG: &str = "'dimensions' must be a whole number of at least 1";
+                    fields.dimensions = match map.next_value_seed(Scalar(WRONG))? {
+                        Value::Null => None,
+                        Value::Number(number) => {
+                            let number = number.as_u64().or_else(|| whole(number.as_f64()?));
+                            Some(number.ok_or_else(|| Error::custom(WRONG))?)
+                        }
+                        Value::Text(_) => return Err(Error::custom(WRONG)),
+                    };
+                }
+            }
+        }
+        Ok(fields)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Fields, E> {
+        Err(no_object("null"))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Fields, E> {
+        Err(no_object("true or false"))
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Fields, E> {
+        Err(no_object("a number"))
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Fields, E> {
+        Err(no_object("a number"))
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Fields, E> {
+        Err(no_object("a number"))
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<Fields, E> {
+        Err(no_object("a string"))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Fields, A::Error> {
+        Err(no_object("an array"))
+    }
+}
+
+fn no_object<E: Error>(found: &str) -> E {
+    E::custom(format!("the body must be a JSON object such as {{\"input\": \"hello\"}}, and it is {found}"))
+}
+
+/// The name of a field: one that is known, or another.
+struct Name(&'static [&'static str]);
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = Result<&'static str, String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = Result<&'static str, String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a field")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
+        let known = self.0.iter().find(|known| **known == name).copied();
+        Ok(known.ok_or_else(|| name.get(..name.floor_char_boundary(UNKNOWN_BYTES)).unwrap_or_default().to_owned()))
+    }
+}
+
+/// A value that is neither an array nor an object; the message is the error for those, and for `true` and `false`.
+struct Scalar(&'static str);
+
+enum Value {
+    Null,
+    Number(Number),
+    Text(String),
+}
+
+impl<'de> DeserializeSeed<'de> for Scalar {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Scalar {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
+        Ok(Value::Number(number.into()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
+        Ok(Value::Number(number.into()))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Value, E> {
+        Number::from_f64(number).map(Value::Number).ok_or_else(|| E::custom(self.0))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Value, E> {
+        Err(E::custom(self.0))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
+        Err(Error::custom(self.0))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Value, A::Error> {
+        Err(Error::custom(self.0))
+    }
+}
+
+/// `5.0` is an integer too, in JSON Schema's sense and in JavaScript's.
+fn whole(number: f64) -> Option<u64> {
+    // Up to here every whole number is its own f64.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    ((0.0..=EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::embedder::Input;
+
+    fn request(json: &str) -> Result<CreateEmbeddingRequest, BodyError> {
+        parse(json.as_bytes(), 2048)
+    }
+
+    fn inputs(json: &str) -> Vec<Input> {
+        request(&format!(r#"{{"input":{json}}}"#)).unwrap().input.list
+    }
+
+    fn text(s: &str) -> Input {
+        Input::Text(s.to_owned())
+    }
+
+    /// The message, which must name `field`, and none of the parser's words.
+    fn refused(json: &str, field: &'static str) -> String {
+        let Err(BodyError::Field { message, field: found }) = request(json) else { panic!("{json}") };
+        assert_eq!(found, Some(field), "{json}: {message}");
+        for word in ["expected", "invalid", "line", "column", "u32", "u64", "i64", "sequence", "unit", "`"] {
+            assert!(!message.contains(word), "{json}: {message}");
+        }
+        message
+    }
+
+    #[test]
+    fn the_four_shapes_of_input() {
+        assert_eq!(inputs(r#""hello""#), [text("hello")]);
+        assert_eq!(inputs(r#"["a","é\n"]"#), [text("a"), text("é\n")]);
+        assert_eq!(inputs("[1,2,4294967295]"), [Input::TokenIds(vec![1, 2, u32::MAX])]);
+        assert_eq!(inputs("[[1],[],[2,3]]"), [vec![1], vec![], vec![2, 3]].map(Input::TokenIds));
+        assert_eq!(inputs("[1.0,2e1]"), [Input::TokenIds(vec![1, 20])]);
+        // LangChain puts an empty text between arrays of ids.
+        assert_eq!(inputs(r#"[[1],""]"#), [Input::TokenIds(vec![1]), text("")]);
+        assert_eq!(inputs(r#"["",[4294967295.0]]"#), [text(""), Input::TokenIds(vec![u32::MAX])]);
+    }
+
+    #[test]
+    fn what_is_no_input_is_named_with_its_place() {
+        for (json, place) in [
+            ("[]", "'input' is an empty array"),
+            ("1", "'input' is a number"),
+            ("-1", "'input' is a number"),
+            ("1.5", "'input' is a number"),
+            ("true", "'input' is true"),
+            ("{}", "'input' is an object"),
+            ("null", "'input' is missing"),
+            ("[1.5]", "input[0] is 1.5,"),
+            ("[1,-1]", "input[1] is -1,"),
+            ("[4294967296]", "input[0] is 4294967296,"),
+            ("[1,4294967296.0]", "input[1] is 4294967296,"),
+            (r#"[[1,"a"]]"#, "input[0][1] is a string"),
+            ("[[1],[2,-1]]", "input[1][1] is -1"),
+            ("[[0.5]]", "input[0][0] is 0.5"),
+            (r#"["a",null]"#, "input[1] is null"),
+            ("[[null]]", "input[0][0] is null"),
+            ("[false]", "input[0] is false"),
+            (r#"["a",1]"#, "input[1] is the number 1"),
+            (r#"[1,"a"]"#, "input[1] is a string"),
+            ("[1,[2]]", "input[1] is an array"),
+            ("[[[1]]]", "input[0][0] is an array"),
+            ("[[true]]", "input[0][0] is true"),
+            ("[[{}]]", "input[0][0] is an object"),
+            (r#"["a",{}]"#, "input[1] is an object"),
+            ("[1e300]", "input[0] is 1"),
+        ] {
+            let message = refused(&format!(r#"{{"input":{json}}}"#), "input");
+            assert!(message.starts_with(place), "{json}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_missing_input_is_told_with_what_was_sent_in_its_place() {
+        assert!(!refused(r#"{"model":"m"}"#, "input").contains("did you mean"));
+        for sent in ["inputs", "Input", "text", "texts", "prompt", "imput", "inptu", "documents"] {
+            let message = refused(&format!(r#"{{"{sent}":"a"}}"#), "input");
+            assert!(message.contains(&format!("you sent {sent:?}, did you mean 'input'?")), "{message}");
+        }
+        let message = refused(r#"{"encodingFormat":"float","dimension":3,"somewhat":1}"#, "input");
+        assert!(message.contains("\"encodingFormat\", did you mean 'encoding_format'?"), "{message}");
+        assert!(message.contains("\"dimension\", did you mean 'dimensions'?") && !message.contains("somewhat"));
+        let long = "inputs".repeat(100_000);
+        assert!(refused(&format!(r#"{{"{long}":"a"}}"#), "input").len() < 300);
+    }
+
+    #[test]
+    fn other_fields_are_optional_and_nullable() {
+        let full = r#"{"input":"a","model":"m","encoding_format":"base64","dimensions":8.0,"user":7,"other":[{}]}"#;
+        let full = request(full).unwrap();
+        assert_eq!(full.model.as_deref(), Some("m"));
+        assert_eq!((full.encoding_format, full.dimensions), (EncodingFormat::Base64, Some(8)));
+        let short = request(r#"{"input":"a"}"#);
+        let nulls = r#"{"input":"a","model":null,"encoding_format":null,"dimensions":null,"user":null}"#;
+        assert_eq!(request(nulls), short);
+        assert_eq!(request(r#"{"input":"a","model":"","encoding_format":"float"}"#), short);
+        let similarity = r#"{"input":"a","queries":null,"model":"","dimensions":null}"#;
+        let similarity: CreateSimilarityRequest = parse(similarity.as_bytes(), 9).unwrap();
+        assert_eq!((similarity.queries, similarity.model, similarity.dimensions), (None, None, None));
+        for (json, field) in [
+            (r#"{"input":"a","dimensions":"3"}"#, DIMENSIONS),
+            (r#"{"input":"a","dimensions":-3}"#, DIMENSIONS),
+            (r#"{"input":"a","dimensions":1.5}"#, DIMENSIONS),
+            (r#"{"input":"a","dimensions":[3]}"#, DIMENSIONS),
+            (r#"{"input":"a","encoding_format":"int8"}"#, ENCODING_FORMAT),
+            (r#"{"input":"a","encoding_format":true}"#, ENCODING_FORMAT),
+            (r#"{"input":"a","model":3}"#, MODEL),
+            (r#"{"input":"a","model":{"id":"m"}}"#, MODEL),
+            (r#"{"input":"a","model":"m","model":"n"}"#, MODEL),
+        ] {
+            refused(json, field);
+        }
+        let similarity: Result<CreateSimilarityRequest, _> = parse(br#"{"input":"a","queries":["b",null]}"#, 9);
+        let Err(BodyError::Field { message, field: Some(QUERIES) }) = similarity else { panic!("{similarity:?}") };
+        assert!(message.starts_with("queries[1] is null"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_in_plain_words() {
+        let told = |body: &[u8]| match parse::<CreateTokensRequest>(body, 9) {
+            Err(BodyError::NotJson(problem)) => problem,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(told(b" \n"), "it is empty");
+        assert_eq!(told(br#"{"input":"a"#), "it ends before it is complete, after 11 bytes");
+        assert_eq!(told(b"{\"input\":\n\"a\",}"), "it is not valid JSON at byte 15");
+        assert_eq!(told(b"{\"input\":\"a\"} x"), "it is not valid JSON at byte 15");
+        assert_eq!(told(b"{\"input\":\"a\xff\"}"), "it is not UTF-8 (byte 12 is the first that is wrong)");
+        for body in ["null", "true", "1", "-1", "0.5", "\"a\"", "[\"a\"]"] {
+            let Err(BodyError::Field { message, field: None }) = request(body) else { panic!("{body}") };
+            assert!(message.starts_with("the body must be a JSON object"), "{message}");
+        }
+    }
+
+    #[test]
+    fn halves_of_characters_are_replaced_in_every_string() {
+        for (sent, expected) in [
+            (r"bad \ud83d", "bad \u{fffd}"),
+            (r"\ud83d\ude00", "😀"),
+            (r"\uDE00\ud83d\ude00\uD83D", "\u{fffd}😀\u{fffd}"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\ud83d\n\ude00", "\u{fffd}\n\u{fffd}"),
+            (r"\\ud83d \ud83dx", "\\ud83d \u{fffd}x"),
+            (r"\ud83d\u0041", "\u{fffd}A"),
+            (r"\udbff", "\u{fffd}"),
+            (r"\ud7ff\ue000\udfff", "\u{d7ff}\u{e000}\u{fffd}"),
+        ] {
+            assert_eq!(inputs(&format!(r#"["ok","{sent}"]"#)), [text("ok"), text(expected)], "{sent}");
+            let model = request(&format!(r#"{{"x\ud800":"\udc00","input":"a","model":"{sent}"}}"#)).unwrap().model;
+            assert_eq!(model.as_deref(), Some(expected));
+        }
+        for wrong in [r#"{"input":"\ud8"#, r#"{"input":"\ud83g"}"#, r#"{"input":"\ud83d"#, "\\"] {
+            assert!(matches!(request(wrong), Err(BodyError::NotJson(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_skipped() {
+        assert_eq!(request("\u{feff}{\"input\":\"\u{feff}a\"}").unwrap().input.list, [text("\u{feff}a")]);
+        assert!(request("\u{feff}\u{feff}{\"input\":\"a\"}").is_err());
+    }
+
+    #[test]
+    fn inputs_over_the_limit_are_counted_and_not_kept() {
+        for item in ["\"\"", "[]", "\"a\"", "[1]"] {
+            let list = vec![item; 1000].join(",");
+            let body = format!(r#"{{"input":[{list}],"queries":[{list},{list}]}}"#);
+            let request: CreateSimilarityRequest = parse(body.as_bytes(), 10).unwrap();
+            let counts: Vec<_> =
+                request.lists().map(|(name, inputs)| (name, inputs.count, inputs.list.len())).collect();
+            assert_eq!(counts, [(INPUT, 1000, 10), (QUERIES, 2000, 10)]);
+        }
+    }
+}
