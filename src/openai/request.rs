@@ -210,9 +210,9 @@ struct Body {
     max_inputs: usize,
 }
 
-/// Unknown names that are kept, and the bytes of one.
+/// Unknown names that are kept, and the characters of one.
 const UNKNOWN: usize = 8;
-const UNKNOWN_BYTES: usize = 32;
+const UNKNOWN_LENGTH: usize = 32;
 
 impl<'de> Visitor<'de> for Body {
     type Value = Fields;
@@ -328,7 +328,7 @@ impl Visitor<'_> for Name {
 
     fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
         let known = self.0.iter().find(|known| **known == name).copied();
-        Ok(known.ok_or_else(|| name.get(..name.floor_char_boundary(UNKNOWN_BYTES)).unwrap_or_default().to_owned()))
+        Ok(known.ok_or_else(|| name.chars().take(UNKNOWN_LENGTH).collect()))
     }
 }
 

@@ -74,7 +74,7 @@ impl Pieces {
             .collect();
         let scores: Vec<f64> = pieces.iter().map(|&(_, score)| score).collect();
         let lowest = scores.iter().copied().fold(f64::INFINITY, f64::min);
-        let longest = keys.iter().map(|(key, _)| key.len()).max().unwrap_or_default().max(char::MAX_LEN_UTF8);
+        let longest = keys.iter().map(|(key, _)| key.len()).max().unwrap_or_default().max(char::MAX.len_utf8());
         Self { trie: Trie::new(&keys), scores, unknown, unknown_score: lowest - UNKNOWN_PENALTY, bytes, longest }
     }
 
