@@ -1,11 +1,16 @@
 //! API keys: where they are written, and whether one that is presented is known. Only their digests stay in memory.
+//!
+//! Nothing here fails open: what is written and cannot be read as a key is an error, never "no keys".
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::text_file;
 
 /// Keys as the configuration has them, each `KEY`, or `KEY MODEL MODEL...` for one that may use these models alone.
 /// `sha256:HEX` stands for a key with that digest. Neither printed nor logged.
@@ -13,13 +18,26 @@ use subtle::ConstantTimeEq;
 pub struct ApiKeys(Vec<String>);
 
 /// The keys that open the server.
-pub struct Keys(Vec<Key>);
+pub struct Keys {
+    keys: Vec<Key>,
+    file: Option<KeyFile>,
+}
 
 /// One of them.
 pub struct Key {
     digest: [u8; 32],
     /// The only models that it may use, by id or alias; empty: all.
     models: Vec<String>,
+    /// Where it is written, for errors: "line 3 of ...".
+    place: String,
+}
+
+/// The file that some of the keys come from, as it was read.
+struct KeyFile {
+    path: PathBuf,
+    digest: [u8; 32],
+    /// Whether its last line ends with a line break, as that of a file that is still being written may not.
+    complete: bool,
 }
 
 impl ApiKeys {
@@ -58,44 +76,119 @@ impl<'de> Deserialize<'de> for ApiKeys {
 }
 
 impl Keys {
-    /// The keys of the configuration and those of its file: one a line, `#` begins a comment.
+    /// The keys of the configuration and those of its file: one per line, `#` begins a comment.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no key, or an entry is none. No error quotes a key.
+    /// When the file cannot be read or holds no key, when an entry is not a key, or when two entries give the same key
+    /// different models. No error quotes a key.
     pub fn read(keys: &ApiKeys, file: Option<&Path>) -> Result<Self, String> {
-        let mut known = Vec::new();
+        let mut known = Self { keys: Vec::new(), file: None };
         for (n, entry) in keys.0.iter().enumerate() {
-            let key = Key::parse(entry).map_err(|e| format!("entry {} of server.api_keys {e}", n + 1))?;
-            known.push(key.ok_or_else(|| format!("entry {} of server.api_keys is empty", n + 1))?);
+            let place = format!("entry {} of server.api_keys", n + 1);
+            if !known.add(entry, place.clone())? {
+                return Err(format!("{place} is empty: remove it, or write a key"));
+            }
         }
         if let Some(path) = file {
-            let failed = |e: &dyn fmt::Display| format!("server.api_key_file, {}: {e}", path.display());
-            let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-            let before = known.len();
+            let text = text_file::read(path).map_err(|e| format!("server.api_key_file, {}: {e}", path.display()))?;
+            let mut holds_key = false;
             for (n, line) in text.lines().enumerate() {
-                known.extend(Key::parse(line).map_err(|e| failed(&format!("line {} {e}", n + 1)))?);
+                holds_key |= known.add(line, format!("line {} of server.api_key_file, {}", n + 1, path.display()))?;
             }
-            if known.len() == before {
-                return Err(failed(&"holds no key; expected one a line"));
+            if !holds_key {
+                return Err(format!(
+                    "server.api_key_file, {}: the file holds no key; write one key per line, or leave the setting out",
+                    path.display()
+                ));
+            }
+            let complete = text.ends_with('\n');
+            known.file = Some(KeyFile { path: path.to_owned(), digest: Sha256::digest(&text).into(), complete });
+        }
+        Ok(known)
+    }
+
+    /// Adds the key of `line`; returns whether it holds one.
+    fn add(&mut self, line: &str, place: String) -> Result<bool, String> {
+        let Some(key) = Key::parse(line, &place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
+        let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
+        if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
+            if models(same) == models(&key) {
+                return Ok(true);
+            }
+            return Err(format!(
+                "{place} and {} are the same key with different models: keep one of them, with all models that it may use",
+                same.place
+            ));
+        }
+        self.keys.push(key);
+        Ok(true)
+    }
+
+    /// Checks what keys say of models, where `names` are all ids and aliases.
+    ///
+    /// # Errors
+    /// When a key may use a model that is not configured, or a model's name stands where a key should be.
+    pub fn check_models<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+        for key in &self.keys {
+            if let Some(name) = key.models.iter().find(|name| !names.clone().any(|known| known == *name)) {
+                return Err(format!(
+                    "{} allows the model {name:?}, which is not configured; configured are {}",
+                    key.place,
+                    names.collect::<Vec<_>>().join(", ")
+                ));
+            }
+            if let Some(name) = names.clone().find(|name| key.digest == <[u8; 32]>::from(Sha256::digest(name))) {
+                return Err(format!(
+                    "{} has the model name {name:?} where the key should be: write KEY MODEL MODEL, and separate keys \
+                     from each other, not models, by commas",
+                    key.place
+                ));
             }
         }
-        Ok(Self(known))
+        Ok(())
+    }
+
+    /// Whether these may take the place of `before` while the server runs.
+    ///
+    /// # Errors
+    /// When the last line of the key file, which has changed, does not end: it may be half written, and half a line is
+    /// another key, or a key with more rights.
+    pub fn may_replace(&self, before: &Self) -> Result<(), String> {
+        match &self.file {
+            Some(file) if !file.complete && before.file.as_ref().is_none_or(|old| old.digest != file.digest) => {
+                Err(format!(
+                    "server.api_key_file, {}: the last line does not end with a line break, so the file may be half \
+                     written: end its last line, and reload again",
+                    file.path.display()
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What an operator should know although the keys are taken.
+    pub fn warning(&self) -> Option<String> {
+        let file = self.file.as_ref().filter(|file| !file.complete)?;
+        Some(format!(
+            "server.api_key_file, {}: the last line does not end with a line break; a reload refuses a changed file like this",
+            file.path.display()
+        ))
     }
 
     /// No keys: everybody may use the server.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Key> {
-        self.0.iter()
+        self.keys.iter()
     }
 
     /// The place of the key that was presented. Takes the same time whichever it is, and for one that is not known.
     pub fn find(&self, presented: &[u8]) -> Option<usize> {
         let digest: [u8; 32] = Sha256::digest(presented).into();
         let mut found = None;
-        for (n, key) in self.0.iter().enumerate() {
+        for (n, key) in self.keys.iter().enumerate() {
             if bool::from(key.digest.ct_eq(&digest)) {
                 found = Some(n);
             }
@@ -105,21 +198,35 @@ impl Keys {
 }
 
 impl Key {
-    /// `None` for an empty line.
-    fn parse(line: &str) -> Result<Option<Self>, &'static str> {
+    /// `None` for an empty line. Errors continue a sentence that begins with the place.
+    fn parse(line: &str, place: &str) -> Result<Option<Self>, &'static str> {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let Some(key) = words.next() else { return Ok(None) };
+        if key.starts_with(['"', '\'', '[']) || key.ends_with(['"', '\'']) {
+            return Err("has quotation marks or brackets around the key: write the key alone");
+        }
+        if key.chars().any(is_invisible) {
+            return Err("has an invisible character in the key: remove it");
+        }
         let digest = match key.strip_prefix("sha256:") {
-            Some(hex) => digest_of_hex(hex).ok_or("has not 64 hexadecimal digits after sha256:")?,
+            Some(hex) => digest_of_hex(hex).ok_or("does not have 64 hexadecimal digits after sha256:")?,
             None => Sha256::digest(key).into(),
         };
-        Ok(Some(Self { digest, models: words.map(str::to_owned).collect() }))
+        if digest == <[u8; 32]>::from(Sha256::digest("")) {
+            return Err("is the digest of an empty text: compute the digest of a key");
+        }
+        Ok(Some(Self { digest, models: words.map(str::to_owned).collect(), place: place.to_owned() }))
     }
 
     /// The only models that it may use, by id or alias; empty: all.
     pub fn models(&self) -> &[String] {
         &self.models
     }
+}
+
+/// What no client sends and no editor shows: control characters, byte order marks, marks of direction.
+fn is_invisible(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{feff}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{202a}'..='\u{202e}')
 }
 
 fn digest_of_hex(hex: &str) -> Option<[u8; 32]> {
@@ -172,7 +279,73 @@ mod tests {
         let known = read(&file).unwrap();
         assert_eq!((known.iter().count(), known.find(b"sk-one"), known.find(b"sk-two")), (2, Some(0), Some(1)));
         assert_eq!(known.find(b"#"), None);
-        assert!(Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap().contains("/nowhere"));
+        let error = Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap();
+        assert!(error.contains("server.api_key_file, /nowhere: the file does not exist"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_list_of_keys_is_an_error_and_a_byte_order_mark_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let read = |content: &[u8]| {
+            std::fs::write(&path, content).unwrap();
+            Keys::read(&ApiKeys::default(), Some(&path))
+        };
+        assert_eq!(read(b"\xef\xbb\xbfsk-one m\nsk-two\n").unwrap().find(b"sk-one"), Some(0));
+        for (content, part) in [
+            (&b""[..], "holds no key"),
+            (b"\n \n# sk-one\n", "holds no key"),
+            (b"\xef\xbb\xbf\n", "holds no key"),
+            (b"\xff\xfes\0k\0", "UTF-16"),
+            (b"sk-one\nsk-\xff\n", "line 2 is not UTF-8"),
+            (b"sk-one\n\"sk-two\"\n", "line 2 of server.api_key_file"),
+            (b"sk-\xe2\x80\x8bone\n", "invisible"),
+        ] {
+            let error = read(content).err().unwrap();
+            assert!(error.contains(part) && !error.contains("sk-"), "{error}");
+        }
+        let error = Keys::read(&ApiKeys::default(), Some(dir.path())).err().unwrap();
+        assert!(error.contains("server.api_key_file") && error.contains("directory"), "{error}");
+    }
+
+    #[test]
+    fn a_key_has_one_set_of_models() {
+        let hello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        for lines in [["sk-one a", "sk-one"], ["sk-one", "sk-one a"], ["sk-one a", "sk-one b"], ["hello a", hello]] {
+            let error = keys(&lines).err().unwrap();
+            assert!(error.contains("entry 1") && error.contains("entry 2") && !error.contains("sk-"), "{error}");
+        }
+        let known = keys(&["sk-one a b", "sk-one b a", "sk-two"]).unwrap();
+        assert_eq!((known.iter().count(), known.find(b"sk-two")), (2, Some(1)));
+    }
+
+    #[test]
+    fn what_keys_say_of_models_must_be_so() {
+        let names = || ["small", "big"].into_iter();
+        assert_eq!(keys(&["sk-one small", "sk-two"]).unwrap().check_models(names()), Ok(()));
+        for (line, part) in [("sk-one other", "\"other\""), ("small", "\"small\""), ("big small", "\"big\"")] {
+            let error = keys(&[line]).unwrap().check_models(names()).unwrap_err();
+            assert!(error.contains("entry 1") && error.contains(part) && !error.contains("sk-"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_changed_file_whose_last_line_does_not_end_replaces_no_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let read = |content: &str| {
+            std::fs::write(&path, content).unwrap();
+            Keys::read(&ApiKeys::default(), Some(&path)).unwrap()
+        };
+        let (whole, half) = (read("sk-one small\n"), read("sk-one"));
+        assert!(whole.warning().is_none() && half.warning().unwrap().contains("line break"));
+        let error = half.may_replace(&whole).unwrap_err();
+        assert!(error.contains("line break") && !error.contains("sk-"), "{error}");
+        let none = Keys::read(&ApiKeys::default(), None).unwrap();
+        assert!(half.may_replace(&none).is_err());
+        assert_eq!(whole.may_replace(&half), Ok(()));
+        assert_eq!(none.may_replace(&whole), Ok(()));
+        assert_eq!(read("sk-one").may_replace(&half), Ok(()), "the file is as it was");
     }
 
     #[test]
@@ -187,6 +360,13 @@ mod tests {
         }
         let error = keys(&["sha256:sk-secret"]).err().unwrap();
         assert!(error.contains("entry 1") && !error.contains("secret"), "{error}");
-        assert!(keys(&[" "]).err().unwrap().contains("empty"));
+        for entry in [" ", "", "# a"] {
+            assert!(keys(&["sk-one", entry]).err().unwrap().contains("entry 2 of server.api_keys is empty"));
+        }
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        for entry in ["'sk-secret'", "[\"sk-secret\"]", "\"sk-secret", "sk-secret\"", "sk-\u{feff}secret", empty] {
+            let error = keys(&[entry]).err().unwrap();
+            assert!(error.contains("entry 1 of server.api_keys") && !error.contains("secret"), "{error}");
+        }
     }
 }

@@ -81,6 +81,8 @@ pub mod server;
 #[cfg(feature = "server")]
 pub mod stamp;
 #[cfg(feature = "server")]
+mod text_file;
+#[cfg(feature = "server")]
 pub mod workers;
 
 pub use error::{EmbedError, LoadError};
