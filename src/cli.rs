@@ -22,6 +22,7 @@ mod running;
 mod serve;
 mod welcome;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -100,7 +101,7 @@ struct ServeArgs {
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
     /// How to write the log [default: text] [env: EMBEDDING_SERVER_LOG_FORMAT]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, ignore_case = true)]
     log_format: Option<LogFormat>,
 }
 
@@ -211,13 +212,13 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
 impl ServeArgs {
     /// The configuration that these flags give on top of the other layers, as the file and the environment are now.
     fn effective(&self) -> Result<Effective, ConfigError> {
-        self.effective_with(environment())
+        self.effective_with(std::env::vars_os())
     }
 
     /// The same with another environment.
     fn effective_with(
         &self,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Effective, ConfigError> {
         let flags = Flags {
             config: self.config.clone(),
@@ -232,10 +233,6 @@ impl ServeArgs {
         };
         layers::effective(&flags, environment.into_iter())
     }
-}
-
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn check(args: &ServeArgs) -> Result<String, Failure> {

@@ -2,28 +2,36 @@
 //!
 //! Layers: defaults < file < environment < flags; [`layers`] merges them and remembers where each value came from.
 
+pub mod cors;
+mod file;
+pub mod host;
 pub mod layers;
+pub mod log_level;
+pub mod settings;
 pub mod units;
+pub mod values;
+pub mod variables;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 use crate::checkpoint::Overrides;
 use crate::embedder::{Memory, Settings, TokenInput};
 use crate::keys::ApiKeys;
 use crate::norm::NormKind;
 use crate::pooling::place::DeviceChoice;
+use host::Host;
 use units::{ByteCount, Seconds};
 
 /// The name that the system we replace serves, and that its clients ask for.
 pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
 
 /// What existing snippets ask OpenAI for.
-#[cfg(feature = "default-model")]
 const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "text-embedding-3-large"];
 
 /// Everything that can be set. `config/embedding-server.toml` documents each key.
@@ -40,7 +48,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    pub host: IpAddr,
+    pub host: Host,
     pub port: u16,
     pub threads: usize,
     pub device: DeviceChoice,
@@ -140,7 +148,7 @@ impl Default for Config {
 impl Default for Server {
     fn default() -> Self {
         Self {
-            host: IpAddr::from([127, 0, 0, 1]),
+            host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             port: 5000,
             threads: 0,
             device: DeviceChoice::default(),
@@ -238,66 +246,76 @@ impl Config {
         self.default_model.as_deref().unwrap_or_else(first)
     }
 
-    /// What types do not say: names that clash, limits that admit nothing.
+    /// What types do not say: ranges, names that clash, settings that belong together.
     ///
     /// # Errors
     /// A sentence on the first thing wrong.
     pub fn validate(&self) -> Result<(), String> {
         if self.models.is_empty() {
-            return Err("no model is configured: add a [[models]] entry, or --model NAME=PATH".to_owned());
+            return Err("no model is configured: add a [[models]] section, or --model NAME=PATH".to_owned());
         }
+        self.validate_values()?;
         let mut names = BTreeSet::new();
         for model in &self.models {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
-                if name.is_empty() {
-                    return Err(format!("a model at {} has an empty id or alias", model.path.display()));
-                }
                 if !names.insert(name.as_str()) {
                     return Err(format!("the model name {name:?} is given twice; ids and aliases must differ"));
-                }
-            }
-            for (key, value) in [("dimensions", model.dimensions), ("max_input_tokens", model.max_input_tokens)] {
-                if value == Some(0) {
-                    return Err(format!("{key} of the model {:?} is 0; leave it out for no limit", model.id));
-                }
-            }
-            for (key, value) in [("norm_eps", model.norm_eps), ("embedding_scale", model.embedding_scale)] {
-                if value.is_some_and(|x| !x.is_finite() || x < 0.0) {
-                    return Err(format!("{key} of the model {:?} must be a number of at least 0", model.id));
                 }
             }
         }
         if !names.contains(self.default_model()) {
             return Err(format!(
-                "default_model is {:?}, which no model is called; there is {}",
+                "default_model is {:?}, but no model has this name; there is {}",
                 self.default_model(),
                 names.into_iter().collect::<Vec<_>>().join(", ")
             ));
         }
-        let is_origin = |o: &String| o == "*" || o.starts_with("http://") || o.starts_with("https://");
-        if let Some(origin) =
-            self.server.cors_origins.iter().find(|o| !is_origin(o) || !o.bytes().all(|b| b.is_ascii_graphic()))
-        {
-            return Err(format!(
-                "server.cors_origins has {origin:?}, which is no origin: write \"https://page.example\" or \"*\""
-            ));
-        }
-        if self.server.max_inputs == 0 || self.server.max_body.0 == 0 {
-            return Err("server.max_inputs and server.max_body must be more than 0".to_owned());
-        }
-        let Server { max_connections, max_in_flight, header_timeout, request_timeout, .. } = &self.server;
-        if *max_connections == 0 || max_in_flight.0 == 0 || header_timeout.0.is_zero() || request_timeout.0.is_zero() {
-            return Err(
-                "server.max_connections, max_in_flight, header_timeout and request_timeout must be more than 0"
-                    .to_owned(),
-            );
-        }
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
             return Err("server.tls_cert and server.tls_key must be set together".to_owned());
         }
-        tracing_subscriber::EnvFilter::builder()
-            .parse(&self.log.level)
-            .map_err(|e| format!("log.level is no filter: {e}; use error, warn, info, debug or trace"))?;
         Ok(())
+    }
+
+    /// Holds every value against the range that its setting allows.
+    fn validate_values(&self) -> Result<(), String> {
+        let table = Table::try_from(self).map_err(|e| e.to_string())?;
+        let check = |section: &str, place: &str, keys: &Table| {
+            for (key, value) in keys {
+                if let Some(setting) = settings::find(section, key) {
+                    setting.kind.from_value(value).map_err(|advice| format!("{place}{key} is {value}: {advice}"))?;
+                }
+            }
+            Ok::<_, String>(())
+        };
+        check("", "", &table)?;
+        for (section, value) in &table {
+            match value {
+                Value::Table(keys) => check(section, &format!("{section}."), keys)?,
+                Value::Array(models) => {
+                    for model in models.iter().filter_map(Value::as_table) {
+                        let id = model.get("id").and_then(Value::as_str).unwrap_or_default();
+                        check(section, &format!("models.{id}."), model)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Settings that are valid, but probably not meant.
+    fn warnings(&self) -> Vec<String> {
+        let Server { max_body, max_in_flight, cors_origins, .. } = &self.server;
+        let mut warnings = Vec::new();
+        if max_body.0 > max_in_flight.0 {
+            warnings.push(format!(
+                "server.max_body ({max_body}) is larger than server.max_in_flight ({max_in_flight}): a body that large \
+                 is admitted only while no other request is in flight"
+            ));
+        }
+        if cors_origins.len() > 1 && cors_origins.iter().any(|origin| origin == cors::ANY) {
+            warnings.push("server.cors_origins holds \"*\", so its other entries have no effect".to_owned());
+        }
+        warnings
     }
 }

@@ -85,7 +85,7 @@ impl Keys {
         let mut known = Self { keys: Vec::new(), file: None };
         for (n, entry) in keys.0.iter().enumerate() {
             let place = format!("entry {} of server.api_keys", n + 1);
-            if !known.add(entry, place.clone())? {
+            if !known.add(entry, &place)? {
                 return Err(format!("{place} is empty: remove it, or write a key"));
             }
         }
@@ -93,7 +93,7 @@ impl Keys {
             let text = text_file::read(path).map_err(|e| format!("server.api_key_file, {}: {e}", path.display()))?;
             let mut holds_key = false;
             for (n, line) in text.lines().enumerate() {
-                holds_key |= known.add(line, format!("line {} of server.api_key_file, {}", n + 1, path.display()))?;
+                holds_key |= known.add(line, &format!("line {} of server.api_key_file, {}", n + 1, path.display()))?;
             }
             if !holds_key {
                 return Err(format!(
@@ -108,8 +108,8 @@ impl Keys {
     }
 
     /// Adds the key of `line`; returns whether it holds one.
-    fn add(&mut self, line: &str, place: String) -> Result<bool, String> {
-        let Some(key) = Key::parse(line, &place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
+    fn add(&mut self, line: &str, place: &str) -> Result<bool, String> {
+        let Some(key) = Key::parse(line, place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
         let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
         if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
             if models(same) == models(&key) {

@@ -46,7 +46,6 @@ mod write;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,7 +58,7 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::error::LoadError;
-use crate::keys::{Key, Keys};
+use crate::keys::Keys;
 use crate::registry::{Entry, Registry};
 use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
@@ -109,9 +108,13 @@ impl State {
     /// When they cannot be read, or no worker threads can be started.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
         let threads = |e: std::io::Error| ConfigError(format!("cannot start the threads of server.threads: {e}"));
+        let keys = keys(&config)?;
+        if let Some(warning) = keys.warning() {
+            tracing::warn!("{warning}");
+        }
         Ok(Self {
             registry: Registry::new(&config),
-            keys: Arc::new(keys(&config)?),
+            keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
             workers: Arc::new(Workers::start(config.server.threads).map_err(threads)?),
             metrics: Arc::default(),
@@ -126,11 +129,13 @@ impl State {
     /// The state of another configuration, to take this one's place: [`State::load`] it, then [`State::take_over`].
     ///
     /// # Errors
-    /// When the keys or certificates that `config` names cannot be read.
+    /// When the keys or certificates that `config` names cannot be read, or the key file may be half written.
     pub fn next(&self, config: Config) -> Result<Self, ConfigError> {
+        let keys = keys(&config)?;
+        keys.may_replace(&self.keys).map_err(ConfigError)?;
         Ok(Self {
             registry: self.registry.replacing(&config),
-            keys: Arc::new(keys(&config)?),
+            keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
             config: Arc::new(config),
             ..self.clone()
@@ -145,7 +150,7 @@ impl State {
     }
 
     fn warn_without_keys(&self) {
-        let host = self.config.server.host;
+        let host = &self.config.server.host;
         if !host.is_loopback() && self.keys.is_empty() {
             tracing::warn!(
                 "NO API KEYS: everybody who can reach {host} may use this server; set server.api_keys or server.api_key_file"
@@ -158,8 +163,8 @@ impl State {
         Self { registry: self.registry.only(models), ..self.clone() }
     }
 
-    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when as many workers have used its tokenizer once as can run at the same time.
-    /// What is left to do, while they answer, is for [`State::quicken`].
+    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when as many workers as can
+    /// run at the same time have used its tokenizer once. What is left to do, while they answer, is for [`State::quicken`].
     ///
     /// # Errors
     /// The first model that cannot be loaded.
@@ -214,6 +219,8 @@ impl State {
         }
     }
 
+    /// Lets as many workers use the tokenizer once as can run at the same time: with many more threads than CPUs, the
+    /// rest would only delay the first answer.
     async fn warm(&self, choice: Arc<Choice>) {
         let mut warming = self.workers.on_each_running_thread(move |_| choice.warm());
         while warming.next().await.is_some() {}
@@ -232,13 +239,16 @@ impl Drop for Served {
     }
 }
 
-/// The keys, which may name only models that there are.
+/// Reads the keys, which may name only models that are configured.
 fn keys(config: &Config) -> Result<Keys, ConfigError> {
     let server = &config.server;
     let keys = Keys::read(&server.api_keys, server.api_key_file.as_deref()).map_err(ConfigError)?;
-    let is_there = |name: &String| config.models.iter().any(|m| m.id == *name || m.aliases.contains(name));
-    if let Some(name) = keys.iter().flat_map(Key::models).find(|name| !is_there(name)) {
-        return Err(ConfigError(format!("an API key may use the model {name:?}, which is not configured")));
+    let names = config.models.iter().flat_map(|m| std::iter::once(&m.id).chain(&m.aliases)).map(String::as_str);
+    keys.check_models(names).map_err(ConfigError)?;
+    if server.metrics && server.metrics_need_key && keys.is_empty() {
+        let message = "server.metrics_need_key is true, but no API key is configured: set server.api_keys or \
+                       server.api_key_file, or set server.metrics_need_key to false";
+        return Err(ConfigError(message.to_owned()));
     }
     Ok(keys)
 }
@@ -371,10 +381,11 @@ impl StopSignals {
 /// # Errors
 /// With the address, and the setting that changes it.
 pub async fn bind(config: &Config) -> Result<TcpListener, String> {
-    let address = SocketAddr::new(config.server.host, config.server.port);
-    TcpListener::bind(address)
+    let (host, port) = (&config.server.host, config.server.port);
+    let addresses = host.addresses(port)?;
+    TcpListener::bind(addresses.as_slice())
         .await
-        .map_err(|e| format!("cannot listen on {address}: {e}{}", bind_advice(&e, config.server.port)))
+        .map_err(|e| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), bind_advice(&e, port)))
 }
 
 /// What to do about an address that cannot be bound.

@@ -222,7 +222,7 @@ fn model(args: &EmbedArgs) -> Result<Model, Failure> {
         _ => Vec::new(),
     };
     let flags = Flags { config: args.config.clone(), device: args.device.clone(), models, ..Flags::default() };
-    let config = effective(&flags, std::iter::empty())?.config;
+    let config = effective(&flags, std::iter::empty::<(String, String)>())?.config;
     let name = match &args.model {
         Some(name) if args.config.is_some() => name.clone(),
         _ => config.default_model().to_owned(),

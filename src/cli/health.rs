@@ -1,12 +1,10 @@
 //! `embedding-server health`: what a container's health check runs, where there is no shell and no curl.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ureq::Agent;
 
 use super::output::Failure;
-use super::welcome::reachable;
 use super::{HealthArgs, ServeArgs, running};
 
 /// The longest wait for an answer.
@@ -25,7 +23,7 @@ pub fn run(args: &HealthArgs) -> Result<String, Failure> {
     if server.port == 0 {
         return Err(Failure::Configuration("the server's port is 0, a free one: give --port PORT".to_owned()));
     }
-    let address = SocketAddr::new(reachable(server.host), server.port);
+    let address = format!("{}:{}", server.host.in_url(), server.port);
     let path = if args.live { "health" } else { "ready" };
     let scheme = if server.tls_cert.is_some() { "https" } else { "http" };
     Ok(ask(&format!("{scheme}://{address}/{path}"))?)

@@ -73,7 +73,9 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
 
 fn configured(args: &InspectArgs) -> Result<Option<Model>, Box<dyn std::error::Error>> {
     let Some(file) = &args.config else { return Ok(None) };
-    let config = effective(&Flags { config: Some(file.clone()), ..Flags::default() }, std::iter::empty())?.config;
+    let config =
+        effective(&Flags { config: Some(file.clone()), ..Flags::default() }, std::iter::empty::<(String, String)>())?
+            .config;
     let found = config.models.into_iter().find(|m| m.path == args.path || args.path.to_str() == Some(m.id.as_str()));
     found.map(Some).ok_or_else(|| format!("{} has no model at {}", file.display(), args.path.display()).into())
 }

@@ -1,18 +1,21 @@
 //! The server of this container, by what Linux says of its processes: no file has to be written, so a read-only image
 //! without a /tmp is no obstacle.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
 use super::{Cli, Command, ServeArgs};
-use crate::config::layers::{CONFIG_VARIABLE, ConfigError, ENV_PREFIX, Effective};
+use crate::config::layers::{ConfigError, Effective};
+use crate::config::values::unquoted;
+use crate::config::variables::{CONFIG, PREFIX};
 
 /// How a server was started.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Running {
     args: ServeArgs,
-    environment: Vec<(String, String)>,
+    environment: Vec<(OsString, OsString)>,
     directory: PathBuf,
 }
 
@@ -22,8 +25,10 @@ impl Running {
         let Self { mut args, mut environment, directory } = self;
         // Paths are relative to its directory, which need not be ours.
         args.config = args.config.map(|file| directory.join(file));
-        for (_, file) in environment.iter_mut().filter(|(name, _)| name == CONFIG_VARIABLE) {
-            *file = directory.join(&file).display().to_string();
+        for (_, file) in environment.iter_mut().filter(|(name, _)| name == CONFIG) {
+            if let Some(path) = file.to_str().map(unquoted).filter(|path| !path.is_empty()) {
+                *file = directory.join(path).into_os_string();
+            }
         }
         args.effective_with(environment)
     }
@@ -36,7 +41,8 @@ pub fn find() -> Option<Running> {
     if let Some(first) = process(1) {
         return Some(first);
     }
-    let told = ["CONFIG", "HOST", "PORT"].iter().any(|name| std::env::var_os(format!("{ENV_PREFIX}{name}")).is_some());
+    let is_set = |name: &&str| std::env::var_os(format!("{PREFIX}{name}")).is_some_and(|value| !value.is_empty());
+    let told = ["CONFIG", "HOST", "PORT"].iter().any(is_set);
     if told {
         return None;
     }
@@ -64,7 +70,7 @@ impl Running {
         // Another user's environment cannot be read. A container's is the same for all of its processes.
         let environment = match std::fs::read(process.join("environ")) {
             Ok(variables) => strings(&variables).filter_map(|variable| pair(&variable)).collect(),
-            Err(_) => super::environment().collect(),
+            Err(_) => std::env::vars_os().collect(),
         };
         let directory = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         Some(Self { args, environment, directory })
@@ -77,8 +83,8 @@ fn strings(bytes: &[u8]) -> impl Iterator<Item = String> {
     bytes.split(|&byte| byte == 0).map(|string| String::from_utf8_lossy(string).into_owned())
 }
 
-fn pair(variable: &str) -> Option<(String, String)> {
-    variable.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+fn pair(variable: &str) -> Option<(OsString, OsString)> {
+    variable.split_once('=').map(|(name, value)| (name.into(), value.into()))
 }
 
 fn is_child_of_first(id: u32) -> bool {

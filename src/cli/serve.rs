@@ -1,7 +1,6 @@
 //! `embedding-server serve`
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::output::{Failure, end};
 use super::{ServeArgs, log, welcome};
-use crate::config::layers::{self, ConfigError};
+use crate::config::layers::ConfigError;
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
@@ -120,7 +119,7 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
     systemd::ready();
     let quickening = Arc::clone(&state);
     tokio::spawn(async move { quickening.quicken(searches).await });
-    let file = args.config.clone().or_else(|| std::env::var_os(layers::CONFIG_VARIABLE).map(PathBuf::from));
+    let file = args.effective().ok().and_then(|effective| effective.file);
     reload::watch(state, hangup, file.as_deref(), || read(&args)).await;
 }
 

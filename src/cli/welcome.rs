@@ -34,7 +34,7 @@ fn describe(model: &Model, dimensions: Option<usize>) -> String {
 }
 
 /// Where a server that listens on `host` is found from its own machine.
-pub fn reachable(host: IpAddr) -> IpAddr {
+fn reachable(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),

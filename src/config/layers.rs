@@ -1,103 +1,15 @@
 //! Layers of configuration, merged key by key; each value remembers the layer it came from.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use super::{Config, DEFAULT_MODEL_ID, Model};
-
-/// The prefix of environment variables.
-pub const ENV_PREFIX: &str = "EMBEDDING_SERVER_";
-
-/// The one that names the file.
-pub const CONFIG_VARIABLE: &str = "EMBEDDING_SERVER_CONFIG";
-
-/// Environment variables, without the prefix, and the keys that they set. `MODELS` and `CONFIG` are apart.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    ("DEFAULT_MODEL", "default_model"),
-    ("HOST", "server.host"),
-    ("PORT", "server.port"),
-    ("THREADS", "server.threads"),
-    ("DEVICE", "server.device"),
-    ("MAX_BODY", "server.max_body"),
-    ("MAX_INPUTS", "server.max_inputs"),
-    ("MAX_IN_FLIGHT", "server.max_in_flight"),
-    ("MAX_CONNECTIONS", "server.max_connections"),
-    ("HEADER_TIMEOUT", "server.header_timeout"),
-    ("REQUEST_TIMEOUT", "server.request_timeout"),
-    ("DRAIN_DELAY", "server.drain_delay"),
-    ("DRAIN_TIMEOUT", "server.drain_timeout"),
-    ("RELOAD_INTERVAL", "server.reload_interval"),
-    ("API_KEYS", "server.api_keys"),
-    ("API_KEY_FILE", "server.api_key_file"),
-    ("TLS_CERT", "server.tls_cert"),
-    ("TLS_KEY", "server.tls_key"),
-    ("CORS_ORIGINS", "server.cors_origins"),
-    ("METRICS", "server.metrics"),
-    ("METRICS_NEED_KEY", "server.metrics_need_key"),
-    ("DOCS", "server.docs"),
-    ("PLAYGROUND", "server.playground"),
-    ("LOG_LEVEL", "log.level"),
-    ("LOG_FORMAT", "log.format"),
-];
-
-/// All keys, for "did you mean"; a test holds them against the types.
-const KEYS: &[(&str, &[&str])] = &[
-    ("", &["default_model", "server", "log", "models"]),
-    (
-        "server",
-        &[
-            "host",
-            "port",
-            "threads",
-            "device",
-            "max_body",
-            "max_inputs",
-            "max_in_flight",
-            "max_connections",
-            "header_timeout",
-            "request_timeout",
-            "drain_delay",
-            "drain_timeout",
-            "reload_interval",
-            "api_keys",
-            "api_key_file",
-            "tls_cert",
-            "tls_key",
-            "cors_origins",
-            "metrics",
-            "metrics_need_key",
-            "docs",
-            "playground",
-        ],
-    ),
-    ("log", &["level", "format"]),
-    (
-        "models",
-        &[
-            "id",
-            "path",
-            "aliases",
-            "normalize",
-            "special_tokens",
-            "dimensions",
-            "token_input",
-            "max_input_tokens",
-            "device",
-            "device_min_tokens",
-            "memory",
-            "tokenizer",
-            "config",
-            "norm",
-            "norm_eps",
-            "embedding_scale",
-            "embedding_tensor",
-            "norm_tensor",
-        ],
-    ),
-];
+use super::settings::{self, Setting};
+use super::variables::Variables;
+use super::{Config, DEFAULT_MODEL_ID, Model, OPENAI_MODELS, file};
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,7 +56,9 @@ pub struct Effective {
     pub config: Config,
     /// By dotted key; models by id: `models.text-embedding-3-small.path`.
     pub origins: BTreeMap<String, Origin>,
-    /// Things in the environment that look meant and are not taken.
+    /// The configuration file that was read.
+    pub file: Option<PathBuf>,
+    /// What is valid, but probably not meant.
     pub warnings: Vec<String>,
 }
 
@@ -152,34 +66,34 @@ pub struct Effective {
 ///
 /// # Errors
 /// When a layer cannot be read, names an unknown key, or the result is not valid.
-pub fn effective(flags: &Flags, environment: impl Iterator<Item = (String, String)>) -> Result<Effective, ConfigError> {
-    let environment: BTreeMap<String, String> =
-        environment.filter_map(|(name, value)| Some((name.strip_prefix(ENV_PREFIX)?.to_owned(), value))).collect();
+pub fn effective(
+    flags: &Flags,
+    environment: impl Iterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+) -> Result<Effective, ConfigError> {
+    let variables = Variables::read(environment)?;
     let mut layers = Layers::defaults()?;
 
-    let file = flags.config.clone().or_else(|| environment.get("CONFIG").map(PathBuf::from));
+    let file = flags.config.clone().or_else(|| variables.config_file.clone());
     if let Some(path) = &file {
         layers.file(path)?;
     }
-    let mut warnings = Vec::new();
-    for (name, value) in &environment {
-        layers.variable(name, value, &mut warnings)?;
+    for (setting, name, text) in &variables.settings {
+        layers.text(setting, text, &Origin::Environment(name.clone()))?;
     }
+    layers.models(&variables.models, &Origin::Environment(super::variables::MODELS.to_owned()))?;
     let set = [
-        ("--host", "server.host", flags.host.clone().map(Value::from)),
-        ("--port", "server.port", flags.port.map(|port| Value::from(i64::from(port)))),
-        ("--device", "server.device", flags.device.clone().map(Value::from)),
-        ("--log-format", "log.format", flags.log_format.clone().map(Value::from)),
+        ("--host", "host", flags.host.clone()),
+        ("--port", "port", flags.port.map(|port| port.to_string())),
+        ("--device", "device", flags.device.clone()),
     ];
-    for (flag, key, value) in set {
-        if let Some(value) = value {
-            layers.set(key, value, Origin::Flag(flag))?;
+    let set = set.into_iter().map(|(flag, key, text)| (flag, "server", key, text));
+    for (flag, section, key, text) in set.chain([("--log-format", "log", "format", flags.log_format.clone())]) {
+        if let (Some(setting), Some(text)) = (settings::find(section, key), text) {
+            layers.text(setting, text.trim(), &Origin::Flag(flag))?;
         }
     }
-    for model in &flags.models {
-        layers.model(model, Origin::Flag("--model"))?;
-    }
-    layers.finish(warnings)
+    layers.models(&flags.models, &Origin::Flag("--model"))?;
+    layers.finish(file, variables.warnings)
 }
 
 struct Layers {
@@ -188,13 +102,16 @@ struct Layers {
     origins: BTreeMap<String, Origin>,
     /// The only model is the default one, which the first configured model replaces.
     default_models: bool,
+    /// Whether a model has its name only because none was given.
+    unnamed: bool,
 }
 
 impl Layers {
     fn defaults() -> Result<Self, ConfigError> {
         let mut table = Table::try_from(Config::default()).map_err(|e| ConfigError(e.to_string()))?;
         table.remove("models");
-        let mut layers = Self { table, models: Vec::new(), origins: BTreeMap::new(), default_models: true };
+        let mut layers =
+            Self { table, models: Vec::new(), origins: BTreeMap::new(), default_models: true, unnamed: false };
         for (section, value) in &layers.table {
             for key in value.as_table().into_iter().flat_map(Table::keys) {
                 layers.origins.insert(format!("{section}.{key}"), Origin::Default);
@@ -211,106 +128,84 @@ impl Layers {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let failed = |e: &dyn fmt::Display| ConfigError(format!("{}: {e}", path.display()));
-        let text = std::fs::read_to_string(path).map_err(|e| failed(&e))?;
-        let mut file: Table = text.parse().map_err(|e| failed(&at_line(&text, &e)))?;
-        if let Some(unknown) = unknown_key(&file) {
-            return Err(failed(&unknown));
-        }
-        // Read on its own first: its errors then point at a line.
-        toml::from_str::<Config>(&text).map_err(|e| failed(&at_line(&text, &e)))?;
-
         let origin = Origin::File(path.to_owned());
-        if let Some(Value::Array(models)) = file.remove("models") {
+        let file = file::read(path)?;
+        for (setting, value) in file.settings {
+            self.set(setting, value, &origin);
+        }
+        if let Some(models) = file.models {
             self.forget_default_models();
             for model in models {
-                if let Value::Table(model) = model {
-                    self.add_model(model, &origin);
-                }
-            }
-        }
-        for (section, value) in file {
-            match value {
-                Value::Table(keys) => {
-                    for (key, value) in keys {
-                        self.set(&format!("{section}.{key}"), value, origin.clone())?;
-                    }
-                }
-                value => self.set(&section, value, origin.clone())?,
+                self.add_model(model, &origin);
             }
         }
         Ok(())
     }
 
-    fn variable(&mut self, name: &str, value: &str, warnings: &mut Vec<String>) -> Result<(), ConfigError> {
-        // A Kubernetes service named embedding-server sets EMBEDDING_SERVER_PORT=tcp://..., and more of the kind, in every pod.
-        if value.starts_with("tcp://") || name.starts_with("SERVICE_") || name.starts_with("PORT_") || name == "CONFIG"
-        {
-            return Ok(());
-        }
-        let origin = Origin::Environment(format!("{ENV_PREFIX}{name}"));
-        if name == "MODELS" {
-            for model in value.split(',').filter(|m| !m.trim().is_empty()) {
-                self.model(model.trim(), origin.clone())?;
-            }
-            return Ok(());
-        }
-        let Some((_, key)) = ENVIRONMENT.iter().find(|(known, _)| *known == name) else {
-            let known = ENVIRONMENT.iter().map(|(known, _)| *known).chain(["MODELS", "CONFIG"]);
-            warnings.push(format!("{ENV_PREFIX}{name} is set and means nothing here{}", did_you_mean(name, known)));
-            return Ok(());
+    /// The value of a variable or a flag.
+    fn text(&mut self, setting: &'static Setting, text: &str, origin: &Origin) -> Result<(), ConfigError> {
+        let value = if text.is_empty() {
+            Err("it is empty: write a value, or leave it out".to_owned())
+        } else {
+            setting.kind.from_text(text)
         };
-        let value = match *key {
-            "server.port" | "server.threads" | "server.max_inputs" | "server.max_connections" => value
-                .parse::<i64>()
-                .map(Value::from)
-                .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected a whole number")))?,
-            "server.metrics" | "server.metrics_need_key" | "server.docs" | "server.playground" => value
-                .parse::<bool>()
-                .map(Value::from)
-                .map_err(|_| ConfigError(format!("{ENV_PREFIX}{name} is {value:?}; expected true or false")))?,
-            "server.cors_origins" | "server.api_keys" => {
-                Value::Array(value.split(',').map(str::trim).filter(|o| !o.is_empty()).map(Value::from).collect())
-            }
-            _ => Value::from(value),
-        };
-        self.set(key, value, origin)
-    }
-
-    fn set(&mut self, key: &str, value: Value, origin: Origin) -> Result<(), ConfigError> {
-        let mut table = self.table.clone();
-        match key.split_once('.') {
-            Some((section, key)) => {
-                if let Some(Value::Table(section)) = table.get_mut(section) {
-                    section.insert(key.to_owned(), value);
-                }
-            }
-            None => {
-                table.insert(key.to_owned(), value);
-            }
-        }
-        // Tried at once, so that the error names the layer.
-        Config::deserialize_table(table.clone()).map_err(|e| ConfigError(format!("{key}, from the {origin}: {e}")))?;
-        self.table = table;
-        self.origins.insert(key.to_owned(), origin);
+        let value = value.map_err(|advice| {
+            let shown = if setting.kind.is_secret() { String::new() } else { format!(" is {}", shown(text)) };
+            ConfigError(format!("{origin}: {}{shown}: {advice}", setting.name()))
+        })?;
+        self.set(setting, value, origin);
         Ok(())
     }
 
-    /// `NAME=PATH` sets the path of a model that a lower layer names, or adds one.
-    fn model(&mut self, text: &str, origin: Origin) -> Result<(), ConfigError> {
-        let (id, path) = text.split_once('=').unwrap_or((DEFAULT_MODEL_ID, text));
-        if id.is_empty() || path.is_empty() {
-            return Err(ConfigError(format!("{text:?}, from the {origin}: expected NAME=PATH")));
+    fn set(&mut self, setting: &Setting, value: Value, origin: &Origin) {
+        self.origins.insert(setting.name(), origin.clone());
+        let section = if setting.section.is_empty() {
+            Some(&mut self.table)
+        } else {
+            let section = self.table.entry(setting.section).or_insert_with(|| Value::Table(Table::new()));
+            section.as_table_mut()
+        };
+        if let Some(section) = section {
+            section.insert(setting.key.to_owned(), value);
         }
+    }
+
+    /// The models of one layer: `NAME=PATH` sets the path of a model that a lower layer names, or adds one.
+    fn models(&mut self, texts: &[String], origin: &Origin) -> Result<(), ConfigError> {
+        let mut named = BTreeMap::new();
+        for text in texts {
+            let (id, path) = name_and_path(text);
+            let wrong = |advice: String| ConfigError(format!("{origin}: the model is {}: {advice}", shown(text)));
+            let unnamed = id.is_none();
+            let id = match id {
+                Some(id) => super::values::name(id).map_err(|advice| wrong(format!("{advice}: NAME=PATH")))?,
+                None => DEFAULT_MODEL_ID.to_owned(),
+            };
+            if path.is_empty() {
+                return Err(wrong("write NAME=PATH, or PATH alone".to_owned()));
+            }
+            if let Some(other) = named.insert(id.clone(), path) {
+                return Err(ConfigError(format!(
+                    "{origin}: two models have the name {id:?}, {other} and {path}; give names: --model NAME=PATH, or \
+                     EMBEDDING_SERVER_MODELS=\"NAME=PATH,NAME=PATH\""
+                )));
+            }
+            self.model(&id, path, origin, unnamed)?;
+        }
+        Ok(())
+    }
+
+    fn model(&mut self, id: &str, path: &str, origin: &Origin, unnamed: bool) -> Result<(), ConfigError> {
         let same = |model: &&mut Table| model.get("id").and_then(Value::as_str) == Some(id);
         if !self.default_models
             && let Some(model) = self.models.iter_mut().find(same)
         {
             model.insert("path".to_owned(), Value::from(path));
-            self.origins.insert(format!("models.{id}.path"), origin);
+            self.origins.insert(format!("models.{id}.path"), origin.clone());
             return Ok(());
         }
-        self.add_model(model_table(&Model::new(id, path))?, &origin);
+        self.add_model(model_table(&Model::new(id, path))?, origin);
+        self.unnamed |= unnamed;
         Ok(())
     }
 
@@ -333,11 +228,17 @@ impl Layers {
         }
     }
 
-    fn finish(mut self, warnings: Vec<String>) -> Result<Effective, ConfigError> {
+    fn finish(mut self, file: Option<PathBuf>, mut warnings: Vec<String>) -> Result<Effective, ConfigError> {
+        // A model that was given without a name takes the place of OpenAI's, whichever of them a client asks for.
+        if let (true, [model]) = (self.unnamed, self.models.as_mut_slice()) {
+            let others = OPENAI_MODELS.into_iter().filter(|name| *name != DEFAULT_MODEL_ID);
+            model.entry("aliases").or_insert_with(|| Value::Array(others.map(Value::from).collect()));
+        }
         self.table.insert("models".to_owned(), Value::Array(self.models.into_iter().map(Value::Table).collect()));
-        let config = Config::deserialize_table(self.table).map_err(|e| ConfigError(e.to_string()))?;
+        let config: Config = self.table.try_into().map_err(|e: toml::de::Error| ConfigError(e.message().to_owned()))?;
         config.validate().map_err(ConfigError)?;
-        Ok(Effective { config, origins: self.origins, warnings })
+        warnings.extend(config.warnings());
+        Ok(Effective { config, origins: self.origins, file, warnings })
     }
 }
 
@@ -348,45 +249,30 @@ fn model_table(model: &Model) -> Result<Table, ConfigError> {
     Ok(table)
 }
 
-impl Config {
-    fn deserialize_table(table: Table) -> Result<Self, toml::de::Error> {
-        table.try_into()
-    }
-}
-
-/// The error with its line, but not the line's text, as toml would have it: that may be a secret.
-fn at_line(text: &str, error: &toml::de::Error) -> String {
-    let before = error.span().and_then(|span| text.get(..span.start));
-    let line = before.map_or_else(String::new, |before| format!("line {}: ", before.matches('\n').count() + 1));
-    format!("{line}{}", error.message())
-}
-
-/// The first key that no type has, with the nearest that one does.
-fn unknown_key(file: &Table) -> Option<String> {
-    let mut sections = vec![(String::new(), file)];
-    for (name, value) in file {
-        match value {
-            Value::Table(keys) => sections.push((name.clone(), keys)),
-            Value::Array(items) => sections.extend(items.iter().filter_map(|i| Some((name.clone(), i.as_table()?)))),
-            _ => {}
+/// `NAME=PATH`, or a path alone, which may hold `=` where it can be seen to be a path.
+fn name_and_path(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, path)) if !name.starts_with(['/', '.', '~']) && !Path::new(text).exists() => {
+            (Some(name.trim()), path.trim())
         }
+        _ => (None, text),
     }
-    for (section, keys) in sections {
-        let Some((_, known)) = KEYS.iter().find(|(name, _)| *name == section) else { continue };
-        if let Some(key) = keys.keys().find(|key| !known.contains(&key.as_str())) {
-            let place = if section.is_empty() { String::new() } else { format!(" in [{section}]") };
-            return Some(format!("unknown key {key:?}{place}{}", did_you_mean(key, known.iter().copied())));
-        }
-    }
-    None
 }
 
-fn did_you_mean<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
-    let nearest = known.clone().map(|k| (strsim::jaro_winkler(name, k), k)).max_by(|a, b| a.0.total_cmp(&b.0));
-    match nearest {
-        Some((likeness, key)) if likeness > 0.75 => format!("; did you mean {key:?}?"),
-        _ => format!("; known are {}", known.collect::<Vec<_>>().join(", ")),
+/// A value as errors show it: on one line, and not all of a long one.
+pub fn shown(text: &str) -> String {
+    const LONGEST: usize = 80;
+    if text.chars().count() <= LONGEST {
+        return format!("{text:?}");
     }
+    format!("{:?}...", text.chars().take(LONGEST).collect::<String>())
+}
+
+/// The known name that is most like `name`.
+pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let rated = known.map(|k| (strsim::jaro_winkler(&name, &k.to_lowercase()), k));
+    rated.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.75).map(|(_, key)| key)
 }
 
 impl fmt::Display for Effective {

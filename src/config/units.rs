@@ -31,7 +31,9 @@ impl FromStr for ByteCount {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        s.parse::<ByteSize>().map(|size| Self(size.0)).map_err(|_| format!("{s:?} is no size: write \"32 MiB\""))
+        s.parse::<ByteSize>()
+            .map(|size| Self(size.0))
+            .map_err(|_| format!("{s:?} is not a size: write one such as \"32 MiB\""))
     }
 }
 
@@ -39,13 +41,23 @@ impl FromStr for Seconds {
     type Err = String;
 
     fn from_str(s: &str) -> Result<Self, String> {
-        humantime::parse_duration(s).map(Self).map_err(|_| format!("{s:?} is no length of time: write \"30s\""))
+        humantime::parse_duration(s)
+            .map(Self)
+            .map_err(|_| format!("{s:?} is not a length of time: write one such as \"30s\""))
+    }
+}
+
+impl ByteCount {
+    /// As it is printed where that parses back to the same number; else the number of bytes.
+    pub fn exact(self) -> String {
+        let printed = self.to_string();
+        if printed.parse() == Ok(self) { printed } else { self.0.to_string() }
     }
 }
 
 impl Serialize for ByteCount {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        serializer.serialize_str(&self.exact())
     }
 }
 

@@ -8,12 +8,13 @@ use crate::config::{Config, Model};
 use crate::error::LoadError;
 use crate::location::Location;
 
-/// Reads the API keys, the certificate, and the headers of each model that is on this machine. Returns the dimensions of
+/// Looks up the host, and reads the API keys, the certificate, and the headers of each model that is on this machine. Returns the dimensions of
 /// each model's vectors, where they are known already.
 ///
 /// # Errors
 /// When `config` cannot be served.
 pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
+    config.server.host.check().map_err(ConfigError)?;
     super::keys(config)?;
     Tls::read(&config.server).map_err(ConfigError)?;
     let models = config.models.iter().map(|model| {

@@ -132,7 +132,7 @@ fn config(bytes: &[u8]) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
-    if let Ok(effective) = effective(&flags, std::iter::empty()) {
+    if let Ok(effective) = effective(&flags, std::iter::empty::<(String, String)>()) {
         let _ = effective.to_string();
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use embedding_server::config::Config;
 use embedding_server::config::layers::{Effective, Flags, effective};
+use embedding_server::config::settings;
+use embedding_server::config::{Config, LogFormat};
 use embedding_server::keys::ApiKeys;
 
 fn shipped() -> String {
@@ -47,6 +48,12 @@ fn the_shipped_file_is_the_defaults_and_has_every_key() {
         .map(|line| format!("{line}\n"))
         .collect();
     let config: Config = toml::from_str(&all).unwrap();
+    // Each shown value is one that a configuration may have, in the layers too.
+    let shown = merge(&all, &[], Flags::default()).unwrap();
+    assert_eq!(shown.config, config);
+    if cfg!(feature = "default-model") {
+        assert_eq!(merge(&text, &[], Flags::default()).unwrap().config, Config::default());
+    }
     let keys: BTreeSet<String> = toml::Table::try_from(&config.models[0]).unwrap().keys().cloned().collect();
     // serde itself lists the fields when it meets another.
     let error =
@@ -82,6 +89,23 @@ fn file_environment_and_flags_override_in_this_order_and_are_named() {
     assert_eq!(origin("server.drain_timeout"), "default");
     assert_eq!(origin("models.a.path"), "flag --model");
     assert!(origin("models.a.normalize").starts_with("file /"));
+}
+
+#[test]
+fn every_setting_is_a_field_of_the_types_and_every_field_a_setting() {
+    // serde itself lists the fields when it meets another.
+    let fields = |text: &str| {
+        let error = toml::from_str::<Config>(text).unwrap_err().to_string();
+        let list = error.split_once("expected one of").or(error.split_once("expected")).unwrap().1.to_owned();
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>()
+    };
+    let keys = |section: &str| settings::keys(section).map(str::to_owned).collect::<BTreeSet<String>>();
+    let mut top = keys("");
+    top.extend(settings::SECTIONS.map(|(section, _)| section.to_owned()));
+    assert_eq!(fields("not_a_key = 1"), top);
+    assert_eq!(fields("[server]\nnot_a_key = 1"), keys("server"));
+    assert_eq!(fields("[log]\nnot_a_key = 1"), keys("log"));
+    assert_eq!(fields("[[models]]\nid = \"a\"\npath = \"b\"\nnot_a_key = 1"), keys("models"));
 }
 
 #[test]
@@ -157,40 +181,187 @@ fn what_kubernetes_sets_is_not_taken_for_configuration() {
 #[test]
 fn mistakes_are_named_with_their_place_and_their_remedy() {
     let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
-    let cases: [(&str, &[&str]); 18] = [
-        ("[server]\nprot = 1", &["prot", "[server]", "did you mean \"port\""]),
-        ("[sever]\nport = 1", &["sever", "did you mean \"server\""]),
-        ("[[models]]\nid = \"a\"\npth = \"b\"", &["pth", "did you mean \"path\""]),
-        ("[server]\nport = 99999", &["line 2", "99999"]),
-        ("[server]\nmax_body = \"big\"", &["32 MiB"]),
-        ("[server]\ndrain_timeout = 30", &["line 2"]),
-        ("[server", &["line 1"]),
-        ("[[models]]\nid = \"a\"\npath = \"b\"\ndevice = \"gpu\"", &["gpu", "cuda"]),
-        ("[server]\ndevice = \"cuda:one\"", &["line 2", "no device number"]),
-        ("[[models]]\nid = \"a\"\npath = \"b\"\ntoken_input = \"ids\"", &["cl100k_base", "reject"]),
-        ("[server]\ncors_origins = [\"page.example\"]", &["page.example", "https://"]),
+    let cases: &[(&str, &[&str])] = &[
+        ("[server]\nprot = 1", &["line 2", "prot", "[server]", "did you mean \"port\"?"]),
+        ("[sever]\nport = 1", &["line 1", "unknown section [sever]", "did you mean [server]?"]),
+        ("[metrics]\na = 1", &["line 1", "\"metrics\"", "belongs into [server]"]),
+        ("[tuning]\na = 1", &["line 1", "unknown section [tuning]", "[[models]]"]),
+        ("port = 1", &["line 1", "\"port\"", "belongs into [server]"]),
+        ("[server]\ndefault_model = \"a\"", &["line 2", "above all sections"]),
+        ("[server]\nlevel = \"info\"", &["line 2", "belongs into [log]"]),
+        ("[models]\nid = \"a\"", &["line 1", "[[models]]"]),
+        ("[[server]]\nport = 1", &["line 1", "write [server]"]),
+        ("server = 1", &["line 1", "server is a section"]),
+        ("[[models]]\nid = \"a\"\npth = \"b\"", &["line 3", "pth", "did you mean \"path\"?"]),
+        ("[[models]]\npath = \"b\"", &["line 1", "has no id"]),
+        ("\n[[models]]\nid = \"b\"", &["line 2", "has no path"]),
+        ("[server]\nport = 99999", &["line 2", "server.port is 99999", "from 0 to 65535"]),
+        ("[server]\nport = 99999999999999999999", &["line 2", "server.port is 9999", "from 0 to 65535"]),
+        ("[server]\nport = \"abc\"", &["line 2", "server.port is \"abc\"", "a whole number from 0 to 65535"]),
+        ("[server]\nport = \"5000\"", &["line 2", "write 5000 without quotation marks"]),
+        ("[server]\nmetrics = \"yes\"", &["line 2", "server.metrics", "without quotation marks"]),
+        ("[server]\nmetrics = 1", &["line 2", "server.metrics is 1", "true or false"]),
+        ("[server]\nthreads = 100000", &["line 2", "server.threads", "from 0 to 1024"]),
+        ("[server]\nmax_inputs = 0", &["line 2", "server.max_inputs", "from 1 to"]),
+        ("[server]\nmax_body = \"big\"", &["line 2", "32 MiB"]),
+        ("[server]\nmax_body = \"99999999999 GiB\"", &["line 2", "server.max_body", "to 4.0 GiB"]),
+        ("[server]\ndrain_timeout = 30", &["line 2", "server.drain_timeout is 30", "\"30s\""]),
+        ("[server]\nrequest_timeout = \"1e300s\"", &["line 2", "from 1ms to 1day"]),
+        ("[server]\nreload_interval = \"1ns\"", &["line 2", "\"0s\", or"]),
+        ("[server", &["line 1", "not valid TOML"]),
+        ("[server]\nport = ", &["line 2", "not valid TOML"]),
+        ("[server]\nport = 1\nport = 2", &["line 3", "duplicate key"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\ndevice = \"gpu\"", &["line 4", "gpu", "cuda"]),
+        ("[server]\ndevice = \"cuda:one\"", &["line 2", "device number"]),
+        ("[server]\ndevice = \"cuda:99999\"", &["line 2", "up to 255"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\ntoken_input = \"ids\"", &["line 4", "cl100k_base", "reject"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\nnorm = \"l2\"", &["line 4", "models.norm", "rms_plus_one"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\nnorm_eps = \"1e-5\"", &["line 4", "without quotation marks"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\nembedding_scale = 0", &["line 4", "from 0.000001"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\ndimensions = 0", &["line 4", "from 1 to 65536"]),
+        ("[[models]]\nid = \"\"\npath = \"b\"", &["line 2", "not empty"]),
+        ("[[models]]\nid = \"a\"\npath = \"\"", &["line 3", "write a path"]),
+        ("[[models]]\nid = \"a\"\npath = \"b\"\naliases = [\"c\", \"\"]", &["line 4", "entry 2"]),
+        ("[server]\ntls_cert = \"\"", &["line 2", "write a path"]),
+        ("[server]\nhost = \"0.0.0.0:80\"", &["line 2", "server.host", "80 as the setting port"]),
+        ("[server]\ncors_origins = [\"page.example\"]", &["line 2", "page.example", "https://"]),
+        ("[server]\ncors_origins = [\"\"]", &["line 2", "entry 1"]),
+        ("[server]\ncors_origins = \"*\"", &["line 2", "write a list"]),
         ("[server]\napi_keys = \"sk-secret\"", &["line 2", "a list of API keys"]),
         ("[server]\napi_keys = [\"sk-secret\", 1]", &["line 2", "a list of API keys"]),
         ("[server]\napi_keys = [\"sk-secret", &["line 2"]),
         ("[server]\ntls_cert = \"/c\"", &["tls_key", "together"]),
+        ("[log]\nlevel = \"warnig\"", &["line 2", "did you mean warn?"]),
+        ("[log]\nlevel = \"verbose\"", &["line 2", "did you mean debug?"]),
+        ("[log]\nformat = \"xml\"", &["line 2", "text or json"]),
         ("models = []", &["--model NAME=PATH"]),
         (
             "[[models]]\nid = \"a\"\npath = \"b\"\n[[models]]\nid = \"c\"\npath = \"b\"\naliases = [\"a\"]",
-            &["\"a\"", "twice"],
+            &["line 4", "\"a\"", "twice", "line 1"],
         ),
         (&format!("default_model = \"z\"\n{model}"), &["\"z\"", "there is a"]),
     ];
     for (text, parts) in cases {
         let error = merge(text, &[], Flags::default()).expect_err(text);
-        for part in parts {
+        for part in *parts {
             assert!(error.contains(part), "{text}\nsays: {error}\nbut not: {part}");
         }
-        assert!(!error.contains("sk-secret"), "{error}");
+        assert!(!error.contains("sk-secret") && !error.contains('\n'), "{error}");
+        for word in ["u16", "u64", "i64", "usize", "expected ident", "invalid type", "invalid value"] {
+            assert!(!error.contains(word), "{error}");
+        }
     }
-    let error = merge("", &[("EMBEDDING_SERVER_PORT", "many")], Flags::default()).unwrap_err();
-    assert!(error.contains("EMBEDDING_SERVER_PORT"), "{error}");
-    let error = merge("", &[("EMBEDDING_SERVER_DEVICE", "gpu")], Flags::default()).unwrap_err();
-    assert!(error.contains("EMBEDDING_SERVER_DEVICE") && error.contains("\"cuda:N\""), "{error}");
     let merged = merge("", &[("EMBEDDING_SERVER_PROT", "1")], Flags::default()).unwrap();
-    assert!(merged.warnings[0].contains("did you mean \"PORT\""), "{:?}", merged.warnings);
+    assert!(merged.warnings[0].contains("did you mean EMBEDDING_SERVER_PORT?"), "{:?}", merged.warnings);
+}
+
+#[test]
+fn wrong_variables_and_flags_are_named_with_their_remedy() {
+    for (name, value, part) in [
+        ("PORT", "many", "server.port is \"many\": write a whole number from 0 to 65535"),
+        ("PORT", "70000", "from 0 to 65535"),
+        ("THREADS", "-1", "from 0 to 1024"),
+        ("DEVICE", "gpu", "cuda:N"),
+        ("METRICS", "maybe", "true or false"),
+        ("LOG_FORMAT", "xml", "text or json"),
+        ("LOG_LEVEL", "warnn", "did you mean warn?"),
+        ("REQUEST_TIMEOUT", "30", "30s"),
+        ("MAX_BODY", "1 PiB", "to 4.0 GiB"),
+        ("HOST", "http://a.example", "such as a.example"),
+        ("CORS_ORIGINS", "https://a.example/", "write https://a.example"),
+        ("CORS_ORIGINS", " , ", "or none"),
+        ("API_KEYS", " , ,", "no API key"),
+        ("MODELS", ",", "NAME=PATH"),
+        ("MODELS", "a=", "NAME=PATH"),
+        ("MODELS", "=/a", "NAME=PATH"),
+        ("MODELS", "a=/a,a=/b", "give names"),
+        ("MODELS", "/a,/b", "give names"),
+    ] {
+        let name = format!("EMBEDDING_SERVER_{name}");
+        let error = merge("", &[(&name, value)], Flags::default()).expect_err(value);
+        assert!(error.contains(&name) && error.contains(part) && !error.contains('\n'), "{error}");
+    }
+    for (flags, parts) in [
+        (Flags { host: Some("a b".to_owned()), ..Flags::default() }, ["--host", "server.host is \"a b\""]),
+        (Flags { host: Some(String::new()), ..Flags::default() }, ["--host", "empty"]),
+        (Flags { device: Some("gpu".to_owned()), ..Flags::default() }, ["--device", "cuda:N"]),
+        (
+            Flags { models: vec!["./a".to_owned(), "./b".to_owned()], ..Flags::default() },
+            ["--model", "give names: --model NAME=PATH"],
+        ),
+        (Flags { models: vec!["m=./a".to_owned(), "m=./b".to_owned()], ..Flags::default() }, ["--model", "\"m\""]),
+        (Flags { models: vec![String::new()], ..Flags::default() }, ["--model", "NAME=PATH"]),
+    ] {
+        let error = merge("", &[], flags).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn variables_are_read_in_one_way() {
+    let text = "[server]\nport = 1\nhost = \"127.0.0.2\"\napi_keys = [\"sk-file\"]\ncors_origins = []\n[log]\nformat = \"json\"";
+    let file = file(text);
+    let path = file.path().to_str().unwrap().to_owned();
+    let merge = |variables: &[(&str, &str)]| {
+        let variables = variables.iter().map(|(name, value)| (format!("EMBEDDING_SERVER_{name}"), (*value).to_owned()));
+        let variables = variables.chain([("EMBEDDING_SERVER_CONFIG".to_owned(), format!(" \"{path}\" "))]);
+        effective(&Flags::default(), variables).map_err(|e| e.to_string()).unwrap()
+    };
+    for empty in ["", " ", "\"\""] {
+        let names = ["PORT", "HOST", "API_KEYS", "CORS_ORIGINS", "LOG_FORMAT", "MODELS", "METRICS", "API_KEY_FILE"];
+        let merged = merge(&names.map(|name| (name, empty)));
+        let Config { server, log, .. } = &merged.config;
+        assert_eq!((server.port, server.host.to_string().as_str()), (1, "127.0.0.2"));
+        assert_eq!((&server.api_keys, server.cors_origins.len()), (&ApiKeys::new(["sk-file"]), 0));
+        assert_eq!((log.format, server.metrics, &server.api_key_file), (LogFormat::Json, true, &None));
+        assert_eq!(merged.file.as_deref(), Some(file.path()));
+        assert!(merged.warnings.iter().any(|w| w.contains("CORS_ORIGINS") && w.contains("none")));
+    }
+    let merged = merge(&[
+        ("PORT", " \"8080\" "),
+        ("API_KEYS", "'sk-one, sk-two'"),
+        ("CORS_ORIGINS", "none"),
+        ("LOG_FORMAT", "TEXT"),
+        ("LOG_LEVEL", "WARNING"),
+        ("METRICS", "Off"),
+        ("DEVICE", "CPU"),
+        ("MODELS", "\"a=/a\", 'b=/b'"),
+    ]);
+    let Config { server, log, models, .. } = &merged.config;
+    assert_eq!((server.port, &server.api_keys), (8080, &ApiKeys::new(["sk-one", "sk-two"])));
+    assert_eq!((server.cors_origins.len(), log.format, log.level.as_str()), (0, LogFormat::Text, "warn"));
+    assert_eq!((server.metrics, models.len(), models[1].path.to_str()), (false, 2, Some("/b")));
+}
+
+#[test]
+fn one_model_without_a_name_answers_to_all_of_openais() {
+    let names = |flags: &[&str], text: &str| {
+        let flags = Flags { models: flags.iter().map(|f| (*f).to_owned()).collect(), ..Flags::default() };
+        let models = merge(text, &[], flags).unwrap().config.models;
+        models.into_iter().flat_map(|m| [vec![m.id], m.aliases].concat()).collect::<Vec<_>>()
+    };
+    let all = ["text-embedding-3-small", "text-embedding-ada-002", "text-embedding-3-large"];
+    assert_eq!(names(&["./a"], ""), all);
+    assert_eq!(names(&["m=./a"], ""), ["m"]);
+    assert_eq!(names(&["text-embedding-3-small=./a"], ""), all[..1]);
+    assert_eq!(names(&["./a", "text-embedding-ada-002=./b"], ""), all[..2]);
+    let file = "[[models]]\nid = \"text-embedding-3-small\"\npath = \"/a\"";
+    assert_eq!(names(&["./a"], file), all[..1]);
+    assert_eq!(names(&["/data/run=3/model"], ""), all);
+}
+
+#[test]
+fn files_of_other_encodings_are_named_and_one_byte_order_mark_is_left_out() {
+    let read = |bytes: &[u8]| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        effective(&flags, std::iter::empty::<(String, String)>()).map_err(|e| e.to_string())
+    };
+    assert_eq!(read(b"\xef\xbb\xbf[server]\nport = 7").unwrap().config.server.port, 7);
+    assert!(read(b"\xff\xfe[\0s\0").unwrap_err().contains("UTF-16"));
+    assert!(read(b"[server]\n# \xff").unwrap_err().contains("line 2 is not UTF-8"));
+    let flags = Flags { config: Some("/nowhere.toml".into()), ..Flags::default() };
+    let error = effective(&flags, std::iter::empty::<(String, String)>()).unwrap_err().to_string();
+    assert_eq!(error, "/nowhere.toml: the file does not exist");
 }

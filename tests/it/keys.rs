@@ -8,7 +8,7 @@ use embedding_server::server::State;
 use serde_json::{Value, json};
 
 use crate::common::{Answer, TestApp, checkpoint};
-use crate::process::Server;
+use crate::process::{Server, command};
 
 const ALL: &str = "sk-all-0123456789abcdef";
 const SOME: &str = "sk-some-0123456789abcdef";
@@ -158,6 +158,49 @@ fn a_key_for_a_model_that_there_is_not_is_refused_at_the_start() {
     config.server.api_keys = ApiKeys::new([format!("{SOME} a nothing")]);
     let error = State::new(config).err().unwrap().to_string();
     assert!(error.contains("\"nothing\"") && !error.contains(SOME), "{error}");
+}
+
+#[test]
+fn metrics_that_need_a_key_need_one_to_be_configured() {
+    let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
+    config.server.metrics_need_key = true;
+    let error = State::new(config.clone()).err().unwrap().to_string();
+    assert!(error.contains("metrics_need_key") && error.contains("server.api_keys"), "{error}");
+    config.server.metrics = false;
+    assert!(State::new(config).is_ok());
+}
+
+#[test]
+fn check_refuses_keys_and_certificates_that_serve_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = checkpoint("llama");
+    for (setting, content, part) in [
+        ("api_keys = [\"\"]", None, "entry 1 of server.api_keys is empty"),
+        ("api_keys = [\"sk-one x\"]", None, "\"x\", which is not configured"),
+        ("api_keys = [\"m\"]", None, "where the key should be"),
+        ("api_keys = [\"sk-one\", \"sk-one m\"]", None, "entry 2 of server.api_keys"),
+        ("api_key_file = \"FILE\"", None, "does not exist"),
+        ("api_key_file = \"FILE\"", Some(&b"# none\n"[..]), "holds no key"),
+        ("api_key_file = \"FILE\"", Some(b"sk-\xff"), "not UTF-8"),
+        ("api_key_file = \"DIR\"", None, "directory"),
+        ("metrics_need_key = true", None, "metrics_need_key"),
+        ("tls_cert = \"FILE\"\ntls_key = \"FILE\"", None, "server.tls_cert"),
+    ] {
+        let (config, file) = (dir.path().join("c.toml"), dir.path().join("file"));
+        let _ = std::fs::remove_file(&file);
+        if let Some(content) = content {
+            std::fs::write(&file, content).unwrap();
+        }
+        let setting = setting.replace("FILE", file.to_str().unwrap()).replace("DIR", dir.path().to_str().unwrap());
+        let text = format!("[server]\nport = 0\n{setting}\n[[models]]\nid = \"m\"\npath = {path:?}");
+        std::fs::write(&config, text).unwrap();
+        for subcommand in ["check", "serve"] {
+            let output = command(&[subcommand, "--config", config.to_str().unwrap()]).output().unwrap();
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(78) && said.contains(part), "{subcommand}: {setting}: {said}");
+            assert!(!said.contains("sk-"), "{said}");
+        }
+    }
 }
 
 #[test]

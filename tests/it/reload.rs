@@ -242,14 +242,18 @@ fn a_changed_file_is_seen_without_a_signal_where_that_is_asked_for() {
     let server = Configured::start(&settings, &[("a", a.path())]);
     let models = |key: &str| server.send("/v1/models", key, None);
     assert_eq!((models("sk-old").0, models("sk-new").0), (200, 401));
+    // Half written, so that `sk-new` lacks its models still: refused. The file as the server started with it was not.
     std::fs::write(keys.path(), "sk-newer\nsk-new").unwrap();
+    wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 1.0);
+    assert_eq!((models("sk-old").0, models("sk-new").0), (200, 401));
+    std::fs::write(keys.path(), "sk-newer\nsk-new\n").unwrap();
     wait(|| models("sk-new").0 == 200);
     assert_eq!(models("sk-old").0, 401);
     server.write(&settings, &[("a", a.path()), ("b", a.path())]);
     wait(|| models("sk-new").1["data"].as_array().unwrap().len() == 2);
     // Emptied by mistake: refused, and the keys go on.
     std::fs::write(keys.path(), "").unwrap();
-    wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 1.0);
+    wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 2.0);
     assert_eq!((models("sk-new").0, models("").0), (200, 401));
 }
 

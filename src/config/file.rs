@@ -1,0 +1,197 @@
+//! The configuration file: each key with its line, so that errors say where it is.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+
+use super::layers::{ConfigError, nearest};
+use super::settings::{self, SECTIONS, Setting};
+use crate::text_file;
+
+/// What a file says.
+#[derive(Default)]
+pub struct File {
+    pub settings: Vec<(&'static Setting, Value)>,
+    /// `None` where it says nothing of models.
+    pub models: Option<Vec<Table>>,
+}
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// With the path and the line. No error quotes an API key.
+pub fn read(path: &Path) -> Result<File, ConfigError> {
+    let failed = |e: String| ConfigError(format!("{}{e}", path.display()));
+    let text = text_file::read(path).map_err(|e| failed(format!(": {e}")))?;
+    parse(&text).map_err(|(line, problem)| {
+        let line = line.map_or_else(String::new, |line| format!(", line {line}"));
+        failed(format!("{line}: {problem}"))
+    })
+}
+
+/// A line, if it is known, and what is wrong there.
+type Problem = (Option<usize>, String);
+
+fn parse(text: &str) -> Result<File, Problem> {
+    let text = &Lines { text };
+    let table = DeTable::parse(text.text).map_err(|error| {
+        // Not the line's own text, which may be a secret.
+        (error.span().map(|span| text.line(&span)), format!("this is not valid TOML: {}", syntax(error.message())))
+    })?;
+    let mut file = File::default();
+    for (key, value) in table.get_ref() {
+        let (name, at) = (key.get_ref().as_ref(), Some(text.line(&key.span())));
+        match (settings::find("", name), name, value.get_ref()) {
+            (Some(setting), ..) => file.settings.push((setting, text.value(setting, value)?)),
+            (None, "models", DeValue::Array(models)) => {
+                let mut tables = Vec::new();
+                let mut names = BTreeMap::new();
+                for model in models {
+                    let DeValue::Table(keys) = model.get_ref() else {
+                        return Err((
+                            Some(text.line(&model.span())),
+                            "write each model as a section [[models]]".to_owned(),
+                        ));
+                    };
+                    tables.push(text.model(keys, text.line(&model.span()), &mut names)?);
+                }
+                file.models = Some(tables);
+            }
+            (None, "models", _) => return Err((at, "write [[models]], with two brackets on each side".to_owned())),
+            (None, section, DeValue::Table(keys)) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+                for (setting, value) in text.section(section, keys)? {
+                    file.settings.push((setting, value));
+                }
+            }
+            (None, section, DeValue::Array(_)) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+                return Err((at, format!("write [{section}], with one bracket on each side")));
+            }
+            (None, section, _) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+                return Err((at, format!("{section} is a section: write [{section}], and its keys below it")));
+            }
+            (None, name, DeValue::Table(_) | DeValue::Array(_)) if !is_key_of_a_section(name) => {
+                return Err((at, format!("unknown section [{name}]{}", section_like(name))));
+            }
+            (None, name, _) => return Err((at, unknown_key("", name))),
+        }
+    }
+    Ok(file)
+}
+
+/// A text with its lines.
+struct Lines<'a> {
+    text: &'a str,
+}
+
+impl Lines<'_> {
+    /// From 1.
+    fn line(&self, span: &Range<usize>) -> usize {
+        1 + self.text.bytes().take(span.start).filter(|b| *b == b'\n').count()
+    }
+
+    fn section(&self, section: &str, keys: &DeTable<'_>) -> Result<Vec<(&'static Setting, Value)>, Problem> {
+        let mut found = Vec::new();
+        for (key, value) in keys {
+            let name = key.get_ref().as_ref();
+            let setting = settings::find(section, name)
+                .ok_or_else(|| (Some(self.line(&key.span())), unknown_key(section, name)))?;
+            found.push((setting, self.value(setting, value)?));
+        }
+        Ok(found)
+    }
+
+    /// One of `[[models]]`, whose section begins at `line`. `names` are those of the models before it, with their lines.
+    fn model(&self, keys: &DeTable<'_>, line: usize, names: &mut BTreeMap<String, usize>) -> Result<Table, Problem> {
+        let model: Table =
+            self.section("models", keys)?.into_iter().map(|(setting, value)| (setting.key.to_owned(), value)).collect();
+        for key in ["id", "path"] {
+            if !model.contains_key(key) {
+                return Err((Some(line), format!("this [[models]] section has no {key}: write {key} = \"...\"")));
+            }
+        }
+        let aliases = model.get("aliases").and_then(Value::as_array).into_iter().flatten();
+        for name in model.get("id").into_iter().chain(aliases).filter_map(Value::as_str) {
+            if let Some(before) = names.insert(name.to_owned(), line) {
+                return Err((
+                    Some(line),
+                    format!(
+                        "the model name {name:?} is given twice, here and in the section of line {before}; ids and aliases \
+                         must differ"
+                    ),
+                ));
+            }
+        }
+        Ok(model)
+    }
+
+    fn value(&self, setting: &Setting, value: &Spanned<DeValue<'_>>) -> Result<Value, Problem> {
+        setting.kind.from_value(&plain(value.get_ref())).map_err(|advice| {
+            let written = self.text.get(value.span()).unwrap_or_default();
+            let is = match () {
+                () if setting.kind.is_secret() => String::new(),
+                () if written.len() > 80 || written.contains('\n') => " has a value that does not fit".to_owned(),
+                () => format!(" is {written}"),
+            };
+            (Some(self.line(&value.span())), format!("{}{is}: {advice}", setting.name()))
+        })
+    }
+}
+
+/// The value without its places. A number that no integer holds becomes a float, which no whole number's range holds.
+fn plain(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => Value::from(text.as_ref()),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => Value::Float(f64::INFINITY),
+        },
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Boolean(truth) => Value::Boolean(*truth),
+        DeValue::Datetime(time) => Value::Datetime(*time),
+        DeValue::Array(items) => Value::Array(items.iter().map(|item| plain(item.get_ref())).collect()),
+        DeValue::Table(keys) => {
+            Value::Table(keys.iter().map(|(key, value)| (key.get_ref().to_string(), plain(value.get_ref()))).collect())
+        }
+    }
+}
+
+/// The parser's words, without the names of its own parts.
+fn syntax(message: &str) -> String {
+    let message = message.lines().next().unwrap_or_default();
+    match message {
+        "" => "it cannot be read".to_owned(),
+        message => message.to_owned(),
+    }
+}
+
+fn is_key_of_a_section(name: &str) -> bool {
+    SECTIONS.iter().any(|(section, _)| settings::find(section, name).is_some())
+}
+
+fn section_like(name: &str) -> String {
+    match nearest(name, SECTIONS.into_iter().map(|(section, _)| section)) {
+        Some(section) => {
+            let written = SECTIONS.iter().find(|(known, _)| *known == section).map_or(section, |(_, written)| written);
+            format!("; did you mean {written}?")
+        }
+        None => format!("; known are {}", SECTIONS.map(|(_, written)| written).join(", ")),
+    }
+}
+
+fn unknown_key(section: &str, key: &str) -> String {
+    let place = match SECTIONS.iter().find(|(known, _)| *known == section) {
+        Some((_, written)) => format!(" in {written}"),
+        None => " above all sections".to_owned(),
+    };
+    let elsewhere = SECTIONS.iter().find(|(other, _)| settings::find(other, key).is_some());
+    let advice = match (elsewhere, nearest(key, settings::keys(section))) {
+        (Some((_, written)), _) => format!("; it belongs into {written}"),
+        (None, Some(meant)) => format!("; did you mean {meant:?}?"),
+        (None, None) if settings::find("", key).is_some() => "; it belongs above all sections".to_owned(),
+        (None, None) => format!("; known are {}", settings::keys(section).collect::<Vec<_>>().join(", ")),
+    };
+    format!("unknown key {key:?}{place}{advice}")
+}

@@ -1,0 +1,235 @@
+//! `server.host`: an address, a name, or a path to a Unix socket.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Host {
+    Address(IpAddr),
+    /// A name to resolve. `localhost` stands for both loopback addresses.
+    Name(String),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+const LOCALHOST: &str = "localhost";
+
+impl Host {
+    /// The addresses to listen on, in the order of preference.
+    ///
+    /// # Errors
+    /// A sentence when the name does not resolve, or the host is a Unix socket.
+    pub fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, String> {
+        match self {
+            Self::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
+            Self::Name(name) if name == LOCALHOST => Ok(vec![
+                SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
+                SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port),
+            ]),
+            Self::Name(name) => {
+                let mut found = Vec::new();
+                for address in (name.as_str(), port)
+                    .to_socket_addrs()
+                    .map_err(|e| format!("server.host is {name:?}, which does not resolve to an address: {e}"))?
+                {
+                    if !found.contains(&address) {
+                        found.push(address);
+                    }
+                }
+                match found.is_empty() {
+                    true => Err(format!("server.host is {name:?}, which resolves to no address")),
+                    false => Ok(found),
+                }
+            }
+            Self::Unix(path) => Err(format!("server.host is the Unix socket {}, not an address", path.display())),
+        }
+    }
+
+    /// Looks a name up.
+    ///
+    /// # Errors
+    /// A sentence when it does not resolve.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Name(_) => self.addresses(0).map(drop),
+            Self::Address(_) | Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Whether only this machine can reach the server.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Address(address) => address.to_canonical().is_loopback(),
+            Self::Name(name) if name == LOCALHOST => true,
+            Self::Name(_) => self
+                .addresses(0)
+                .is_ok_and(|addresses| addresses.iter().all(|address| address.ip().to_canonical().is_loopback())),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// What stands for this host in a URL that is asked from its own machine.
+    pub fn in_url(&self) -> String {
+        match self {
+            Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
+            Self::Address(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => format!("[{}]", Ipv6Addr::LOCALHOST),
+            Self::Address(IpAddr::V6(address)) => format!("[{address}]"),
+            host => host.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Host {
+    type Err = String;
+
+    /// Errors say what to write.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path.starts_with('/') && !path.contains('\0') {
+                true => Ok(Self::Unix(path.into())),
+                false => Err("write unix: and an absolute path, such as unix:/run/embedding-server.sock".to_owned()),
+            };
+        }
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse() {
+            return Ok(Self::Address(address));
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest
+                .split(['/', ':'])
+                .next()
+                .filter(|host| is_name(host) || host.parse::<IpAddr>().is_ok())
+                .unwrap_or("127.0.0.1");
+            return Err(format!("write the host without a scheme, such as {host}, and the port as the setting port"));
+        }
+        if let Some((host, port)) = text.rsplit_once(':')
+            && port.bytes().all(|b| b.is_ascii_digit())
+            && (Self::from_str(host).is_ok() || host == "*" || host.is_empty())
+        {
+            let host = if matches!(host, "*" | "") { "0.0.0.0" } else { host };
+            let port = if port.is_empty() { "the port" } else { port };
+            return Err(format!("write {host} alone, and {port} as the setting port (--port)"));
+        }
+        if text == "*" {
+            return Err("write 0.0.0.0 for all IPv4 addresses of this machine, or :: for IPv6 and IPv4".to_owned());
+        }
+        match is_name(text) {
+            true => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
+            false => Err("write an IP address or a host name, such as 127.0.0.1, ::1, localhost or 0.0.0.0".to_owned()),
+        }
+    }
+}
+
+/// Whether `text` has the form of a host name: labels of letters, digits, `-` and `_`, of which the last is not a number.
+fn is_name(text: &str) -> bool {
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = labels.rsplit('.').next().unwrap_or_default();
+    labels.len() <= 253 && labels.split('.').all(is_label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+impl TryFrom<String> for Host {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Host> for String {
+    fn from(host: Host) -> Self {
+        host.to_string()
+    }
+}
+
+impl From<IpAddr> for Host {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_names_and_sockets_are_hosts_and_print_as_they_parse() {
+        for (text, printed, in_url, loopback) in [
+            ("127.0.0.1", "127.0.0.1", "127.0.0.1", true),
+            ("127.9.9.9", "127.9.9.9", "127.9.9.9", true),
+            ("0.0.0.0", "0.0.0.0", "127.0.0.1", false),
+            ("::", "::", "[::1]", false),
+            ("::1", "::1", "[::1]", true),
+            ("[::1]", "::1", "[::1]", true),
+            ("::ffff:127.0.0.1", "::ffff:127.0.0.1", "[::ffff:127.0.0.1]", true),
+            ("10.0.0.1", "10.0.0.1", "10.0.0.1", false),
+            ("localhost", "localhost", "localhost", true),
+            (" LocalHost. ", "localhost", "localhost", true),
+            ("unix:/run/es.sock", "unix:/run/es.sock", "unix:/run/es.sock", true),
+        ] {
+            let host: Host = text.parse().unwrap();
+            assert_eq!((host.to_string().as_str(), host.in_url().as_str()), (printed, in_url));
+            assert_eq!(host.is_loopback(), loopback, "{text}");
+            assert_eq!(host.to_string().parse(), Ok(host));
+        }
+        assert_eq!("my-host.example".parse(), Ok(Host::Name("my-host.example".to_owned())));
+    }
+
+    #[test]
+    fn localhost_is_both_loopback_addresses() {
+        let addresses = "localhost".parse::<Host>().unwrap().addresses(7).unwrap();
+        assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:7", "[::1]:7"]);
+        let error = "no-such-host.invalid".parse::<Host>().unwrap().addresses(7).unwrap_err();
+        assert!(error.contains("no-such-host.invalid") && error.contains("does not resolve"), "{error}");
+    }
+
+    #[test]
+    fn other_forms_are_told_what_to_write() {
+        for (text, part) in [
+            ("0.0.0.0:8080", "write 0.0.0.0 alone, and 8080 as the setting port"),
+            ("localhost:1", "write localhost alone, and 1 as"),
+            ("[::1]:80", "write [::1] alone, and 80 as"),
+            (":8080", "write 0.0.0.0 alone, and 8080 as"),
+            ("*:8080", "write 0.0.0.0 alone, and 8080 as"),
+            ("localhost:", "write localhost alone"),
+            ("http://0.0.0.0:8080/", "such as 0.0.0.0"),
+            ("https://example.com", "such as example.com"),
+            ("*", "write 0.0.0.0 for all"),
+            ("256.0.0.1", "127.0.0.1"),
+            ("127.0.0", "127.0.0.1"),
+            ("0", "127.0.0.1"),
+            ("127.0.0.1/8", "127.0.0.1"),
+            ("a b", "127.0.0.1"),
+            ("", "127.0.0.1"),
+            ("[::1", "127.0.0.1"),
+            ("-a", "127.0.0.1"),
+            ("unix:run/x", "absolute path"),
+            ("unix:", "absolute path"),
+        ] {
+            let error = text.parse::<Host>().unwrap_err();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Values as people write them, in a file, a variable or a flag: read in one way, held against their range, and put into
+//! the one form that the types take. Errors say what to write.
+
+use std::time::Duration;
+
+use toml::Value;
+
+use super::units::{ByteCount, Seconds};
+
+/// What values a setting takes.
+pub enum Kind {
+    /// A name: text on one line without white space around it.
+    Name,
+    Path,
+    Truth,
+    Whole {
+        least: u64,
+        most: u64,
+    },
+    Number {
+        least: f64,
+        most: f64,
+    },
+    /// In bytes.
+    Size {
+        least: u64,
+        most: u64,
+    },
+    /// In milliseconds.
+    Time {
+        zero: bool,
+        least: u64,
+        most: u64,
+    },
+    /// One of these, in any case.
+    Word(&'static [&'static str]),
+    /// Text that this function checks and puts into its one form.
+    Form(fn(&str) -> Result<String, String>),
+    /// `none`: whether a variable says `none` for the empty list.
+    List {
+        item: fn(&str) -> Result<String, String>,
+        example: &'static str,
+        none: bool,
+    },
+    /// API keys, which no error shows; [`crate::keys`] checks them.
+    Keys,
+}
+
+impl Kind {
+    /// The value of a variable or a flag. `text` is not empty, and trimmed.
+    ///
+    /// # Errors
+    /// What to write.
+    pub fn from_text(&self, text: &str) -> Result<Value, String> {
+        match self {
+            Self::Truth => match text.to_ascii_lowercase().as_str() {
+                "true" | "1" | "yes" | "on" => Ok(Value::Boolean(true)),
+                "false" | "0" | "no" | "off" => Ok(Value::Boolean(false)),
+                _ => Err(self.advice()),
+            },
+            Self::Whole { .. } => {
+                let number = if text.bytes().all(|b| b.is_ascii_digit()) { text.parse().ok() } else { None };
+                self.from_value(&Value::Integer(number.ok_or_else(|| self.advice())?))
+            }
+            Self::Number { .. } => self.from_value(&Value::Float(text.parse().map_err(|_| self.advice())?)),
+            Self::List { none: true, .. } if text.eq_ignore_ascii_case("none") => Ok(Value::Array(Vec::new())),
+            Self::List { .. } | Self::Keys => {
+                let items: Vec<Value> =
+                    text.split(',').map(unquoted).filter(|s| !s.is_empty()).map(Value::from).collect();
+                if items.is_empty() {
+                    return Err(match self {
+                        Self::List { example, none: true, .. } => {
+                            format!("it holds no entry: write {example}, or none")
+                        }
+                        Self::List { example, .. } => format!("it holds no entry: write {example}"),
+                        _ => "it holds no API key: write keys separated by commas, or unset it".to_owned(),
+                    });
+                }
+                self.from_value(&Value::Array(items))
+            }
+            _ => self.from_value(&Value::from(text)),
+        }
+    }
+
+    /// The value of a file, in the form that the types take.
+    ///
+    /// # Errors
+    /// What to write.
+    pub fn from_value(&self, value: &Value) -> Result<Value, String> {
+        match (self, value) {
+            (Self::Name, Value::String(text)) => name(text).map(Value::from),
+            (Self::Path, Value::String(text)) if text.is_empty() => {
+                Err("write a path, or leave the setting out".to_owned())
+            }
+            (Self::Path, Value::String(text)) if text.contains('\0') => Err("a path has no zero byte".to_owned()),
+            (Self::Path, Value::String(_)) | (Self::Truth, Value::Boolean(_)) => Ok(value.clone()),
+            (Self::Whole { least, most }, Value::Integer(number))
+                if u64::try_from(*number).is_ok_and(|n| (*least..=*most).contains(&n)) =>
+            {
+                Ok(value.clone())
+            }
+            (Self::Whole { .. } | Self::Number { .. } | Self::Truth, Value::String(text))
+                if self.from_text(text.trim()).is_ok() =>
+            {
+                Err(format!("write {} without quotation marks", text.trim()))
+            }
+            (Self::Number { least, most }, Value::Float(number)) if (*least..=*most).contains(number) => {
+                Ok(value.clone())
+            }
+            (Self::Number { .. }, Value::Integer(number)) => self.from_value(&Value::Float(*number as f64)),
+            (Self::Size { least, most }, Value::Integer(_) | Value::String(_)) => {
+                let size = match value {
+                    Value::Integer(bytes) => u64::try_from(*bytes).ok().map(ByteCount),
+                    _ => value.as_str().and_then(|text| text.trim().parse().ok()),
+                };
+                let size = size.filter(|size| (*least..=*most).contains(&size.0)).ok_or_else(|| self.advice())?;
+                Ok(Value::from(size.exact()))
+            }
+            (Self::Time { .. }, Value::Integer(number)) => Err(format!("write a unit too, such as \"{number}s\"")),
+            (Self::Time { zero, least, most }, Value::String(text)) => {
+                let range = Duration::from_millis(*least)..=Duration::from_millis(*most);
+                let time = text.trim().parse::<Seconds>().ok();
+                let time = time.filter(|time| range.contains(&time.0) || (*zero && time.0.is_zero()));
+                match time {
+                    Some(time) => Ok(Value::from(time.to_string())),
+                    None if text.trim().parse::<u64>().is_ok_and(|n| n > 0) => {
+                        Err(format!("write a unit too, such as {}s", text.trim()))
+                    }
+                    None => Err(self.advice()),
+                }
+            }
+            (Self::Word(words), Value::String(text)) => {
+                let lower = text.trim().to_ascii_lowercase();
+                words.iter().find(|word| **word == lower).map(|word| Value::from(*word)).ok_or_else(|| self.advice())
+            }
+            (Self::Form(parse), Value::String(text)) => parse(text.trim()).map(Value::from),
+            (Self::List { item, .. }, Value::Array(items)) => {
+                let mut parsed = Vec::new();
+                for (n, value) in items.iter().enumerate() {
+                    let text = value.as_str().ok_or_else(|| self.advice())?;
+                    parsed.push(Value::from(item(text).map_err(|e| format!("entry {} is {text:?}: {e}", n + 1))?));
+                }
+                Ok(Value::Array(parsed))
+            }
+            (Self::Keys, Value::Array(items)) if items.iter().all(Value::is_str) => Ok(value.clone()),
+            _ => Err(self.advice()),
+        }
+    }
+
+    /// What is right.
+    fn advice(&self) -> String {
+        match self {
+            Self::Name => "write a name in quotation marks".to_owned(),
+            Self::Path => "write a path in quotation marks".to_owned(),
+            Self::Truth => "write true or false".to_owned(),
+            Self::Whole { least, most } => format!("write a whole number from {least} to {most}"),
+            Self::Number { least, most } => format!("write a number from {least} to {most}"),
+            Self::Size { least, most } => {
+                format!("write a size from {} to {}, such as \"32 MiB\"", ByteCount(*least), ByteCount(*most))
+            }
+            Self::Time { zero, least, most } => {
+                let [least, most] = [least, most].map(|time| Seconds(Duration::from_millis(*time)));
+                let zero = if *zero { "\"0s\", or " } else { "" };
+                format!("write {zero}a length of time from {least} to {most}, such as \"30s\" or \"1m 30s\"")
+            }
+            Self::Word(words) => match words.split_last() {
+                Some((last, others)) => format!("write {} or {last}", others.join(", ")),
+                None => String::new(),
+            },
+            Self::Form(_) => "write text in quotation marks".to_owned(),
+            Self::List { example, .. } => format!("write a list: [{example:?}]"),
+            Self::Keys => "write a list of API keys: [\"KEY\", \"KEY MODEL\"]".to_owned(),
+        }
+    }
+
+    /// Whether errors may show the value.
+    pub fn is_secret(&self) -> bool {
+        matches!(self, Self::Keys)
+    }
+}
+
+/// A name as it may stand in a request, a list and a log.
+///
+/// # Errors
+/// What to write.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("write a name that is not empty".to_owned());
+    }
+    if text.trim() != text || text.chars().any(char::is_control) {
+        return Err("write a name on one line, without white space around it".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// `text` without white space around it, and without the quotation marks that env files leave around a value.
+pub fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    for quote in ['"', '\''] {
+        if let Some(inner) = text.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote))
+            && !inner.contains(quote)
+        {
+            return inner.trim();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn truths_and_words_are_taken_in_any_case() {
+        for (text, truth) in [("true", true), ("True", true), ("1", true), ("YES", true), ("On", true)] {
+            assert_eq!(Kind::Truth.from_text(text), Ok(Value::Boolean(truth)), "{text}");
+        }
+        for text in ["false", "FALSE", "0", "no", "off"] {
+            assert_eq!(Kind::Truth.from_text(text), Ok(Value::Boolean(false)), "{text}");
+        }
+        assert!(Kind::Truth.from_text("2").unwrap_err().contains("true or false"));
+        assert!(Kind::Truth.from_value(&Value::from("true")).unwrap_err().contains("without quotation marks"));
+        let word = Kind::Word(&["text", "json"]);
+        assert_eq!(word.from_text("JSON"), Ok(Value::from("json")));
+        assert_eq!(word.from_value(&Value::from(" Text ")), Ok(Value::from("text")));
+        assert_eq!(word.from_text("xml"), Err("write text or json".to_owned()));
+    }
+
+    #[test]
+    fn numbers_have_both_ends() {
+        let whole = Kind::Whole { least: 1, most: 100 };
+        assert_eq!(whole.from_text("100"), Ok(Value::Integer(100)));
+        for text in ["0", "101", "-1", "+1", "1.0", "1e2", "99999999999999999999", "many", "0x10"] {
+            assert_eq!(whole.from_text(text), Err("write a whole number from 1 to 100".to_owned()), "{text}");
+        }
+        assert_eq!(whole.from_value(&Value::from("7")), Err("write 7 without quotation marks".to_owned()));
+        let number = Kind::Number { least: 0.0, most: 1.0 };
+        assert_eq!(number.from_value(&Value::Integer(1)), Ok(Value::Float(1.0)));
+        for value in [f64::NAN, f64::INFINITY, -0.1, 1.1, 1e300] {
+            assert!(number.from_value(&Value::Float(value)).unwrap_err().contains("from 0 to 1"), "{value}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_times_have_both_ends_and_units_that_overflow_are_beyond_them() {
+        let size = Kind::Size { least: 1024, most: 4 << 30 };
+        assert_eq!(size.from_text("2 MiB"), Ok(Value::from("2.0 MiB")));
+        assert_eq!(size.from_value(&Value::Integer(1500)), Ok(Value::from("1500")));
+        for text in ["32", "0", "5 GiB", "99999999999 GiB", "-1 MiB", "1e300", "MiB", "32 MBytes", "many"] {
+            let error = size.from_text(text).unwrap_err();
+            assert_eq!(error, "write a size from 1.0 KiB to 4.0 GiB, such as \"32 MiB\"", "{text}");
+        }
+        let time = Kind::Time { zero: false, least: 1, most: 86_400_000 };
+        assert_eq!(time.from_text("90s"), Ok(Value::from("1m 30s")));
+        for text in ["0s", "1ns", "2days", "1e300s", "99999999999999999999s", "-1s", "18446744073709551615s", "soon"] {
+            assert!(time.from_text(text).unwrap_err().contains("from 1ms to 1day"), "{text}");
+        }
+        for value in [Value::Integer(30), Value::from("30")] {
+            assert!(time.from_value(&value).unwrap_err().contains("30s"), "{value}");
+        }
+        let zero = Kind::Time { zero: true, least: 1, most: 1000 };
+        assert_eq!(zero.from_text("0s"), Ok(Value::from("0s")));
+    }
+
+    #[test]
+    fn what_is_printed_of_a_size_is_the_size() {
+        let size = Kind::Size { least: 1, most: u64::MAX };
+        for bytes in [1, 1023, 20_000, 33_554_433, 32 << 20, 5 << 30] {
+            let printed = size.from_value(&Value::Integer(bytes)).unwrap();
+            assert_eq!(printed.as_str().unwrap().parse::<ByteCount>().unwrap().0, bytes as u64, "{printed}");
+        }
+    }
+
+    #[test]
+    fn lists_hold_what_they_say_and_nothing_empty() {
+        let list = Kind::List { item: name, example: "a", none: true };
+        let texts = |value: Result<Value, String>| value.unwrap().as_array().unwrap().len();
+        assert_eq!(texts(list.from_text("a, \"b\" ,'c',")), 3);
+        assert_eq!(texts(list.from_text("None")), 0);
+        assert!(list.from_text(" , ,").unwrap_err().contains("or none"));
+        assert!(Kind::Keys.from_text(", ,").unwrap_err().contains("no API key"));
+        assert!(list.from_value(&Value::Array(vec![Value::from("")])).unwrap_err().contains("entry 1"));
+        let keys = Kind::Keys.from_value(&Value::from("sk-secret")).unwrap_err();
+        assert!(keys.contains("a list of API keys") && !keys.contains("sk-"), "{keys}");
+    }
+
+    #[test]
+    fn quotation_marks_of_env_files_are_left_out() {
+        for (text, value) in [
+            ("\"a\"", "a"),
+            (" ' a ' ", "a"),
+            ("\"\"", ""),
+            ("\"a\",\"b\"", "\"a\",\"b\""),
+            ("\"a", "\"a"),
+            ("\"", "\""),
+            ("a\"b", "a\"b"),
+        ] {
+            assert_eq!(unquoted(text), value);
+        }
+    }
+}
