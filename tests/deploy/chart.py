@@ -45,7 +45,6 @@ SECURE = {
     "config": "[server]\nmax_inputs = 100\n",
     "tls": {"secretName": "tls"},
     "apiKeys": {"secretName": "keys", "metricsNeedKey": True},
-    "pathPrefix": "/embeddings",
     "service": {"port": 443},
     "serviceAccount": {"name": "shared"},
     "ingress": {
@@ -69,7 +68,6 @@ WRONG = [
     {"models": {"claim": "models", "fetch": ["org/a"]}},
     {"autoscaling": {"enabled": True, "cpu": 0}},
     {"service": {"port": 0}},
-    {"pathPrefix": "embeddings"},
     {"ingress": {"enabled": True}},
     {"apiKeys": {"metricsNeedKey": True, "secretName": "keys"}, "serviceMonitor": {"enabled": True}},
 ]
@@ -107,7 +105,6 @@ def check(objects, metrics):
     mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
     assert mounts.keys() == {volume["name"] for volume in spec.get("volumes", [])}, mounts
     env = {each["name"].removeprefix("EMBEDDING_SERVER_"): each["value"] for each in container["env"]}
-    prefix = env.get("PATH_PREFIX", "")
     scheme = "HTTPS" if "TLS_CERT" in env else "HTTP"
     assert {"TLS_CERT", "TLS_KEY"} & env.keys() in (set(), {"TLS_CERT", "TLS_KEY"})
     for name, mount in [("TLS_CERT", "tls"), ("TLS_KEY", "tls"), ("API_KEY_FILE", "keys")]:
@@ -117,7 +114,7 @@ def check(objects, metrics):
         (file,) = config["data"]
         assert container["args"] == ["serve", "--config", f"{mounts['config']['mountPath']}/{file}"]
     for probe, path in [("livenessProbe", "/health"), ("readinessProbe", "/ready")]:
-        assert container[probe]["httpGet"] == {"path": prefix + path, "port": "http", "scheme": scheme}
+        assert container[probe]["httpGet"] == {"path": path, "port": "http", "scheme": scheme}
     # The drain must fit.
     assert spec["terminationGracePeriodSeconds"] > container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
 
@@ -133,7 +130,7 @@ def check(objects, metrics):
         assert monitor["spec"]["selector"]["matchLabels"].items() <= objects["Service"]["metadata"]["labels"].items()
         (endpoint,) = monitor["spec"]["endpoints"]
         assert endpoint["port"] in {port["name"] for port in objects["Service"]["spec"]["ports"]}
-        assert endpoint["path"] == prefix + "/metrics" and endpoint.get("scheme", "http") == scheme.lower()
+        assert endpoint["path"] == "/metrics" and endpoint.get("scheme", "http") == scheme.lower()
         assert ("authorization" in endpoint) == (env.get("METRICS_NEED_KEY") == "true")
     if ingress := objects.get("Ingress"):
         for rule in ingress["spec"]["rules"]:

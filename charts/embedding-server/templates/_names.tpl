@@ -62,10 +62,6 @@ capabilities:
 - name: EMBEDDING_SERVER_RELOAD_INTERVAL
   value: {{ .Values.reloadInterval | quote }}
 {{- end }}
-{{- with .Values.pathPrefix }}
-- name: EMBEDDING_SERVER_PATH_PREFIX
-  value: {{ . | quote }}
-{{- end }}
 {{- end }}
 
 {{- define "embedding-server.mounts" -}}
