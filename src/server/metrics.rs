@@ -146,37 +146,46 @@ impl Default for Metrics {
         let requests = Family::default();
         series.register(of_server("requests"), "Answers by route and class of status", requests.clone());
         let durations = Family::default();
-        let text = "From a request's head to the begin of its answer, by route";
+        let text = "Time from a request's headers to the first byte of its answer, by route";
         series.register(of_server("request_duration_seconds"), text, durations.clone());
         let errors = Family::default();
         series.register(of_server("errors"), "Answers that are errors, by code", errors.clone());
         let in_flight = Gauge::default();
-        series.register(of_server("requests_in_flight"), "Requests whose answer is not sent yet", in_flight.clone());
+        series.register(
+            of_server("requests_in_flight"),
+            "Requests whose answer has not been sent yet",
+            in_flight.clone(),
+        );
 
         let bytes_in_flight = Gauge::default();
-        let text = "What those weigh, up to server.max_in_flight";
+        let text = "Weight in bytes of the requests in flight, up to server.max_in_flight";
         series.register(of_server("bytes_in_flight"), text, bytes_in_flight.clone());
         let connections = Gauge::default();
         series.register(of_server("connections"), "Open connections", connections.clone());
 
         let by_stage: Family<[(&'static str, &'static str); 1], Histogram> = Family::default();
-        let text = "What a request spent in a stage, over all threads; queue: waiting for the first of them";
+        let text =
+            "Time that a request spent in a stage, added up over all threads; queue: waiting for the first thread";
         series.register(of_server("stage_duration_seconds"), text, by_stage.clone());
         let stages = Stage::ALL.map(|stage| by_stage.get_or_create_owned(&[("stage", stage.name())]));
         let waiting = Gauge::default();
-        series.register(of_server("queue_depth"), "Jobs with a slice that waits for a thread", waiting.clone());
+        series.register(of_server("queue_depth"), "Jobs that wait for a thread", waiting.clone());
 
         let inputs: Family<Labels, Counter> = Family::default();
         series.register(of_server("inputs"), "Inputs answered, by model", inputs.clone());
         let tokens: Family<Labels, Counter> = Family::default();
         series.register(of_server("tokens"), "Tokens counted in usage, by model", tokens.clone());
         let table_bytes = Family::default();
-        series.register(of_server("table_bytes"), "The size of a loaded model's table as stored", table_bytes.clone());
+        series.register(
+            of_server("table_bytes"),
+            "Size of a loaded model's table as stored, in bytes",
+            table_bytes.clone(),
+        );
         let loaded = Family::default();
         series.register(of_server("model_loaded"), "1 once a model answers", loaded.clone());
 
         let reloads: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
-        series.register(of_server("reloads"), "Configurations read again, by result", reloads.clone());
+        series.register(of_server("reloads"), "Reloads of the configuration, by result", reloads.clone());
         for result in [RELOADED, REFUSED] {
             drop(reloads.get_or_create(&[("result", result)]));
         }
@@ -191,7 +200,7 @@ impl Default for Metrics {
             ("os", std::env::consts::OS),
             ("arch", std::env::consts::ARCH),
         ]);
-        series.register(of_server("build"), "What runs", build);
+        series.register(of_server("build"), "Version and platform of the server", build);
         let resident = Gauge::default();
         series.register(
             "process_resident_memory_bytes",
