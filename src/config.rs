@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use crate::checkpoint::Overrides;
-use crate::embedder::{Memory, Settings, TokenInput};
+use crate::embedder::{EmptyInput, Memory, Settings, TokenInput};
 use crate::keys::ApiKeys;
 use crate::norm::NormKind;
 use crate::pooling::place::DeviceChoice;
@@ -105,6 +105,8 @@ pub struct Model {
     pub dimensions: Option<usize>,
     #[serde(default)]
     pub token_input: TokenInput,
+    #[serde(default)]
+    pub empty_input: EmptyInput,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_input_tokens: Option<usize>,
     /// `None`: the server's.
@@ -190,6 +192,7 @@ impl Model {
             special_tokens: None,
             dimensions: None,
             token_input: TokenInput::default(),
+            empty_input: EmptyInput::default(),
             max_input_tokens: None,
             device: None,
             device_min_tokens: None,
@@ -217,6 +220,7 @@ impl Model {
             special_tokens: self.special_tokens,
             dimensions: self.dimensions,
             token_input: self.token_input,
+            empty_input: self.empty_input,
             max_input_tokens: self.max_input_tokens,
             device: self.device.unwrap_or_default(),
             device_min_tokens: self.device_min_tokens,

@@ -32,6 +32,17 @@ pub enum TokenInput {
     Reject,
 }
 
+/// What an empty input is answered with, and one without tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyInput {
+    /// The first unit vector.
+    #[default]
+    UnitVector,
+    /// An error, as OpenAI has it.
+    Reject,
+}
+
 /// What holds the table while it is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,6 +66,7 @@ pub struct Settings {
     /// Dimensions of an answer that asks for none: a prefix, renormalized. `None`: all.
     pub dimensions: Option<usize>,
     pub token_input: TokenInput,
+    pub empty_input: EmptyInput,
     /// Longer inputs are an error. `None`: any length.
     pub max_input_tokens: Option<usize>,
     pub device: DeviceChoice,
@@ -72,6 +84,7 @@ impl Default for Settings {
             special_tokens: None,
             dimensions: None,
             token_input: TokenInput::default(),
+            empty_input: EmptyInput::default(),
             max_input_tokens: None,
             device: DeviceChoice::default(),
             device_min_tokens: None,
@@ -316,6 +329,13 @@ impl Embedder {
         input: &Input,
         at: &dyn YieldPoint,
     ) -> Result<PooledTokens, EmbedError> {
+        let is_empty = match input {
+            Input::Text(text) => text.is_empty(),
+            Input::TokenIds(ids) => ids.is_empty(),
+        };
+        if is_empty && self.settings.empty_input == EmptyInput::Reject {
+            return Err(EmbedError::Empty { input: index });
+        }
         let ids = match (input, self.settings.token_input) {
             (Input::Text(text), _) => self.encode(index, text, at)?,
             (Input::TokenIds(ids), TokenInput::Cl100k) => {
@@ -351,6 +371,9 @@ impl Embedder {
     fn pooled(&self, index: usize, mut ids: Vec<u32>) -> Result<PooledTokens, EmbedError> {
         // Added tokens may lie beyond the table (Gemma 3 has one).
         ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
+        if ids.is_empty() && self.settings.empty_input == EmptyInput::Reject {
+            return Err(EmbedError::Empty { input: index });
+        }
         if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
             return Err(EmbedError::TooManyTokens { input: index, tokens: Some(ids.len()), max });
         }

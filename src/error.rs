@@ -149,6 +149,12 @@ pub enum EmbedError {
          with LangChain, set check_embedding_ctx_length=False"
     )]
     TokenIdsRejected { input: usize },
+    /// Nothing to embed where the model is configured to refuse that.
+    #[error(
+        "input {input} is empty or has no tokens; send a text with at least one token \
+         (this server's setting empty_input = \"reject\" refuses it)"
+    )]
+    Empty { input: usize },
     /// More tokens than `max_input_tokens` allows. Nothing is ever truncated instead.
     #[error(
         "this model's maximum input length is {max} tokens, and input {input} has {}; \

@@ -83,6 +83,7 @@ pub const SETTINGS: &[Setting] = &[
     of_model("special_tokens", Truth),
     of_model("dimensions", Whole { least: 1, most: 65_536 }),
     of_model("token_input", Word(&["cl100k_base", "model", "reject"])),
+    of_model("empty_input", Word(&["unit_vector", "reject"])),
     of_model("max_input_tokens", Whole { least: 1, most: 1_000_000_000 }),
     of_model("device", DEVICE),
     of_model("device_min_tokens", Whole { least: 0, most: 1_000_000_000 }),

@@ -305,6 +305,7 @@ impl From<EmbedError> for ApiError {
             EmbedError::TokenIdOutOfRange { .. }
             | EmbedError::NotCl100k { .. }
             | EmbedError::TokenIdsRejected { .. }
+            | EmbedError::Empty { .. }
             | EmbedError::TooManyTokens { .. }
             | EmbedError::Tokenizer { .. } => bad_request("input"),
             EmbedError::Damaged { .. } => {

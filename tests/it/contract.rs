@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use embedding_server::config::Model;
 use embedding_server::config::units::ByteCount;
-use embedding_server::embedder::TokenInput;
+use embedding_server::embedder::{EmptyInput, TokenInput};
 use serde_json::json;
 
 use crate::common::{Answer, TestApp, agent, checkpoint, difference, length};
@@ -154,6 +154,27 @@ fn a_text_without_tokens_is_the_first_unit_vector_and_counts_nothing() {
     assert_eq!(answer.vectors()[0], [1.0, 0.0, 0.0]);
     let one = app.embed(&json!({"input": "a"}));
     assert_eq!(answer.body["usage"], one.body["usage"]);
+}
+
+#[test]
+fn empty_inputs_can_be_refused() {
+    // The first adds a BOS to every text, the second does not.
+    for name in ["llama", "qwen"] {
+        let app = TestApp::start(|c| {
+            let strict = |id: &str| Model { empty_input: EmptyInput::Reject, ..Model::new(id, checkpoint(name)) };
+            c.models = vec![strict("m"), Model { token_input: TokenInput::Model, ..strict("own") }];
+        });
+        for (model, input) in [("m", json!(["a", ""])), ("m", json!([[15339], []])), ("own", json!([[1], []]))] {
+            let answer = app.embed(&json!({"input": input, "model": model}));
+            let (status, kind, _, param, message) = answer.error();
+            assert_eq!((status, kind, param), (400, "invalid_request_error", Some("input")), "{input}");
+            assert!(message.starts_with("input 1 is empty") && message.contains("empty_input"), "{message}");
+        }
+        let body = json!({"input": "a", "queries": ["b", ""]}).to_string();
+        let answer = app.post("/v1/similarity", "application/json", body.as_bytes());
+        assert_eq!((answer.status, answer.error().3), (400, Some("queries")));
+        assert_eq!(app.embed(&json!({"input": ["a", " b"]})).status, 200);
+    }
 }
 
 #[test]
