@@ -13,7 +13,9 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
 use super::error::ErrorClass;
+use super::listen::Peer;
 use super::metrics::{Metrics, OfModel, OfRoute};
+use super::paths::Original;
 use super::stages::SERVER_TIMING;
 use super::trace::{self, TRACE_PARENT};
 use crate::registry::{Entry, Registry};
@@ -23,6 +25,11 @@ pub const REQUEST_ID: &str = "x-request-id";
 
 const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 const LONGEST_ID: usize = 128;
+
+/// How much of a client's words the log repeats.
+const LONGEST_METHOD: usize = 32;
+const LONGEST_PATH: usize = 256;
+const LONGEST_FORWARDED_FOR: usize = 256;
 
 /// The route of a request that has none, in the log and the metrics.
 const NO_ROUTE: &str = "-";
@@ -73,13 +80,15 @@ pub async fn log<F: Future<Output = Response<Body>>>(
     let route = route.unwrap_or(NO_ROUTE);
     let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
     let (span, trace) = trace::begin(request.headers(), &method, route);
+    let details = tracing::enabled!(tracing::Level::DEBUG).then(|| Details::of(&request));
     let mut response = next(request).instrument(span.clone()).await;
 
     let status = response.status();
     let request_id = id.to_str().unwrap_or_default();
     let elapsed = started.elapsed();
     log.route(route).answered(status.as_u16(), elapsed);
-    if let Some(ErrorClass(code)) = response.extensions().get() {
+    let code = response.extensions().get().map(|ErrorClass(code)| *code);
+    if let Some(code) = code {
         log.metrics.failed(code);
     }
     let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
@@ -94,9 +103,13 @@ pub async fn log<F: Future<Output = Response<Body>>>(
         span.record("stages", response.headers().get(SERVER_TIMING).and_then(|v| v.to_str().ok()));
     }
     let trace_id = trace.as_ref().map(trace::Trace::id);
+    let path = details.as_ref().map(|details| details.path.as_str());
+    let client = details.as_ref().and_then(|details| details.client.as_deref());
+    let forwarded_for = details.as_ref().and_then(|details| details.forwarded_for.as_deref());
+    let method = beginning(method.as_str(), LONGEST_METHOD);
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(%method, route, status = status.as_u16(), model, inputs, tokens, duration_ms, request_id, trace_id, "request")
+            tracing::$level!(%method, route, status = status.as_u16(), code, path, client, forwarded_for, model, inputs, tokens, duration_ms, request_id, trace_id, "request")
         };
     }
     if status.is_server_error() && route != "/ready" {
@@ -115,6 +128,37 @@ pub async fn log<F: Future<Output = Response<Body>>>(
         return response.map(|body| Body::new(Sending::new(body, in_flight)));
     }
     response
+}
+
+/// What the line of a request says beyond that where the log shows debug: the client's own words, in bounds. The log escapes
+/// them.
+struct Details {
+    /// Without the query, which may hold secrets.
+    path: String,
+    client: Option<String>,
+    /// As a proxy, or the client itself, claims.
+    forwarded_for: Option<String>,
+}
+
+impl Details {
+    fn of(request: &Request) -> Self {
+        let uri = request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri);
+        let forwarded_for = request.headers().get("x-forwarded-for");
+        Self {
+            path: beginning(uri.path(), LONGEST_PATH).to_owned(),
+            client: request.extensions().get::<Peer>().map(Peer::to_string),
+            forwarded_for: forwarded_for.map(|value| {
+                let value = value.as_bytes().get(..LONGEST_FORWARDED_FOR).unwrap_or(value.as_bytes());
+                String::from_utf8_lossy(value).into_owned()
+            }),
+        }
+    }
+}
+
+/// The first bytes of `text`, whole characters, at most `max`.
+fn beginning(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+    text.get(..end).unwrap_or_default()
 }
 
 /// An answer that is still being made while it is sent, and what must live until then.

@@ -33,6 +33,16 @@ impl FromRequestParts<Arc<State>> for View {
     }
 }
 
+/// On a request that brought a key which is known.
+#[derive(Clone, Copy)]
+struct KnownKey;
+
+/// Whether a request with these extensions may learn which models and files there are: it brought a key that is known, or
+/// the server has no keys.
+pub fn may_see_names(extensions: &Extensions, state: &State) -> bool {
+    state.keys.is_empty() || extensions.get::<KnownKey>().is_some()
+}
+
 /// The keys of a server, and what each opens.
 pub struct Doors {
     state: Arc<State>,
@@ -55,14 +65,20 @@ impl Doors {
     /// # Errors
     /// When a key is needed, and none of those that were sent is known.
     pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<(), ApiError> {
-        if self.views.is_empty() || !route.is_some_and(|route| self.closed.iter().any(|closed| closed == route)) {
+        if self.views.is_empty() {
             return Ok(());
         }
+        let is_closed = route.is_some_and(|route| self.closed.iter().any(|closed| closed == route));
         let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
-        let key = known.ok_or_else(|| match sent_keys(request.headers()).next() {
-            Some(sent) => ApiError::wrong_key(sent),
-            None => ApiError::no_key(),
-        })?;
+        // A route that is open to all tells more to those who have a key.
+        let Some(key) = known else {
+            return match sent_keys(request.headers()).next() {
+                _ if !is_closed => Ok(()),
+                Some(sent) => Err(ApiError::wrong_key(sent)),
+                None => Err(ApiError::no_key()),
+            };
+        };
+        request.extensions_mut().insert(KnownKey);
         if let Some(view) = self.views.get(key).and_then(Option::as_ref) {
             let view = Arc::clone(view);
             request.extensions_mut().insert(view);

@@ -123,7 +123,11 @@ async fn serve(
         let (version, in_flight) = (request.version(), requests.begin());
         let bad_host = refuse::bad_host(&request).inspect(|reason| refusals.malformed(peer, reason));
         let received = received.clone();
-        let request = RequestBody::of(request, &received);
+        let mut request = RequestBody::of(request, &received);
+        // For the access log, which shows addresses at this level alone.
+        if tracing::enabled!(tracing::Level::DEBUG) {
+            request.extensions_mut().insert(peer);
+        }
         let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
         async move {
             let mut response = match (bad_host, routes) {

@@ -164,10 +164,21 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready")
     }
 
+    /// As [`ApiError::loading`], for clients that may not know which models there are.
+    pub fn loading_models() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: models are loading.").code("not_ready")
+    }
+
     /// The table of a model was cut short under the server.
     pub fn damaged(error: &EmbedError) -> Self {
         let message = format!("{error}. The server must load it again.");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("model_damaged")
+    }
+
+    /// As [`ApiError::damaged`], for clients that may not know which files there are.
+    pub fn damaged_model() -> Self {
+        const MESSAGE: &str = "Not ready: the table of a model was changed or cut short while it was in use.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, MESSAGE).code("model_damaged")
     }
 
     /// No key was sent.

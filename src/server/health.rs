@@ -5,10 +5,12 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State as Shared;
+use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::State;
+use super::authorize::may_see_names;
 use super::error::ApiError;
 use crate::openai::ErrorResponse;
 use crate::registry::Entry;
@@ -44,14 +46,18 @@ pub async fn health() -> Json<Status> {
         (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or the file of a table was damaged in use", body = ErrorResponse<'_>),
     )
 )]
-pub async fn ready(Shared(state): Shared<Arc<State>>) -> Result<Json<Status>, ApiError> {
+pub async fn ready(Shared(state): Shared<Arc<State>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {
     if state.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
+    let may_see_names = may_see_names(&extensions, &state);
     let damage = |entry: &Arc<Entry>| entry.embedder()?.damage();
     if let Some(damage) = state.registry.models().iter().find_map(damage) {
-        return Err(ApiError::damaged(&damage));
+        return Err(if may_see_names { ApiError::damaged(&damage) } else { ApiError::damaged_model() });
     }
     let loading = state.registry.loading();
-    if loading.is_empty() { Ok(Json(Status { status: "ready" })) } else { Err(ApiError::loading(&loading)) }
+    if loading.is_empty() {
+        return Ok(Json(Status { status: "ready" }));
+    }
+    Err(if may_see_names { ApiError::loading(&loading) } else { ApiError::loading_models() })
 }

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State as Shared};
 use axum::http::header::{CONNECTION, HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{HeaderName, HeaderValue, Method, Response, Uri};
+use axum::http::{Extensions, HeaderName, HeaderValue, Method, Response, Uri};
 use axum::middleware::{self, Next};
 use axum::response::IntoResponse;
 use axum::routing::get;
@@ -62,11 +62,13 @@ pub fn router(state: &Arc<State>) -> Routes {
 
     let mut paths: Vec<String> = description.paths.paths.keys().cloned().collect();
     let is_open = |path: &str| OPEN.contains(&path) || (path == METRICS && !server.metrics_need_key);
-    let closed = paths.iter().filter(|path| !is_open(path)).cloned().collect();
+    let closed: Vec<String> = paths.iter().filter(|path| !is_open(path)).cloned().collect();
     let has_playground = server.playground;
     if server.docs {
-        let description = docs::of_routes(description);
-        let describe = async |Shared(state): Shared<Arc<State>>| docs::description(description, &state);
+        let description = docs::of_routes(description, if state.keys.is_empty() { &[] } else { &closed });
+        let describe = async |Shared(state): Shared<Arc<State>>, extensions: Extensions| {
+            docs::description(description, &state, &extensions)
+        };
         routes = routes
             .route(docs::DESCRIPTION, get(describe))
             .route(docs::PAGE, get(async move || docs::page(has_playground)))

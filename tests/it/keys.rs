@@ -1,6 +1,7 @@
 //! API keys: who is let in, for which models, and that no key is shown.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use embedding_server::config::{Config, Model};
 use embedding_server::keys::ApiKeys;
@@ -231,4 +232,56 @@ fn keys_are_neither_logged_nor_printed_and_their_lack_is() {
         assert!(!log.contains("sk-"), "a key is in the log: {log}");
         assert_eq!(log.contains("NO API KEYS"), !with_keys, "{log}");
     }
+}
+
+/// A server that loads its models for as long as it is asked, so that its /ready always has something to tell.
+#[test]
+fn readiness_and_the_description_name_models_only_to_those_with_a_key() {
+    let ask = |state: &Arc<State>, path: &str, key: Option<&str>| {
+        let request = axum::http::Request::builder().uri(path);
+        let request = match key {
+            Some(key) => request.header("x-api-key", key),
+            None => request,
+        };
+        let routes = embedding_server::server::router(state);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let response = routes.answer(request.body(axum::body::Body::empty()).unwrap()).await;
+            let body = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
+            String::from_utf8(body.to_vec()).unwrap()
+        })
+    };
+    for with_keys in [true, false] {
+        let mut config = Config { models: vec![Model::new("secret/model", checkpoint("llama"))], ..Config::default() };
+        if with_keys {
+            config.server.api_keys = ApiKeys::new([ALL]);
+        }
+        let state = Arc::new(State::new(config).unwrap());
+        for path in ["/ready", "/openapi.json"] {
+            for (key, knows) in [(None, !with_keys), (Some("wrong"), !with_keys), (Some(ALL), true)] {
+                let text = ask(&state, path, key);
+                assert_eq!(text.contains("secret/model"), knows, "{path} {key:?}: {text}");
+                assert!(!text.contains("checkpoints/llama"), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_description_says_how_keys_are_sent_where_there_are_keys() {
+    let api = app(|_| {}).get("/openapi.json").body;
+    let schemes = &api["components"]["securitySchemes"];
+    assert_eq!(schemes["bearer"], json!({"type": "http", "scheme": "bearer"}));
+    for name in ["api-key", "x-api-key"] {
+        assert_eq!(schemes[name], json!({"type": "apiKey", "in": "header", "name": name}));
+    }
+    for (path, operations) in api["paths"].as_object().unwrap() {
+        for operation in operations.as_object().unwrap().values() {
+            let any = json!([{"bearer": []}, {"api-key": []}, {"x-api-key": []}]);
+            let expected = if path.contains("/v1/") || path.contains("/openai/") { any } else { Value::Null };
+            assert_eq!(operation["security"], expected, "{path}");
+        }
+    }
+    let api = app(|c| c.server.api_keys = ApiKeys::default()).get("/openapi.json").body;
+    assert!(!api.to_string().contains("\"security"), "{api}");
 }

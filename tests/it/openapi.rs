@@ -226,6 +226,13 @@ fn the_page_comes_from_the_binary_alone_and_can_be_switched_off() {
     let get = |path: &str| agent().get(app.url(path)).call().unwrap();
     let page = get("/docs").body_mut().read_to_string().unwrap();
     assert!(!page.contains("://") && page.contains("docs/rapidoc-min.js") && page.contains("openapi.json"), "{page}");
+    let policy = get("/docs").headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self' 'sha256-"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'") && !policy.contains("*"), "{policy}");
+    for path in ["/docs", "/docs/rapidoc-min.js"] {
+        assert_eq!(get(path).headers()["x-content-type-options"], "nosniff");
+        assert_eq!(get(path).headers()["referrer-policy"], "no-referrer");
+    }
     let mut script = get("/docs/rapidoc-min.js");
     assert_eq!(script.headers()["content-encoding"], "gzip");
     assert!(script.body_mut().read_to_vec().unwrap().starts_with(&[0x1f, 0x8b]));

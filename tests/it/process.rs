@@ -428,3 +428,31 @@ fn check_prints_values_and_origins() {
     assert!(line("server.max_body = \"32.0 MiB\" ").ends_with("# default"));
     assert!(line("models.m.path = ").ends_with("# flag --model"));
 }
+
+/// What the client sends is on one line, escaped and cut; the query, which may hold a key, is not there.
+#[test]
+fn an_error_is_logged_with_its_code_and_at_debug_with_its_path_and_client() {
+    for (level, shown) in [("info", false), ("debug", true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let server = Server::configured(dir.path(), &format!("[log]\nlevel = {level:?}"), &[]);
+        server.wait_until_ready();
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        let local = stream.local_addr().unwrap();
+        let long = "y".repeat(5000);
+        write!(
+            stream,
+            "GET /no/such/path?key=sk-query HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 1.2.3.4 \"quoted\" {long}\r\n\
+             Connection: close\r\n\r\n"
+        )
+        .unwrap();
+        stream.read_to_string(&mut String::new()).unwrap();
+        server.signal("TERM");
+        let (_, log) = server.end();
+        let line = log.lines().find(|line| line.contains("status=404")).expect(&log);
+        assert!(line.contains("code=\"unknown_url\""), "{line}");
+        assert_eq!(line.contains("path=\"/no/such/path\""), shown, "{line}");
+        assert_eq!(line.contains(&format!("client=\"{local}\"")), shown, "{line}");
+        assert_eq!(line.contains(r#"forwarded_for="1.2.3.4 \"quoted\" yyy"#), shown, "{line}");
+        assert!(!log.contains("sk-query") && line.len() < 1000, "{line}");
+    }
+}
