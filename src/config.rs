@@ -69,6 +69,7 @@ pub struct Server {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
     pub cors_origins: Vec<String>,
+    pub allowed_hosts: Vec<String>,
     pub metrics: bool,
     pub metrics_need_key: bool,
     pub docs: bool,
@@ -168,6 +169,7 @@ impl Default for Server {
             tls_cert: None,
             tls_key: None,
             cors_origins: vec!["*".to_owned()],
+            allowed_hosts: Vec::new(),
             metrics: true,
             metrics_need_key: false,
             docs: true,
@@ -319,6 +321,12 @@ impl Config {
         }
         if cors_origins.len() > 1 && cors_origins.iter().any(|origin| origin == cors::ANY) {
             warnings.push("server.cors_origins holds \"*\", so its other entries have no effect".to_owned());
+        }
+        let keyed = !self.server.api_keys.is_empty() || self.server.api_key_file.is_some();
+        if !self.server.allowed_hosts.is_empty() && (keyed || !self.server.host.is_loopback()) {
+            let message = "server.allowed_hosts has no effect: requests may name any host if the server asks for API keys \
+                           or does not listen on a loopback address";
+            warnings.push(message.to_owned());
         }
         warnings
     }

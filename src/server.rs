@@ -4,6 +4,7 @@ mod accept;
 mod access;
 mod activity;
 mod admission;
+mod allowed_hosts;
 mod authorize;
 mod body;
 #[cfg(feature = "tls")]

@@ -170,6 +170,20 @@ impl From<IpAddr> for Host {
     }
 }
 
+/// An entry of `server.allowed_hosts`, as requests are compared with it; `*` stands for any.
+///
+/// # Errors
+/// What to write.
+pub fn parse_allowed(text: &str) -> Result<String, String> {
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    match text.parse::<Host>()? {
+        Host::Unix(_) => Err("write a host name, such as embeddings.example".to_owned()),
+        host => Ok(host.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +244,16 @@ mod tests {
         ] {
             let error = text.parse::<Host>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn entries_are_hosts_without_a_port() {
+        assert_eq!(parse_allowed("Embeddings.Example").as_deref(), Ok("embeddings.example"));
+        assert_eq!(parse_allowed("[::1]").as_deref(), Ok("::1"));
+        assert_eq!(parse_allowed("*").as_deref(), Ok("*"));
+        for wrong in ["a.example:80", "https://a.example", "*.example", "", "unix:/a"] {
+            assert!(parse_allowed(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -47,6 +47,7 @@ const DEVICE: Kind = Form(|text| {
 });
 const HOST: Kind = Form(|text| text.parse::<super::host::Host>().map(|host| host.to_string()));
 const ORIGINS: Kind = List { item: cors::parse, example: "https://page.example", none: true };
+const HOSTS: Kind = List { item: super::host::parse_allowed, example: "embeddings.example", none: true };
 const NAMES: Kind = List { item: super::values::name, example: "name", none: false };
 
 /// All settings, in the order of the documentation. A test holds them against the types.
@@ -70,6 +71,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("server", "tls_cert", "TLS_CERT", Path),
     setting("server", "tls_key", "TLS_KEY", Path),
     setting("server", "cors_origins", "CORS_ORIGINS", ORIGINS),
+    setting("server", "allowed_hosts", "ALLOWED_HOSTS", HOSTS),
     setting("server", "metrics", "METRICS", Truth),
     setting("server", "metrics_need_key", "METRICS_NEED_KEY", Truth),
     setting("server", "docs", "DOCS", Truth),

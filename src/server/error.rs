@@ -203,6 +203,16 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded")
     }
 
+    /// A request for a host that is not this server's, as a web page makes it by DNS rebinding.
+    pub fn host_not_allowed(host: &[u8]) -> Self {
+        let shown: String = host.iter().take(64).map(|b| char::from(*b)).filter(char::is_ascii_graphic).collect();
+        let message = format!(
+            "This server is for clients on its own machine, and this request is for the host '{shown}'. If that is a name \
+             of this server, add it to the setting server.allowed_hosts, or configure API keys."
+        );
+        Self::new(StatusCode::FORBIDDEN, INVALID_REQUEST, message).code("host_not_allowed")
+    }
+
     /// As many connections are open as `server.max_connections` allows.
     pub fn too_many_connections() -> Self {
         let message = "This server has as many connections as it takes (its setting server.max_connections).";

@@ -20,6 +20,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::allowed_hosts::AllowedHosts;
 use super::authorize::Doors;
 use super::error::ApiError;
 use super::paths::{self, Original};
@@ -32,6 +33,16 @@ use crate::workers;
 /// The routes of the description that never ask for a key; those beside the description do not either. The metrics are
 /// as `server.metrics_need_key` says.
 const OPEN: [&str; 2] = ["/health", "/ready"];
+/// What tells a client when to ask again, as OpenAI names it.
+const RETRY_HEADERS: [&str; 7] = [
+    "retry-after",
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-reset-tokens",
+];
 const METRICS: &str = "/metrics";
 
 /// By which a proxy tells the scheme that its client used.
@@ -86,6 +97,7 @@ impl Routes {
     fn new(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Self {
         let around = Arc::new(Around {
             log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry),
+            hosts: AllowedHosts::new(state),
             doors: Doors::new(state, closed),
             state: Arc::clone(state),
         });
@@ -147,11 +159,12 @@ impl Routes {
 struct Around {
     state: Arc<State>,
     log: access::Log,
+    hosts: AllowedHosts,
     doors: Doors,
 }
 
 impl Around {
-    /// From the outside: log and counts, the net for panics, keys, admission.
+    /// From the outside: log and counts, the net for panics, hosts, keys, admission.
     async fn answer<F: Future<Output = Response<Body>>>(
         &self,
         route: Option<&str>,
@@ -160,7 +173,7 @@ impl Around {
     ) -> Response<Body> {
         access::log(&self.log, route, request, |mut request| async move {
             let answer = async {
-                match self.doors.pass(route, &mut request) {
+                match self.hosts.pass(&request).and_then(|()| self.doors.pass(route, &mut request)) {
                     Ok(()) => admission::admit(&self.state, request, next).await,
                     Err(error) => error.into_response(),
                 }
@@ -222,7 +235,11 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
             .allow_methods(AllowMethods::mirror_request())
             .allow_headers(AllowHeaders::mirror_request())
             .expose_headers(
-                [access::REQUEST_ID, stages::SERVER_TIMING, trace::TRACE_PARENT].map(HeaderName::from_static),
+                [access::REQUEST_ID, stages::SERVER_TIMING, trace::TRACE_PARENT]
+                    .into_iter()
+                    .chain(RETRY_HEADERS)
+                    .map(HeaderName::from_static)
+                    .collect::<Vec<_>>(),
             )
             .max_age(std::time::Duration::from_secs(600)),
     )

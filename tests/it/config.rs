@@ -130,6 +130,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("TLS_CERT", "/cert"),
         ("TLS_KEY", "/key"),
         ("CORS_ORIGINS", "https://a.example, https://b.example"),
+        ("ALLOWED_HOSTS", "a.example, B.example"),
         ("METRICS", "false"),
         ("METRICS_NEED_KEY", "true"),
         ("DOCS", "false"),
@@ -146,7 +147,8 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!(named, values.iter().map(|(name, _)| *name).collect());
     let environment = values.iter().map(|(name, value)| (format!("EMBEDDING_SERVER_{name}"), (*value).to_owned()));
     let merged = effective(&Flags::default(), environment).unwrap();
-    assert!(merged.warnings.is_empty(), "{:?}", merged.warnings);
+    // With API keys, any host is allowed.
+    assert!(matches!(merged.warnings.as_slice(), [one] if one.contains("allowed_hosts")), "{:?}", merged.warnings);
     let Config { server, log, models, .. } = &merged.config;
     assert!(!server.metrics && !server.docs && !server.playground);
     assert_eq!((server.max_in_flight.0, server.max_connections, server.metrics_need_key), (2 << 20, 9, true));
@@ -160,6 +162,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!((server.host.to_string().as_str(), server.port, server.threads), ("::1", 7, 3));
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));
     assert_eq!(server.cors_origins, ["https://a.example", "https://b.example"]);
+    assert_eq!(server.allowed_hosts, ["a.example", "b.example"]);
     assert_eq!((log.level.as_str(), format!("{:?}", log.format).as_str()), ("debug", "Json"));
     assert_eq!(models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }

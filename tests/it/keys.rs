@@ -205,6 +205,32 @@ fn check_refuses_keys_and_certificates_that_serve_refuses() {
 }
 
 #[test]
+fn a_local_server_without_keys_answers_no_page_that_came_by_dns_rebinding() {
+    let ask = |app: &TestApp, host: &str| {
+        let body = json!({"input": "hello", "model": "a"});
+        ["/v1/embeddings", "/v1/tokenize"].map(|path| app.send(path, &[("host", host)], Some(&body)))
+    };
+    let open = app(|c| c.server.api_keys = ApiKeys::default());
+    for host in ["localhost:5000", "127.0.0.1", "[::1]:80", "embedding-server"] {
+        assert_eq!(ask(&open, host).map(|answer| answer.status), [200, 200], "{host}");
+    }
+    for answer in ask(&open, "evil.example:5000") {
+        let (status, _, code, _, message) = answer.error();
+        assert_eq!((status, code), (403, Some("host_not_allowed")));
+        assert!(message.contains("'evil.example:5000'") && message.contains("server.allowed_hosts"), "{message}");
+    }
+    let listed = app(|c| {
+        c.server.api_keys = ApiKeys::default();
+        c.server.allowed_hosts = vec!["mine.example".to_owned()];
+    });
+    assert_eq!(ask(&listed, "Mine.Example:80").map(|answer| answer.status), [200, 200]);
+    assert_eq!(ask(&listed, "evil.example").map(|answer| answer.status), [403, 403]);
+    for exempt in [app(|_| {}), app(|c| c.server.host = std::net::IpAddr::from([0, 0, 0, 0]).into())] {
+        assert!(ask(&exempt, "evil.example").iter().all(|answer| answer.status != 403));
+    }
+}
+
+#[test]
 fn keys_are_neither_logged_nor_printed_and_their_lack_is() {
     let dir = tempfile::tempdir().unwrap();
     let (config, keys) = (dir.path().join("c.toml"), dir.path().join("keys"));

@@ -1,0 +1,113 @@
+//! Which `Host` a request may name, on a server that only this machine reaches and that asks for no key.
+//!
+//! Such a server trusts whoever reaches it. A web page can reach it too, by DNS rebinding: a name of the page's own, that
+//! comes to mean 127.0.0.1. The browser then sends that name as `Host`.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::HeaderValue;
+use axum::http::header::HOST;
+use axum::http::uri::Authority;
+
+use super::State;
+use super::error::ApiError;
+use crate::config::host::Host;
+
+/// The hosts that requests may name; `None`: any.
+pub struct AllowedHosts(Option<Vec<String>>);
+
+impl AllowedHosts {
+    /// Of this configuration.
+    pub fn new(state: &State) -> Self {
+        let server = &state.config.server;
+        let any = !state.keys.is_empty()
+            || matches!(server.host, Host::Unix(_))
+            || !server.host.is_loopback()
+            || server.allowed_hosts.iter().any(|host| host == "*");
+        Self((!any).then(|| {
+            let mut hosts = server.allowed_hosts.clone();
+            if let Host::Name(name) = &server.host {
+                hosts.push(name.clone());
+            }
+            hosts
+        }))
+    }
+
+    /// Lets a request pass that names an allowed host, or none at all.
+    ///
+    /// # Errors
+    /// When it names another.
+    pub fn pass(&self, request: &Request) -> Result<(), ApiError> {
+        let Some(allowed) = &self.0 else { return Ok(()) };
+        let headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+        // Where HTTP/2 has it, and a request that was meant for a proxy.
+        let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+        for host in headers.chain(authority) {
+            if !is_plainly_local(host) && !is_allowed(host, allowed) {
+                return Err(ApiError::host_not_allowed(host));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What nearly all requests have, found without reading more of it.
+fn is_plainly_local(host: &[u8]) -> bool {
+    let rest = host.strip_prefix(b"127.0.0.1").or_else(|| host.strip_prefix(b"localhost"));
+    matches!(rest, Some([] | [b':', ..])) && rest.is_some_and(|rest| rest.iter().skip(1).all(u8::is_ascii_digit))
+}
+
+fn is_allowed(host: &[u8], allowed: &[String]) -> bool {
+    let Ok(authority) = Authority::try_from(host) else { return false };
+    let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return address.to_canonical().is_loopback() || allowed.iter().any(|known| known.parse() == Ok(address));
+    }
+    // The public DNS has no names of one label, so no page can have one: they are of this machine or its network.
+    !host.contains('.') || host.ends_with(".localhost") || allowed.contains(&host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_that_a_page_can_have_are_refused() {
+        let allowed = ["embeddings.example".to_owned(), "10.0.0.7".to_owned()];
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "LocalHost:5000",
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "127.8.8.8:1",
+            "[::1]:5000",
+            "[::ffff:127.0.0.1]",
+            "app.localhost",
+            "localhost.",
+            "embedding-server:5000",
+            "Embeddings.Example:443",
+            "10.0.0.7:5000",
+        ] {
+            assert!(is_plainly_local(host.as_bytes()) || is_allowed(host.as_bytes(), &allowed), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:5000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.0.0.1:80.evil.example",
+            "localhost:x",
+            "localhost@evil.example",
+            "10.0.0.8",
+            "[::2]",
+            "sub.embeddings.example",
+            "a b",
+            "",
+        ] {
+            assert!(!is_plainly_local(host.as_bytes()) && !is_allowed(host.as_bytes(), &allowed), "{host}");
+        }
+    }
+}
