@@ -8,6 +8,8 @@ use embedding_server::extract::gguf::GgufSource;
 use embedding_server::extract::{Options, extract};
 use embedding_server::norm::NormKind;
 use embedding_server::progress::Silent;
+use embedding_server::tokenize::Tokenize;
+use embedding_server::tokenize::reference::HfTokenizer;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -246,5 +248,27 @@ fn an_extracted_file_is_a_directory_of_the_same_vectors() {
         }
         let card = std::fs::read_to_string(out.join("README.md")).unwrap();
         assert_eq!(card.contains("Decoded: the table from"), open(&path).table_source.map.is_none(), "{name}: {card}");
+    }
+}
+
+/// Runs of every character of the vocabulary and of every token that repeats itself, of 1 to 100 of them.
+#[test]
+fn runs_of_one_token_are_tokenized_as_by_the_models_own_file() {
+    for (name, judge) in [("gemma", "gemma"), ("gemma2", "gemma"), ("gemma3", "gemma3")] {
+        let path = fixtures("gguf-runs").join(name);
+        let json = fixtures("gguf-runs").join(judge).with_extension("json");
+        let judge = HfTokenizer::from_json(&std::fs::read(&json).unwrap(), &json).unwrap();
+        let embedder = Embedder::new(open(&path.with_extension("gguf")), Settings::default()).unwrap();
+        let parts = [" ", "\n", "\t", "a", "ab", "=", "x", " t", "the ", "\n\t", " \n", "in", "  t", "\u{2581}"];
+        for part in parts {
+            for count in 1..=100 {
+                for text in [part.repeat(count), format!("the{}x", part.repeat(count))] {
+                    let mut expected = Vec::new();
+                    judge.encode(&text, true, &mut expected).unwrap();
+                    let tokens = embedder.tokens(0, &Input::Text(text)).unwrap();
+                    assert_eq!(tokens.ids(), expected, "{name}: {count} times {part:?}");
+                }
+            }
+        }
     }
 }

@@ -109,7 +109,13 @@ def json_texts():
     return ["".join(chosen.choices(pieces, k=30)) for _ in range(300)]
 
 
-def vocabulary(path):
+def runs():
+    """Runs of 1 to 100 of what vocabularies have runs of, alone and between letters."""
+    parts = [" ", "\n", "\t", "a", "=", "-", "_", ".", "*", "#", "ab", "the ", "\n\t", "▁"]
+    return [text for part in parts for n in range(1, 101) for text in (part * n, f"x{part * n}y")]
+
+
+def vocabulary(path, gemma):
     """Tokens, types and scores as llama.cpp's converter lists them."""
     tokenizer = json.loads((path / "tokenizer.json").read_text())
     model, added = tokenizer["model"], {a["id"]: a for a in tokenizer["added_tokens"]}
@@ -120,8 +126,12 @@ def vocabulary(path):
         is_byte = len(token) == 6 and token.startswith("<0x")
         types.append((3 if added[i]["special"] else 4) if i in added else 5 if i not in names else 6 if is_byte else 1)
         # SentencePiece's score of a BPE piece is the order in which it was found; pieces of spaces were added last.
+        # Gemma's runs are user-defined in SentencePiece, which the converter marks as such, with the score -1000.
         spaces = len(token) > 1 and set(token) == {"▁"}
-        scores.append(-1e9 if spaces else -float(i))
+        run = gemma and token and len(set(token)) == 1 and token[0] in "\n\t▁" and (len(token) > 1 or token != "▁")
+        if run:
+            types[-1] = 4
+        scores.append(-1000.0 if run else -1e9 if spaces else -float(i))
         tokens.append(token)
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     return tokens, types, scores, merges
@@ -134,7 +144,7 @@ def test_a_rebuilt_tokenizer_is_the_models_own(name, tmp_path, note):
 
     architecture, kind, pre = TOKENIZERS[name]
     source = REAL_DIR / "tokenizers" / name
-    tokens, types, scores, merges = vocabulary(source)
+    tokens, types, scores, merges = vocabulary(source, name.startswith("gemma"))
     path = tmp_path / "model.gguf"
     table = np.random.default_rng(0).standard_normal((len(tokens), 32)).astype(np.float32)
     writer = gguf.GGUFWriter(path, architecture)
@@ -164,7 +174,7 @@ def test_a_rebuilt_tokenizer_is_the_models_own(name, tmp_path, note):
     tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    texts = [text for text in [*TEXTS.values(), *hostile(1000), *json_texts()] if text]
+    texts = [text for text in [*TEXTS.values(), *hostile(1000), *json_texts(), *runs()] if text]
     normed = table / np.sqrt(np.mean(table * table, -1, keepdims=True) + np.float32(1e-6))
     with Server({"gguf": path}) as server:
         for text in texts:

@@ -20,6 +20,7 @@ const LONGEST_PIECE: usize = 256;
 
 /// llama.h: LLAMA_TOKEN_TYPE_*.
 mod token_type {
+    pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
     pub const CONTROL: i32 = 3;
     pub const USER_DEFINED: i32 = 4;
@@ -88,7 +89,7 @@ pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError
             {
                 return Err(refused("has a SentencePiece vocabulary that normalizes texts"));
             }
-            sentence_piece(file, &metadata, gemma)
+            sentence_piece(file, &metadata, gemma, order(architecture))
         }
         "gpt2" => {
             let pre = file.text("tokenizer.ggml.pre")?.unwrap_or_default();
@@ -184,15 +185,23 @@ impl<'a> Metadata<'a> {
 }
 
 /// SentencePiece BPE, with the merges that its scores imply.
-fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool) -> Built {
-    let scores = file.floats("tokenizer.ggml.scores").unwrap_or_default();
+fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Order) -> Built {
+    let mut scores = file.floats("tokenizer.ggml.scores").unwrap_or_default();
     if scores.len() != metadata.tokens.len() {
         return Err("tokenizer.ggml.scores are not as many as the tokens".into());
     }
     let vocabulary = metadata.vocabulary()?;
-    // Gemma's merges are in the order of its ids; its scores are zero for the first hundreds.
-    let scores = if gemma { (0..scores.len()).map(|id| -(id as f32)).collect() } else { scores };
-    let merges = merges(&vocabulary, &scores)?;
+    if gemma {
+        // The converter writes -1000 for tokens that the user defined: Gemma's runs of spaces, tabs and line breaks. In the model
+        // their score is 0, the best, so that their merges come before all others.
+        if metadata.types.len() != scores.len() {
+            return Err("tokenizer.ggml.token_type does not give the type of each token".into());
+        }
+        for (score, _) in scores.iter_mut().zip(&metadata.types).filter(|(_, kind)| **kind != token_type::NORMAL) {
+            *score = 0.0;
+        }
+    }
+    let merges = merges(&vocabulary, &scores, order)?;
     let unknown = metadata.unknown.and_then(|id| metadata.tokens.get(id)).ok_or("there is no unknown token")?;
     let model = BPE::builder()
         .vocab_and_merges(vocabulary, merges)
@@ -223,9 +232,27 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool) -> Built {
     Ok(tokenizer)
 }
 
+/// The order of merges whose tokens have the same score.
+///
+/// transformers' `generate_merges` has had two. Which of them made a model's tokenizer.json decides how a run of one character is
+/// cut: with [`Order::ById`], 32 spaces are 16 and 16; with [`Order::LongestFirst`], they are 31 and 1. For tokens that do not
+/// overlap themselves, both give the same result: no text is known on which Llama 2's or Mistral's merges would differ.
+#[derive(Clone, Copy, PartialEq)]
+enum Order {
+    /// By the token that is made, then by the two that it is made of: until 2024 (Gemma, Gemma 2).
+    ById,
+    /// The longest left half first, then the longest right half: since then (Gemma 3).
+    LongestFirst,
+}
+
+/// The order in which the tokenizer.json files of the models of this architecture have their merges.
+fn order(architecture: &str) -> Order {
+    if matches!(architecture, "gemma" | "gemma2") { Order::ById } else { Order::LongestFirst }
+}
+
 /// Every way to cut a piece into two others, best score first: `generate_merges` of transformers'
 /// `convert_slow_tokenizer.py`, which is how its tokenizer.json files came to their merges.
-fn merges(vocabulary: &Vocab, scores: &[f32]) -> Result<Vec<(String, String)>, tokenizers::Error> {
+fn merges(vocabulary: &Vocab, scores: &[f32], order: Order) -> Result<Vec<(String, String)>, tokenizers::Error> {
     struct Merge<'a> {
         score: f32,
         ids: (u32, u32),
@@ -247,7 +274,10 @@ fn merges(vocabulary: &Vocab, scores: &[f32]) -> Result<Vec<(String, String)>, t
     }
     // The last two keys are the order in which the original finds them, its sort being stable.
     found.sort_by_cached_key(|merge| {
-        let letters = |piece: &str| std::cmp::Reverse(piece.chars().count());
+        let letters = |piece: &str| match order {
+            Order::ById => std::cmp::Reverse(0),
+            Order::LongestFirst => std::cmp::Reverse(piece.chars().count()),
+        };
         (
             std::cmp::Reverse(Ordered(merge.score)),
             letters(merge.pieces.0),
