@@ -37,7 +37,8 @@ impl Location {
         match self {
             Self::Local(path) => Ok(path),
             #[cfg(feature = "hub")]
-            Self::Hub(id) => Ok(crate::hub::Hub::from_env().cached_or_fetched(&id, overrides, progress)?.dir),
+            Self::Hub(id) => id
+                .attempt(progress, || Ok(crate::hub::Hub::from_env().cached_or_fetched(&id, overrides, progress)?.dir)),
             #[cfg(not(feature = "hub"))]
             Self::Hub(id) => {
                 let _ = (overrides, progress);
@@ -58,6 +59,46 @@ pub fn without_feature(id: &HubId) -> LoadError {
 }
 
 impl HubId {
+    /// Says that this is taken as a Hub id because it is no path here, and fetches it. An error names both readings: a
+    /// path that is mistyped, or relative to another directory, looks like an id.
+    ///
+    /// # Errors
+    /// Those of `fetch`.
+    pub fn attempt<T>(
+        &self,
+        progress: &dyn Progress,
+        fetch: impl FnOnce() -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        let path = std::path::absolute(self.to_string()).unwrap_or_else(|_| self.to_string().into());
+        progress.remark(&format!("{self} is taken as a model of the Hub, because there is no {}", path.display()));
+        fetch().map_err(|error| {
+            let hint = self.neighbours().map_or_else(String::new, |found| format!(", though {found}"));
+            LoadError::new(
+                self.to_string(),
+                format!(
+                    "is no path here ({} does not exist{hint}), and as a model of the Hub it fails: {error}",
+                    path.display()
+                ),
+            )
+        })
+    }
+
+    /// What the directory holds that the id begins with, if it exists here: the path that was meant may be among it.
+    fn neighbours(&self) -> Option<String> {
+        const SHOWN: usize = 5;
+        let (directory, _) = self.name.split_once('/')?;
+        let entries = std::fs::read_dir(directory).ok()?;
+        let mut names: Vec<_> =
+            entries.filter_map(|e| Some(e.ok()?.file_name().to_string_lossy().into_owned())).collect();
+        names.sort();
+        let more = if names.len() > SHOWN { ", ..." } else { "" };
+        names.truncate(SHOWN);
+        Some(match names.is_empty() {
+            true => format!("the directory {directory} does, and is empty"),
+            false => format!("the directory {directory} does, and holds {}{more}", names.join(", ")),
+        })
+    }
+
     /// `None` for what cannot be an id: the Hub takes letters, digits, `-`, `_` and `.`, and no `--` or `..`.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));

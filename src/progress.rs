@@ -12,6 +12,10 @@ pub trait Progress: Sync {
     fn finish(&self);
     /// Something that a user who waits should know.
     fn note(&self, text: &str);
+    /// Something that explains what happens next, and asks for nothing.
+    fn remark(&self, text: &str) {
+        self.note(text);
+    }
 }
 
 /// Says nothing.
@@ -39,5 +43,8 @@ impl Progress for Logged {
     fn finish(&self) {}
     fn note(&self, text: &str) {
         tracing::warn!("{text}");
+    }
+    fn remark(&self, text: &str) {
+        tracing::info!("{text}");
     }
 }

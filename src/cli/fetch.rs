@@ -22,7 +22,8 @@ pub fn run(args: &FetchArgs) -> Result<String, LoadError> {
 
 #[cfg(feature = "hub")]
 fn fetch(id: &HubId) -> Result<std::path::PathBuf, LoadError> {
-    Ok(crate::hub::Hub::from_env().fetch(id, &Overrides::default(), &Bar::new())?.dir)
+    let bar = Bar::new();
+    Ok(id.attempt(&bar, || crate::hub::Hub::from_env().fetch(id, &Overrides::default(), &bar))?.dir)
 }
 
 #[cfg(not(feature = "hub"))]

@@ -30,9 +30,33 @@ pub fn join(base: &str, target: &str) -> Option<String> {
     allowed.then(|| target.to_owned())
 }
 
-/// An address without its query, which is a signature where large files are stored: for messages.
-pub fn shown(url: &str) -> &str {
-    url.split_once('?').map_or(url, |(address, _)| address)
+/// An address as messages show it: without credentials, and without its query, which is a signature where large files are
+/// stored.
+pub fn shown(url: &str) -> String {
+    let (url, _) = without_credentials(url);
+    url.split_once('?').map_or(url.as_str(), |(address, _)| address).to_owned()
+}
+
+/// `https://NAME:PASSWORD@HOST/PATH` as `https://HOST/PATH` and `NAME:PASSWORD`. Works for what is no valid address, too.
+pub fn without_credentials(url: &str) -> (String, Option<String>) {
+    let (scheme, rest) = url.split_once("//").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        None => (url.to_owned(), None),
+        Some((credentials, host)) => {
+            let slashes = if scheme.is_empty() { "" } else { "//" };
+            (format!("{scheme}{slashes}{host}{path}"), Some(credentials.to_owned()))
+        }
+    }
+}
+
+/// The other way round.
+pub fn with_credentials(url: &str, credentials: &str) -> String {
+    match url.split_once("//") {
+        Some((scheme, rest)) => format!("{scheme}//{credentials}@{rest}"),
+        None => url.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -63,6 +87,8 @@ mod tests {
     fn signatures_are_not_shown() {
         assert_eq!(shown("https://cdn.test/x?Signature=s"), "https://cdn.test/x");
         assert_eq!(shown("https://cdn.test/x"), "https://cdn.test/x");
+        assert_eq!(shown("https://user:SECRET@cdn.test/x?y@z"), "https://cdn.test/x");
+        assert_eq!(with_credentials("https://cdn.test/x", "a:b"), "https://a:b@cdn.test/x");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The cache of Python's huggingface_hub: `blobs/ETAG`, `snapshots/COMMIT/FILE` that link to them, `refs/REVISION`, and
 //! `.locks`; both may work in it at once. What is ours alone is `layer0/COMMIT/`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::client::{Client, FileMetadata};
 use crate::error::LoadError;
 use crate::extract::staging::Lock;
+use crate::files;
 use crate::location::HubId;
 use crate::progress::Progress;
 
@@ -50,7 +51,7 @@ impl ModelCache {
         if is_commit(&self.revision) {
             return Some(self.revision.clone());
         }
-        let commit = fs::read_to_string(self.dir().join("refs").join(&self.revision)).ok()?;
+        let commit = files::read_to_string(&self.dir().join("refs").join(&self.revision)).ok()?;
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
@@ -116,8 +117,7 @@ fn fetch(
 ) -> Result<(), LoadError> {
     let incomplete = blob.with_file_name(format!("{}.incomplete", metadata.etag));
     let failed = |e: io::Error| LoadError::io(&incomplete, &e);
-    let open = || OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&incomplete);
-    let mut file = open().map_err(failed)?;
+    let mut file = files::resume(&incomplete).map_err(failed)?;
     let mut there = file.metadata().map_err(failed)?.len();
     loop {
         if there > metadata.size {

@@ -3,16 +3,16 @@
 //! Blocking, and built on the first request: a process that never asks loads no certificates. A redirect to another
 //! host, as large files have it, never gets the token.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use ureq::http::{HeaderMap, Method, Request};
 use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
-use super::address::{content_range, join, same_origin, shown};
+use super::address::{content_range, join, same_origin, shown, with_credentials};
 use super::settings::Settings;
 use crate::error::LoadError;
 use crate::extract::source::Sink;
@@ -22,6 +22,10 @@ use crate::location::HubId;
 const ATTEMPTS: u32 = 5;
 const REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(10);
+/// The fewest bytes a second, on average over [`Settings::timeout`], that an answer may come with.
+const LEAST_RATE: u64 = 1 << 10;
+/// How many times [`Settings::timeout`] an answer may take that is read into memory.
+const DOCUMENT_TIMEOUTS: u32 = 10;
 /// The largest answer that is read into memory.
 const DOCUMENT: u64 = 64 << 20;
 
@@ -44,7 +48,55 @@ pub struct Client<'a> {
 enum Failure {
     /// Worth another one, after what the server asks to wait.
     Passing(LoadError, Option<Duration>),
+    /// As passing, but what came does not count as progress.
+    Slow(LoadError),
     Final(LoadError),
+}
+
+impl Failure {
+    fn error(self) -> LoadError {
+        match self {
+            Self::Passing(error, _) | Self::Slow(error) | Self::Final(error) => error,
+        }
+    }
+}
+
+/// Reads an answer, and fails when it comes too slowly: a server that sends a byte now and then is never silent.
+struct Paced<R> {
+    reader: R,
+    window: Duration,
+    /// The time by which all must be there.
+    deadline: Option<Instant>,
+    /// When the rate was last looked at, and the bytes since then.
+    since: Instant,
+    bytes: u64,
+    is_slow: bool,
+}
+
+impl<R: Read> Paced<R> {
+    fn new(reader: R, window: Duration, total: Option<Duration>) -> Self {
+        let now = Instant::now();
+        Self { reader, window, deadline: total.map(|total| now + total), since: now, bytes: 0, is_slow: false }
+    }
+}
+
+impl<R: Read> Read for Paced<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        self.bytes += read as u64;
+        let now = Instant::now();
+        let passed = now - self.since;
+        if read > 0 && passed >= self.window {
+            self.is_slow = self.bytes < LEAST_RATE * passed.as_secs().max(1);
+            (self.since, self.bytes) = (now, 0);
+        }
+        self.is_slow |= read > 0 && self.deadline.is_some_and(|deadline| now > deadline);
+        if self.is_slow {
+            let problem = format!("it comes with fewer than {LEAST_RATE} bytes a second");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, problem));
+        }
+        Ok(read)
+    }
 }
 
 struct Answer {
@@ -92,7 +144,7 @@ impl<'a> Client<'a> {
                 return Err(Failure::Final(page_instead(&url)));
             }
             let mut json = Vec::new();
-            let read = answer.body.as_reader().take(DOCUMENT).read_to_end(&mut json);
+            let read = self.document(answer.body.as_reader()).take(DOCUMENT).read_to_end(&mut json);
             read.map_err(|e| cut(&url, &e))?;
             serde_json::from_slice(&json).map_err(|e| {
                 Failure::Final(
@@ -151,7 +203,7 @@ impl<'a> Client<'a> {
         while at < to {
             let before = at;
             let result = self.copy_once(url, &mut at, to, size, whole, sink);
-            if at > before {
+            if at > before && !matches!(result, Err(Failure::Slow(_))) {
                 attempt = 0;
             }
             if let Err(failure) = result {
@@ -191,11 +243,14 @@ impl<'a> Client<'a> {
                 return Err(Failure::Passing(found, None));
             }
         };
-        let mut reader = answer.body.as_reader();
+        let mut reader = Paced::new(answer.body.as_reader(), self.settings.timeout, None);
         let mut skip = *at - start;
         let mut buffer = vec![0; 64 << 10];
         while *at < to {
-            let n = reader.read(&mut buffer).map_err(|e| cut(url, &e))?;
+            let n = reader.read(&mut buffer).map_err(|e| match e.kind() {
+                io::ErrorKind::TimedOut if reader.is_slow => Failure::Slow(cut(url, &e).error()),
+                _ => cut(url, &e),
+            })?;
             if n == 0 {
                 return Err(cut(url, &format!("it ended after {at} of {to} bytes")));
             }
@@ -230,12 +285,18 @@ impl<'a> Client<'a> {
                 ));
             };
             let mut bytes = Vec::new();
-            answer.body.as_reader().take(len).read_to_end(&mut bytes).map_err(|e| cut(url, &e))?;
+            let read = self.document(answer.body.as_reader()).take(len).read_to_end(&mut bytes);
+            read.map_err(|e| cut(url, &e))?;
             if bytes.len() as u64 != len {
                 return Err(cut(url, &format!("it ended after {} of {len} bytes", bytes.len())));
             }
             Ok((bytes, size))
         })
+    }
+
+    /// An answer that is read into memory.
+    fn document<R: Read>(&self, reader: R) -> Paced<R> {
+        Paced::new(reader, self.settings.timeout, Some(self.settings.timeout * DOCUMENT_TIMEOUTS))
     }
 
     fn get(&self, url: &str, range: Option<(u64, u64)>) -> Result<Answer, Failure> {
@@ -254,20 +315,23 @@ impl<'a> Client<'a> {
     ) -> Result<Answer, Failure> {
         let mut at = url.to_owned();
         for _ in 0..REDIRECTS {
-            let mut request = Request::builder().method(method).uri(&at);
+            let at_hub = same_origin(&at, &self.settings.endpoint);
+            let credentials = self.settings.credentials.as_ref().filter(|_| at_hub);
+            let uri = credentials.map_or_else(|| at.clone(), |credentials| with_credentials(&at, credentials));
+            let mut request = Request::builder().method(method).uri(uri);
             if let Some((from, to)) = range {
                 request = request.header("range", format!("bytes={from}-{}", to.saturating_sub(1)));
             }
-            if let Some(token) = self.settings.token.as_ref().filter(|_| same_origin(&at, &self.settings.endpoint)) {
+            if let Some(token) = self.settings.token.as_ref().filter(|_| at_hub) {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let request = request.body(()).map_err(|e| {
                 Failure::Final(
-                    LoadError::new(&at, format!("cannot be asked: {e}"))
+                    LoadError::new(shown(&at), format!("cannot be asked: {e}"))
                         .expected("an HTTP address in HF_ENDPOINT, and a token of plain letters"),
                 )
             })?;
-            let response = self.agent().run(request).map_err(|e| unanswered(&at, &e))?;
+            let response = self.agent().run(request).map_err(|e| unanswered(&at, &e, credentials))?;
             let (head, body) = response.into_parts();
             let answer = Answer { url: at, status: head.status.as_u16(), headers: head.headers, body };
             let target = answer.header("location").filter(|_| (300..400).contains(&answer.status));
@@ -312,7 +376,7 @@ impl<'a> Client<'a> {
         let error = match (status, answer.header("x-error-code")) {
             (401 | 404, Some("RepoNotFound")) => error
                 .expected(format!("a public model {}, or a token that may see it", self.id.name))
-                .remedy(format!("there is no local directory {} either; a private model needs HF_TOKEN", self.id.name)),
+                .remedy("a private model needs HF_TOKEN"),
             (401 | 403, _) if at_hub => match (&self.settings.token, status) {
                 (None, _) => error
                     .remedy(format!("set HF_TOKEN to a token that may read {page}, and accept its conditions there")),
@@ -324,9 +388,9 @@ impl<'a> Client<'a> {
             (404, Some("RevisionNotFound")) => {
                 error.expected(format!("a branch, tag or commit {:?} of {page}", self.id.revision))
             }
-            (404, _) => error
-                .expected(format!("an existing model at {page}, with the revision {:?}", self.id.revision))
-                .remedy(format!("there is no local directory {} either", self.id.name)),
+            (404, _) => {
+                error.expected(format!("an existing model at {page}, with the revision {:?}", self.id.revision))
+            }
             // An address at the store of large files is good for minutes: the Hub gives a new one.
             (401 | 403 | 408 | 425 | 429 | 500.., _) => {
                 let wait = answer.header("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
@@ -355,7 +419,8 @@ impl<'a> Client<'a> {
         const LONGEST: Duration = Duration::from_secs(60);
         match failure {
             Failure::Final(error) => Err(error),
-            Failure::Passing(error, _) if attempt >= ATTEMPTS => Err(error),
+            Failure::Passing(error, _) | Failure::Slow(error) if attempt >= ATTEMPTS => Err(error),
+            Failure::Slow(_) => Ok(()),
             Failure::Passing(error, wait) => {
                 tracing::debug!(%error, attempt, "trying again");
                 let backoff = self.settings.backoff * 2u32.saturating_pow(attempt - 1);
@@ -381,9 +446,12 @@ fn cut(url: &str, problem: &dyn std::fmt::Display) -> Failure {
     )
 }
 
-fn unanswered(url: &str, error: &ureq::Error) -> Failure {
+fn unanswered(url: &str, error: &ureq::Error, credentials: Option<&String>) -> Failure {
     let url = shown(url);
-    let problem = error.to_string();
+    let mut problem = error.to_string();
+    if let Some(credentials) = credentials {
+        problem = problem.replace(credentials.as_str(), "...");
+    }
     let found = LoadError::new(url, format!("does not answer: {problem}"));
     let certificate = ["ertificate", "UnknownIssuer", "tls", "TLS"].iter().any(|word| problem.contains(word));
     match error {

@@ -11,6 +11,7 @@ use super::client::Client;
 use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::source::{Sink, Source, TensorInfo};
+use crate::files;
 
 /// The header of one file.
 struct Header {
@@ -49,7 +50,7 @@ impl<'a> RemoteSource<'a> {
     /// When the index is none.
     pub fn open(client: &'a Client<'a>, commit: &'a str, dir: PathBuf, origin: Origin) -> Result<Self, LoadError> {
         let index = dir.join(INDEX);
-        let weight_map = match std::fs::read(&index) {
+        let weight_map = match files::read(&index) {
             Ok(json) => {
                 let Index { weight_map } = serde_json::from_slice(&json)
                     .map_err(|e| LoadError::new(&index, format!("is not a shard index: {e}")))?;

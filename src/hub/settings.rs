@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::address::without_credentials;
+use crate::files;
+
 /// Where the Hub and its cache are, and how to ask.
 #[derive(Clone)]
 pub struct Settings {
-    /// `HF_ENDPOINT`, without a slash at its end.
+    /// `HF_ENDPOINT`, without a slash at its end and without credentials: it stands in model cards and messages.
     pub endpoint: String,
+    /// `NAME:PASSWORD`, if `HF_ENDPOINT` holds them. Sent to that endpoint alone, where no token is, and never shown.
+    pub credentials: Option<String>,
     /// `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in `HF_HOME`, itself in `XDG_CACHE_HOME` or `~/.cache`.
     pub cache: PathBuf,
-    /// `HF_TOKEN`, or the content of `HF_TOKEN_PATH`, itself `token` in `HF_HOME`.
+    /// `HF_TOKEN`, or `HUGGING_FACE_HUB_TOKEN`, or the content of `HF_TOKEN_PATH`, itself `token` in `HF_HOME`.
     pub token: Option<String>,
     /// `HF_HUB_OFFLINE`: nothing is ever requested.
     pub offline: bool,
@@ -28,7 +33,7 @@ impl Settings {
 
     /// From the variables that `get` has.
     pub fn new(get: impl Fn(&str) -> Option<String>, home_dir: Option<PathBuf>) -> Self {
-        let get = |name: &str| get(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let get = |name: &str| get(name).map(|value| unquoted(&value).to_owned()).filter(|value| !value.is_empty());
         let home_dir = home_dir.unwrap_or_default();
         let expanded = |path: String| match path.strip_prefix("~/") {
             Some(rest) => home_dir.join(rest),
@@ -38,21 +43,29 @@ impl Settings {
         let cache_home = || path("XDG_CACHE_HOME").unwrap_or_else(|| home_dir.join(".cache"));
         let home = path("HF_HOME").unwrap_or_else(|| cache_home().join("huggingface"));
         let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
-        let stored = || std::fs::read_to_string(token_file).ok().map(|token| token.trim().to_owned());
+        let stored = || Some(unquoted(&files::read_to_string(&token_file).ok()?).to_owned());
         let truth = |value: String| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str());
         let seconds = get("HF_HUB_DOWNLOAD_TIMEOUT").and_then(|s| s.parse().ok()).filter(|&s| s > 0);
+        let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let (endpoint, credentials) = without_credentials(endpoint.trim_end_matches('/'));
+        let tokens = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"];
         Self {
-            endpoint: get("HF_ENDPOINT")
-                .unwrap_or_else(|| "https://huggingface.co".to_owned())
-                .trim_end_matches('/')
-                .to_owned(),
+            endpoint,
+            credentials,
             cache: path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE")).unwrap_or_else(|| home.join("hub")),
-            token: get("HF_TOKEN").or_else(stored).filter(|token| !token.is_empty()),
+            token: tokens.into_iter().find_map(&get).or_else(stored).filter(|token| !token.is_empty()),
             offline: get("HF_HUB_OFFLINE").is_some_and(truth),
             timeout: Duration::from_secs(seconds.unwrap_or(30)),
             backoff: Duration::from_millis(500),
         }
     }
+}
+
+/// A value without the white space and the quotes around it: files of variables, as containers read them, keep quotes.
+fn unquoted(value: &str) -> &str {
+    let value = value.trim();
+    let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
+    inner.map_or(value, str::trim)
 }
 
 #[cfg(test)]
@@ -89,6 +102,36 @@ mod tests {
         assert_eq!(settings(&[("HF_HOME", home), path]).token.as_deref(), Some("elsewhere"));
         assert_eq!(settings(&[("HF_HOME", home), path, ("HF_TOKEN", " t ")]).token.as_deref(), Some("t"));
         assert_eq!(settings(&[("HF_HOME", "/nowhere")]).token, None);
+        // The order of huggingface_hub.
+        let older = ("HUGGING_FACE_HUB_TOKEN", "older");
+        assert_eq!(settings(&[("HF_HOME", home), older]).token.as_deref(), Some("older"));
+        assert_eq!(settings(&[older, ("HF_TOKEN", "newer")]).token.as_deref(), Some("newer"));
+        assert_eq!(settings(&[older, ("HF_TOKEN", "\"\"")]).token.as_deref(), Some("older"));
+    }
+
+    #[test]
+    fn quotes_and_white_space_around_a_token_are_no_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().to_str().unwrap();
+        for written in ["hf_x", "\"hf_x\"", "'hf_x'", " \"hf_x\"\r\n", "\" hf_x \"", "hf_x\n\n"] {
+            assert_eq!(settings(&[("HF_TOKEN", written)]).token.as_deref(), Some("hf_x"), "{written:?}");
+            std::fs::write(dir.path().join("token"), written).unwrap();
+            assert_eq!(settings(&[("HF_HOME", home)]).token.as_deref(), Some("hf_x"), "{written:?}");
+        }
+        assert_eq!(settings(&[("HF_HOME", "'/h'")]).cache, PathBuf::from("/h/hub"));
+    }
+
+    #[test]
+    fn credentials_of_the_endpoint_are_kept_apart() {
+        for (written, endpoint, credentials) in [
+            ("http://user:SECRET@mirror/hf/", "http://mirror/hf", Some("user:SECRET")),
+            ("https://token@mirror:8080", "https://mirror:8080", Some("token")),
+            ("http://u:a@b@mirror", "http://mirror", Some("u:a@b")),
+            ("http://mirror/a@b", "http://mirror/a@b", None),
+        ] {
+            let found = settings(&[("HF_ENDPOINT", written)]);
+            assert_eq!((found.endpoint.as_str(), found.credentials.as_deref()), (endpoint, credentials));
+        }
     }
 
     #[test]

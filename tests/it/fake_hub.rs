@@ -42,6 +42,8 @@ pub enum Fault {
     Corrupt,
     /// So many bytes of the body, then nothing until the client goes away; the test hears of it.
     Hold(usize),
+    /// So many bytes of the body, then one every few milliseconds.
+    Drip(usize),
     /// Ranges are ignored.
     Whole,
 }
@@ -135,6 +137,7 @@ impl FakeHub {
     pub fn settings(&self, cache: &Path) -> Settings {
         Settings {
             endpoint: self.endpoint.clone(),
+            credentials: None,
             cache: cache.to_owned(),
             token: None,
             offline: false,
@@ -232,7 +235,7 @@ impl State {
         }
         let mut content = content.to_vec();
         let upto = match fault {
-            Some(Fault::Cut(n) | Fault::Hold(n)) => (*n).min(content.len()),
+            Some(Fault::Cut(n) | Fault::Hold(n) | Fault::Drip(n)) => (*n).min(content.len()),
             Some(Fault::Corrupt) => {
                 let middle = content.len() / 2;
                 content[middle] ^= 1;
@@ -250,6 +253,11 @@ impl State {
                 let _ = stream.read(&mut [0]);
                 Err(std::io::ErrorKind::BrokenPipe.into())
             }
+            Some(Fault::Drip(_)) => content[upto..].chunks(1).try_for_each(|byte| {
+                std::thread::sleep(Duration::from_millis(5));
+                stream.write_all(byte)?;
+                stream.flush()
+            }),
             Some(Fault::Cut(_)) => Err(std::io::ErrorKind::BrokenPipe.into()),
             _ => Ok(()),
         }

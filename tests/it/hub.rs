@@ -274,7 +274,7 @@ fn pages_refusals_and_other_servers_never_become_files() {
     let cases: [(&str, &str, Fault, &[&str]); 12] = [
         ("api", "GET", PAGE, &["HTML page", "login page"]),
         ("api", "GET", Fault::Instead("", "{}"), &["something else", "HF_ENDPOINT"]),
-        ("api", "GET", Fault::Status(404), &["404", "no local directory org/model"]),
+        ("api", "GET", Fault::Status(404), &["404", "an existing model at"]),
         ("config.json", "HEAD", PAGE, &["HTML page"]),
         ("config.json", "GET", PAGE, &["HTML page"]),
         ("config.json", "GET", Fault::Status(403), &["403", "HF_TOKEN"]),
@@ -520,4 +520,75 @@ fn a_path_that_exists_never_asks() {
     assert!(setup.hub.asked().is_empty());
     let output = setup.run(&["extract", ID, "x", "--revision", "a b"]);
     assert!(stderr(&output).contains("no branch, tag or commit"), "{}", stderr(&output));
+}
+
+/// 200 bytes a second are no progress, though there is no silence.
+#[test]
+fn a_hub_that_drips_is_given_up_and_gone_on_with() {
+    for (file, method) in [("api", "GET"), ("tokenizer.json", "GET"), (SHARD, "GET")] {
+        let setup = Setup::new();
+        let mut settings = setup.hub.settings(setup.cache.path());
+        settings.timeout = Duration::from_secs(1);
+        let hub = Hub::new(settings);
+        setup.hub.fault(move |asked| (asked.file == file && asked.method == method).then_some(Fault::Drip(4)));
+        let error = fetch(&hub).unwrap_err().to_string();
+        assert!(error.contains("fewer than 1024 bytes a second"), "{file}: {error}");
+        setup.hub.fault(|_| None);
+        setup.assert_right(&fetch(&hub).unwrap().dir);
+    }
+}
+
+#[test]
+fn what_reads_as_a_hub_id_and_as_a_path_is_named_as_both() {
+    let setup = Setup::new();
+    let work = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(work.path().join("models/llama-3")).unwrap();
+    let absolute = work.path().canonicalize().unwrap().join("models/llama");
+    let unreachable = "http://127.0.0.1:1";
+    for (variable, value, part) in [
+        ("HF_HUB_OFFLINE", "1", "HF_HUB_OFFLINE is set"),
+        ("HF_ENDPOINT", unreachable, "does not answer"),
+        ("HF_HUB_OFFLINE", "0", "answered 404"),
+    ] {
+        for command in ["inspect", "fetch", "extract"] {
+            setup.hub.fault(|asked| (asked.file == "api").then_some(Fault::Status(404)));
+            let mut run = setup.command(&[command, "models/llama"]);
+            if command == "extract" {
+                run.arg("out");
+            }
+            let output = run.current_dir(work.path()).env(variable, value).output().unwrap();
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            let path = absolute.display().to_string();
+            for part in [part, path.as_str(), "holds llama-3", "models/llama is taken as a model of the Hub"] {
+                assert!(said.contains(part), "{command} {variable}={value}: {part}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn credentials_of_the_endpoint_and_tokens_are_never_shown() {
+    let setup = Setup::new();
+    let endpoint = setup.hub.endpoint.replace("http://", "http://user:SECRET@");
+    let run = |fault: Option<Fault>, args: &[&str]| {
+        setup.hub.fault(move |asked| fault.clone().filter(|_| asked.file == "api"));
+        let mut command = setup.command(args);
+        command.env("HF_ENDPOINT", &endpoint).env("RUST_LOG", "trace").env("EMBEDDING_SERVER_LOG_LEVEL", "trace");
+        command.output().unwrap()
+    };
+    for fault in [Fault::Status(404), Fault::Status(401), Fault::Instead("", "{}"), Fault::Status(302)] {
+        let output = run(Some(fault.clone()), &["fetch", ID]);
+        let said = stderr(&output);
+        assert!(!output.status.success() && !said.contains("SECRET"), "{fault:?}: {said}");
+    }
+    let output = run(None, &["fetch", ID]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let authorization: Vec<_> = setup.hub.asked().into_iter().filter(|a| !a.stored).map(|a| a.authorization).collect();
+    // user:SECRET in base64.
+    assert!(authorization.iter().all(|a| a.as_deref() == Some("Basic dXNlcjpTRUNSRVQ=")), "{authorization:?}");
+    assert!(setup.hub.asked().iter().filter(|a| a.stored).all(|a| a.authorization.is_none()));
+    let dir = String::from_utf8(output.stdout).unwrap();
+    let card = std::fs::read_to_string(Path::new(dir.trim()).join("README.md")).unwrap();
+    assert!(!card.contains("SECRET") && card.contains(&format!("{}/{ID}", setup.hub.endpoint)), "{card}");
 }
