@@ -3,6 +3,7 @@
 //! The reference is the `tokenizers` library; [`choose`] takes another implementation where it gives the same ids.
 
 mod added;
+pub mod bounds;
 mod bpe;
 pub mod bytebpe;
 pub mod choose;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
+use super::bounds;
 use super::bytebpe::ByteBpe;
 #[cfg(feature = "fastokens")]
 use super::fastokens::Fastokens;
@@ -15,6 +16,7 @@ use super::spbpe::SentencePieceBpe;
 use super::unigram::Unigram;
 use super::{EncodeError, Tokenize, Vocabulary, long};
 use crate::error::LoadError;
+use crate::files;
 use crate::yield_point::Steps;
 
 /// A tokenizer, ready.
@@ -88,7 +90,8 @@ impl Tokenizer {
     /// # Errors
     /// When it is missing or no tokenizer.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let json = std::fs::read(path).map_err(|e| LoadError::io(path, &e))?;
+        let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
+        bounds::check(&json, path)?;
         Self::choose(&json, path, || HfTokenizer::from_json(&json, path), AT_ONCE, LATER)
     }
 
@@ -169,7 +172,11 @@ impl Tokenizer {
     pub fn reference(&self, path: &Path) -> Result<HfTokenizer, LoadError> {
         match &self.rebuilt {
             Some(json) => HfTokenizer::from_json(json.as_bytes(), path),
-            None => HfTokenizer::from_json(&std::fs::read(path).map_err(|e| LoadError::io(path, &e))?, path),
+            None => {
+                let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
+                bounds::check(&json, path)?;
+                HfTokenizer::from_json(&json, path)
+            }
         }
     }
 }
