@@ -10,6 +10,7 @@ pub mod output;
 mod parts;
 
 use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +27,7 @@ use crate::embedder::{Embedder, Input};
 use crate::error::LoadError;
 use crate::progress::Progress;
 use columns::{Columns, is_text};
-use input::{Chunk, Limits, Line, Rows, Source};
+use input::{Chunk, Identity, Limits, Line, Rows, Source};
 use output::{Layout, OutputFormat};
 use parts::{Part, Parts};
 
@@ -69,7 +70,8 @@ pub struct Summary {
 /// record of its format, has no text, or is one that the model does not take.
 pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> Result<Summary, LoadError> {
     let identities = options.sources.iter().map(Source::identity).collect::<Result<Vec<_>, _>>()?;
-    let total = identities.iter().map(|(_, size, _)| size).sum();
+    let total = identities.iter().map(|input| input.size).sum();
+    check_output(options)?;
     let parts = match &options.out {
         None => None,
         Some(out) if out.exists() && !options.force => {
@@ -111,8 +113,46 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
     Ok(summary)
 }
 
+/// Refuses an output that would destroy one of its own inputs, or that is no file.
+fn check_output(options: &Options) -> Result<(), LoadError> {
+    let Some(out) = &options.out else {
+        let written = stdout_metadata().filter(Metadata::is_file);
+        return match written.and_then(|written| options.sources.iter().find(|source| source.is_file(&written))) {
+            Some(source) => {
+                Err(LoadError::new(source.name(), "is an input, and standard output is written to the same file")
+                    .remedy("write to another file"))
+            }
+            None => Ok(()),
+        };
+    };
+    let Ok(there) = std::fs::metadata(out) else { return Ok(()) };
+    if !there.is_file() {
+        let problem =
+            if there.is_dir() { "is a directory" } else { "is no regular file, and would be replaced by one" };
+        return Err(LoadError::new(out, problem).expected("the name of a file to write"));
+    }
+    match options.sources.iter().find(|source| source.is_file(&there)) {
+        Some(source) => {
+            let problem = format!("is the same file as the input {}", source.name().display());
+            Err(LoadError::new(out, problem).expected("another name: an output never replaces its own input"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What standard output is, where it is redirected to a file.
+fn stdout_metadata() -> Option<Metadata> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        File::from(std::io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()
+    }
+    #[cfg(not(unix))]
+    None
+}
+
 /// What must be the same for the parts of two runs to be parts of one output. The model is told by vectors that it makes.
-fn identity(embedder: &Embedder, options: &Options, inputs: &[(String, u64, u128)]) -> Result<String, LoadError> {
+fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Result<String, LoadError> {
     const PROBES: [&str; 3] = ["", "Hello, world!", "안녕하세요, 세계! 0123456789"];
     let mut probes = vec![0.0; PROBES.len() * options.layout.dimensions];
     let tokens = PROBES.iter().map(|text| embedder.tokens(0, &Input::Text((*text).to_owned())));
@@ -120,7 +160,8 @@ fn identity(embedder: &Embedder, options: &Options, inputs: &[(String, u64, u128
     let made = probes.get_mut(..tokens.len() * options.layout.dimensions).unwrap_or_default();
     embedder.pool(&tokens, options.layout.dimensions, made).map_err(|e| LoadError::new("the model", e.to_string()))?;
     let digest = <sha2::Sha256 as sha2::Digest>::digest(bytemuck::cast_slice::<f32, u8>(&probes));
-    let inputs: Vec<_> = inputs.iter().map(|(path, size, time)| format!("{path} {size} {time}")).collect();
+    let inputs: Vec<_> =
+        inputs.iter().map(|Identity { name, size, digest }| format!("{name} {size} {digest}")).collect();
     let identity = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
         "model": digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
@@ -295,7 +336,7 @@ impl Run<'_> {
             }
             self.progress.note(&format!("left out {at}: it {problem}"));
         }
-        let part = Part { skipped: bad.len() as u64, size: bytes.len() as u64, ..part };
+        let part = Part { skipped: bad.len() as u64, ..part };
         match &self.parts {
             Some(parts) => parts.put(number, part, &bytes)?,
             None => self.print(number, &bytes)?,
@@ -401,11 +442,16 @@ impl Run<'_> {
             DataType::Utf8View => column.as_string_view().iter().collect(),
             _ => column.as_string::<i32>().iter().collect(),
         };
-        let good = (first..).zip(&texts).filter_map(|(position, text)| Some((position, (*text)?.to_owned())));
-        let Vectors { vectors, part, .. } = self.embed(good, bad)?;
-        bad.extend(
-            (first..).zip(&texts).filter(|(_, text)| text.is_none()).map(|(p, _)| (p, "has no text".to_owned())),
-        );
+        for (position, text) in (first..).zip(&texts) {
+            if text.is_none() {
+                bad.insert(position, "has no text".to_owned());
+            } else if text.is_some_and(|text| text.len() > input::MAX_LINE) {
+                bad.insert(position, format!("has a text that is longer than {} MiB", input::MAX_LINE >> 20));
+            }
+        }
+        let good = (first..).zip(&texts).filter(|(position, _)| !bad.contains_key(position));
+        let good: Vec<_> = good.filter_map(|(position, text)| Some((position, (*text)?.to_owned()))).collect();
+        let Vectors { vectors, part, .. } = self.embed(good.into_iter(), bad)?;
         let kept: BooleanArray = (first..).take(texts.len()).map(|p| Some(!bad.contains_key(&p))).collect();
         let rows = arrow_select::filter::filter_record_batch(batch, &kept).map_err(|e| e.to_string())?;
         let bytes = match layout.format {

@@ -1,5 +1,6 @@
 //! JSON objects as columns: for Parquet, which has to know a column's type before its first row.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
@@ -7,8 +8,13 @@ use arrow_schema::{DataType, Field, Schema};
 use serde_json::{Map, Value};
 
 /// The columns of all records, found in the first of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Columns(Vec<(String, Kind)>);
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Columns {
+    /// In the order in which they were found.
+    columns: Vec<(String, Kind)>,
+    /// The place of each by its name.
+    places: HashMap<String, usize>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -24,23 +30,31 @@ enum Kind {
 
 impl Columns {
     pub fn infer<'a>(records: impl Iterator<Item = &'a Map<String, Value>>) -> Self {
-        let mut columns: Vec<(String, Kind)> = Vec::new();
+        let mut found = Self::default();
         for (name, value) in records.flatten() {
             let kind = Kind::of(value);
-            match columns.iter_mut().find(|(found, _)| found == name) {
-                Some((_, found)) => *found = found.or(kind),
-                None => columns.push((name.clone(), kind)),
+            match found.places.get(name).and_then(|&place| found.columns.get_mut(place)) {
+                Some((_, known)) => *known = known.or(kind),
+                None => {
+                    found.places.insert(name.clone(), found.columns.len());
+                    found.columns.push((name.clone(), kind));
+                }
             }
         }
-        Self(columns)
+        found
     }
 
     /// What keeps a later record out of these columns.
     pub fn misfit(&self, record: &Map<String, Value>) -> Option<String> {
-        record.iter().find_map(|(name, value)| match self.0.iter().find(|(found, _)| found == name) {
-            Some((_, kind)) if kind.or(Kind::of(value)) == *kind => None,
-            Some((_, kind)) => Some(format!("has {value} in {name:?}, which is {} in the first records", kind.name())),
-            None => Some(format!("has a field {name:?} that the first records have not")),
+        record.iter().find_map(|(name, value)| {
+            let known = self.places.get(name).and_then(|&place| self.columns.get(place));
+            match known {
+                Some((_, kind)) if kind.or(Kind::of(value)) == *kind => None,
+                Some((_, kind)) => {
+                    Some(format!("has {value} in {name:?}, which is {} in the first records", kind.name()))
+                }
+                None => Some(format!("has a field {name:?} that the first records have not")),
+            }
         })
     }
 
@@ -51,7 +65,7 @@ impl Columns {
     pub fn batch(&self, records: &[Map<String, Value>]) -> Result<RecordBatch, String> {
         let mut fields = Vec::new();
         let mut arrays: Vec<ArrayRef> = Vec::new();
-        for (name, kind) in &self.0 {
+        for (name, kind) in &self.columns {
             let values = records.iter().map(|record| record.get(name).filter(|value| !value.is_null()));
             let array: ArrayRef = match kind {
                 Kind::Boolean => Arc::new(values.map(|v| v?.as_bool()).collect::<BooleanArray>()),

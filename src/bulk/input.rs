@@ -1,18 +1,22 @@
 //! Records of files, in chunks whose bounds follow from the input alone: a second run cuts them the same.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+mod csv;
+
+use std::fs::{File, Metadata};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow_array::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
+use crate::files;
 
 /// A longer line is a bad record: it is passed over, not held.
-const MAX_LINE: usize = 64 << 20;
+pub const MAX_LINE: usize = 64 << 20;
 
 /// What a file's records are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,20 @@ enum Compression {
     None,
     Gzip,
     Zstd,
+}
+
+/// A file up to this size is part of a run's identity with all of its bytes. It takes about as many seconds as it has GB.
+const WHOLE: u64 = 1 << 30;
+/// Of a larger file, so many blocks.
+const SAMPLES: u64 = 256;
+const BLOCK: u64 = 64 << 10;
+
+/// What tells an input from another one, and from itself before it was changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub size: u64,
+    pub digest: String,
 }
 
 /// One input: a file, or standard input.
@@ -121,18 +139,45 @@ impl Source {
         self.path.is_none()
     }
 
-    /// What tells this input from a changed one: its name, size and time of change.
+    /// What tells this input from a changed one: its name, its size, and a digest. Up to [`WHOLE`] bytes, the digest is of the
+    /// whole content; of a larger file it is of [`SAMPLES`] blocks, the first and the last among them, and of the time of
+    /// its last change.
     ///
     /// # Errors
-    /// When the file is missing or a directory.
-    pub fn identity(&self) -> Result<(String, u64, u128), LoadError> {
-        let Some(path) = &self.path else { return Ok(("-".to_owned(), 0, 0)) };
-        let metadata = path.metadata().map_err(|e| LoadError::io(path, &e))?;
+    /// When the file is missing, cannot be read, or is no regular file.
+    pub fn identity(&self) -> Result<Identity, LoadError> {
+        let Some(path) = &self.path else { return Ok(Identity::default()) };
+        let failed = |e: io::Error| LoadError::io(path, &e);
+        let mut file = files::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
             return Err(LoadError::new(path, "is a directory").remedy("give its files: \"DIR/*.parquet\""));
         }
-        let modified = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
-        Ok((path.display().to_string(), metadata.len(), modified.map_or(0, |since| since.as_nanos())))
+        let size = metadata.len();
+        let mut digest = Sha256::new();
+        if !metadata.is_file() {
+            // An inherited pipe can be read only once, and never again.
+        } else if size <= WHOLE {
+            io::copy(&mut file, &mut Hashing(&mut digest)).map_err(failed)?;
+        } else {
+            let modified = metadata.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+            digest.update(modified.map_or(0, |since| since.as_nanos()).to_le_bytes());
+            for n in 0..SAMPLES {
+                let start = u128::from(size - BLOCK) * u128::from(n) / u128::from(SAMPLES - 1);
+                file.seek(SeekFrom::Start(start as u64)).map_err(failed)?;
+                io::copy(&mut Read::take(&mut file, BLOCK), &mut Hashing(&mut digest)).map_err(failed)?;
+            }
+        }
+        let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Identity { name: path.display().to_string(), size, digest })
+    }
+
+    /// Whether `file` is this input's file, by whatever names and links the two were found.
+    pub fn is_file(&self, file: &Metadata) -> bool {
+        match &self.path {
+            Some(path) => std::fs::metadata(path).is_ok_and(|input| files::is_same(&input, file)),
+            None => stdin_metadata().is_some_and(|input| files::is_same(&input, file)),
+        }
     }
 
     /// Reads it in chunks. `field` is the column of CSV and Parquet that must be there.
@@ -147,7 +192,7 @@ impl Source {
         let raw: Box<dyn Read> = match &self.path {
             None => Box::new(io::stdin().lock()),
             Some(path) => {
-                let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+                let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
                 Box::new(Counted { file, read: Arc::clone(&read) })
             }
         };
@@ -201,39 +246,44 @@ impl Source {
     /// Each record as a JSON object of strings.
     fn records(
         &self,
-        reader: impl Read,
+        reader: impl BufRead,
         delimiter: u8,
         field: &str,
         pending: &mut Pending<'_, '_>,
     ) -> Result<(), LoadError> {
-        let failed = |e: csv::Error| LoadError::new(self.name(), e.to_string());
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(reader);
-        let columns: Vec<String> = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
+        let failed = |e: io::Error| LoadError::io(self.name(), &e);
+        let mut records = csv::Records::new(reader, delimiter);
+        let columns: Vec<String> = match records.next().map_err(failed)? {
+            Some(header) => {
+                let wrong = |problem| LoadError::new(self.name(), format!("has a header that {problem}"));
+                let names = header.fields.map_err(wrong)?;
+                let names = names.iter().map(|name| String::from_utf8(name.to_vec()));
+                names.collect::<Result<_, _>>().map_err(|_| wrong("is not UTF-8".to_owned()))?
+            }
+            None => Vec::new(),
+        };
         has_column(self.name(), &columns, field)?;
         if let Some(twice) = columns.iter().enumerate().find(|(i, c)| columns.iter().take(*i).any(|d| d == *c)) {
             return Err(LoadError::new(self.name(), format!("has two columns {:?}", twice.1)));
         }
-        let mut record = csv::ByteRecord::new();
-        loop {
-            let position = reader.position().line();
-            let content = match reader.read_byte_record(&mut record) {
-                Ok(false) => return Ok(()),
-                Ok(true) => object(&columns, &record),
-                Err(e) if e.is_io_error() => return Err(failed(e)),
-                Err(e) => Err(format!("is damaged: {e}")),
-            };
-            let position = record.position().map_or(position, csv::Position::line);
+        while let Some(record) = records.next().map_err(failed)? {
+            let position = record.line;
+            let content = record.fields.and_then(|fields| object(&columns, &fields));
             if !pending.push(Line { position, content })? {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 
-fn object(columns: &[String], record: &csv::ByteRecord) -> Result<Vec<u8>, String> {
-    let mut json = Vec::with_capacity(record.as_slice().len() + 16 * columns.len() + 2);
+fn object(columns: &[String], record: &csv::Fields<'_>) -> Result<Vec<u8>, String> {
+    if record.len() != columns.len() {
+        return Err(format!("is damaged: it has {} fields, and the header has {}", record.len(), columns.len()));
+    }
+    let mut json = Vec::with_capacity(record.size() + 16 * columns.len() + 2);
     let mut separator = b'{';
-    for (column, value) in columns.iter().zip(record) {
+    for (column, value) in columns.iter().zip(record.iter()) {
         let value = str::from_utf8(value).map_err(|_| format!("is not UTF-8 in the column {column:?}"))?;
         json.push(separator);
         separator = b',';
@@ -257,7 +307,7 @@ fn has_column(path: &Path, columns: &[String], field: &str) -> Result<(), LoadEr
 
 fn parquet(path: &Path, limits: Limits, field: &str, emit: &mut Emit<'_>) -> Result<(), LoadError> {
     let damaged = |e: &dyn std::fmt::Display| LoadError::new(path, format!("is no Parquet file that can be read: {e}"));
-    let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+    let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
     let size = file.metadata().map_err(|e| LoadError::io(path, &e))?.len();
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
     let columns: Vec<String> = builder.schema().fields().iter().map(|field| field.name().clone()).collect();
@@ -327,6 +377,31 @@ impl Read for Counted {
         let read = self.file.read(buffer)?;
         self.read.fetch_add(read as u64, Ordering::Relaxed);
         Ok(read)
+    }
+}
+
+/// What standard input is, where it is a file.
+fn stdin_metadata() -> Option<Metadata> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd;
+        File::from(io::stdin().as_fd().try_clone_to_owned().ok()?).metadata().ok()
+    }
+    #[cfg(not(unix))]
+    None
+}
+
+/// A digest as something to write to.
+struct Hashing<'d>(&'d mut Sha256);
+
+impl io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -21,6 +21,7 @@ use parquet::schema::types::ColumnPath;
 
 use crate::decimal;
 use crate::error::LoadError;
+use crate::files;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
@@ -137,7 +138,7 @@ impl Layout {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let incomplete = out.with_file_name(format!(".{name}.incomplete"));
         let failed = |e: &dyn std::fmt::Display| LoadError::new(&incomplete, format!("cannot be written: {e}"));
-        let file = File::create(&incomplete).map_err(|e| failed(&e))?;
+        let file = files::create(&incomplete).map_err(|e| failed(&e))?;
         match self.format {
             OutputFormat::Parquet => join_parquet(parts, &file).map_err(|e| failed(&e))?,
             _ => self.join_bytes(parts, rows, &file).map_err(|e| failed(&e))?,

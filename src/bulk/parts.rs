@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::extract::staging::Lock;
+use crate::files;
 
 /// The parts of one output, in `.NAME.parts` beside it, and the lock that makes them this process's.
 pub struct Parts {
@@ -24,46 +28,56 @@ pub struct Part {
     pub tokens: u64,
     /// Of the part's file.
     pub size: u64,
+    /// Of the part's bytes: the first half of their SHA-256.
+    pub digest: u128,
 }
 
 /// What the run is of: parts of another one do not belong to it.
 const IDENTITY: &str = "run.json";
+/// The end of a file's name while it is written.
+const INCOMPLETE: &str = ".incomplete";
 
 impl Parts {
-    /// Takes the place beside `out`, with the parts that an earlier run of the same `identity` left there.
+    /// Takes the place beside `out`, with the parts that an earlier run of the same `identity` left there whole.
     ///
     /// # Errors
-    /// When another process writes this output, or an earlier run was another and `restart` does not discard it.
+    /// When another process writes this output, an earlier run was another and `restart` does not discard it, or the
+    /// parts' directory is something that no run of this user left.
     pub fn open(out: &Path, identity: &str, restart: bool) -> Result<Self, LoadError> {
         let name = out
             .file_name()
             .and_then(|name| name.to_str())
             .ok_or_else(|| LoadError::new(out, "is no place to write to").expected("the name of a file"))?;
         let dir = out.with_file_name(format!(".{name}.parts"));
-        let failed = |e: std::io::Error| LoadError::io(&dir, &e);
+        let failed = |e: std::io::Error| LoadError::writing(&dir, &e);
         let lock = out.with_file_name(format!(".{name}.lock"));
         let held = Lock::take(&lock, None)?;
-        if restart && dir.exists() {
-            fs::remove_dir_all(&dir).map_err(failed)?;
-        }
-        fs::create_dir_all(&dir).map_err(failed)?;
+        let found = files::own_directory(&dir, is_own_name).inspect_err(|_| drop(fs::remove_file(&lock)))?;
         let mut parts = Self { dir: dir.clone(), earlier: BTreeMap::new(), lock, _lock: held };
-        match fs::read_to_string(dir.join(IDENTITY)) {
-            Ok(found) if found == identity => parts.earlier = parts.find().map_err(failed)?,
-            Ok(_) => {
-                return Err(LoadError::new(
-                    &dir,
-                    "holds parts of a run with other inputs, another model or other settings",
-                )
-                .remedy("repeat that run, or give --force to begin anew"));
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                // Whatever a run left before it said what it was.
-                fs::remove_dir_all(&dir).and_then(|()| fs::create_dir_all(&dir)).map_err(failed)?;
-                parts.place(IDENTITY, identity.as_bytes())?;
-            }
+        let identity_path = dir.join(IDENTITY);
+        let earlier = match files::read_to_string(&identity_path) {
+            Ok(earlier) => Some(earlier),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
             Err(e) => return Err(failed(e)),
+        };
+        if !restart && earlier.as_deref() == Some(identity) {
+            parts.earlier = parts.find().map_err(failed)?;
+            // A part whose bytes have changed since it was made is made again.
+            parts.earlier.retain(|&number, part| part.is_whole(&dir.join(part.file_name(number))));
+            return Ok(parts);
         }
+        if !restart && earlier.is_some() && !parts.find().map_err(failed)?.is_empty() {
+            return Err(LoadError::new(
+                &dir,
+                "holds parts of a run with other inputs, another model or other settings",
+            )
+            .remedy("repeat that run, or give --force to begin anew"));
+        }
+        // Nothing there is worth keeping: it is of a run that finished no part, or is to be discarded.
+        for path in found {
+            fs::remove_file(&path).map_err(failed)?;
+        }
+        parts.place(IDENTITY, identity.as_bytes())?;
         Ok(parts)
     }
 
@@ -81,19 +95,29 @@ impl Parts {
     /// # Errors
     /// When the disk refuses.
     pub fn put(&self, number: usize, part: Part, bytes: &[u8]) -> Result<(), LoadError> {
+        let part = Part { size: bytes.len() as u64, digest: digest(bytes), ..part };
         self.place(&part.file_name(number), bytes)
     }
 
-    /// The parts' files in order.
+    /// The parts' files in order, each read once more and compared with its digest.
     ///
     /// # Errors
-    /// When the directory cannot be read, or parts are missing from it.
+    /// When the directory cannot be read, parts are missing from it, or a part's bytes have changed since it was made.
     pub fn in_order(&self) -> Result<Vec<(PathBuf, Part)>, LoadError> {
         let found = self.find().map_err(|e| LoadError::io(&self.dir, &e))?;
         if let Some(missing) = (0..).zip(found.keys()).find_map(|(i, &number)| (i != number).then_some(i)) {
             return Err(LoadError::new(&self.dir, format!("lacks part {missing}: something else deleted it")));
         }
-        Ok(found.into_iter().map(|(number, part)| (self.dir.join(part.file_name(number)), part)).collect())
+        let in_place = |(number, part): (usize, Part)| (self.dir.join(part.file_name(number)), part);
+        let found: Vec<(PathBuf, Part)> = found.into_iter().map(in_place).collect();
+        if let Some((path, _)) = found.iter().find(|(path, part)| !part.is_whole(path)) {
+            return Err(LoadError::new(
+                path,
+                "has other bytes than were written: something changed it, or the disk fails",
+            )
+            .remedy("run the same again: this part is then made anew"));
+        }
+        Ok(found)
     }
 
     /// Deletes them all.
@@ -101,13 +125,21 @@ impl Parts {
     /// # Errors
     /// When the disk refuses.
     pub fn remove(&self) -> Result<(), LoadError> {
-        fs::remove_dir_all(&self.dir).map_err(|e| LoadError::io(&self.dir, &e))
+        let failed = |e: std::io::Error| LoadError::writing(&self.dir, &e);
+        for (path, _) in files::entries(&self.dir).map_err(failed)? {
+            if path.file_name().and_then(|name| name.to_str()).is_some_and(is_own_name) {
+                fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        fs::remove_dir(&self.dir).map_err(failed)
     }
 
     fn place(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
-        let written = self.dir.join(format!("{name}.incomplete"));
-        let result = fs::write(&written, bytes).and_then(|()| fs::rename(&written, self.dir.join(name)));
-        result.map_err(|e| LoadError::io(&written, &e))
+        let written = self.dir.join(format!("{name}{INCOMPLETE}"));
+        let result = files::create(&written)
+            .and_then(|mut file| file.write_all(bytes))
+            .and_then(|()| fs::rename(&written, self.dir.join(name)));
+        result.map_err(|e| LoadError::writing(&written, &e))
     }
 
     fn find(&self) -> std::io::Result<BTreeMap<usize, Part>> {
@@ -126,21 +158,56 @@ impl Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
+        // A run that finished no part leaves nothing that the next one, perhaps with other settings, would have to discard.
+        if self.find().is_ok_and(|found| found.is_empty()) {
+            let _ = self.remove();
+        }
         let _ = fs::remove_file(&self.lock);
     }
 }
 
+/// Whether this module gives files in the parts' directory such names.
+fn is_own_name(name: &str) -> bool {
+    let name = name.strip_suffix(INCOMPLETE).unwrap_or(name);
+    name == IDENTITY || name.ends_with(".part")
+}
+
+fn digest(bytes: &[u8]) -> u128 {
+    half_of(&Sha256::digest(bytes))
+}
+
+fn half_of(digest: &[u8]) -> u128 {
+    digest.first_chunk().map_or(0, |half| u128::from_be_bytes(*half))
+}
+
 impl Part {
-    /// The size is in the name: after a power failure a file may be there and its content not.
+    /// The size and the digest are in the name: after a power failure a file may be there and its content not.
     fn file_name(self, number: usize) -> String {
-        format!("{number:08}-{}-{}-{}-{}.part", self.rows, self.skipped, self.tokens, self.size)
+        let Self { rows, skipped, tokens, size, digest } = self;
+        format!("{number:08}-{rows}-{skipped}-{tokens}-{size}-{digest:032x}.part")
     }
 
     fn parse(name: &str) -> Option<(usize, Self)> {
-        let mut numbers = name.strip_suffix(".part")?.split('-').map(|n| n.parse::<u64>().ok());
+        let (numbers, digest) = name.strip_suffix(".part")?.rsplit_once('-')?;
+        let digest = u128::from_str_radix(digest, 16).ok().filter(|_| digest.len() == 32)?;
+        let mut numbers = numbers.split('-').map(|n| n.parse::<u64>().ok());
         let number = usize::try_from(numbers.next()??).ok()?;
         let [rows, skipped, tokens, size] = std::array::from_fn(|_| numbers.next().flatten());
-        Some((number, Self { rows: rows?, skipped: skipped?, tokens: tokens?, size: size? }))
+        Some((number, Self { rows: rows?, skipped: skipped?, tokens: tokens?, size: size?, digest }))
+    }
+
+    /// Whether the file at `path` has the bytes that the part was made of.
+    fn is_whole(&self, path: &Path) -> bool {
+        let Ok(mut file) = files::open(path) else { return false };
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return half_of(&hash.finalize()) == self.digest,
+                Ok(read) => hash.update(buffer.get(..read).unwrap_or_default()),
+                Err(_) => return false,
+            }
+        }
     }
 }
 
@@ -148,27 +215,71 @@ impl Part {
 mod tests {
     use super::*;
 
-    const ONE: Part = Part { rows: 3, skipped: 1, tokens: 9, size: 5 };
+    const ONE: Part = Part { rows: 3, skipped: 1, tokens: 9, size: 0, digest: 0 };
+
+    fn name(part: Part, number: usize, bytes: &[u8]) -> String {
+        Part { size: bytes.len() as u64, digest: digest(bytes), ..part }.file_name(number)
+    }
 
     #[test]
     fn parts_outlive_a_run_unless_they_are_torn_or_of_another_run() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out.npy");
+        let place = dir.path().join(".out.npy.parts");
         let parts = Parts::open(&out, "a", false).unwrap();
-        parts.put(0, ONE, b"12345").unwrap();
-        parts.put(2, ONE, b"12345").unwrap();
-        parts.put(1, ONE, b"123").unwrap();
-        fs::write(dir.path().join(".out.npy.parts/00000003-1-1-1-1.part.incomplete"), "x").unwrap();
+        for number in 0..4 {
+            parts.put(number, ONE, b"12345").unwrap();
+        }
+        // Torn by a power failure; changed by a failing disk, with its size as it was.
+        fs::write(place.join(name(ONE, 1, b"12345")), "123").unwrap();
+        fs::write(place.join(name(ONE, 3, b"12345")), "12335").unwrap();
+        fs::write(place.join("00000004-1-1-1-1-0.part.incomplete"), "x").unwrap();
         assert!(Parts::open(&out, "a", false).is_err(), "locked");
         drop(parts);
         assert!(Parts::open(&out, "b", false).is_err());
         let parts = Parts::open(&out, "a", false).unwrap();
-        assert_eq!((parts.earlier(0), parts.earlier(1), parts.earlier(2)), (Some(&ONE), None, Some(&ONE)));
+        let earlier = |number| parts.earlier(number).map(|part| part.rows);
+        assert_eq!([earlier(0), earlier(1), earlier(2), earlier(3)], [Some(3), None, Some(3), None]);
         assert!(parts.in_order().is_err());
         parts.put(1, ONE, b"54321").unwrap();
+        let changed = parts.in_order().unwrap_err().to_string();
+        assert!(changed.contains("00000003-") && changed.contains("other bytes"), "{changed}");
+        parts.put(3, ONE, b"12345").unwrap();
         let files: Vec<_> = parts.in_order().unwrap().into_iter().map(|(path, _)| fs::read(path).unwrap()).collect();
-        assert_eq!(files, [b"12345", b"54321", b"12345"]);
+        assert_eq!(files, [b"12345", b"54321", b"12345", b"12345"]);
         drop(parts);
         assert_eq!(Parts::open(&out, "b", true).unwrap().count_of_earlier(), 0);
+    }
+
+    #[test]
+    fn a_run_without_a_finished_part_leaves_nothing_and_blocks_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out.npy");
+        drop(Parts::open(&out, "a", false).unwrap());
+        assert_eq!(dir.path().read_dir().unwrap().count(), 0);
+        // A killed process leaves what it said of itself.
+        fs::create_dir(dir.path().join(".out.npy.parts")).unwrap();
+        fs::write(dir.path().join(".out.npy.parts/run.json"), "a").unwrap();
+        assert!(Parts::open(&out, "b", false).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_no_run_left_is_neither_followed_nor_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out.npy");
+        let (place, victim) = (dir.path().join(".out.npy.parts"), dir.path().join("victim"));
+        fs::create_dir(&victim).unwrap();
+        fs::write(victim.join("thesis"), "x").unwrap();
+        std::os::unix::fs::symlink(&victim, &place).unwrap();
+        for restart in [false, true] {
+            let error = Parts::open(&out, "a", restart).err().unwrap().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
+        }
+        fs::remove_file(&place).unwrap();
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("thesis"), "x").unwrap();
+        assert!(Parts::open(&out, "a", true).err().unwrap().to_string().contains("holds thesis"));
+        assert!(victim.join("thesis").exists() && place.join("thesis").exists());
     }
 }
