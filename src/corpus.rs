@@ -1,6 +1,5 @@
 //! Texts of a file, in batches of bounded size, whatever the file holds.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
+use crate::files;
 
 /// Bytes of text that a batch takes before it goes out.
 const BATCH: usize = 256 << 10;
@@ -69,7 +69,7 @@ impl Texts<'static> {
     /// # Errors
     /// When the file cannot be opened.
     pub fn open(path: &Path, field: &str) -> Result<Self, LoadError> {
-        let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
             return Err(LoadError::new(path, "is a directory").expected("a text or JSONL file"));
         }

@@ -88,6 +88,21 @@ impl LoadError {
         self.standard_output
     }
 
+    /// An I/O error when `path` is to be written, with the remedies of the usual ones.
+    pub fn writing(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        let found = Self::new(path, error.to_string());
+        match error.kind() {
+            std::io::ErrorKind::PermissionDenied => found
+                .expected("a place where this user may write")
+                .remedy("give another output, or run the command as the owner of that directory"),
+            std::io::ErrorKind::NotFound => {
+                found.expected("a directory that exists").remedy("make it with `mkdir -p`, or correct the path")
+            }
+            std::io::ErrorKind::StorageFull => found.remedy("free space on that disk, and run the same command again"),
+            _ => found,
+        }
+    }
+
     /// The file or directory at fault.
     pub fn path(&self) -> &Path {
         &self.path

@@ -53,11 +53,11 @@ pub fn extract(
     let selection = Selection::find(source, &family, overrides)?;
     let tokenizer = tokenizer_files(source.dir(), overrides)?;
 
-    if let (Ok(from), Ok(to)) = (source.dir().canonicalize(), out.canonicalize())
-        && from.starts_with(&to)
-    {
-        return Err(LoadError::new(out, "is, or holds, the source").expected("another directory"));
-    }
+    let mut sources = vec![source.dir()];
+    sources.extend(source.file());
+    sources.extend(overrides.config.as_deref());
+    sources.extend(overrides.tokenizer.as_deref());
+    staging::protect(out, &sources)?;
     let kept = source.resumable().then_some(WEIGHTS);
     let Some(staging) = Staging::begin(out, options.existing, kept, progress)? else { return Ok(None) };
     let dir = staging.dir();

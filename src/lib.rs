@@ -46,6 +46,7 @@ pub mod error;
 #[cfg(feature = "refine")]
 pub mod eval;
 pub mod extract;
+pub mod files;
 #[cfg(feature = "refine")]
 pub mod fit;
 #[cfg(feature = "hub")]

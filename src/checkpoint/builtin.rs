@@ -34,7 +34,7 @@ struct Shape {
 pub fn open(overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let path = Path::new(BUILTIN);
     let dimensions = dimensions()?;
-    let weights = Weights::Program { path: PathBuf::from(BUILTIN), map: Map::of_program(WEIGHTS) };
+    let weights = Weights::of_program(PathBuf::from(BUILTIN), Map::of_program(WEIGHTS));
     let tokenizer = match &overrides.tokenizer {
         Some(_) => open_tokenizer(path, overrides)?,
         None => (Tokenizer::of_program(TOKENIZER, path)?, PathBuf::from(BUILTIN)),

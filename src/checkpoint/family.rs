@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Overrides;
 use crate::error::LoadError;
+use crate::files;
 use crate::norm::NormKind;
 
 /// Tensor names, in the order to look for them.
@@ -194,7 +195,7 @@ impl ModelConfig {
     /// # Errors
     /// When it is missing, no JSON object, or names no model type.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let json = std::fs::read(path).map_err(|e| match e.kind() {
+        let json = files::read(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => LoadError::new(path, "is missing")
                 .expected("the model's config.json: its model_type tells the norm")
                 .remedy(

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::error::LoadError;
+use crate::files;
 
 /// A whole file, mapped read-only. Nothing is read until touched. Clones share the map.
 #[derive(Debug, Clone)]
@@ -81,7 +82,7 @@ impl Map {
     /// # Errors
     /// When it is missing, unreadable, empty or no regular file.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let map = Self::of(&File::open(path).map_err(|e| LoadError::io(path, &e))?, path)?;
+        let map = Self::of(&files::open(path).map_err(|e| LoadError::io(path, &e))?, path)?;
         OPENED.with_borrow_mut(|opened| {
             if let Some(opened) = opened {
                 map.guard();

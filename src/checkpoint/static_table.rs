@@ -12,6 +12,7 @@ use serde::Deserialize;
 use super::weights::{StoredTensor, Weights};
 use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
+use crate::files;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
 use crate::tokenize::Vocabulary;
@@ -102,7 +103,7 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
 }
 
 fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    serde_json::from_slice(&files::read(path).ok()?).ok()
 }
 
 impl StaticTable {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
@@ -9,6 +10,7 @@ use serde::Deserialize;
 
 use super::map::Map;
 use crate::error::LoadError;
+use crate::files;
 use crate::table::{EmbeddingTable, TableDtype};
 
 const SINGLE: &str = "model.safetensors";
@@ -81,9 +83,17 @@ pub fn quantized(path: &Path, holds: &str) -> LoadError {
         .remedy("use the model's original, unquantized checkpoint")
 }
 
-/// The weight files of a checkpoint directory: one file, or shards and their index.
+/// The weight files of a checkpoint directory.
 #[derive(Debug)]
-pub enum Weights {
+pub struct Weights {
+    files: Files,
+    /// Files whose headers were parsed: a header may list hundreds of thousands of tensors.
+    opened: Mutex<HashMap<PathBuf, Arc<SafeTensorsFile>>>,
+}
+
+/// One file, or shards and their index.
+#[derive(Debug)]
+enum Files {
     Single(PathBuf),
     Sharded {
         dir: PathBuf,
@@ -103,6 +113,15 @@ struct Index {
 }
 
 impl Weights {
+    /// One file that was compiled into the program; the path is for messages.
+    pub fn of_program(path: PathBuf, map: Map) -> Self {
+        Self::of(Files::Program { path, map })
+    }
+
+    fn of(files: Files) -> Self {
+        Self { files, opened: Mutex::default() }
+    }
+
     /// Looks for `model.safetensors.index.json`, then `model.safetensors`, then the only `*.safetensors` file.
     ///
     /// # Errors
@@ -114,10 +133,10 @@ impl Weights {
         }
         let single = dir.join(SINGLE);
         if single.exists() {
-            return Ok(Self::Single(single));
+            return Ok(Self::of(Files::Single(single)));
         }
         match other_safetensors(dir)?.as_slice() {
-            [only] => Ok(Self::Single(only.clone())),
+            [only] => Ok(Self::of(Files::Single(only.clone()))),
             [] => Err(LoadError::new(dir, "holds no weights")
                 .expected(format!("{SINGLE}, or shards with {INDEX}"))
                 .remedy("a model in another format (pytorch_model.bin) must be saved as safetensors first")),
@@ -127,7 +146,7 @@ impl Weights {
     }
 
     fn sharded(dir: &Path, index: PathBuf) -> Result<Self, LoadError> {
-        let text = std::fs::read(&index).map_err(|e| LoadError::io(&index, &e))?;
+        let text = files::read(&index).map_err(|e| LoadError::io(&index, &e))?;
         let Index { weight_map } = serde_json::from_slice(&text).map_err(|e| {
             LoadError::new(&index, format!("is not a shard index: {e}")).expected("{\"weight_map\": {tensor: file}}")
         })?;
@@ -136,15 +155,15 @@ impl Weights {
             return Err(LoadError::new(&index, format!("names the shard {outside:?}"))
                 .expected("plain file names beside the index"));
         }
-        Ok(Self::Sharded { dir: dir.to_owned(), index, weight_map })
+        Ok(Self::of(Files::Sharded { dir: dir.to_owned(), index, weight_map }))
     }
 
     /// The file or index that lists the tensors, for messages.
     pub fn path(&self) -> &Path {
-        match self {
-            Self::Single(path) => path,
-            Self::Sharded { index, .. } => index,
-            Self::Program { path, .. } => path,
+        match &self.files {
+            Files::Single(path) => path,
+            Files::Sharded { index, .. } => index,
+            Files::Program { path, .. } => path,
         }
     }
 
@@ -153,11 +172,24 @@ impl Weights {
     /// # Errors
     /// When the file's header is broken.
     pub fn names(&self) -> Result<Vec<String>, LoadError> {
-        match self {
-            Self::Single(path) => Ok(SafeTensorsFile::open(path)?.names()),
-            Self::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
-            Self::Program { path, map } => Ok(SafeTensorsFile::of(map.clone(), path)?.names()),
+        match &self.files {
+            Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.names()),
+            Files::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
         }
+    }
+
+    /// The file at `path`, opened the first time that it is asked for.
+    fn opened(&self, path: &Path) -> Result<Arc<SafeTensorsFile>, LoadError> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = opened.get(path) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(match &self.files {
+            Files::Program { path, map } => SafeTensorsFile::of(map.clone(), path)?,
+            Files::Single(_) | Files::Sharded { .. } => SafeTensorsFile::open(path)?,
+        });
+        opened.insert(path.to_owned(), Arc::clone(&file));
+        Ok(file)
     }
 
     /// The names that the files do have, for errors: which of them is the table is the user's to say.
@@ -175,15 +207,14 @@ impl Weights {
     /// # Errors
     /// When the file or shard that should hold it is missing or broken.
     pub fn find<S: AsRef<str>>(&self, names: &[S]) -> Result<Option<StoredTensor>, LoadError> {
-        match self {
-            Self::Single(path) => Ok(SafeTensorsFile::open(path)?.first(names)),
-            Self::Program { path, map } => Ok(SafeTensorsFile::of(map.clone(), path)?.first(names)),
-            Self::Sharded { dir, index, weight_map } => {
+        match &self.files {
+            Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.first(names)),
+            Files::Sharded { dir, index, weight_map } => {
                 let Some((name, shard)) = names.iter().find_map(|name| weight_map.get_key_value(name.as_ref())) else {
                     return Ok(None);
                 };
                 let path = dir.join(shard);
-                let found = SafeTensorsFile::open(&path)?.tensor(name);
+                let found = self.opened(&path)?.tensor(name);
                 found.map(Some).ok_or_else(|| {
                     LoadError::new(&path, format!("has no tensor {name}"))
                         .expected(format!("it, as {} says", index.display()))
@@ -204,6 +235,7 @@ fn other_safetensors(dir: &Path) -> Result<Vec<PathBuf>, LoadError> {
 }
 
 /// One mapped safetensors file with a checked header.
+#[derive(Debug)]
 struct SafeTensorsFile {
     path: PathBuf,
     map: Map,

@@ -70,7 +70,7 @@ fn with_revision(location: Location, revision: Option<&str>) -> Result<Location,
 
 #[cfg(feature = "hub")]
 fn fetch(id: &HubId, overrides: &Overrides, bar: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
-    let cached = crate::hub::Hub::from_env().fetch(id, overrides, bar)?;
+    let cached = id.attempt(bar, || crate::hub::Hub::from_env().fetch(id, overrides, bar))?;
     Ok((cached.dir, cached.origin))
 }
 

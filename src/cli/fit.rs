@@ -12,6 +12,7 @@ use super::refine::{Dtype, existing};
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
 use crate::error::LoadError;
+use crate::extract::staging;
 use crate::fit::cache::{Cache, Identity};
 use crate::fit::teacher::Teacher;
 use crate::fit::vectors::{VectorFile, Vectors};
@@ -27,7 +28,7 @@ pub struct FitArgs {
     /// The directory to write.
     out: PathBuf,
     /// Texts like those that will be embedded: a text a line, or JSONL. Repeatable.
-    #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
+    #[arg(long, value_name = "FILE", required = true)]
     corpus: Vec<PathBuf>,
     /// The field of a .jsonl or .ndjson corpus that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
@@ -73,7 +74,7 @@ pub struct FitArgs {
     /// How to store the rows. f16 and f32 make a Model2Vec model as well.
     #[arg(long, value_enum, default_value_t = Dtype::Int8)]
     dtype: Dtype,
-    /// Replace OUT if it is a checkpoint.
+    /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
 }
@@ -89,6 +90,9 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     for warning in &checkpoint.warnings {
         warn(warning);
     }
+    staging::protect(&args.out, &write::sources(&checkpoint))?;
+    let files: Vec<&Path> = args.corpus.iter().chain(&args.teacher_vectors).map(PathBuf::as_path).collect();
+    staging::protect(&args.out, &files)?;
     let progress = Bar::new();
     let client = client(args)?;
     let mut teacher = teacher(args, client.as_ref(), &progress)?;

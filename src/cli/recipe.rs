@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::LoadError;
+use crate::files;
 use crate::table::TableDtype;
 
 /// What a recipe asks for.
@@ -54,7 +55,7 @@ impl Recipe {
     /// # Errors
     /// When it is no YAML, or asks for more than the embedding table and the norm of one model.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
+        let text = files::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
         Self::parse(&text).map_err(|problem| {
             LoadError::new(path, format!("cannot be followed: {problem}"))
                 .expected(format!("a recipe of this form, and nothing else:\n{SUPPORTED}\n"))

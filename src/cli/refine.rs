@@ -9,7 +9,7 @@ use super::output::warn;
 use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::error::LoadError;
-use crate::extract::staging::Existing;
+use crate::extract::staging::{self, Existing};
 use crate::refine::frequency::Frequencies;
 use crate::refine::write::{self, Description, RowDtype};
 use crate::refine::{Options, Refinement, Rows};
@@ -22,7 +22,7 @@ pub struct RefineArgs {
     out: PathBuf,
     /// Text of the languages and the domain that will be embedded: a text a line, or JSONL. Without it the tokenizer's own
     /// Unigram scores are taken, or else a small sample of many languages. Repeatable.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE")]
     corpus: Vec<PathBuf>,
     /// The field of a .jsonl or .ndjson corpus that holds the text.
     #[arg(long, value_name = "NAME", default_value = "text")]
@@ -42,7 +42,7 @@ pub struct RefineArgs {
     /// How far variances are made equal, from 0 to 1.
     #[arg(long, value_name = "G", default_value_t = 1.0)]
     whitening: f64,
-    /// Replace OUT if it exists.
+    /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
 }
@@ -77,6 +77,8 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     for warning in &checkpoint.warnings {
         warn(warning);
     }
+    staging::protect(&args.out, &write::sources(&checkpoint))?;
+    staging::protect(&args.out, &args.corpus.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let frequencies = if args.corpus.is_empty() {

@@ -1,7 +1,6 @@
 //! Reads the data sets: CSV and TSV, parallel lines, BEIR directories.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::LoadError;
+use crate::files;
 
 pub struct Pairs {
     pub left: Vec<String>,
@@ -43,8 +43,7 @@ pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
         .quoting(!tabs)
         .has_headers(false)
         .flexible(true)
-        .from_path(path)
-        .map_err(|e| csv_error(path, e))?;
+        .from_reader(files::open(path).map_err(|e| LoadError::io(path, &e))?);
     let mut pairs = Pairs { left: Vec::new(), right: Vec::new(), scores: Vec::new() };
     for (number, row) in reader.records().enumerate() {
         let row = row.map_err(|e| wrong(format!("cannot be read: {e}")))?;
@@ -68,17 +67,9 @@ pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
     Ok(pairs)
 }
 
-fn csv_error(path: &Path, error: csv::Error) -> LoadError {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => LoadError::io(path, &error),
-        _ => LoadError::new(path, text),
-    }
-}
-
 /// The lines of a file, trimmed; empty ones too, so that numbers stay.
 pub fn lines(path: &Path) -> Result<Vec<String>, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
+    let text = files::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
     let lines: Vec<String> = text.lines().map(|line| line.trim().to_owned()).collect();
     if lines.is_empty() {
         return Err(LoadError::new(path, "is empty").expected("a sentence a line"));
@@ -137,7 +128,7 @@ pub fn search(dir: &Path) -> Result<Search, LoadError> {
 }
 
 fn jsonl<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, LoadError> {
-    let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+    let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
     let mut items = Vec::new();
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|e| LoadError::io(path, &e))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::tensors::Written;
+use crate::files;
 use crate::table::TableDtype;
 
 /// Where a model comes from.
@@ -34,7 +35,7 @@ impl Origin {
 
 /// The keys of a card's front matter that speak of the licence. Their values are kept as they are written.
 fn licenses(card: &Path) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(card).unwrap_or_default();
+    let text = files::read_to_string(card).unwrap_or_default();
     let Some(front) = text.strip_prefix("---\n").and_then(|rest| rest.split("\n---").next()) else {
         return Vec::new();
     };

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::source::TensorInfo;
 use crate::checkpoint::family::ModelConfig;
 use crate::error::LoadError;
+use crate::files;
 
 /// How families spell the number of layers.
 const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"];
@@ -20,7 +21,7 @@ const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "trans
 /// # Errors
 /// When the file cannot be read.
 pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<Vec<u8>, LoadError> {
-    let json = std::fs::read(path).map_err(|e| LoadError::io(path, &e))?;
+    let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
     let whole: Map<String, Value> =
         serde_json::from_slice(&json).map_err(|e| LoadError::new(path, format!("is not a JSON object: {e}")))?;
     let mut text = text_config(whole);

@@ -23,6 +23,7 @@ const BIAS: &str = "model.norm.bias";
 
 /// A GGUF file, opened.
 pub struct GgufSource {
+    path: PathBuf,
     origin: Origin,
     /// config.json and tokenizer.json, until the source is dropped.
     dir: TempDir,
@@ -56,10 +57,11 @@ impl GgufSource {
         }
 
         let source = &checkpoint.table_source;
-        let decoded = (source.map.is_none()).then(|| format!("the table from {}, the norm to F32", source.dtype));
+        let decoded = (source.map.is_none())
+            .then(|| format!("the table from {}; the norm is as in the GGUF file, where it is F32", source.dtype));
         let origin = Origin { decoded, ..Origin::local(path) };
         let mapped = source.map.clone().map(|map| (source.path.clone(), map));
-        Ok(Self { origin, dir, tensors: tensors(&checkpoint, &family), mapped })
+        Ok(Self { path: path.to_owned(), origin, dir, tensors: tensors(&checkpoint, &family), mapped })
     }
 }
 
@@ -123,6 +125,10 @@ impl Source for GgufSource {
 
     fn dir(&self) -> &Path {
         self.dir.path()
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
     fn names(&self) -> Result<Vec<String>, LoadError> {

@@ -1,5 +1,6 @@
 //! Where a checkpoint's tensors come from, and which of them make its layer 0.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -31,6 +32,11 @@ pub trait Source {
 
     /// Holds the small files.
     fn dir(&self) -> &Path;
+
+    /// The one file that holds it all, where it is not the directory's.
+    fn file(&self) -> Option<&Path> {
+        None
+    }
 
     /// The names of all tensors.
     ///
@@ -129,8 +135,8 @@ impl Selection {
     /// # Errors
     /// When one is missing, or is quantized.
     pub fn find(source: &dyn Source, family: &Family, overrides: &Overrides) -> Result<Self, LoadError> {
-        let names = source.names()?;
-        let there = |candidates: &[String]| candidates.iter().find(|name| names.contains(name)).cloned();
+        let names: HashSet<String> = source.names()?.into_iter().collect();
+        let there = |candidates: &[String]| candidates.iter().find(|name| names.contains(name.as_str())).cloned();
         let or = |set: &Option<String>, known: Vec<String>| set.clone().map_or(known, |name| vec![name]);
         let missing = |what: &str, key: &str| {
             LoadError::new(source.dir(), format!("has no {what} among its {} tensors", names.len()))

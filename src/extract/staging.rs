@@ -1,10 +1,11 @@
 //! A directory that is built beside its place and moved there whole.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
+use crate::files;
 use crate::progress::Progress;
 
 /// What to do with an output that exists.
@@ -13,7 +14,7 @@ pub enum Existing {
     /// An error; an empty directory is none.
     #[default]
     Refuse,
-    /// Replace it, if it is a checkpoint.
+    /// Replace it, if it holds a checkpoint and nothing else.
     Replace,
     /// Take it as it is: the output of a cache, which several processes may make at once.
     Keep,
@@ -24,6 +25,7 @@ pub enum Existing {
 pub struct Staging {
     out: PathBuf,
     dir: PathBuf,
+    existing: Existing,
     resumable: bool,
     // Dropped last: the place is this process's until everything else is done.
     lock: Lock,
@@ -31,10 +33,11 @@ pub struct Staging {
 
 impl Staging {
     /// Takes the place beside `out`: `.NAME.incomplete`, and `.NAME.lock` for as long as this process builds. All that
-    /// an earlier run left there goes, but for the file `kept`. `None` if `out` is there and [`Existing::Keep`] takes it.
+    /// an earlier run left there is deleted, except the file `kept`. `None` if `out` is there and [`Existing::Keep`] takes it.
     ///
     /// # Errors
-    /// When `out` exists and must not be replaced, or another process makes it.
+    /// When `out` exists and must not be replaced, another process makes it, or `.NAME.incomplete` is something that no
+    /// run of this user left: nothing is deleted then.
     pub fn begin(
         out: &Path,
         existing: Existing,
@@ -46,19 +49,26 @@ impl Staging {
             .and_then(|name| name.to_str())
             .ok_or_else(|| LoadError::new(out, "is no place to write to").expected("the name of a new directory"))?;
         let beside = |suffix: &str| out.with_file_name(format!(".{name}.{suffix}"));
-        refuse(out, existing)?;
+        existing.check(out)?;
         if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
+            fs::create_dir_all(parent).map_err(|e| LoadError::writing(parent, &e))?;
         }
         let wait = (existing == Existing::Keep).then_some(progress);
         let lock = Lock::take(&beside("lock"), wait)?;
         if existing == Existing::Keep && out.exists() {
             return Ok(None);
         }
-        refuse(out, existing)?;
-        let dir = beside("incomplete");
-        clear(&dir, kept).map_err(|e| LoadError::io(&dir, &e))?;
-        Ok(Some(Self { out: out.to_owned(), dir, resumable: kept.is_some(), lock }))
+        let mut staging = Self { out: out.to_owned(), dir: beside("incomplete"), existing, resumable: true, lock };
+        existing.check(out)?;
+        // A run that was killed between its last two steps leaves the old output under this name.
+        delete_checkpoint(&beside("replaced"))?;
+        for entry in files::own_directory(&staging.dir, is_checkpoint_file)? {
+            if kept.is_none_or(|kept| entry.file_name() != Some(kept.as_ref())) {
+                fs::remove_file(&entry).map_err(|e| LoadError::writing(&entry, &e))?;
+            }
+        }
+        staging.resumable = kept.is_some();
+        Ok(Some(staging))
     }
 
     /// Where to write.
@@ -69,76 +79,166 @@ impl Staging {
     /// Moves the directory to its place. An output that it replaces is deleted after that.
     ///
     /// # Errors
-    /// When the file system refuses; the output is then what it was, or lies beside as `.NAME.replaced`.
+    /// When the file system refuses, or what must not be deleted has come into the output meanwhile; the output is then
+    /// what it was, or lies beside as `.NAME.replaced`.
     pub fn commit(self) -> Result<(), LoadError> {
-        let failed = |e: io::Error| LoadError::io(&self.out, &e);
-        let replaced = self.lock.path.with_extension("replaced");
-        if replaced.exists() {
-            fs::remove_dir_all(&replaced).map_err(failed)?;
+        let failed = |e: io::Error| LoadError::writing(&self.out, &e);
+        if !fs::symlink_metadata(&self.dir).map_err(failed)?.is_dir() {
+            return Err(LoadError::new(&self.dir, "is no longer the directory that was written"));
         }
-        let full = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_some());
-        if full {
+        let there = fs::symlink_metadata(&self.out).is_ok();
+        let empty = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_none());
+        if there && !empty {
+            // The work may have taken hours since the last look.
+            self.existing.check(&self.out)?;
+            let replaced = self.lock.path.with_extension("replaced");
             fs::rename(&self.out, &replaced).map_err(failed)?;
+            fs::rename(&self.dir, &self.out).map_err(failed)?;
+            return delete_checkpoint(&replaced);
         }
-        fs::rename(&self.dir, &self.out).map_err(failed)?;
-        if full {
-            fs::remove_dir_all(&replaced).map_err(failed)?;
-        }
-        Ok(())
+        fs::rename(&self.dir, &self.out).map_err(failed)
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.resumable {
-            let _ = fs::remove_dir_all(&self.dir);
+        if !self.resumable && fs::symlink_metadata(&self.dir).is_ok_and(|metadata| metadata.is_dir()) {
+            let _ = delete_checkpoint(&self.dir);
         }
         let _ = fs::remove_file(&self.lock.path);
     }
 }
 
-/// An empty directory, or one that holds the file `kept` alone.
-fn clear(dir: &Path, kept: Option<&str>) -> io::Result<()> {
-    fs::create_dir_all(dir)?;
-    for entry in dir.read_dir()? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else if kept.is_none_or(|kept| entry.file_name() != kept) {
-            fs::remove_file(entry.path())?;
-        }
+/// Deletes a directory that holds nothing but a checkpoint's own files, file by file: what appears in it meanwhile is never
+/// deleted with it. Of a symbolic link, the link alone.
+fn delete_checkpoint(dir: &Path) -> Result<(), LoadError> {
+    let failed = |e: io::Error| LoadError::writing(dir, &e);
+    match fs::symlink_metadata(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(failed(e)),
+        Ok(metadata) if !metadata.is_dir() => return fs::remove_file(dir).map_err(failed),
+        Ok(_) => {}
     }
-    Ok(())
+    let entries = files::entries(dir).map_err(failed)?;
+    if let Some(entry) = files::first_foreign(&entries, is_checkpoint_file) {
+        return Err(LoadError::new(dir, format!("holds {entry}, which is no file of a checkpoint, and is kept"))
+            .remedy("look at it, and delete it yourself"));
+    }
+    for (entry, _) in entries {
+        fs::remove_file(&entry).map_err(failed)?;
+    }
+    fs::remove_dir(dir).map_err(failed)
+}
+
+/// Whether a checkpoint's directory may hold a file of this name: those that this program, transformers, mergekit,
+/// sentence-transformers, Model2Vec and a download from the Hub leave there.
+pub fn is_checkpoint_file(name: &str) -> bool {
+    const FILES: [&str; 15] = [
+        "config.json",
+        "modules.json",
+        "README.md",
+        "LICENSE",
+        "LICENSE.txt",
+        "LICENSE.md",
+        "NOTICE",
+        "USE_POLICY.md",
+        ".gitattributes",
+        "mergekit_config.yml",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "pipeline.skops",
+    ];
+    let weights = [".safetensors", ".safetensors.index.json", ".bin.index.json"].iter().any(|end| name.ends_with(end))
+        || (name.starts_with("pytorch_model") && name.ends_with(".bin"));
+    FILES.contains(&name) || weights || super::is_tokenizer_file(name)
+}
+
+/// Whether the directory is a model's: it has weights, or a config.json of a model.
+fn is_checkpoint(dir: &Path, entries: &[(PathBuf, bool)]) -> bool {
+    let has_weights = entries.iter().any(|(path, _)| path.extension().is_some_and(|e| e == "safetensors"));
+    let has_config = || {
+        let config = files::read(&dir.join("config.json")).ok();
+        let config: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(&config?).ok();
+        config.map(|config| ["model_type", "architectures", "refined"].iter().any(|key| config.contains_key(*key)))
+    };
+    has_weights || has_config().unwrap_or(false)
 }
 
 impl Existing {
-    /// Whether `out` may be written: for who does long work before [`Staging::begin`] asks the same.
+    /// Whether `out` may be written: for callers that do long work before [`Staging::begin`], which asks the same.
     ///
     /// # Errors
     /// When it exists and must not be replaced.
     pub fn check(self, out: &Path) -> Result<(), LoadError> {
-        refuse(out, self)
+        let entries = match files::entries(out) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return match fs::symlink_metadata(out) {
+                    Ok(_) => Err(LoadError::new(out, "is a symbolic link to nothing").remedy("delete it")),
+                    Err(_) => Ok(()),
+                };
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Err(LoadError::new(out, "is a file").expected("the name of a new directory"));
+            }
+            Err(e) => return Err(LoadError::writing(out, &e)),
+        };
+        if entries.is_empty() || self == Self::Keep {
+            return Ok(());
+        }
+        if self == Self::Refuse {
+            return Err(LoadError::new(out, "exists").remedy("give --force to replace it"));
+        }
+        let kept =
+            |problem: String| Err(LoadError::new(out, problem).remedy("give another name, or delete it yourself"));
+        if let Some(entry) = files::first_foreign(&entries, is_checkpoint_file) {
+            return kept(format!("holds {entry}, which is no checkpoint's file, so --force does not delete it"));
+        }
+        if !is_checkpoint(out, &entries) {
+            return kept("exists and is no checkpoint, so --force does not delete it".to_owned());
+        }
+        Ok(())
     }
 }
 
-fn refuse(out: &Path, existing: Existing) -> Result<(), LoadError> {
-    let entries: Vec<_> = match out.read_dir() {
-        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            return Err(LoadError::new(out, "is a file").expected("the name of a new directory"));
+/// Refuses an output that is, or holds, one of the `sources` that it is made from: replacing it would destroy them.
+/// Symbolic and hard links are looked through.
+///
+/// # Errors
+/// Names what the output holds.
+pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
+    let Ok(to) = out.canonicalize() else { return Ok(()) };
+    let refused = |problem: String| Err(LoadError::new(out, problem).expected("another directory"));
+    let outputs: Vec<_> = files::entries(&to).unwrap_or_default();
+    let outputs: Vec<_> =
+        outputs.iter().filter_map(|(path, _)| Some((path.file_name()?, fs::symlink_metadata(path).ok()?))).collect();
+    for source in sources {
+        let mut pending = vec![(source.to_path_buf(), 2)];
+        while let Some((path, depth)) = pending.pop() {
+            let Ok(from) = path.canonicalize() else { continue };
+            if from.starts_with(&to) {
+                return refused(match path == *source {
+                    true => "is, or holds, the source".to_owned(),
+                    false => format!("holds the file that {} links to", path.display()),
+                });
+            }
+            let Ok(metadata) = fs::metadata(&from) else { continue };
+            if metadata.is_dir() && depth > 0 {
+                // The output itself may lie in a source's directory.
+                let mut entries = files::entries(&path).unwrap_or_default();
+                entries.retain(|(path, is_directory)| {
+                    !(*is_directory && path.canonicalize().is_ok_and(|path| path == to))
+                });
+                pending.extend(entries.into_iter().map(|(path, _)| (path, depth - 1)));
+            } else if let Some((name, _)) = outputs.iter().find(|(_, output)| files::is_same(output, &metadata)) {
+                let name = name.to_string_lossy();
+                return refused(format!("holds {name}, which is {} by another name", path.display()));
+            }
         }
-        Err(e) => return Err(LoadError::io(out, &e)),
-    };
-    let checkpoint = entries.iter().any(|name| name == "config.json" || name.ends_with(".safetensors"));
-    match existing {
-        _ if entries.is_empty() => Ok(()),
-        Existing::Keep => Ok(()),
-        Existing::Refuse => Err(LoadError::new(out, "exists").remedy("give --force to replace it")),
-        Existing::Replace if checkpoint => Ok(()),
-        Existing::Replace => Err(LoadError::new(out, "exists and is no checkpoint, so --force does not delete it")
-            .remedy("give another name, or delete it yourself")),
     }
+    Ok(())
 }
 
 /// A lock between processes: held while the value lives, freed by the system if the process dies.
@@ -153,9 +253,10 @@ impl Lock {
     /// # Errors
     /// When another process holds it and `wait` is `None`, or the file system has no locks.
     pub fn take(path: &Path, wait: Option<&dyn Progress>) -> Result<Self, LoadError> {
-        let failed = |e: &io::Error| LoadError::io(path, e);
+        let failed = |e: &io::Error| LoadError::writing(path, e);
         loop {
-            let file = OpenOptions::new().create(true).append(true).open(path).map_err(|e| failed(&e))?;
+            let mut options = OpenOptions::new();
+            let file = files::without_links(options.create(true).append(true)).open(path).map_err(|e| failed(&e))?;
             match (file.try_lock(), wait) {
                 (Ok(()), _) => {}
                 (Err(TryLockError::Error(e)), _) => return Err(failed(&e)),
@@ -177,9 +278,7 @@ impl Lock {
 
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let same = |a: fs::Metadata, b: fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
-    file.metadata().is_ok_and(|a| fs::metadata(path).is_ok_and(|b| same(a, b)))
+    file.metadata().is_ok_and(|a| fs::symlink_metadata(path).is_ok_and(|b| files::is_same(&a, &b)))
 }
 
 /// An open file cannot be deleted there.
@@ -193,7 +292,8 @@ fn is_at(_: &File, _: &Path) -> bool {
 /// # Errors
 /// When the disk refuses.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), LoadError> {
-    fs::write(path, content).and_then(|()| readable(path)).map_err(|e| LoadError::io(path, &e))
+    let written = files::create(path).and_then(|mut file| file.write_all(content)).and_then(|()| readable(path));
+    written.map_err(|e| LoadError::writing(path, &e))
 }
 
 /// Copies a file; the copy is one that everybody may read.
@@ -201,8 +301,8 @@ pub fn write(path: &Path, content: &[u8]) -> Result<(), LoadError> {
 /// # Errors
 /// When the source cannot be read or the disk refuses.
 pub fn copy(from: &Path, to: &Path) -> Result<(), LoadError> {
-    fs::copy(from, to).map_err(|e| LoadError::io(from, &e))?;
-    readable(to).map_err(|e| LoadError::io(to, &e))
+    files::copy(from, to).map_err(|e| LoadError::io(from, &e))?;
+    readable(to).map_err(|e| LoadError::writing(to, &e))
 }
 
 /// mergekit and save_pretrained leave weights with mode 0600, which a container's other user cannot read.

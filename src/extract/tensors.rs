@@ -1,7 +1,7 @@
 //! Writes the tensors of a layer 0 as one safetensors file, piece by piece: memory does not grow with the table.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::source::{Selection, Source, TensorInfo, table_dtype};
 use super::staging::readable;
 use crate::error::LoadError;
+use crate::files;
 use crate::progress::Progress;
 use crate::table::{TableDtype, for_each};
 
@@ -165,7 +166,7 @@ fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorI
 
 /// The file, positioned at its end, and how many bytes of tensors it holds already.
 fn open(path: &Path, layout: &Layout, resume: bool) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+    let mut file = files::resume(path)?;
     let len = file.metadata()?.len();
     let header = layout.header.len() as u64;
     let mut start = vec![0; layout.header.len()];

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::LoadError;
+use crate::files;
 
 /// The longest line of a JSONL file, and the longest header of an npy file, that is read.
 const MAX_LINE: u64 = 16 << 20;
@@ -72,7 +73,7 @@ impl VectorFile {
     /// # Errors
     /// When it cannot be read as that.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = File::open(path).map_err(|e| LoadError::io(path, &e))?;
+        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
             return Err(LoadError::new(path, "is a directory").expected("an .npy or .jsonl file of vectors"));
         }

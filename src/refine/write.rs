@@ -2,7 +2,6 @@
 
 mod quantize;
 
-use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
@@ -15,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::refined::{EMBEDDINGS, KEY, SCALES};
 use crate::error::LoadError;
 use crate::extract::staging::{self, Existing, Staging};
+use crate::files;
 use crate::progress::Progress;
 use crate::table::TableDtype;
 
@@ -73,6 +73,7 @@ pub fn write(
     description: &Description<'_>,
     progress: &dyn Progress,
 ) -> Result<(), LoadError> {
+    staging::protect(out, &sources(checkpoint))?;
     let Some(staging) = Staging::begin(out, existing, None, progress)? else { return Ok(()) };
     let at = |name: &str| staging.dir().join(name);
     let io = |name: &str| {
@@ -96,6 +97,11 @@ pub fn write(
     write_tensors(&at("model.safetensors"), dtype, rows, made, &metadata, progress).map_err(io("model.safetensors"))?;
     checkpoint.check()?;
     staging.commit()
+}
+
+/// What a checkpoint was read from: an output must not be, or hold, any of it.
+pub fn sources(checkpoint: &Checkpoint) -> [&Path; 3] {
+    [&checkpoint.path, &checkpoint.tokenizer_path, &checkpoint.table_source.path]
 }
 
 /// Model2Vec takes a table of exactly the tokenizer's size: rows that no token has are left off, and an added token
@@ -181,7 +187,7 @@ fn write_tensors(
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     let data = (size_of::<u64>() + header.len()) as u64;
 
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    let mut file = BufWriter::with_capacity(1 << 20, files::create(path)?);
     file.write_all(&(header.len() as u64).to_le_bytes())?;
     file.write_all(header.as_bytes())?;
     file.seek(SeekFrom::Start(data + scale_bytes as u64))?;

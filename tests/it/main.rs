@@ -17,6 +17,7 @@ mod extract;
 #[cfg(feature = "hub")]
 mod fake_hub;
 mod fake_teacher;
+mod files;
 mod fit;
 mod gguf;
 mod golden;

@@ -5,7 +5,6 @@
 //! Here every length is checked against what is left of the file before anything is allocated.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +12,7 @@ use bytes::Bytes;
 
 use crate::checkpoint::map::Map;
 use crate::error::LoadError;
+use crate::files;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -24,7 +24,7 @@ const MAX_DEPTH: u8 = 4;
 /// Whether the file starts as GGUF does.
 pub fn is_gguf(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == MAGIC
+    files::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == MAGIC
 }
 
 /// An opened file with a checked header.

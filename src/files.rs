@@ -1,0 +1,337 @@
+//! How files are opened: what is read is a regular file, so that no FIFO, device or socket holds the process up; what is
+//! written beside an output is never reached through a link that somebody else placed there.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::error::LoadError;
+
+/// The largest file that is read into memory whole. The largest tokenizer.json that is known has 35 MB.
+const LARGEST: u64 = 1 << 30;
+
+/// Opens a file to read it, without ever waiting for another process to open it too.
+///
+/// Accepted are regular files, `/dev/null`, and pipes that this process inherited and that are named by their descriptor, as a
+/// shell's `<(...)` does.
+///
+/// # Errors
+/// Those of the file system, and for a FIFO, a device or a socket.
+pub fn open(path: &Path) -> io::Result<File> {
+    let metadata = fs::metadata(path)?;
+    if is_readable_at_once(path, &metadata) {
+        let file = open_at_once(path)?;
+        // Between the two calls, another file may have taken the place of the first.
+        let opened = file.metadata()?;
+        if is_readable_at_once(path, &opened) {
+            return Ok(file);
+        }
+        return Err(not_regular(&opened));
+    }
+    Err(not_regular(&metadata))
+}
+
+/// The whole content of a file that [`open`] opens.
+///
+/// # Errors
+/// As [`open`], and for a file of more than 1 GiB.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let announced = usize::try_from(file.metadata()?.len().min(LARGEST)).unwrap_or(0);
+    let mut content = Vec::with_capacity(announced + 1);
+    file.take(LARGEST + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("has more than {} GiB", LARGEST >> 30)));
+    }
+    if content.is_empty() && is_descriptor(path) {
+        let problem = "is a pipe without content: a pipe can be read only once, so name a regular file instead";
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
+    }
+    Ok(content)
+}
+
+/// [`read`], as text.
+///
+/// # Errors
+/// As [`read`], and for a file that is not UTF-8.
+pub fn read_to_string(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
+}
+
+/// Copies a regular file. An existing file at `to` is replaced, and a link there is not followed.
+///
+/// # Errors
+/// Those of the file system.
+pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
+    io::copy(&mut open(from)?, &mut create(to)?)
+}
+
+/// Creates an empty file. An existing file or link of that name is deleted before, and is never written through.
+///
+/// # Errors
+/// Those of the file system.
+pub fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).open(path)
+}
+
+/// Opens a file that an earlier run of this user may have begun, to read and to continue it. Anything else of that name (a link,
+/// a file with a second name, another user's file, a FIFO) is deleted, and an empty file takes its place.
+///
+/// # Errors
+/// Those of the file system.
+pub fn resume(path: &Path) -> io::Result<File> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if is_own_file(&metadata, path) => {
+            let mut options = OpenOptions::new();
+            without_links(options.read(true).write(true));
+            options.open(path)
+        }
+        _ => create(path),
+    }
+}
+
+/// Options by which a link is an error and a FIFO does not block.
+pub fn without_links(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC);
+    }
+    options
+}
+
+/// Makes the directory `dir`, or takes over the one that an earlier run of this user left under that name. Gives the files in it.
+///
+/// # Errors
+/// When that name belongs to something else: a link, a file, another user's directory, or a directory with an entry that
+/// `is_ours` does not know. Nothing is deleted or followed then.
+pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, LoadError> {
+    match fs::create_dir(dir) {
+        Ok(()) => return Ok(Vec::new()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(LoadError::writing(dir, &e)),
+    }
+    let foreign = |problem: String| {
+        LoadError::new(dir, problem)
+            .expected("nothing, or what an interrupted run of this user left there")
+            .remedy("look at it, and delete it or give the output another name")
+    };
+    let metadata = fs::symlink_metadata(dir).map_err(|e| LoadError::io(dir, &e))?;
+    if !metadata.is_dir() {
+        return Err(foreign(format!("is {}, not a directory", kind(&metadata))));
+    }
+    if !is_own(&metadata, dir) {
+        return Err(foreign("belongs to another user".to_owned()));
+    }
+    let entries = entries(dir).map_err(|e| LoadError::io(dir, &e))?;
+    // An empty directory holds nothing that could be lost.
+    let is_empty = |path: &Path| path.read_dir().is_ok_and(|mut inner| inner.next().is_none());
+    let (empty, entries): (Vec<_>, Vec<_>) =
+        entries.into_iter().partition(|(path, is_directory)| *is_directory && is_empty(path));
+    if let Some(entry) = first_foreign(&entries, is_ours) {
+        return Err(foreign(format!("holds {entry}, which no run of embedding-server left there")));
+    }
+    for (path, _) in empty {
+        fs::remove_dir(&path).map_err(|e| LoadError::writing(&path, &e))?;
+    }
+    Ok(entries.into_iter().map(|(path, _)| path).collect())
+}
+
+/// The entries of a directory in the order of their names; whether each is itself a directory.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
+    let mut found = Vec::new();
+    for entry in dir.read_dir()? {
+        let entry = entry?;
+        found.push((entry.path(), entry.file_type()?.is_dir()));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The first entry that is a directory, or whose name `is_ours` does not know: its name, for messages.
+pub fn first_foreign(entries: &[(PathBuf, bool)], is_ours: impl Fn(&str) -> bool) -> Option<String> {
+    entries.iter().find_map(|(path, is_directory)| {
+        let name = path.file_name().unwrap_or_default();
+        let ours = !is_directory && name.to_str().is_some_and(&is_ours);
+        (!ours).then(|| format!("{}{}", name.to_string_lossy(), if *is_directory { "/" } else { "" }))
+    })
+}
+
+/// Whether two files are one, by whatever names and links they were found.
+pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        (a.dev(), a.ino()) == (b.dev(), b.ino())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (a, b);
+        false
+    }
+}
+
+fn is_readable_at_once(path: &Path, metadata: &Metadata) -> bool {
+    // A directory fails when it is read, with a message of its own.
+    metadata.is_file() || metadata.is_dir() || path == Path::new("/dev/null") || is_descriptor(path)
+}
+
+/// Whether the path names a descriptor that this process has already.
+fn is_descriptor(path: &Path) -> bool {
+    path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
+}
+
+/// Opening a FIFO waits for its other end unless O_NONBLOCK is set. Reads of regular files do not know the flag.
+fn open_at_once(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    if !is_descriptor(path) {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC);
+    }
+    options.open(path)
+}
+
+fn not_regular(metadata: &Metadata) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("is {}, not a regular file", kind(metadata)))
+}
+
+fn kind(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return "a named pipe (FIFO)";
+        }
+        if kind.is_socket() {
+            return "a socket";
+        }
+        if kind.is_char_device() || kind.is_block_device() {
+            return "a device";
+        }
+    }
+    match () {
+        () if kind.is_symlink() => "a symbolic link",
+        () if kind.is_dir() => "a directory",
+        () => "a file",
+    }
+}
+
+/// Whether it is a regular file of this user's that no other name leads to.
+fn is_own_file(metadata: &Metadata, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        metadata.is_file() && metadata.nlink() == 1 && is_own(metadata, path)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        metadata.is_file()
+    }
+}
+
+/// Whether it has the owner that a new file beside it gets: what a file system says of owners, it says of both.
+fn is_own(metadata: &Metadata, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let made = tempfile::tempfile_in(parent).and_then(|file| file.metadata());
+        made.is_ok_and(|made| made.uid() == metadata.uid())
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (metadata, path);
+        true
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn fifo(path: &Path) {
+        assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), "text").unwrap();
+        symlink("file", at("link")).unwrap();
+        fifo(&at("fifo"));
+        symlink("fifo", at("link-to-fifo")).unwrap();
+        let _listener = UnixListener::bind(at("socket")).unwrap();
+        assert_eq!(read(&at("file")).unwrap(), b"text");
+        assert_eq!(read_to_string(&at("link")).unwrap(), "text");
+        assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
+        for (name, kind) in [
+            ("fifo", "a named pipe"),
+            ("link-to-fifo", "a named pipe"),
+            ("socket", "a socket"),
+            ("/dev/zero", "a device"),
+        ] {
+            let problem = open(&at(name)).unwrap_err().to_string();
+            assert!(problem.contains(kind) && problem.contains("not a regular file"), "{name}: {problem}");
+        }
+    }
+
+    #[test]
+    fn files_are_created_and_continued_without_following_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, make) in [
+            ("symbolic", (|victim, link| symlink(victim, link)) as fn(&Path, &Path) -> io::Result<()>),
+            ("hard", |victim, link| fs::hard_link(victim, link)),
+        ] {
+            let victim = at("victim");
+            for open in [create, resume] {
+                fs::write(&victim, "precious").unwrap();
+                let _ = fs::remove_file(at(name));
+                make(&victim, &at(name)).unwrap();
+                io::Write::write_all(&mut open(&at(name)).unwrap(), b"new").unwrap();
+                assert_eq!(fs::read(&victim).unwrap(), b"precious", "{name}");
+                assert_eq!(fs::read(at(name)).unwrap(), b"new", "{name}");
+            }
+        }
+        fs::write(at("begun"), "half").unwrap();
+        assert_eq!(resume(&at("begun")).unwrap().metadata().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_directory_is_taken_over_only_if_all_in_it_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let own = |name: &str| own_directory(&at(name), |entry| entry == "ours");
+        assert_eq!(own("work").unwrap(), [""; 0].map(PathBuf::from));
+        fs::write(at("work/ours"), "x").unwrap();
+        assert_eq!(own("work").unwrap(), [at("work/ours")]);
+        fs::write(at("work/thesis"), "x").unwrap();
+        assert!(own("work").unwrap_err().to_string().contains("holds thesis"));
+        fs::remove_file(at("work/thesis")).unwrap();
+        fs::create_dir(at("work/deep")).unwrap();
+        assert_eq!(own("work").unwrap(), [at("work/ours")]);
+        fs::create_dir(at("work/deep")).unwrap();
+        fs::write(at("work/deep/thesis"), "x").unwrap();
+        assert!(own("work").unwrap_err().to_string().contains("holds deep/"));
+        fs::create_dir(at("victim")).unwrap();
+        symlink("victim", at("link")).unwrap();
+        assert!(own("link").unwrap_err().to_string().contains("is a symbolic link"));
+        fs::write(at("file"), "x").unwrap();
+        assert!(own("file").unwrap_err().to_string().contains("is a file"));
+    }
+}

@@ -1,0 +1,358 @@
+//! What commands may delete, replace and read: nothing that is not theirs, and nothing that holds them up.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{checkpoint, copy_of, fixtures};
+
+fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
+    command.current_dir(dir).args(args).env("HF_HUB_OFFLINE", "1").stdin(Stdio::null());
+    command
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    command(dir, args).output().unwrap()
+}
+
+/// The exit code is 1, and standard error says `part`.
+#[track_caller]
+fn refused(dir: &Path, args: &[&str], part: &str) {
+    let output = run(dir, args);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
+    assert!(said.contains(part), "{args:?}: {part:?} is not in {said}");
+}
+
+#[track_caller]
+fn succeeds(dir: &Path, args: &[&str]) {
+    let output = run(dir, args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Every file below `dir` with its content; of links, where they lead.
+fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.display().to_string();
+        match fs::symlink_metadata(&path).unwrap() {
+            m if m.is_symlink() => {
+                found.push((name, fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()))
+            }
+            m if m.is_dir() => found.extend(everything(&path)),
+            m if m.is_file() => found.push((name, fs::read(&path).unwrap())),
+            _ => found.push((name, Vec::new())),
+        }
+    }
+    found.sort();
+    found
+}
+
+const CORPUS: &str = "hello world\nthe quick brown fox\nanother text of words\n안녕하세요\nfour and five\nsix\n";
+
+/// A directory with a model `m`, a corpus, and an output that each command would write.
+fn workplace() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    succeeds(dir.path(), &["refine", checkpoint("llama").to_str().unwrap(), "m", "--dtype", "f32"]);
+    fs::write(dir.path().join("corpus.txt"), CORPUS).unwrap();
+    let vectors: String = (0..6).map(|i| format!("[{}.5, 1.0, {i}.25, 2.0]\n", i + 1)).collect();
+    fs::write(dir.path().join("vectors.jsonl"), vectors).unwrap();
+    dir
+}
+
+/// The three commands that write a checkpoint, from `source` to `out`.
+fn writers<'a>(source: &'a str, out: &'a str) -> [Vec<&'a str>; 3] {
+    let llama: &'static str = Box::leak(checkpoint("llama").display().to_string().into_boxed_str());
+    [
+        vec!["extract", if source == "m" { llama } else { source }, out, "--force"],
+        vec!["refine", source, out, "--corpus", "corpus.txt", "--force"],
+        vec![
+            "fit",
+            source,
+            out,
+            "--corpus",
+            "corpus.txt",
+            "--teacher-vectors",
+            "vectors.jsonl",
+            "--held-out",
+            "0",
+            "--lambda",
+            "0.1",
+            "--force",
+        ],
+    ]
+}
+
+#[test]
+fn force_replaces_checkpoints_and_nothing_else() {
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    for foreign in ["project/thesis.docx", "project/sub/y", "project/.env", "project/model.gguf"] {
+        let _ = fs::remove_dir_all(at("project"));
+        fs::create_dir_all(at(foreign).parent().unwrap()).unwrap();
+        fs::write(at("project/config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        fs::write(at("project/model.safetensors"), "weights").unwrap();
+        fs::write(at(foreign), "precious").unwrap();
+        let before = everything(&at("project"));
+        let first = foreign.split('/').nth(1).unwrap();
+        for command in writers("m", "project") {
+            refused(dir.path(), &command, &format!("project: holds {first}"));
+            assert_eq!(everything(&at("project")), before);
+        }
+    }
+    // A config.json alone makes no checkpoint: other programs have files of that name.
+    fs::remove_dir_all(at("project")).unwrap();
+    fs::create_dir(at("project")).unwrap();
+    for content in ["", "{\"port\": 80}"] {
+        fs::write(at("project/config.json"), content).unwrap();
+        for command in writers("m", "project") {
+            refused(dir.path(), &command, "exists and is no checkpoint");
+            assert_eq!(fs::read_to_string(at("project/config.json")).unwrap(), content);
+        }
+    }
+    for command in writers("m", "out") {
+        succeeds(dir.path(), &command);
+        succeeds(dir.path(), &command);
+    }
+    let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(left.filter(|name| name.starts_with('.')).collect::<Vec<_>>(), [""; 0]);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_lies_beside_an_output_is_not_followed_or_emptied() {
+    use std::os::unix::fs::symlink;
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("victim")).unwrap();
+    fs::write(at("victim/thesis"), "precious").unwrap();
+    fs::write(at("victim/model.safetensors"), "precious").unwrap();
+    for name in [".out.incomplete", ".out.replaced"] {
+        for command in writers("m", "out") {
+            symlink("victim", at(name)).unwrap();
+            let output = run(dir.path(), &command);
+            assert_eq!(fs::read_to_string(at("victim/thesis")).unwrap(), "precious", "{command:?}");
+            assert_eq!(everything(&at("victim")).len(), 2, "{command:?}");
+            if name == ".out.incomplete" {
+                assert_eq!(output.status.code(), Some(1), "{command:?}");
+                assert!(String::from_utf8_lossy(&output.stderr).contains("is a symbolic link"));
+                fs::remove_file(at(name)).unwrap();
+            }
+            let _ = fs::remove_dir_all(at("out"));
+        }
+    }
+    // A directory of that name with somebody's files, and a file that is a second name of another one.
+    fs::create_dir_all(at(".out.incomplete")).unwrap();
+    fs::write(at(".out.incomplete/notes.txt"), "precious").unwrap();
+    for command in writers("m", "out") {
+        refused(dir.path(), &command, "holds notes.txt");
+    }
+    fs::remove_file(at(".out.incomplete/notes.txt")).unwrap();
+    for command in writers("m", "out") {
+        fs::create_dir_all(at(".out.incomplete")).unwrap();
+        fs::hard_link(at("victim/thesis"), at(".out.incomplete/model.safetensors")).unwrap();
+        symlink("../victim/thesis", at(".out.incomplete/config.json")).unwrap();
+        succeeds(dir.path(), &command);
+        assert_eq!(fs::read_to_string(at("victim/thesis")).unwrap(), "precious");
+    }
+    // The lock is no way to another file either.
+    symlink("victim/new", at(".other.lock")).unwrap();
+    for command in writers("m", "other") {
+        assert_eq!(run(dir.path(), &command).status.code(), Some(1));
+        assert!(!at("victim/new").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_never_replaces_its_own_source() {
+    use std::os::unix::fs::symlink;
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    symlink("m", at("link")).unwrap();
+    // A source whose files lie in the output, and an output that is the source by hard links.
+    fs::create_dir(at("links")).unwrap();
+    fs::create_dir(at("hard")).unwrap();
+    for entry in fs::read_dir(at("m")).unwrap() {
+        let name = entry.unwrap().file_name();
+        symlink(Path::new("../m").join(&name), at("links").join(&name)).unwrap();
+        fs::hard_link(at("m").join(&name), at("hard").join(&name)).unwrap();
+    }
+    let before = everything(&at("m"));
+    for (source, out) in
+        [("m", "m"), ("m", "link"), ("link", "m"), ("./m", "m/"), ("links", "m"), ("m", "hard"), ("hard", "m")]
+    {
+        let [_, refine, fit] = writers(source, out);
+        for command in [refine, fit] {
+            let output = run(dir.path(), &command);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{command:?}: {said}");
+            assert!(said.contains("source") || said.contains("holds"), "{said}");
+            assert_eq!(everything(&at("m")), before, "{command:?}");
+        }
+    }
+    let source = copy_of("llama");
+    fs::create_dir(at("linked")).unwrap();
+    for entry in fs::read_dir(source.path()).unwrap() {
+        let path = entry.unwrap().path();
+        symlink(&path, at("linked").join(path.file_name().unwrap())).unwrap();
+    }
+    let kept = everything(source.path());
+    let out = source.path().to_str().unwrap();
+    for from in [out, "linked"] {
+        let output = run(dir.path(), &["extract", from, out, "--force"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(everything(source.path()), kept);
+    }
+    // Corpora count, too.
+    fs::copy(at("corpus.txt"), at("m/README.md")).unwrap();
+    let llama = checkpoint("llama").display().to_string();
+    refused(dir.path(), &["refine", &llama, "m", "--corpus", "m/README.md", "--force"], "is, or holds, the source");
+}
+
+#[cfg(unix)]
+#[test]
+fn embed_never_replaces_its_own_input() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let content = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
+    fs::write(at("d.jsonl"), content).unwrap();
+    symlink("d.jsonl", at("link.jsonl")).unwrap();
+    fs::hard_link(at("d.jsonl"), at("hard.jsonl")).unwrap();
+    for (input, out) in [
+        ("d.jsonl", "d.jsonl"),
+        ("d.jsonl", "./d.jsonl"),
+        ("d.jsonl", "link.jsonl"),
+        ("link.jsonl", "d.jsonl"),
+        ("d.jsonl", "hard.jsonl"),
+        ("*.jsonl", "d.jsonl"),
+    ] {
+        refused(dir.path(), &["embed", input, "-o", out, "--force"], "is the same file as the input");
+        assert_eq!(fs::read_to_string(at("d.jsonl")).unwrap(), content);
+    }
+    let mut piped = command(dir.path(), &["embed", "-", "--input-format", "jsonl", "-o", "d.jsonl", "--force"]);
+    let output = piped.stdin(fs::File::open(at("d.jsonl")).unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let appended = fs::OpenOptions::new().append(true).open(at("d.jsonl")).unwrap();
+    assert_eq!(command(dir.path(), &["embed", "d.jsonl"]).stdout(appended).status().unwrap().code(), Some(1));
+    assert_eq!(fs::read_to_string(at("d.jsonl")).unwrap(), content);
+    // Nor what is no file, and no file by another's link.
+    refused(dir.path(), &["embed", "d.jsonl", "-o", "/dev/null", "--format", "jsonl", "--force"], "is no regular file");
+    fs::write(at("victim"), "precious").unwrap();
+    symlink("victim", at(".out.jsonl.incomplete")).unwrap();
+    succeeds(dir.path(), &["embed", "d.jsonl", "-o", "out.jsonl"]);
+    assert_eq!(fs::read_to_string(at("victim")).unwrap(), "precious");
+}
+
+#[test]
+fn a_mistyped_field_does_not_block_the_corrected_command() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("d.jsonl"), "{\"text\": \"a\"}\n").unwrap();
+    refused(dir.path(), &["embed", "d.jsonl", "--field", "body", "-o", "z.parquet"], "has no field \"body\"");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    succeeds(dir.path(), &["embed", "d.jsonl", "-o", "z.parquet"]);
+}
+
+#[test]
+fn usage_lines_work_as_they_are_printed() {
+    let dir = workplace();
+    succeeds(dir.path(), &["refine", "--corpus", "corpus.txt", "--corpus", "corpus.txt", "m", "out"]);
+    let fit = [
+        "fit",
+        "--held-out",
+        "0",
+        "--lambda",
+        "0.1",
+        "--teacher-vectors",
+        "vectors.jsonl",
+        "--corpus",
+        "corpus.txt",
+        "m",
+        "f",
+    ];
+    succeeds(dir.path(), &fit);
+}
+
+/// Each place where a path is read, with a FIFO in it that nobody writes to: an error at once that says so.
+#[cfg(unix)]
+#[test]
+fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    let fifo_at = |path: &Path| {
+        fs::remove_file(path).unwrap();
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    };
+    let mut commands: Vec<Vec<String>> = Vec::new();
+    for (model, files) in [
+        ("llama", &["config.json", "tokenizer.json", "model.safetensors"][..]),
+        ("llama-sharded", &["model.safetensors.index.json", "model-00002-of-00003.safetensors"]),
+    ] {
+        for file in files {
+            let copy = copy_of(model).keep();
+            fifo_at(&copy.join(file));
+            commands.push(vec!["inspect".into(), copy.display().to_string()]);
+        }
+    }
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    commands.extend([
+        words("inspect fifo"),
+        words("inspect m --tokenizer fifo"),
+        words("embed fifo --model m"),
+        words("embed fifo --model m --input-format csv"),
+        words("embed fifo --model m --input-format parquet"),
+        words("refine m out --corpus fifo"),
+        words("fit m out --corpus corpus.txt --teacher-vectors fifo --lambda 1"),
+        words("--config fifo --port 0"),
+        words("check --config fifo"),
+        words("extract m out --config fifo"),
+        words("eval --model m --sts fifo"),
+    ]);
+    fs::write(at("keys.toml"), "[server]\nport = 0\napi_key_file = \"fifo\"\n").unwrap();
+    commands.push(words("--config keys.toml"));
+    for args in commands {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut child = command(dir.path(), &args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+                panic!("{args:?} waits");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
+        assert!(
+            said.contains("a named pipe (FIFO)")
+                || said.contains("not a GGUF file")
+                || said.contains("unexpected argument"),
+            "{args:?}: {said}"
+        );
+    }
+}
+
+/// Bombs as F10 of no model has them: an error of the file within seconds.
+#[test]
+fn tokenizers_that_ask_for_too_much_are_refused_by_inspect() {
+    let model = copy_of("llama");
+    let path = model.path().join("tokenizer.json");
+    let whole: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let replace = serde_json::json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    for (part, bomb) in [
+        ("normalizer", serde_json::json!({"type": "Sequence", "normalizers": vec![replace; 40]})),
+        ("normalizer", serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="})),
+    ] {
+        let mut changed = whole.clone();
+        changed[part] = bomb;
+        fs::write(&path, changed.to_string()).unwrap();
+        refused(model.path(), &["inspect", "."], "tokenizer.json: has a");
+    }
+    let _ = fixtures("checkpoints");
+}
