@@ -41,7 +41,7 @@ impl Checkpoint {
         };
         // To see whether this process may read it.
         if let Some(file) = tokenizer.filter(|file| !is_special(file)) {
-            std::fs::File::open(&file).map_err(|e| LoadError::io(&file, &e))?;
+            crate::files::open(&file).map_err(|e| LoadError::io(&file, &e))?;
         }
         Ok(Some(Preview { dimensions }))
     }

@@ -51,7 +51,7 @@ pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
 
 /// The file, which must be text. `tool` is the part of openssl that makes it so.
 fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let bytes = crate::files::read(path).map_err(|e| e.to_string())?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
     match bytes.as_slice() {
         [] => Err("the file is empty".to_owned()),
