@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{checkpoint, copy_of, fixtures};
+use crate::common::{checkpoint, copy_of};
 
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
@@ -40,7 +40,7 @@ fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
         let name = path.display().to_string();
         match fs::symlink_metadata(&path).unwrap() {
             m if m.is_symlink() => {
-                found.push((name, fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()))
+                found.push((name, fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()));
             }
             m if m.is_dir() => found.extend(everything(&path)),
             m if m.is_file() => found.push((name, fs::read(&path).unwrap())),
@@ -308,7 +308,6 @@ fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
         words("embed fifo --model m --input-format parquet"),
         words("refine m out --corpus fifo"),
         words("fit m out --corpus corpus.txt --teacher-vectors fifo --lambda 1"),
-        words("--config fifo --port 0"),
         words("check --config fifo"),
         words("extract m out --config fifo"),
         words("eval --model m --sts fifo"),
@@ -329,16 +328,15 @@ fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
-        assert!(
-            said.contains("a named pipe (FIFO)")
-                || said.contains("not a GGUF file")
-                || said.contains("unexpected argument"),
-            "{args:?}: {said}"
-        );
+        // The reader of configurations and keys takes pipes, and has its own test; here it must end.
+        let may_be_pipe =
+            args.iter().any(|arg| ["--config", "keys.toml"].contains(arg)) && args.first() != Some(&"extract");
+        let known = ["a named pipe (FIFO)", "not a GGUF file", "unexpected argument"];
+        assert!(may_be_pipe || known.iter().any(|part| said.contains(part)), "{args:?}: {said}");
     }
 }
 
-/// Bombs as F10 of no model has them: an error of the file within seconds.
+/// Tokenizers that no model has: an error that names the file, within seconds.
 #[test]
 fn tokenizers_that_ask_for_too_much_are_refused_by_inspect() {
     let model = copy_of("llama");
@@ -354,5 +352,4 @@ fn tokenizers_that_ask_for_too_much_are_refused_by_inspect() {
         fs::write(&path, changed.to_string()).unwrap();
         refused(model.path(), &["inspect", "."], "tokenizer.json: has a");
     }
-    let _ = fixtures("checkpoints");
 }
