@@ -308,7 +308,6 @@ fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
         words("embed fifo --model m --input-format parquet"),
         words("refine m out --corpus fifo"),
         words("fit m out --corpus corpus.txt --teacher-vectors fifo --lambda 1"),
-        words("check --config fifo"),
         words("extract m out --config fifo"),
         words("eval --model m --sts fifo"),
     ]);

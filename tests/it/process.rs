@@ -9,6 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::common::{agent, broken, checkpoint, copy_of};
+#[cfg(feature = "hub")]
+use crate::fake_hub::FakeHub;
 
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
@@ -183,27 +185,57 @@ fn a_configured_model_takes_the_place_of_the_one_inside_which_can_stand_beside_i
     );
 }
 
-/// A checkpoint whose load is held by a FIFO in place of the tokenizer, until it is fed.
-fn held_in_loading() -> (tempfile::TempDir, impl FnOnce()) {
-    let dir = copy_of("llama");
-    let fifo = dir.path().join("tokenizer.json");
-    let tokenizer = std::fs::read(&fifo).unwrap();
-    std::fs::remove_file(&fifo).unwrap();
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    (dir, move || std::fs::OpenOptions::new().write(true).open(&fifo).unwrap().write_all(&tokenizer).unwrap())
+/// A model whose load is held, by a Hub that does not answer before it is told to.
+#[cfg(feature = "hub")]
+struct HeldInLoading {
+    hub: FakeHub,
+    cache: tempfile::TempDir,
+    answer: std::sync::mpsc::Sender<()>,
+}
+
+#[cfg(feature = "hub")]
+impl HeldInLoading {
+    fn new() -> Self {
+        let (hub, cache) = (FakeHub::start(&checkpoint("llama")), tempfile::tempdir().unwrap());
+        let (answer, told) = std::sync::mpsc::channel();
+        hub.fault(move |asked| {
+            if asked.file == "api" {
+                let _ = told.recv();
+            }
+            None
+        });
+        Self { hub, cache, answer }
+    }
+
+    /// A server that loads it.
+    fn server(&self, args: &[&str]) -> Server {
+        let mut command = command(args);
+        for (name, _) in std::env::vars() {
+            if name.starts_with("HF_") || name.to_uppercase().ends_with("_PROXY") {
+                command.env_remove(name);
+            }
+        }
+        command.args(["--port", "0", "--model", "m=org/model"]).env("HF_ENDPOINT", &self.hub.endpoint);
+        Server::run(command.env("HF_HUB_CACHE", self.cache.path()).env("HF_HOME", self.cache.path()))
+    }
+
+    fn let_it_load(&self) {
+        self.answer.send(()).unwrap();
+    }
 }
 
 /// The port answers before the models are loaded.
+#[cfg(feature = "hub")]
 #[test]
 fn the_port_is_bound_first_and_ready_says_when() {
-    let (dir, feed) = held_in_loading();
-    let server = Server::start(&["--model", &model(dir.path())]);
+    let held = HeldInLoading::new();
+    let server = held.server(&[]);
     assert_eq!((server.status("/health"), server.status("/ready"), server.status("/v1/models")), (200, 503, 200));
     let url = format!("http://{}/v1/embeddings", server.address);
     let mut answer = agent().post(&url).header("content-type", "application/json").send(r#"{"input":"a"}"#).unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers()["retry-after"].to_str().unwrap()), (503, "1"));
     assert!(answer.body_mut().read_to_string().unwrap().contains("not_ready"));
-    feed();
+    held.let_it_load();
     server.wait_until_ready();
 }
 
@@ -317,10 +349,11 @@ fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
     }
 }
 
+#[cfg(feature = "hub")]
 #[test]
 fn health_says_by_its_exit_code_whether_the_server_takes_requests() {
-    let (dir, feed) = held_in_loading();
-    let server = Server::start(&["--host", "0.0.0.0", "--model", &model(dir.path())]);
+    let held = HeldInLoading::new();
+    let server = held.server(&["--host", "0.0.0.0"]);
     let port = server.address.rsplit(':').next().unwrap().to_owned();
     let ask = |more: &[&str]| {
         let mut command = command(&["health"]);
@@ -333,7 +366,7 @@ fn health_says_by_its_exit_code_whether_the_server_takes_requests() {
     assert_eq!(ask(&["--live"]), alive);
     let (code, said) = ask(&[]);
     assert!(code == Some(1) && said.contains("answered 503") && said.contains("not_ready"), "{code:?}: {said}");
-    feed();
+    held.let_it_load();
     server.wait_until_ready();
     assert_eq!(ask(&[]), (Some(0), "{\"status\":\"ready\"}\n".to_owned()));
     drop(server);
