@@ -1,10 +1,12 @@
-//! Load on a server of its own: `load soak REQUESTS` and `load overload SECONDS INPUTS`, by `tests/soak/run` and `tests/overload/run`.
+//! Load on a server of its own: `load soak REQUESTS`, `load mixed MINUTES` and `load overload SECONDS INPUTS`, by `tests/soak/run`,
+//! `tests/soak/mixed` and `tests/overload/run`.
 //! Sockets on one thread, so that what the client costs is small and known.
 
 // Says what must hold by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod client;
+mod mixed;
 mod overload;
 mod server;
 mod soak;
@@ -15,7 +17,10 @@ async fn main() {
     let numbers: Vec<u64> = arguments.iter().skip(1).filter_map(|n| n.parse().ok()).collect();
     match (arguments.first().map(String::as_str), &numbers[..]) {
         (Some("soak"), &[requests]) => soak::run(requests).await,
+        (Some("mixed"), &[minutes @ 1..=1440]) => mixed::run(minutes).await,
         (Some("overload"), &[seconds @ 4..=3600, batch @ 1..=2048]) => overload::run(seconds, batch as usize).await,
-        _ => println!("usage: load soak REQUESTS | load overload SECONDS (4 to 3600) INPUTS (1 to 2048)"),
+        _ => println!(
+            "usage: load soak REQUESTS | load mixed MINUTES (1 to 1440) | load overload SECONDS (4 to 3600) INPUTS (1 to 2048)"
+        ),
     }
 }

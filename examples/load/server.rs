@@ -1,11 +1,27 @@
 //! The release binary under load, and what the system says of it.
 
+use std::fmt::{self, Display, Formatter};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+
+/// What a process holds of the system.
+pub struct Resources {
+    /// In bytes, as [`Server::memory`] counts.
+    pub memory: u64,
+    pub descriptors: usize,
+    pub threads: usize,
+}
+
+impl Display for Resources {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { memory, descriptors, threads } = self;
+        write!(f, "{} MiB of memory, {descriptors} descriptors, {threads} threads", memory >> 20)
+    }
+}
 
 pub struct Server {
     child: Child,
@@ -54,6 +70,16 @@ impl Server {
 
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
+    pub fn resources(&self) -> Resources {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count();
+        Resources { memory: self.memory(), descriptors: self.descriptors(), threads }
+    }
+
+    /// Makes it read its configuration again.
+    pub fn hang_up(&self) {
+        assert!(Command::new("kill").arg("-HUP").arg(self.child.id().to_string()).status().unwrap().success());
     }
 
     /// Whether it still runs.

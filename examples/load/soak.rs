@@ -67,7 +67,7 @@ pub async fn run(requests: u64) {
 }
 
 /// One request: its kind, and whether the connection is still good. Panics at an answer that its kind does not have.
-async fn one(client: &mut Client, rng: &mut Rng) -> (&'static str, bool) {
+pub async fn one(client: &mut Client, rng: &mut Rng) -> (&'static str, bool) {
     let words = |rng: &mut Rng, most: usize| {
         let count = rng.usize(0..most);
         (0..count)
