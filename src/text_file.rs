@@ -1,15 +1,12 @@
 //! Text files that people write: read whole, UTF-8, one byte order mark at the beginning allowed.
 
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
-use std::time::{Duration, Instant};
+
+use crate::files;
 
 /// The largest file that is read. The files that people write for this program are a thousand times smaller.
 const LARGEST: u64 = 64 << 20;
-
-/// How long a pipe may stay silent before its writer is given up.
-const PIPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
@@ -42,37 +39,11 @@ pub fn decode(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    // Opening a named pipe without a writer would otherwise wait for ever.
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
-    let mut file = options.open(path).map_err(|e| reason(&e))?;
-    if file.metadata().map_err(|e| reason(&e))?.is_dir() {
-        return Err("this is a directory; expected a file".to_owned());
+    let bytes = files::read(path).map_err(|e| reason(&e))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(format!("the file is larger than {} MiB", LARGEST >> 20));
     }
-    let (mut bytes, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
-    let mut last_read = Instant::now();
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(bytes),
-            Ok(n) => {
-                bytes.extend(buffer.iter().take(n));
-                last_read = Instant::now();
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock && last_read.elapsed() < PIPE_TIMEOUT => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                return Err(format!("nothing was written to this pipe for {} s", PIPE_TIMEOUT.as_secs()));
-            }
-            Err(e) => return Err(reason(&e)),
-        }
-        if bytes.len() as u64 > LARGEST {
-            return Err(format!("the file is larger than {} MiB", LARGEST >> 20));
-        }
-    }
+    Ok(bytes)
 }
 
 fn reason(error: &std::io::Error) -> String {
@@ -113,11 +84,13 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_pipe_without_a_writer_does_not_block_and_a_device_without_an_end_is_refused() {
+    fn a_pipe_or_a_device_is_not_read_as_an_empty_file() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        assert_eq!(read(&pipe).unwrap(), "");
-        assert!(read(Path::new("/dev/zero")).unwrap_err().contains("larger"));
+        for path in [pipe.as_path(), Path::new("/dev/zero")] {
+            let error = read(path).unwrap_err();
+            assert!(error.contains("regular file"), "{}: {error}", path.display());
+        }
     }
 }
