@@ -114,7 +114,7 @@ fn a_path_that_there_is_not_says_what_was_probably_meant() {
 /// The host comes from the client: what is no host is not repeated.
 #[test]
 fn the_base_url_that_is_advised_has_the_scheme_and_host_that_the_client_used() {
-    let app = start(|_| {});
+    let app = start(|c| c.server.allowed_hosts = vec!["*".to_owned()]);
     for (host, proto, base) in [
         ("embed.example", "https", "https://embed.example/v1"),
         ("embed.example:8443", "http", "http://embed.example:8443/v1"),
