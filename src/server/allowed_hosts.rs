@@ -60,6 +60,13 @@ fn is_plainly_local(host: &[u8]) -> bool {
 
 fn is_allowed(host: &[u8], allowed: &[String]) -> bool {
     let Ok(authority) = Authority::try_from(host) else { return false };
+    // `Authority` takes a user name, and any text after the colon.
+    let is_port = |rest: &str| {
+        rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
+    };
+    if !authority.as_str().strip_prefix(authority.host()).is_some_and(is_port) {
+        return false;
+    }
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
     let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&host);
     if let Ok(address) = bare.parse::<IpAddr>() {
