@@ -82,6 +82,7 @@ pub struct Log {
     pub level: String,
     pub format: LogFormat,
 }
+    pub access: bool,
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -180,7 +181,7 @@ impl Default for Server {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text }
+        Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
     }
 }
 

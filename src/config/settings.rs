@@ -79,6 +79,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("log", "level", "LOG_LEVEL", Form(log_level::parse)),
     setting("log", "format", "LOG_FORMAT", Word(&["text", "json"])),
     of_model("id", Name),
+    setting("log", "access", "LOG_ACCESS", Truth),
     of_model("path", Path),
     of_model("aliases", NAMES),
     of_model("normalize", Truth),

@@ -44,6 +44,8 @@ pub struct Accounting {
 
 /// Where requests are counted.
 pub struct Log {
+    /// Whether there is a line for each request, and not for failures of the server alone.
+    all_requests: bool,
     metrics: Arc<Metrics>,
     routes: Vec<(String, OfRoute)>,
     others: OfRoute,
@@ -53,10 +55,10 @@ pub struct Log {
 
 impl Log {
     /// Of a router with these paths, for these models.
-    pub fn new(metrics: Arc<Metrics>, paths: &[String], registry: &Registry) -> Self {
+    pub fn new(metrics: Arc<Metrics>, paths: &[String], registry: &Registry, all_requests: bool) -> Self {
         let routes = paths.iter().map(|path| (path.clone(), metrics.route(path))).collect();
         let models = registry.models().iter().map(|entry| metrics.model(entry.id())).collect();
-        Self { others: metrics.route(NO_ROUTE), routes, models, metrics }
+        Self { all_requests, others: metrics.route(NO_ROUTE), routes, models, metrics }
     }
 
     fn route(&self, path: &str) -> &OfRoute {
@@ -64,8 +66,8 @@ impl Log {
     }
 }
 
-/// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins: one line,
-/// without texts, vectors or keys.
+/// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins, in one line without
+/// texts, vectors or keys.
 ///
 /// `route` is the path that the request matched, if any.
 pub async fn log<F: Future<Output = Response<Body>>>(
@@ -114,6 +116,8 @@ pub async fn log<F: Future<Output = Response<Body>>>(
     }
     if status.is_server_error() && route != "/ready" {
         line!(warn);
+    } else if !log.all_requests {
+        // Switched off by log.access.
     } else if matches!(route, "/health" | "/ready" | "/metrics") {
         line!(debug);
     } else {

@@ -101,7 +101,8 @@ async fn reload(
         ("server.port", config.server.port == state.config.server.port),
         ("server.threads", config.server.threads == state.config.server.threads),
         ("server.max_connections", config.server.max_connections == state.config.server.max_connections),
-        ("[log]", config.log == state.config.log),
+        ("log.level", config.log.level == state.config.log.level),
+        ("log.format", config.log.format == state.config.log.format),
     ] {
         if !fixed {
             tracing::warn!("{setting} has changed, which takes a restart to take effect");

@@ -96,7 +96,7 @@ pub fn router(state: &Arc<State>) -> Routes {
 impl Routes {
     fn new(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Self {
         let around = Arc::new(Around {
-            log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry),
+            log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry, state.config.log.access),
             hosts: AllowedHosts::new(state),
             doors: Doors::new(state, closed),
             state: Arc::clone(state),

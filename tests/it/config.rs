@@ -137,6 +137,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("PLAYGROUND", "false"),
         ("LOG_LEVEL", "debug"),
         ("LOG_FORMAT", "json"),
+        ("LOG_ACCESS", "false"),
         ("MODELS", "a=/a,b=/b"),
     ];
     let text = shipped();
@@ -163,6 +164,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));
     assert_eq!(server.cors_origins, ["https://a.example", "https://b.example"]);
     assert_eq!(server.allowed_hosts, ["a.example", "b.example"]);
+    assert!(!log.access);
     assert_eq!((log.level.as_str(), format!("{:?}", log.format).as_str()), ("debug", "Json"));
     assert_eq!(models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
