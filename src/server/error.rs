@@ -43,6 +43,10 @@ const LONGEST_NAME: usize = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorClass(pub &'static str);
 
+impl ErrorClass {
+    pub const MODEL_DAMAGED: Self = Self("model_damaged");
+}
+
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
         Self { status, kind, code: None, param: None, message: message.into() }
@@ -172,13 +176,14 @@ impl ApiError {
     /// The table of a model was cut short under the server.
     pub fn damaged(error: &EmbedError) -> Self {
         let message = format!("{error}. The server must load it again.");
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("model_damaged")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code(ErrorClass::MODEL_DAMAGED.0)
     }
 
-    /// As [`ApiError::damaged`], for clients that may not know which files there are.
+    /// As [`ApiError::damaged`], without the name of the file.
     pub fn damaged_model() -> Self {
-        const MESSAGE: &str = "Not ready: the table of a model was changed or cut short while it was in use.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, MESSAGE).code("model_damaged")
+        const MESSAGE: &str =
+            "The table of a model was changed or cut short while it was in use. The server must load it again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, MESSAGE).code(ErrorClass::MODEL_DAMAGED.0)
     }
 
     /// No key was sent.

@@ -53,7 +53,7 @@ pub async fn ready(Shared(state): Shared<Arc<State>>, extensions: Extensions) ->
     let may_see_names = may_see_names(&extensions, &state);
     let damage = |entry: &Arc<Entry>| entry.embedder()?.damage();
     if let Some(damage) = state.registry.models().iter().find_map(damage) {
-        return Err(if may_see_names { ApiError::damaged(&damage) } else { ApiError::damaged_model() });
+        return Err(ApiError::damaged(&damage));
     }
     let loading = state.registry.loading();
     if loading.is_empty() {

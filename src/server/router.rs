@@ -22,7 +22,7 @@ use utoipa_axum::routes;
 
 use super::allowed_hosts::AllowedHosts;
 use super::authorize::Doors;
-use super::error::ApiError;
+use super::error::{ApiError, ErrorClass};
 use super::paths::{self, Original};
 use super::{
     State, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize,
@@ -179,7 +179,12 @@ impl Around {
                 }
             };
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
-            answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response())
+            let answer = answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response());
+            // The message names a file, which is for those who run the server. The log has it.
+            if !self.state.keys.is_empty() && answer.extensions().get() == Some(&ErrorClass::MODEL_DAMAGED) {
+                return ApiError::damaged_model().into_response();
+            }
+            answer
         })
         .await
     }

@@ -8,7 +8,7 @@ use embedding_server::keys::ApiKeys;
 use embedding_server::server::State;
 use serde_json::{Value, json};
 
-use crate::common::{Answer, TestApp, checkpoint};
+use crate::common::{Answer, TestApp, agent, checkpoint};
 use crate::process::{Server, command};
 
 const ALL: &str = "sk-all-0123456789abcdef";
@@ -310,4 +310,48 @@ fn the_description_says_how_keys_are_sent_where_there_are_keys() {
     }
     let api = app(|c| c.server.api_keys = ApiKeys::default()).get("/openapi.json").body;
     assert!(!api.to_string().contains("\"security"), "{api}");
+}
+
+#[test]
+fn a_server_with_keys_names_the_file_of_a_damaged_table_in_its_log_alone() {
+    let (table, dir) = (crate::models::layer0(), tempfile::tempdir().unwrap());
+    let (config, path) = (dir.path().join("c.toml"), table.path());
+    let settings = "[server]\napi_keys = [\"sk-all\", \"sk-one m\"]\n[log]\nformat = \"json\"\naccess = false";
+    std::fs::write(&config, format!("{settings}\n[[models]]\nid = \"m\"\npath = {path:?}")).unwrap();
+    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    server.wait_until_ready();
+    let ask = |path: &str, key: &str| {
+        let url = format!("http://{}{path}", server.address);
+        let answer = if path == "/ready" {
+            agent().get(url).header("x-api-key", key).call()
+        } else {
+            let request = agent().post(url).header("x-api-key", key).header("content-type", "application/json");
+            request.send(r#"{"input": ["hello world"]}"#)
+        };
+        Answer::read(answer.unwrap())
+    };
+    assert_eq!(ask("/v1/embeddings", "sk-all").status, 200);
+    let file = std::fs::OpenOptions::new().write(true).open(path.join("model.safetensors")).unwrap();
+    file.set_len(4096).unwrap();
+    for (path, key) in [
+        ("/v1/embeddings", "sk-all"),
+        ("/v1/embeddings", "sk-one"),
+        ("/v1/engines/m/embeddings", "sk-one"),
+        ("/v1/similarity", "sk-one"),
+        ("/ready", "sk-all"),
+        ("/ready", "sk-one"),
+        ("/ready", "wrong"),
+    ] {
+        let answer = ask(path, key);
+        let (status, _, code, _, message) = answer.error();
+        assert_eq!((status, code), (503, Some("model_damaged")), "{path}: {message}");
+        assert!(!message.contains("safetensors") && !message.contains('/'), "{path}: {message}");
+        assert!(answer.header("retry-after").parse::<u32>().is_ok(), "{path}");
+    }
+    server.signal("TERM");
+    let (_, log) = server.end();
+    assert!(log.contains("model.safetensors"), "{log}");
+    // Failures of the server have their line although others have none.
+    let requests: Vec<&str> = log.lines().filter(|line| line.contains("\"message\":\"request\"")).collect();
+    assert!(requests.len() == 4 && requests.iter().all(|line| line.contains("\"status\":503")), "{log}");
 }
