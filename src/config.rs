@@ -70,6 +70,7 @@ pub struct Server {
     pub tls_key: Option<PathBuf>,
     pub cors_origins: Vec<String>,
     pub allowed_hosts: Vec<String>,
+    pub path_prefix: String,
     pub metrics: bool,
     pub metrics_need_key: bool,
     pub docs: bool,
@@ -81,8 +82,8 @@ pub struct Server {
 pub struct Log {
     pub level: String,
     pub format: LogFormat,
-}
     pub access: bool,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -171,6 +172,7 @@ impl Default for Server {
             tls_key: None,
             cors_origins: vec!["*".to_owned()],
             allowed_hosts: Vec::new(),
+            path_prefix: String::new(),
             metrics: true,
             metrics_need_key: false,
             docs: true,

@@ -65,7 +65,7 @@ async fn serve(
     };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
-    let places = listeners.places(scheme);
+    let places = listeners.places(scheme, &state.config.server.path_prefix);
     for place in &places {
         let _ = stdout.write_all(format!("listening on {place}\n").as_bytes());
     }

@@ -7,7 +7,8 @@ use crate::config::{Config, Model};
 /// The version, the models and the addresses. `dimensions` are those of each model, where they are known.
 pub fn text(config: &Config, scheme: &str, address: SocketAddr, dimensions: &[Option<usize>]) -> String {
     let server = &config.server;
-    let url = format!("{scheme}://{}", SocketAddr::new(reachable(address.ip()), address.port()));
+    let address = SocketAddr::new(reachable(address.ip()), address.port());
+    let url = format!("{scheme}://{address}{}", server.path_prefix);
     let mut text = format!("embedding-server {}\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: &str| text += &format!("  {name:<11} {value}\n");
     for (model, dimensions) in config.models.iter().zip(dimensions) {
@@ -39,5 +40,20 @@ fn reachable(host: IpAddr) -> IpAddr {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
         host => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_have_the_path_prefix() {
+        let mut config = Config::default();
+        config.server.path_prefix = "/models/a".to_owned();
+        let text = text(&config, "http", ([0, 0, 0, 0], 5000).into(), &[None]);
+        for path in ["/models/a/v1\n", "/models/a/\n", "/models/a/docs\n"] {
+            assert!(text.contains(&format!("http://127.0.0.1:5000{path}")), "{text}");
+        }
     }
 }

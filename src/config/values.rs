@@ -206,6 +206,30 @@ pub fn unquoted(text: &str) -> &str {
     text
 }
 
+/// A path below which all others are: none if `text` is empty or `/`.
+///
+/// # Errors
+/// What to write.
+pub fn path_prefix(text: &str) -> Result<String, String> {
+    if matches!(text, "" | "/") {
+        return Ok(String::new());
+    }
+    if text.len() > 1 && text.ends_with('/') {
+        return Err("leave out the slash at its end".to_owned());
+    }
+    if matches!(text, "/health" | "/ready" | "/metrics") {
+        return Err("that is the path of a probe: write another one".to_owned());
+    }
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
+    let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.chars().all(is_plain);
+    if text.strip_prefix('/').is_some_and(|segments| segments.split('/').all(is_segment)) {
+        return Ok(text.to_owned());
+    }
+    let advice = "write a path such as /models/a: each segment has a slash before it, is neither . nor .., and consists of \
+                  letters, digits and - . _ ~";
+    Err(advice.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +320,35 @@ mod tests {
             ("a\"b", "a\"b"),
         ] {
             assert_eq!(unquoted(text), value);
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_is_a_plain_path() {
+        for (text, prefix) in
+            [("", ""), ("/", ""), ("/a", "/a"), ("/models/a-1.b_c~d", "/models/a-1.b_c~d"), ("/v1", "/v1")]
+        {
+            assert_eq!(path_prefix(text).as_deref(), Ok(prefix));
+        }
+        for text in [
+            "a",
+            "a/b",
+            "/a/",
+            "//",
+            "//a",
+            "/a//b",
+            "/.",
+            "/a/../b",
+            "/a?b",
+            "/a#b",
+            "/a b",
+            "/%61",
+            "/{a}",
+            "/é",
+            "http://h/a",
+            "/ready",
+        ] {
+            assert!(path_prefix(text).is_err(), "{text}");
         }
     }
 }

@@ -132,6 +132,10 @@ pub fn description(mut api: Value, state: &State, extensions: &Extensions) -> An
         set("CreateEmbeddingRequest/properties/dimensions", "maximum", json!(max));
         set("CreateSimilarityRequest/properties/dimensions", "maximum", json!(max));
     }
+    let prefix = &state.config.server.path_prefix;
+    if let Some(api) = api.as_object_mut().filter(|_| !prefix.is_empty()) {
+        api.insert("servers".to_owned(), json!([{"url": prefix}]));
+    }
     ([(CONTENT_TYPE, "application/json")], api.to_string().into())
 }
 

@@ -90,10 +90,11 @@ impl Listeners {
         }
     }
 
-    /// Where each of them listens: `http://127.0.0.1:5000`, `unix:/run/embedding-server.sock`.
-    pub fn places(&self, scheme: &str) -> Vec<String> {
+    /// Where each of them listens: `http://127.0.0.1:5000`, `unix:/run/embedding-server.sock`. `prefix` is what
+    /// all paths begin with.
+    pub fn places(&self, scheme: &str, prefix: &str) -> Vec<String> {
         let place = |listener: &Listener| match listener {
-            Listener::Tcp(listener) => Some(format!("{scheme}://{}", listener.local_addr().ok()?)),
+            Listener::Tcp(listener) => Some(format!("{scheme}://{}{prefix}", listener.local_addr().ok()?)),
             #[cfg(unix)]
             Listener::Unix(listener) => {
                 let address = listener.local_addr().ok()?;

@@ -77,7 +77,7 @@ impl EncodeMetric for Histogram {
 pub const RELOADED: &str = "reloaded";
 pub const REFUSED: &str = "refused";
 
-/// Of statuses. No route redirects.
+/// Of statuses. The few redirects count among the first.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
 type Labels = Vec<(&'static str, String)>;

@@ -33,6 +33,12 @@ const FOREIGN: [&str; 21] = [
     "vector_stores",
 ];
 
+/// The routes of probes and Prometheus. They ask the server itself, and not by way of the proxy that a prefix is for.
+const WITHOUT_PREFIX: [&str; 3] = ["/health", "/ready", "/metrics"];
+
+/// A path that no route has.
+const NO_ROUTE: &str = "/-";
+
 /// From this likeness on, one path is taken for the other misspelt.
 const ALIKE: f64 = 0.9;
 
@@ -51,6 +57,49 @@ pub fn canonical(path: &str) -> Cow<'_, str> {
     let below = |prefix: &str| path.strip_prefix(prefix).filter(|rest| rest.starts_with('/'));
     let rest = below("/openai/v1").or_else(|| below("/openai")).unwrap_or(&path);
     if is_of_the_api(rest) { Cow::from(format!("/v1{rest}")) } else { path }
+}
+
+/// As [`canonical`], on a server whose paths all begin with `prefix`, which may be empty. A path outside of it becomes one
+/// that no route has.
+pub fn route<'a>(path: &'a str, prefix: &str) -> Cow<'a, str> {
+    if prefix.is_empty() {
+        return canonical(path);
+    }
+    match without_prefix(path, prefix) {
+        Some(Cow::Borrowed(rest)) => canonical(rest),
+        Some(Cow::Owned(rest)) => Cow::from(canonical(&rest).into_owned()),
+        None => Cow::from(NO_ROUTE),
+    }
+}
+
+/// What follows `prefix` in `path`. The routes of probes and Prometheus need no prefix; `None` for every other path
+/// without it.
+pub fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<Cow<'a, str>> {
+    let path = single_slashes(path);
+    if WITHOUT_PREFIX.contains(&path.strip_suffix('/').unwrap_or(&path)) {
+        return Some(path);
+    }
+    let rest = path.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))?.len();
+    if rest == 0 {
+        return Some(Cow::from("/"));
+    }
+    Some(match path {
+        Cow::Borrowed(path) => Cow::from(path.get(path.len() - rest..)?),
+        Cow::Owned(path) => Cow::from(path.get(path.len() - rest..)?.to_owned()),
+    })
+}
+
+/// The relative address to which a browser is redirected, if the relative links of the page at `route` do not work at the
+/// path `asked`: `/docs` must have no slash at its end, and `/` must have one, also below a prefix.
+pub fn redirect(route: &str, asked: &str) -> Option<String> {
+    let trimmed = asked.trim_end_matches('/');
+    let slashes = asked.len() - trimmed.len();
+    let last = trimmed.rsplit('/').next()?;
+    match route {
+        "/" if slashes == 0 => Some(format!("{last}/")),
+        "/docs" if slashes > 0 => Some(format!("{}{last}", "../".repeat(slashes))),
+        _ => None,
+    }
 }
 
 /// Whether `path` is the API's with `/v1` left out.
@@ -73,9 +122,12 @@ fn single_slashes(path: &str) -> Cow<'_, str> {
 }
 
 /// What to do about a path that no route has, as a sentence. `base` is the base URL that clients are to be given, `known`
-/// the paths of the routes.
-pub fn advice(path: &str, base: &str, known: &[String]) -> Option<String> {
-    let path = single_slashes(path).to_ascii_lowercase();
+/// the paths of the routes, which are below `prefix`.
+pub fn advice(path: &str, base: &str, prefix: &str, known: &[String]) -> Option<String> {
+    let Some(path) = without_prefix(path, prefix) else {
+        return Some(format!("All paths of this server begin with {prefix}: set base_url to {base}."));
+    };
+    let path = path.to_ascii_lowercase();
     let path = path.trim_end_matches('/');
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let at_end = |resource: &&str| path.strip_suffix(*resource).is_some_and(|before| before.ends_with('/'));
@@ -94,7 +146,7 @@ pub fn advice(path: &str, base: &str, known: &[String]) -> Option<String> {
     let alike =
         |known: &&String| strsim::jaro_winkler(path, known).max(strsim::jaro_winkler(&format!("/v1{path}"), known));
     let nearest = fixed.map(|known| (alike(&known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
-    nearest.filter(|(likeness, _)| *likeness > ALIKE).map(|(_, known)| format!("Did you mean {known}?"))
+    nearest.filter(|(likeness, _)| *likeness > ALIKE).map(|(_, known)| format!("Did you mean {prefix}{known}?"))
 }
 
 #[cfg(test)]
@@ -137,7 +189,7 @@ mod tests {
         let known =
             ["/v1/embeddings", "/v1/models", "/v1/models/{*id}", "/v1/similarity", "/health", "/metrics", "/docs"];
         let known = known.map(str::to_owned);
-        let advice = |path: &str| advice(path, "http://h:1/v1", &known);
+        let advice = |path: &str| advice(path, "http://h:1/v1", "", &known);
         for path in [
             "/v1/embeddings/embeddings",
             "/v1/v1/embeddings",
@@ -173,6 +225,51 @@ mod tests {
         }
         for path in ["/favicon.ico", "/wp-login.php", "/nowhere", "/.env"] {
             assert_eq!(advice(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn below_a_prefix_all_paths_begin_with_it_except_those_of_probes() {
+        for (path, expected) in [
+            ("/models/a/v1/embeddings", "/v1/embeddings"),
+            ("/models/a/embeddings/", "/v1/embeddings"),
+            ("//models/a//v1/embeddings", "/v1/embeddings"),
+            ("/models/a/models/b", "/v1/models/b"),
+            ("/models/a/models/a/v1", "/v1/models/a/v1"),
+            ("/models/a", "/"),
+            ("/models/a/", "/"),
+            ("/models/a/health", "/health"),
+            ("/health", "/health"),
+            ("/ready/", "/ready"),
+            ("/metrics", "/metrics"),
+            ("/health/x", NO_ROUTE),
+            ("/v1/embeddings", NO_ROUTE),
+            ("/models/ab/v1/embeddings", NO_ROUTE),
+            ("/models/A/v1/embeddings", NO_ROUTE),
+            ("/models", NO_ROUTE),
+            ("/docs", NO_ROUTE),
+            ("/", NO_ROUTE),
+            ("", NO_ROUTE),
+            ("*", NO_ROUTE),
+        ] {
+            assert_eq!(route(path, "/models/a"), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn browsers_are_redirected_to_where_relative_links_of_pages_work() {
+        for (route, asked, location) in [
+            ("/", "/", None),
+            ("/", "//", None),
+            ("/", "/models/a/", None),
+            ("/", "/models/a", Some("a/")),
+            ("/docs", "/docs", None),
+            ("/docs", "/x/docs", None),
+            ("/docs", "/x/docs/", Some("../docs")),
+            ("/docs", "/docs//", Some("../../docs")),
+            ("/v1/models", "/models/", None),
+        ] {
+            assert_eq!(redirect(route, asked).as_deref(), location, "{asked}");
         }
     }
 }

@@ -7,8 +7,10 @@ use axum::http::header::{
 };
 use axum::routing::get;
 
+pub const PAGE: &str = "/";
+
 /// The page, its style, its two scripts, and the card of the built-in model.
-pub const PATHS: [&str; 5] = ["/", "/playground.css", "/playground.js", "/playground-map.js", "/model-card"];
+pub const PATHS: [&str; 5] = [PAGE, "/playground.css", "/playground.js", "/playground-map.js", "/model-card"];
 
 /// The page may load only what this server sends, may hold nothing inline and may not be framed, because it can hold an API key.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \

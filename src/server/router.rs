@@ -11,7 +11,7 @@ use axum::http::header::{CONNECTION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderName, HeaderValue, Method, Response, Uri};
 use axum::middleware::{self, Next};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
 use futures_util::FutureExt;
 use hyper::service::Service;
@@ -95,7 +95,9 @@ pub fn router(state: &Arc<State>) -> Routes {
 
 impl Routes {
     fn new(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Self {
+        let pages = [docs::PAGE, playground::PAGE].into_iter().filter(|page| paths.iter().any(|path| path == page));
         let around = Arc::new(Around {
+            pages: pages.collect(),
             log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry, state.config.log.access),
             hosts: AllowedHosts::new(state),
             doors: Doors::new(state, closed),
@@ -104,7 +106,8 @@ impl Routes {
         let known: Arc<[String]> = paths.into();
         let no_such_path = async move |Shared(state): Shared<Arc<State>>, request: Request| {
             let path = original(&request).path();
-            let advice = paths::advice(path, &base_url(&state, &request), &known);
+            let prefix = &state.config.server.path_prefix;
+            let advice = paths::advice(path, &base_url(&state, &request), prefix, &known);
             ApiError::no_such_path(request.method(), path, advice.as_deref())
         };
         let routes = routes
@@ -133,7 +136,7 @@ impl Routes {
     }
 
     async fn route(self, mut request: Request) -> Response<Body> {
-        let path = paths::canonical(request.uri().path());
+        let path = paths::route(request.uri().path(), &self.around.state.config.server.path_prefix);
         let direct = request.method() == Method::POST && path == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
             let state = &self.around.state;
@@ -141,6 +144,13 @@ impl Routes {
                 .around
                 .answer(Some(embeddings::PATH), request, |request| embeddings::direct(state, request))
                 .await;
+        }
+        if matches!(*request.method(), Method::GET | Method::HEAD)
+            && let Some(page) = self.around.pages.iter().find(|page| **page == path)
+            && let Some(location) = paths::redirect(page, request.uri().path())
+        {
+            let response = Redirect::temporary(&location).into_response();
+            return self.around.answer(Some(page), request, move |_| std::future::ready(response)).await;
         }
         if path != request.uri().path() {
             let uri = with_path(request.uri(), &path);
@@ -157,6 +167,8 @@ impl Routes {
 
 /// What every request passes.
 struct Around {
+    /// The routes of pages that have relative links.
+    pages: Vec<&'static str>,
     state: Arc<State>,
     log: access::Log,
     hosts: AllowedHosts,
@@ -221,7 +233,8 @@ fn base_url(state: &State, request: &Request) -> String {
     let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
     let host = host.filter(|host| (1..=LONGEST_HOST).contains(&host.len()) && host.chars().all(is_host));
     let tls = state.config.server.tls_cert.is_some() || header(X_FORWARDED_PROTO) == Some("https");
-    format!("{}://{}/v1", if tls { "https" } else { "http" }, host.unwrap_or("HOST:PORT"))
+    let (scheme, host) = (if tls { "https" } else { "http" }, host.unwrap_or("HOST:PORT"));
+    format!("{scheme}://{host}{}/v1", state.config.server.path_prefix)
 }
 
 /// Browsers ask for `authorization` by name: `*` does not cover it, so the names asked for are mirrored.

@@ -131,6 +131,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
         ("TLS_KEY", "/key"),
         ("CORS_ORIGINS", "https://a.example, https://b.example"),
         ("ALLOWED_HOSTS", "a.example, B.example"),
+        ("PATH_PREFIX", "/models/a"),
         ("METRICS", "false"),
         ("METRICS_NEED_KEY", "true"),
         ("DOCS", "false"),
@@ -164,7 +165,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!((server.max_body.0, server.max_inputs, server.drain_timeout.0.as_secs()), (1 << 20, 5, 1));
     assert_eq!(server.cors_origins, ["https://a.example", "https://b.example"]);
     assert_eq!(server.allowed_hosts, ["a.example", "b.example"]);
-    assert!(!log.access);
+    assert_eq!((server.path_prefix.as_str(), log.access), ("/models/a", false));
     assert_eq!((log.level.as_str(), format!("{:?}", log.format).as_str()), ("debug", "Json"));
     assert_eq!(models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }

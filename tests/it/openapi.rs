@@ -245,3 +245,13 @@ fn the_page_comes_from_the_binary_alone_and_can_be_switched_off() {
         assert_eq!(app.get(path).error().0, 404, "{path}");
     }
 }
+
+#[test]
+fn the_description_names_the_path_prefix_as_its_server() {
+    let servers = |prefix: &str| {
+        let app = TestApp::start(|c| c.server.path_prefix = prefix.to_owned());
+        app.get(&format!("{prefix}/openapi.json")).body["servers"].clone()
+    };
+    assert_eq!(servers("/models/a"), json!([{"url": "/models/a"}]));
+    assert_eq!(servers(""), Value::Null);
+}

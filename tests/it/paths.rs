@@ -138,3 +138,62 @@ fn a_wrong_method_is_told_which_one_is_right() {
     }
     assert_eq!(post(&app, "/models/").header("allow"), "GET,HEAD");
 }
+
+/// An ingress passes the whole path on; a kubelet and Prometheus ask the pod itself.
+#[test]
+fn all_paths_are_below_the_prefix_and_those_of_probes_without_it_too() {
+    let app = start(|c| c.server.path_prefix = "/models/a".to_owned());
+    for path in ["/models/a/v1/embeddings", "/models/a/embeddings/", "/models/a/openai/deployments/b/embeddings"] {
+        assert_eq!(post(&app, path).status, 200, "{path}");
+    }
+    assert_eq!(app.get("/models/a/v1/models/org%2Fa").body["id"], "org/a");
+    let status = |path: &str| agent().get(app.url(path)).call().unwrap().status().as_u16();
+    for path in
+        ["/health", "/ready/", "/metrics", "/docs", "/docs/rapidoc-min.js", "/playground.js", "/model-card", "/"]
+    {
+        assert_eq!(status(&format!("/models/a{path}")), 200, "{path}");
+        let expected = if ["/health", "/ready/", "/metrics"].contains(&path) { 200 } else { 404 };
+        assert_eq!(status(path), expected, "{path}");
+    }
+    for path in ["/v1/embeddings", "/models/ab/v1/embeddings", "/embeddings"] {
+        let answer = post(&app, path);
+        let expected = format!(
+            "Invalid URL (POST {path}). All paths of this server begin with /models/a: set base_url to {}.",
+            app.url("/models/a/v1")
+        );
+        assert_eq!((answer.error().0, answer.error().4), (404, expected.as_str()));
+    }
+    assert!(post(&app, "/models/a/v1/embedings").error().4.ends_with("Did you mean /models/a/v1/embeddings?"));
+    assert!(routes(&app).iter().all(|route| !route.starts_with("/models")), "{:?}", routes(&app));
+    let preflight = agent().options(app.url("/models/a/v1/embeddings")).header("origin", "https://page.example");
+    let preflight = preflight.header("access-control-request-method", "POST").call().unwrap();
+    assert_eq!(
+        (preflight.status().as_u16(), preflight.headers().contains_key("access-control-allow-origin")),
+        (200, true)
+    );
+}
+
+#[test]
+fn browsers_are_redirected_to_where_the_relative_links_of_a_page_work() {
+    let no_redirects = ureq::Agent::from(ureq::Agent::config_builder().max_redirects(0).build());
+    for (prefix, redirected) in [
+        ("", &[("/docs/", "../docs"), ("/docs//", "../../docs")] as &[_]),
+        ("/models/a", &[("/models/a", "a/"), ("/models/a/docs/", "../docs")]),
+    ] {
+        let app = start(|c| c.server.path_prefix = prefix.to_owned());
+        for (path, location) in redirected {
+            let answer = no_redirects.get(app.url(path)).call().unwrap();
+            assert_eq!(
+                (answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()),
+                (307, *location),
+                "{path}"
+            );
+            assert_eq!(agent().get(app.url(path)).call().unwrap().status().as_u16(), 200, "{path}");
+        }
+    }
+    let app = start(|c| {
+        c.server.path_prefix = "/models/a".to_owned();
+        c.server.playground = false;
+    });
+    assert_eq!(app.get("/models/a").error().0, 404);
+}

@@ -489,3 +489,25 @@ fn an_error_is_logged_with_its_code_and_at_debug_with_its_path_and_client() {
         assert!(!log.contains("sk-query") && line.len() < 1000, "{line}");
     }
 }
+
+#[test]
+fn requests_are_logged_as_configured_and_health_finds_a_server_below_a_prefix() {
+    for access in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = format!("[server]\npath_prefix = \"/models/a\"\n[log]\nlevel = \"debug\"\naccess = {access}");
+        let server = Server::configured(dir.path(), &settings, &[]);
+        let (host, path) = server.address.split_once('/').unwrap();
+        assert_eq!(path, "models/a");
+        server.wait_until_ready();
+        assert_eq!((server.status("/v1/models"), server.status("/nowhere")), (200, 404));
+        let port = host.rsplit(':').next().unwrap();
+        assert_eq!(output(&["health", "--port", port]).status.code(), Some(0));
+        let config = dir.path().join("c.toml");
+        let found = output(&["health", "--config", config.to_str().unwrap(), "--port", port]);
+        assert_eq!(found.status.code(), Some(0), "{}", stderr(&found));
+        server.signal("TERM");
+        let (code, log) = server.end();
+        assert_eq!(code, Some(0), "{log}");
+        assert_eq!((log.contains("status=200"), log.contains("status=404")), (access, access), "{log}");
+    }
+}
