@@ -87,7 +87,7 @@ struct ServeArgs {
     /// The configuration file [env: EMBEDDING_SERVER_CONFIG]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address to listen on [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
+    /// The address to listen on, or unix:PATH for a Unix socket [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
     /// The port to listen on; 0 takes a free one [default: 5000] [env: EMBEDDING_SERVER_PORT]
@@ -111,7 +111,7 @@ struct HealthArgs {
     /// of the container's first process.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The server's address [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
+    /// The server's address, or unix:PATH for its Unix socket [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
     /// The server's port [default: 5000] [env: EMBEDDING_SERVER_PORT]

@@ -326,7 +326,11 @@ impl Config {
             warnings.push("server.cors_origins holds \"*\", so its other entries have no effect".to_owned());
         }
         let keyed = !self.server.api_keys.is_empty() || self.server.api_key_file.is_some();
-        if !self.server.allowed_hosts.is_empty() && (keyed || !self.server.host.is_loopback()) {
+        let on_unix_socket = matches!(self.server.host, Host::Unix(_));
+        if on_unix_socket && self.server.port != Server::default().port {
+            warnings.push("server.port has no effect: server.host is a Unix socket".to_owned());
+        }
+        if !self.server.allowed_hosts.is_empty() && (keyed || on_unix_socket || !self.server.host.is_loopback()) {
             let message = "server.allowed_hosts has no effect: requests may name any host if the server asks for API keys \
                            or does not listen on a loopback address";
             warnings.push(message.to_owned());

@@ -6,6 +6,7 @@ mod activity;
 mod admission;
 mod allowed_hosts;
 mod authorize;
+mod bind;
 mod body;
 #[cfg(feature = "tls")]
 mod certificate;
@@ -52,7 +53,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::net::TcpListener;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 
@@ -64,6 +64,7 @@ use crate::registry::{Entry, Registry};
 use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
 use admission::Admission;
+pub use bind::bind;
 use connection::Connections;
 use descriptors::Reserve;
 use drain::Drain;
@@ -374,35 +375,5 @@ impl StopSignals {
         tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
         #[cfg(not(unix))]
         let _ = tokio::signal::ctrl_c().await;
-    }
-}
-
-/// Binds the configured address.
-///
-/// # Errors
-/// With the address, and the setting that changes it.
-pub async fn bind(config: &Config) -> Result<TcpListener, String> {
-    let (host, port) = (&config.server.host, config.server.port);
-    let addresses = host.addresses(port)?;
-    TcpListener::bind(addresses.as_slice())
-        .await
-        .map_err(|e| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), bind_advice(&e, port)))
-}
-
-/// What to do about an address that cannot be bound.
-fn bind_advice(error: &std::io::Error, port: u16) -> &'static str {
-    match (error.kind(), port) {
-        (ErrorKind::AddrInUse, 5000) if cfg!(target_os = "macos") => {
-            "; AirPlay Receiver uses port 5000: switch it off in System Settings, General, AirDrop & Handoff, or set \
-             server.port or --port to another port"
-        }
-        (ErrorKind::AddrInUse, _) => "; set server.port or --port to a free port (0 takes any)",
-        (ErrorKind::PermissionDenied, 1..1024) => {
-            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: set server.port or --port to a higher port"
-        }
-        (ErrorKind::AddrNotAvailable, _) => {
-            "; set server.host or --host to an address of this machine, or to 0.0.0.0 for all"
-        }
-        _ => "; set server.host and server.port",
     }
 }

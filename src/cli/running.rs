@@ -116,6 +116,8 @@ mod tests {
         assert_eq!((server.host.to_string().as_str(), server.port, server.max_inputs), ("0.0.0.0", 7, 9));
         let (_dir, found) = process(&["./embedding-server", "serve", "-p", "8080"], environment);
         assert_eq!(found.unwrap().effective().unwrap().config.server.port, 8080);
+        let (_dir, found) = process(&["/embedding-server", "--host", "unix:/run/es.sock"], environment);
+        assert_eq!(found.unwrap().effective().unwrap().config.server.host.to_string(), "unix:/run/es.sock");
     }
 
     #[test]

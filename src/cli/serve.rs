@@ -61,7 +61,7 @@ async fn serve(
         .map_err(|error| Failure::Run(format!("cannot listen on a socket that was passed to this process: {error}")))?;
     let listeners = match passed {
         Some(passed) => passed,
-        None => server::bind(&state.config).await.map_err(Failure::Run)?.into(),
+        None => server::bind(&state.config).await.map_err(Failure::Run)?,
     };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
@@ -70,9 +70,10 @@ async fn serve(
         let _ = stdout.write_all(format!("listening on {place}\n").as_bytes());
     }
     if state.config.log.format == LogFormat::Text
-        && let Some(address) = listeners.address()
+        && let Some(place) = places.first()
     {
-        let _ = stdout.write_all(welcome::text(&state.config, scheme, address, dimensions).as_bytes());
+        let text = welcome::text(&state.config, place, listeners.address(), dimensions);
+        let _ = stdout.write_all(text.as_bytes());
     }
 
     let (load_failed, mut failure) = oneshot::channel();

@@ -4,22 +4,34 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, Model};
 
-/// The version, the models and the addresses. `dimensions` are those of each model, where they are known.
-pub fn text(config: &Config, scheme: &str, address: SocketAddr, dimensions: &[Option<usize>]) -> String {
+/// The version, the models and the addresses. The server listens on `place`, which has an `address` unless it is a Unix
+/// socket. `dimensions` are those of each model, where they are known.
+pub fn text(config: &Config, place: &str, address: Option<SocketAddr>, dimensions: &[Option<usize>]) -> String {
     let server = &config.server;
-    let address = SocketAddr::new(reachable(address.ip()), address.port());
-    let url = format!("{scheme}://{address}{}", server.path_prefix);
+    let scheme = if server.tls_cert.is_some() { "https" } else { "http" };
+    let prefix = &server.path_prefix;
     let mut text = format!("embedding-server {}\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: &str| text += &format!("  {name:<11} {value}\n");
     for (model, dimensions) in config.models.iter().zip(dimensions) {
         line("model", &describe(model, *dimensions));
     }
-    line("base URL", &format!("{url}/v1"));
-    if server.playground {
-        line("playground", &format!("{url}/"));
-    }
-    if server.docs {
-        line("API docs", &format!("{url}/docs"));
+    match address {
+        Some(address) => {
+            let address = SocketAddr::new(reachable(address.ip()), address.port());
+            let url = format!("{scheme}://{address}{prefix}");
+            line("base URL", &format!("{url}/v1"));
+            if server.playground {
+                line("playground", &format!("{url}/"));
+            }
+            if server.docs {
+                line("API docs", &format!("{url}/docs"));
+            }
+        }
+        // Browsers cannot open the pages.
+        None => {
+            line("socket", place.strip_prefix("unix:").unwrap_or(place));
+            line("base URL", &format!("{scheme}://localhost{prefix}/v1 through the socket (curl --unix-socket)"));
+        }
     }
     let keys = if server.api_keys.is_empty() && server.api_key_file.is_none() { "not needed" } else { "needed" };
     line("API keys", keys);
@@ -51,9 +63,11 @@ mod tests {
     fn addresses_have_the_path_prefix() {
         let mut config = Config::default();
         config.server.path_prefix = "/models/a".to_owned();
-        let text = text(&config, "http", ([0, 0, 0, 0], 5000).into(), &[None]);
+        let tcp = text(&config, "http://0.0.0.0:5000", Some(([0, 0, 0, 0], 5000).into()), &[None]);
         for path in ["/models/a/v1\n", "/models/a/\n", "/models/a/docs\n"] {
-            assert!(text.contains(&format!("http://127.0.0.1:5000{path}")), "{text}");
+            assert!(tcp.contains(&format!("http://127.0.0.1:5000{path}")), "{tcp}");
         }
+        let unix = text(&config, "unix:/run/es.sock", None, &[None]);
+        assert!(unix.contains("  /run/es.sock\n") && unix.contains("http://localhost/models/a/v1 "), "{unix}");
     }
 }

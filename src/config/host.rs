@@ -102,10 +102,10 @@ impl FromStr for Host {
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
-            return match path.starts_with('/') && !path.contains('\0') {
-                true => Ok(Self::Unix(path.into())),
-                false => Err("write unix: and an absolute path, such as unix:/run/embedding-server.sock".to_owned()),
-            };
+            return socket_path(path).map(Self::Unix);
+        }
+        if text.starts_with('/') {
+            return Err(format!("write unix:{text} for a Unix socket"));
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse() {
@@ -132,9 +132,45 @@ impl FromStr for Host {
         }
         match is_name(text) {
             true => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
-            false => Err("write an IP address or a host name, such as 127.0.0.1, ::1, localhost or 0.0.0.0".to_owned()),
+            false => Err(
+                "write an IP address or a host name, such as 127.0.0.1, ::1, localhost or 0.0.0.0, or unix: and a path"
+                    .to_owned(),
+            ),
         }
     }
+}
+
+/// The longest path of a Unix socket, in bytes: what `sun_path` takes beside the NUL at its end.
+const LONGEST_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+
+/// What stands after `unix:`, or, as in a URL, after `unix://`.
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    const EXAMPLE: &str = "unix:/run/embedding-server.sock";
+    let path = text.strip_prefix("//").unwrap_or(text);
+    if cfg!(not(unix)) {
+        return Err("this system has no Unix sockets: write an IP address or a host name".to_owned());
+    }
+    if path.is_empty() {
+        return Err(format!("the path of the Unix socket is empty: write an absolute path, such as {EXAMPLE}"));
+    }
+    if !path.starts_with('/') {
+        return Err(format!(
+            "the path of the Unix socket, {path:?}, is relative: write an absolute path, such as {EXAMPLE}"
+        ));
+    }
+    if path.contains(char::is_control) {
+        return Err(format!("the path of the Unix socket, {path:?}, has a control character: write it without"));
+    }
+    if matches!(path.rsplit('/').next(), None | Some("" | "." | "..")) {
+        return Err(format!("{path:?} is a directory: write the path of the Unix socket itself, such as {EXAMPLE}"));
+    }
+    if path.len() > LONGEST_PATH {
+        return Err(format!(
+            "the path of the Unix socket has {} bytes, and the system takes at most {LONGEST_PATH}: write a shorter path",
+            path.len()
+        ));
+    }
+    Ok(path.into())
 }
 
 /// Whether `text` has the form of a host name: labels of letters, digits, `-` and `_`, of which the last is not a number.
@@ -212,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_a_socket_fits_the_system() {
+        let of = |bytes: usize| format!("unix:/{}", "x".repeat(bytes - 1)).parse::<Host>();
+        assert!(of(LONGEST_PATH).is_ok());
+        let error = of(LONGEST_PATH + 1).unwrap_err();
+        assert!(error.contains(&format!("has {} bytes", LONGEST_PATH + 1)), "{error}");
+        // Bytes and not characters.
+        let error = format!("unix:/{}", "é".repeat(LONGEST_PATH / 2 + 1)).parse::<Host>().unwrap_err();
+        assert!(error.contains("bytes"), "{error}");
+        assert_eq!("unix:///run/es.sock".parse(), Ok(Host::Unix("/run/es.sock".into())));
+    }
+
+    #[test]
     fn localhost_is_both_loopback_addresses() {
         let addresses = "localhost".parse::<Host>().unwrap().addresses(7).unwrap();
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:7", "[::1]:7"]);
@@ -240,7 +288,16 @@ mod tests {
             ("[::1", "127.0.0.1"),
             ("-a", "127.0.0.1"),
             ("unix:run/x", "absolute path"),
-            ("unix:", "absolute path"),
+            ("unix:run/x", "relative"),
+            ("unix:@abstract", "relative"),
+            ("unix://run/x", "relative"),
+            ("unix:", "is empty"),
+            ("unix://", "is empty"),
+            ("unix:/", "is a directory"),
+            ("unix:/run/", "is a directory"),
+            ("unix:/run/..", "is a directory"),
+            ("unix:/a\0b", "control character"),
+            ("/run/x.sock", "write unix:/run/x.sock"),
         ] {
             let error = text.parse::<Host>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

@@ -11,10 +11,17 @@ use tokio::net::{TcpListener, TcpStream};
 #[cfg(unix)]
 use tokio::net::{UnixListener, UnixStream};
 
+#[cfg(unix)]
+use super::bind::SocketFile;
 use super::transport::limit_unsent;
 
 /// All sockets that one server listens on.
-pub struct Listeners(Vec<Listener>);
+pub struct Listeners {
+    /// Removed before its socket is closed: until then no other server takes the path, so the file is this one's.
+    #[cfg(unix)]
+    _file: Option<SocketFile>,
+    sockets: Vec<Listener>,
+}
 
 /// A socket that the server listens on.
 pub enum Listener {
@@ -56,13 +63,17 @@ impl std::fmt::Display for Peer {
 
 impl From<TcpListener> for Listeners {
     fn from(listener: TcpListener) -> Self {
-        Self(vec![Listener::Tcp(listener)])
+        vec![Listener::Tcp(listener)].into()
     }
 }
 
 impl From<Vec<Listener>> for Listeners {
-    fn from(listeners: Vec<Listener>) -> Self {
-        Self(listeners)
+    fn from(sockets: Vec<Listener>) -> Self {
+        Self {
+            #[cfg(unix)]
+            _file: None,
+            sockets,
+        }
     }
 }
 
@@ -73,7 +84,7 @@ impl Listeners {
     /// When the system gives no connection although there is one.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         poll_fn(|context| {
-            let mut polls = self.0.iter().map(|listener| listener.poll_accept(context));
+            let mut polls = self.sockets.iter().map(|listener| listener.poll_accept(context));
             polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
         })
         .await
@@ -81,9 +92,15 @@ impl Listeners {
 }
 
 impl Listeners {
+    /// A Unix socket whose file goes with it.
+    #[cfg(unix)]
+    pub fn with_file(socket: Listener, file: SocketFile) -> Self {
+        Self { _file: Some(file), sockets: vec![socket] }
+    }
+
     /// Where the first of them listens, if that is TCP.
     pub fn address(&self) -> Option<SocketAddr> {
-        match self.0.first()? {
+        match self.sockets.first()? {
             Listener::Tcp(listener) => listener.local_addr().ok(),
             #[cfg(unix)]
             Listener::Unix(_) => None,
@@ -101,7 +118,7 @@ impl Listeners {
                 Some(format!("unix:{}", address.as_pathname()?.display()))
             }
         };
-        self.0.iter().filter_map(place).collect()
+        self.sockets.iter().filter_map(place).collect()
     }
 }
 

@@ -50,4 +50,5 @@ mod texts;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokenize;
+mod unix_socket;
 mod unserved;

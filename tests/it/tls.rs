@@ -1,9 +1,9 @@
 //! HTTPS: both protocols, certificates that change, clients that do not shake hands.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,14 @@ fn the_health_check_speaks_tls_where_the_server_does() {
     let port = server.address.rsplit(':').next().unwrap();
     let config = dir.path().join("c.toml");
     let output = command(&["health", "--live", "--port", port, "--config", config.to_str().unwrap()]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let host = format!("unix:{}", dir.path().join("s").display());
+    let config = ["--host", &host, "--config", config.to_str().unwrap()];
+    let mut server = command(&config).stdout(Stdio::piped()).spawn().unwrap();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    let output = command(&[&["health", "--live"], &config[..]].concat()).output().unwrap();
+    let _ = (server.kill(), server.wait());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

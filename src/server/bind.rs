@@ -1,0 +1,176 @@
+//! The socket that the server opens: at `server.host` and `server.port`, or, with `unix:PATH`, a Unix socket.
+
+use std::io::ErrorKind;
+
+use tokio::net::TcpListener;
+
+use super::listen::Listeners;
+use crate::config::Config;
+#[cfg(unix)]
+use crate::config::host::Host;
+
+/// Binds the configured address or Unix socket.
+///
+/// # Errors
+/// With the address, and the setting that changes it.
+pub async fn bind(config: &Config) -> Result<Listeners, String> {
+    let (host, port) = (&config.server.host, config.server.port);
+    #[cfg(unix)]
+    if let Host::Unix(path) = host {
+        return unix::bind(path).map_err(|reason| format!("cannot listen on {host}: {reason}"));
+    }
+    let addresses = host.addresses(port)?;
+    let listener = TcpListener::bind(addresses.as_slice())
+        .await
+        .map_err(|e| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(&e, port)))?;
+    Ok(listener.into())
+}
+
+/// What to do about an address that cannot be bound.
+fn advice(error: &std::io::Error, port: u16) -> &'static str {
+    match (error.kind(), port) {
+        (ErrorKind::AddrInUse, 5000) if cfg!(target_os = "macos") => {
+            "; AirPlay Receiver uses port 5000: switch it off in System Settings, General, AirDrop & Handoff, or set \
+             server.port or --port to another port"
+        }
+        (ErrorKind::AddrInUse, _) => "; set server.port or --port to a free port (0 takes any)",
+        (ErrorKind::PermissionDenied, 1..1024) => {
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: set server.port or --port to a higher port"
+        }
+        (ErrorKind::AddrNotAvailable, _) => {
+            "; set server.host or --host to an address of this machine, or to 0.0.0.0 for all"
+        }
+        _ => "; set server.host and server.port",
+    }
+}
+
+#[cfg(unix)]
+pub use unix::SocketFile;
+
+#[cfg(unix)]
+mod unix {
+    use std::fs::File;
+    use std::io::{self, ErrorKind};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::path::{Path, PathBuf};
+    use std::time::{Duration, Instant};
+
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use tokio::net::UnixListener;
+
+    use super::super::listen::{Listener, Listeners};
+
+    /// How long another process may lock the directory before the socket is bound without the lock.
+    const LOCK: Duration = Duration::from_secs(1);
+
+    /// The file of a socket that this process has bound. It is removed when this is dropped, unless another file has
+    /// taken its place.
+    pub struct SocketFile {
+        path: PathBuf,
+        /// Its device and inode.
+        identity: (u64, u64),
+    }
+
+    impl SocketFile {
+        fn of(path: &Path) -> io::Result<Self> {
+            let file = std::fs::symlink_metadata(path)?;
+            Ok(Self { path: path.to_owned(), identity: (file.dev(), file.ino()) })
+        }
+    }
+
+    impl Drop for SocketFile {
+        fn drop(&mut self) {
+            let ours =
+                std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+            if ours && let Err(error) = std::fs::remove_file(&self.path) {
+                tracing::warn!(path = %self.path.display(), %error, "the Unix socket cannot be removed");
+            }
+        }
+    }
+
+    /// Listens on `path`. A socket that is there and on which nobody listens is removed first.
+    ///
+    /// # Errors
+    /// What is wrong with `path`, and what to do.
+    pub fn bind(path: &Path) -> Result<Listeners, String> {
+        // Two servers that start at once must not take the socket of the other for one on which nobody listens: it
+        // refuses connections between bind(2) and listen(2).
+        let _lock = path.parent().and_then(lock);
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                remove_stale(path)?;
+                UnixListener::bind(path)
+            }
+            bound => bound,
+        };
+        let listener = listener.map_err(|error| format!("{error}{}", advice(&error)))?;
+        let file = SocketFile::of(path).map_err(|error| error.to_string())?;
+        Ok(Listeners::with_file(Listener::Unix(listener), file))
+    }
+
+    /// Locks the directory until the file is dropped. `None` where that is not possible.
+    fn lock(directory: &Path) -> Option<File> {
+        let directory = File::open(directory).ok()?;
+        let deadline = Instant::now() + LOCK;
+        loop {
+            match directory.try_lock() {
+                Ok(()) => return Some(directory),
+                Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn remove_stale(path: &Path) -> Result<(), String> {
+        let file = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+        if !file.file_type().is_socket() {
+            let kind = match file.file_type() {
+                kind if kind.is_dir() => "a directory",
+                kind if kind.is_symlink() => "a symbolic link",
+                _ => "a file that is not a socket",
+            };
+            return Err(format!(
+                "{kind} is in its place, which is not removed; remove it, or set server.host or --host to another path"
+            ));
+        }
+        match connect(path) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                tracing::info!(path = %path.display(), "removing a Unix socket on which nobody listens");
+                std::fs::remove_file(path).map_err(|error| format!("the old socket cannot be removed: {error}"))
+            }
+            // A full queue (WouldBlock) and a socket of another type are also somebody's.
+            Ok(()) | Err(_) if is_gone(path) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
+                "there is a socket already, and it cannot be seen whether another process listens on it: {error}; remove \
+                 it, or set server.host or --host to another path"
+            )),
+            Ok(()) | Err(_) => {
+                Err("another process listens on it; stop that, or set server.host or --host to another path".to_owned())
+            }
+        }
+    }
+
+    /// Connects without waiting for a place in the queue of connections.
+    fn connect(path: &Path) -> io::Result<()> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    }
+
+    fn is_gone(path: &Path) -> bool {
+        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    }
+
+    /// What to do about a path that cannot be bound.
+    fn advice(error: &io::Error) -> &'static str {
+        match error.kind() {
+            ErrorKind::NotFound => "; create its directory, or set server.host or --host to another path",
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "; the user of this process must be able to write to the directory"
+            }
+            _ => "; set server.host or --host to another path",
+        }
+    }
+}
