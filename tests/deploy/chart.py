@@ -101,6 +101,8 @@ def check(objects, metrics):
         assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], security
         assert security["capabilities"] == {"drop": ["ALL"]}
     assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
+    # Or a Service called embedding-server would set EMBEDDING_SERVER_PORT.
+    assert spec["enableServiceLinks"] is False
     # Whatever is mounted is there, and the variables that name files name mounted ones.
     mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
     assert mounts.keys() == {volume["name"] for volume in spec.get("volumes", [])}, mounts

@@ -529,3 +529,19 @@ def test_the_page_of_the_api_on_a_phone(open_page, server, scheme):
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 32, 41)"}[scheme]
     page.get_by_role("link", name="Playground").tap()
     page.wait_for_selector("#tokens ol li")
+
+
+def test_the_page_of_the_api_sends_a_key(open_page, server_with_keys):
+    page = open_page(server_with_keys.url + "/docs", ready=False)
+    bearer = page.locator("#auth tr", has_text="HTTP Bearer")
+    bearer.locator("input").fill("sk-right")
+    bearer.get_by_role("button", name="SET").click()
+    operation = page.locator("#post-\\/v1\\/embeddings")
+    with page.expect_response("**/v1/embeddings") as answered:
+        operation.get_by_role("button", name="TRY").click()
+    assert answered.value.status == 200 and len(answered.value.json()["data"][0]["embedding"]) == 384
+    # A server without keys does not ask for one.
+    with Server() as other:
+        page = open_page(other.url + "/docs", ready=False)
+        page.locator(".nav-bar-tag").last.wait_for()
+        assert page.locator("#auth").count() == 0
