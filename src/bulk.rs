@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::embedder::{Embedder, Input};
 use crate::error::LoadError;
-use crate::progress::Progress;
+use crate::progress::{Progress, counted};
 use columns::{Columns, is_text};
 use input::{Chunk, Identity, Limits, Line, Rows, Source};
 use output::{Layout, OutputFormat};
@@ -83,7 +83,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
         }
     };
     if let Some(count) = parts.as_ref().map(Parts::count_of_earlier).filter(|&count| count > 0) {
-        progress.note(&format!("going on after a run that was cut: {count} parts are done"));
+        progress.note(&format!("going on after a run that was cut: {} done already", counted(count, "part")));
     }
     let run = Run {
         embedder,

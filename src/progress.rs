@@ -18,6 +18,12 @@ pub trait Progress: Sync {
     }
 }
 
+/// "1 file", "2 files": a count with its noun, whose plural takes an s.
+pub fn counted(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// Says nothing.
 pub struct Silent;
 

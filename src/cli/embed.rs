@@ -15,6 +15,7 @@ use crate::config::Model;
 use crate::config::layers::{Flags, effective};
 use crate::embedder::Embedder;
 use crate::location::Location;
+use crate::progress::counted;
 
 #[derive(Args)]
 pub struct EmbedArgs {
@@ -139,7 +140,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     let seconds = started.elapsed().as_secs_f64();
     let left_out = if done.skipped > 0 { format!(", {} left out", done.skipped) } else { String::new() };
     let resumed = if done.resumed > 0 { format!(", {} by an earlier run", done.resumed) } else { String::new() };
-    say(&format!("{} embedded{left_out}{resumed}; {} tokens in {seconds:.1} s", done.rows, done.tokens));
+    say(&format!("{} embedded{left_out}{resumed}; {} in {seconds:.1} s", done.rows, counted(done.tokens, "token")));
     Ok(String::new())
 }
 

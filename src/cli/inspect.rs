@@ -10,6 +10,7 @@ use crate::config::layers::{Flags, effective};
 use crate::embedder::{Embedder, Input, Settings};
 use crate::location::Location;
 use crate::norm::{Norm, NormKind};
+use crate::progress::counted;
 
 /// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
 const SAMPLE: &str = "Hello, 세계!";
@@ -38,8 +39,11 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     lines.push(("embedding scale", checkpoint.norm.embedding_scale.to_string()));
     lines.push(("memory", memory(&checkpoint)));
     let rebuilt = if checkpoint.tokenizer_path == checkpoint.path { "rebuilt from " } else { "" };
-    let tokenizer =
-        format!("{rebuilt}{}, {} tokens", checkpoint.tokenizer_path.display(), checkpoint.tokenizer.vocabulary.size);
+    let tokenizer = format!(
+        "{rebuilt}{}, {}",
+        checkpoint.tokenizer_path.display(),
+        counted(checkpoint.tokenizer.vocabulary.size, "token")
+    );
     lines.push(("tokenizer", tokenizer));
     let special: Vec<String> = checkpoint
         .tokenizer

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::{self, Batch, CorpusFile, Texts};
 use crate::error::LoadError;
-use crate::progress::Progress;
+use crate::progress::{Progress, counted};
 
 /// Sentences of many languages that the project ships (assets/README.md).
 const SAMPLE: &str = include_str!("../../assets/sample.txt");
@@ -40,7 +40,12 @@ impl fmt::Display for Source {
             Self::Corpus { files, tokens, sample_share } => {
                 let texts: u64 = files.iter().map(|file| file.texts).sum();
                 let share = 100.0 * sample_share;
-                write!(f, "{tokens} tokens in {texts} texts of {} files and {share:.0} % the sample", files.len())
+                let (tokens, texts) = (counted(*tokens, "token"), counted(texts, "text"));
+                write!(f, "{tokens} in {texts} from {}", counted(files.len(), "file"))?;
+                if *sample_share > 0.0 {
+                    write!(f, ", mixed with {share:.0} % of the built-in sample")?;
+                }
+                Ok(())
             }
             Self::Unigram { pieces } => write!(f, "the scores of the tokenizer's {pieces} pieces"),
             Self::Sample { texts, tokens, .. } => {
