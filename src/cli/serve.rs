@@ -121,7 +121,7 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
     let quickening = Arc::clone(&state);
     tokio::spawn(async move { quickening.quicken(searches).await });
     let file = args.effective().ok().and_then(|effective| effective.file);
-    reload::watch(state, hangup, file.as_deref(), || read(&args)).await;
+    reload::watch(state, hangup, file.as_deref(), move || read(&args)).await;
 }
 
 fn read(args: &ServeArgs) -> Result<Config, ConfigError> {

@@ -50,7 +50,7 @@ pub fn hangup() -> std::io::Result<impl Hangup> {
 /// that it names is another than before; for ever. What cannot be served is refused, and the log says why.
 pub async fn watch<R>(mut state: Arc<State>, mut hangup: impl Hangup, file: Option<&Path>, read: R)
 where
-    R: Fn() -> Result<Config, ConfigError>,
+    R: Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 {
     let mut seen = stamp(&state.config, file);
     let mut settling = None;
@@ -72,7 +72,7 @@ where
         settling = None;
         seen = stamp(&state.config, file);
         systemd::reloading();
-        let reloaded = reload(&state, &read).await;
+        let reloaded = reload(&state, read.clone()).await;
         systemd::ready();
         match reloaded {
             Ok((next, searches)) => {
@@ -84,7 +84,7 @@ where
             }
             Err(error) => {
                 state.metrics.reloaded(REFUSED);
-                tracing::error!("the new configuration is refused, the old one goes on: {error}");
+                tracing::error!("the new configuration is refused; the old one stays in use: {error}");
                 state.check_files();
             }
         }
@@ -93,9 +93,10 @@ where
 
 async fn reload(
     state: &State,
-    read: impl Fn() -> Result<Config, ConfigError>,
+    read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(Arc<State>, Searches), Box<dyn std::error::Error + Send + Sync>> {
-    let config = read()?;
+    // Files and their headers are read, on a disk that may be slow: this thread accepts connections meanwhile.
+    let config = tokio::task::spawn_blocking(read).await??;
     for (setting, fixed) in [
         ("server.host", config.server.host == state.config.server.host),
         ("server.port", config.server.port == state.config.server.port),
