@@ -34,8 +34,8 @@ impl Running {
     }
 }
 
-/// The server that is process 1, as in a container, or, where process 1 starts others, the only server that it has
-/// started, unless the environment of this command says already where a server is.
+/// The server that is process 1, as in a container. Where process 1 is something else, the only server of this user that
+/// has the same network, unless the environment of this command says already where a server is.
 pub fn find() -> Option<Running> {
     let process = |id: u32| Running::of(&PathBuf::from(format!("/proc/{id}")));
     if let Some(first) = process(1) {
@@ -47,7 +47,7 @@ pub fn find() -> Option<Running> {
         return None;
     }
     let ids = std::fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut servers = ids.filter(|&id| is_child_of_first(id)).filter_map(process);
+    let mut servers = ids.filter(|&id| is_reachable(id)).filter_map(process);
     let found = servers.next();
     if servers.next().is_some() { None } else { found }
 }
@@ -87,10 +87,12 @@ fn pair(variable: &str) -> Option<(OsString, OsString)> {
     variable.split_once('=').map(|(name, value)| (name.into(), value.into()))
 }
 
-fn is_child_of_first(id: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { return false };
-    // The name, in parentheses, may hold anything; the state and the parent come after it.
-    stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)) == Some("1")
+/// Whether the process has this one's network: another container's addresses are not ours. Only the processes of the
+/// same user tell that, and root is told it of all.
+fn is_reachable(id: u32) -> bool {
+    let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let own = network("self");
+    own.is_some() && network(&id.to_string()) == own
 }
 
 #[cfg(test)]
