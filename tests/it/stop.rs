@@ -110,18 +110,15 @@ fn a_second_signal_without_requests_in_flight_is_no_failure() {
 /// Whatever the server takes its time for before it serves.
 #[test]
 fn a_hangup_at_the_start_does_not_end_the_process() {
-    let dir = tempfile::tempdir().unwrap();
-    let config = dir.path().join("c.toml");
-    assert!(std::process::Command::new("mkfifo").arg(&config).status().unwrap().success());
-    let mut starting = command(&["--port", "0", "--config", config.to_str().unwrap()])
+    let mut starting = command(&["--port", "0", "--config", "/dev/stdin"])
         .args(["--model", &model(&checkpoint("llama"))])
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // It reads its configuration, which does not come.
-    let mut feed = std::fs::OpenOptions::new().write(true).open(&config).unwrap();
-    std::fs::write(dir.path().join("next"), "").unwrap();
-    std::fs::rename(dir.path().join("next"), &config).unwrap();
+    // More than a pipe holds: once all of it is written, the server is reading its configuration, whose end does not come.
+    let mut feed = starting.stdin.take().unwrap();
+    feed.write_all(format!("# {}\n", "x".repeat(256 << 10)).as_bytes()).unwrap();
     let hangup = std::process::Command::new("kill").args(["-HUP", &starting.id().to_string()]).status().unwrap();
     assert!(hangup.success());
     feed.write_all(b"[log]\nlevel = \"warn\"").unwrap();
