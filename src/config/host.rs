@@ -21,6 +21,11 @@ pub enum Host {
 const LOCALHOST: &str = "localhost";
 
 impl Host {
+    /// Whether this is the name of both loopback addresses.
+    pub fn is_localhost(&self) -> bool {
+        matches!(self, Self::Name(name) if name == LOCALHOST)
+    }
+
     /// The addresses to listen on, in the order of preference.
     ///
     /// # Errors
@@ -28,7 +33,7 @@ impl Host {
     pub fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, String> {
         match self {
             Self::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
-            Self::Name(name) if name == LOCALHOST => Ok(vec![
+            Self::Name(_) if self.is_localhost() => Ok(vec![
                 SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port),
                 SocketAddr::new(Ipv6Addr::LOCALHOST.into(), port),
             ]),

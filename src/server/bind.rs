@@ -4,12 +4,13 @@ use std::io::ErrorKind;
 
 use tokio::net::TcpListener;
 
-use super::listen::Listeners;
+use super::listen::{Listener, Listeners};
 use crate::config::Config;
 #[cfg(unix)]
 use crate::config::host::Host;
 
-/// Binds the configured address or Unix socket.
+/// Binds the configured address or Unix socket. `localhost` is both loopback addresses, as far as the machine has them:
+/// clients try either of them first.
 ///
 /// # Errors
 /// With the address, and the setting that changes it.
@@ -19,11 +20,34 @@ pub async fn bind(config: &Config) -> Result<Listeners, String> {
     if let Host::Unix(path) = host {
         return unix::bind(path).map_err(|reason| format!("cannot listen on {host}: {reason}"));
     }
+    let failed = |e: &std::io::Error| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(e, port));
     let addresses = host.addresses(port)?;
-    let listener = TcpListener::bind(addresses.as_slice())
-        .await
-        .map_err(|e| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(&e, port)))?;
-    Ok(listener.into())
+    if !host.is_localhost() {
+        let listener = TcpListener::bind(addresses.as_slice()).await.map_err(|e| failed(&e))?;
+        return Ok(listener.into());
+    }
+    let mut listeners: Vec<Listener> = Vec::new();
+    for mut address in addresses {
+        // Port 0 is chosen by the system for the first address, and taken for the second one, too.
+        if let Some(Listener::Tcp(first)) = listeners.first() {
+            address.set_port(first.local_addr().map_err(|e| failed(&e))?.port());
+        }
+        match TcpListener::bind(address).await {
+            Ok(listener) => listeners.push(Listener::Tcp(listener)),
+            Err(error) if is_missing(&error) => tracing::debug!(%address, %error, "this machine has no such address"),
+            Err(error) => return Err(format!("cannot listen on {address}: {error}{}", advice(&error, address.port()))),
+        }
+    }
+    match listeners.is_empty() {
+        true => Err(failed(&ErrorKind::AddrNotAvailable.into())),
+        false => Ok(listeners.into()),
+    }
+}
+
+/// Whether the machine lacks an address of this kind, as one without IPv6 does.
+fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// What to do about an address that cannot be bound.
@@ -171,6 +195,40 @@ mod unix {
                 "; the user of this process must be able to write to the directory"
             }
             _ => "; set server.host or --host to another path",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    fn on_localhost(port: u16) -> Config {
+        let mut config = Config::default();
+        config.server.host = "localhost".parse().unwrap();
+        config.server.port = port;
+        config
+    }
+
+    #[tokio::test]
+    async fn localhost_is_one_port_on_both_loopback_addresses() {
+        let has_ipv6 = TcpListener::bind("[::1]:0").await.is_ok();
+        let listeners = bind(&on_localhost(0)).await.unwrap();
+        let port = listeners.address().unwrap().port();
+        assert_eq!(listeners.places("http", "").len(), if has_ipv6 { 2 } else { 1 });
+        TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        assert_eq!(TcpStream::connect(("::1", port)).await.is_ok(), has_ipv6);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_another_server_has_on_one_of_them_is_an_error() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(taken) = TcpListener::bind(address).await else { continue };
+            let port = taken.local_addr().unwrap().port();
+            let error = bind(&on_localhost(port)).await.err().unwrap();
+            assert!(error.contains(&port.to_string()) && error.contains("server.port"), "{error}");
         }
     }
 }
