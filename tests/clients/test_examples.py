@@ -13,8 +13,8 @@ from harness import BINARY, Server
 
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
-# tests/bulk has spark and kubernetes, tests/soak and tests/overload have load.
-ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load"}
+# tests/bulk has spark and kubernetes, tests/soak and tests/overload have load, tests/deploy has proxy.
+ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load", "proxy"}
 
 
 @pytest.fixture(scope="module")
