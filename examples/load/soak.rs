@@ -29,7 +29,7 @@ pub async fn run(requests: u64) {
                 if next.fetch_add(1, Ordering::Relaxed) >= requests {
                     break;
                 }
-                let (kind, goes_on) = one(&mut client, &mut rng).await;
+                let (kind, goes_on) = one(&mut client, &mut rng, false).await;
                 *kinds.lock().unwrap().entry(kind).or_default() += 1;
                 if !goes_on {
                     break;
@@ -66,8 +66,12 @@ pub async fn run(requests: u64) {
     assert!(*late <= early + early / 10 + (4 << 20), "memory grows: {mib:?} MiB");
 }
 
-/// One request: its kind, and whether the connection is still good. Panics at an answer that its kind does not have.
-pub async fn one(client: &mut Client, rng: &mut Rng) -> (&'static str, bool) {
+/// The kind of a request that was answered with 429.
+pub const REFUSED: &str = "refused with 429";
+
+/// One request: its kind, and whether the connection is still good. Panics at an answer that its kind does not have; 429 is
+/// an answer of each kind where it `may_be_refused`.
+pub async fn one(client: &mut Client, rng: &mut Rng, may_be_refused: bool) -> (&'static str, bool) {
     let words = |rng: &mut Rng, most: usize| {
         let count = rng.usize(0..most);
         (0..count)
@@ -77,9 +81,11 @@ pub async fn one(client: &mut Client, rng: &mut Rng) -> (&'static str, bool) {
     };
     let ids = |rng: &mut Rng, last: u32| (0..rng.usize(1..40)).map(|_| rng.u32(0..last)).collect::<Vec<_>>();
     let embeddings = "/v1/embeddings";
+    let mut refused = false;
     let mut ask = async |path: &str, body: String, status: u16| {
         let found = client.post(path, body.as_bytes()).await.unwrap_or_else(|e| panic!("{path} {body}: {e}"));
-        assert_eq!(found, status, "{path} {body}");
+        refused |= found == 429 && may_be_refused;
+        assert!(found == status || refused, "{path} {body}: {found}, expected {status}");
     };
     let kind = match rng.u32(0..1000) {
         0..350 => {
@@ -137,5 +143,5 @@ pub async fn one(client: &mut Client, rng: &mut Rng) -> (&'static str, bool) {
             return ("cut", false);
         }
     };
-    (kind, true)
+    (if refused { REFUSED } else { kind }, true)
 }
