@@ -2,7 +2,9 @@
 //!
 //! Nothing here fails open: what is written and cannot be read as a key is an error, never "no keys".
 
-use std::collections::BTreeSet;
+mod options;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +13,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::text_file;
+use options::Options;
+pub use options::{Rates, UNNAMED};
 
-/// Keys as the configuration has them, each `KEY`, or `KEY MODEL MODEL...` for one that may use these models alone.
-/// `sha256:HEX` stands for a key with that digest. Neither printed nor logged.
+/// Keys as the configuration has them, each `KEY`, or `KEY MODEL MODEL...` for one that may use these models alone. Options
+/// such as `name=alice` may stand before, between and after the models. `sha256:HEX` stands for a key with that digest.
+/// Neither printed nor logged.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ApiKeys(Vec<String>);
 
@@ -28,6 +33,7 @@ pub struct Key {
     digest: [u8; 32],
     /// The only models that it may use, by id or alias; empty: all.
     models: Vec<String>,
+    options: Options,
     /// Where it is written, for errors: "line 3 of ...".
     place: String,
 }
@@ -80,7 +86,7 @@ impl Keys {
     ///
     /// # Errors
     /// When the file cannot be read or holds no key, when an entry is not a key, or when two entries give the same key
-    /// different models. No error quotes a key.
+    /// different models or options, or two keys the same name. No error quotes a key.
     pub fn read(keys: &ApiKeys, file: Option<&Path>) -> Result<Self, String> {
         let mut known = Self { keys: Vec::new(), file: None };
         for (n, entry) in keys.0.iter().enumerate() {
@@ -104,7 +110,31 @@ impl Keys {
             let complete = text.ends_with('\n');
             known.file = Some(KeyFile { path: path.to_owned(), digest: Sha256::digest(&text).into(), complete });
         }
+        known.check_names()?;
         Ok(known)
+    }
+
+    /// Names tell keys apart, and are shown.
+    fn check_names(&self) -> Result<(), String> {
+        let is_key = |digest: [u8; 32]| self.keys.iter().any(|key| key.digest == digest);
+        let mut places = HashMap::new();
+        for key in &self.keys {
+            let Some(name) = key.name() else { continue };
+            if let Some(place) = places.insert(name, &key.place) {
+                return Err(format!(
+                    "{} and {place} give the same name to different keys: choose another name",
+                    key.place
+                ));
+            }
+            if is_key(Sha256::digest(name).into()) || digest_of_hex(name).is_some_and(is_key) {
+                return Err(format!(
+                    "{} has a key or the digest of a key as its name, which the log and the metrics would show: choose \
+                     another name",
+                    key.place
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Adds the key of `line`; returns whether it holds one.
@@ -112,13 +142,19 @@ impl Keys {
         let Some(key) = Key::parse(line, place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
         let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
         if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
-            if models(same) == models(&key) {
-                return Ok(true);
+            if models(same) != models(&key) {
+                return Err(format!(
+                    "{place} and {} are the same key with different models: keep one of them, with all models that it may use",
+                    same.place
+                ));
             }
-            return Err(format!(
-                "{place} and {} are the same key with different models: keep one of them, with all models that it may use",
-                same.place
-            ));
+            if same.options != key.options {
+                return Err(format!(
+                    "{place} and {} are the same key with different options: keep one of them",
+                    same.place
+                ));
+            }
+            return Ok(true);
         }
         self.keys.push(key);
         Ok(true)
@@ -199,23 +235,46 @@ impl Keys {
 
 impl Key {
     /// `None` for an empty line. Errors continue a sentence that begins with the place.
-    fn parse(line: &str, place: &str) -> Result<Option<Self>, &'static str> {
+    fn parse(line: &str, place: &str) -> Result<Option<Self>, String> {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let Some(key) = words.next() else { return Ok(None) };
         if key.starts_with(['"', '\'', '[']) || key.ends_with(['"', '\'']) {
-            return Err("has quotation marks or brackets around the key: write the key alone");
+            return Err("has quotation marks or brackets around the key: write the key alone".to_owned());
+        }
+        if options::is_known(key) {
+            return Err("begins with an option: write the key first, and its options behind it".to_owned());
         }
         if key.chars().any(is_invisible) {
-            return Err("has an invisible character in the key: remove it");
+            return Err("has an invisible character in the key: remove it".to_owned());
         }
         let digest = match key.strip_prefix("sha256:") {
             Some(hex) => digest_of_hex(hex).ok_or("does not have 64 hexadecimal digits after sha256:")?,
             None => Sha256::digest(key).into(),
         };
         if digest == <[u8; 32]>::from(Sha256::digest("")) {
-            return Err("is the digest of an empty text: compute the digest of a key");
+            return Err("is the digest of an empty text: compute the digest of a key".to_owned());
         }
-        Ok(Some(Self { digest, models: words.map(str::to_owned).collect(), place: place.to_owned() }))
+        let (mut models, mut options) = (Vec::new(), Options::default());
+        for word in words {
+            if !options.take(word)? {
+                models.push(word.to_owned());
+            }
+        }
+        Ok(Some(Self { digest, models, options, place: place.to_owned() }))
+    }
+
+    /// What the log and the metrics call it.
+    pub fn name(&self) -> Option<&str> {
+        self.options.name.as_deref()
+    }
+
+    pub fn rates(&self) -> Rates {
+        self.options.rates
+    }
+
+    /// By which it is known again after a reload.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The only models that it may use, by id or alias; empty: all.
@@ -317,6 +376,42 @@ mod tests {
         }
         let known = keys(&["sk-one a b", "sk-one b a", "sk-two"]).unwrap();
         assert_eq!((known.iter().count(), known.find(b"sk-two")), (2, Some(1)));
+    }
+
+    #[test]
+    fn options_stand_behind_the_key_among_the_models() {
+        let hello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824 name=greeting a";
+        let known = keys(&["sk-one a requests_per_minute=6 b name=one", "sk-two", hello, "sk=three name=3"]).unwrap();
+        let named = |key: &Key| (key.name().map(str::to_owned), key.models().join(" "), key.rates().requests.is_some());
+        let all: Vec<_> = known.iter().map(named).collect();
+        let name = |name: &str| Some(name.to_owned());
+        let expected =
+            [(name("one"), "a b", true), (None, "", false), (name("greeting"), "a", false), (name("3"), "", false)];
+        assert_eq!(all, expected.map(|(name, models, limited)| (name, models.to_owned(), limited)));
+        assert!(keys(&["sk-one name=a x", "sk-one x name=a"]).is_ok(), "the same key twice, written in another order");
+
+        let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+        for (lines, part) in [
+            (&["sk-one", "sk-two name="][..], "entry 2 of server.api_keys has a wrong value for name"),
+            (&["sk-one sk_secret=1"], "entry 1 of server.api_keys has an unknown option"),
+            (&["name=alice sk-one"], "entry 1 of server.api_keys begins with an option"),
+            (
+                &["sk-one name=a", "sk-two name=a"],
+                "entry 2 of server.api_keys and entry 1 of server.api_keys give the same",
+            ),
+            (
+                &["sk-one name=a", "sk-one name=b"],
+                "entry 2 of server.api_keys and entry 1 of server.api_keys are the same",
+            ),
+            (&["sk-one", "sk-one tokens_per_minute=1"], "different options"),
+            (&["sk-one name=sk-two", "sk-two"], "entry 1 of server.api_keys has a key"),
+            (&["sk-one", "sk-two name=sk-two"], "entry 2 of server.api_keys has a key"),
+            (&["hello", &format!("sk-two name={digest}")], "entry 2 of server.api_keys has a key or the digest"),
+        ] {
+            let error = keys(lines).err().unwrap();
+            assert!(error.contains(part), "{lines:?}: {error}");
+            assert!(!error.contains("sk-") && !error.contains("secret") && !error.contains(digest), "{error}");
+        }
     }
 
     #[test]

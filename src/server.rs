@@ -29,6 +29,7 @@ mod models;
 mod paths;
 mod playground;
 pub mod preflight;
+mod rates;
 mod refuse;
 pub mod reload;
 mod request_body;
@@ -50,7 +51,7 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Mutex, oneshot};
@@ -59,7 +60,7 @@ use tokio::task::JoinSet;
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::error::LoadError;
-use crate::keys::Keys;
+use crate::keys::{Key, Keys};
 use crate::registry::{Entry, Registry};
 use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
@@ -70,6 +71,7 @@ use descriptors::Reserve;
 use drain::Drain;
 pub use listen::{Listener, Listeners};
 use metrics::Metrics;
+use rates::{AllUsage, Limiter};
 pub use router::{Routes, router};
 use sockets::SocketThreads;
 use throttle::Throttle;
@@ -82,6 +84,9 @@ pub struct State {
     pub registry: Registry,
     pub config: Arc<Config>,
     keys: Arc<Keys>,
+    usage: AllUsage,
+    /// Of the key that sees this state, where its tokens are limited.
+    limiter: Option<Arc<Limiter>>,
     tls: Arc<Tls>,
     // From here on, what outlives them.
     pub workers: Arc<Workers>,
@@ -116,6 +121,8 @@ impl State {
         }
         Ok(Self {
             registry: Registry::new(&config),
+            usage: AllUsage::default().of_keys(&keys, Instant::now()),
+            limiter: None,
             keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
             workers: Arc::new(Workers::start(config.server.threads).map_err(threads)?),
@@ -137,6 +144,7 @@ impl State {
         keys.may_replace(&self.keys).map_err(ConfigError)?;
         Ok(Self {
             registry: self.registry.replacing(&config),
+            usage: self.usage.of_keys(&keys, Instant::now()),
             keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
             config: Arc::new(config),
@@ -160,9 +168,14 @@ impl State {
         }
     }
 
-    /// This state as somebody sees it who may use only the models with these names.
-    fn only(&self, models: &[String]) -> Self {
-        Self { registry: self.registry.only(models), ..self.clone() }
+    /// This state as somebody sees it who has this key, if that is another than without keys.
+    fn seen_by(&self, key: &Key, limiter: Option<&Arc<Limiter>>) -> Option<Self> {
+        let limiter = limiter.filter(|limiter| limiter.limits_tokens()).cloned();
+        match key.models() {
+            [] if limiter.is_none() => None,
+            [] => Some(Self { limiter, ..self.clone() }),
+            models => Some(Self { registry: self.registry.only(models), limiter, ..self.clone() }),
+        }
     }
 
     /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when as many workers as can

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
+use super::authorize::Caller;
 use super::error::ErrorClass;
 use super::listen::Peer;
 use super::metrics::{Metrics, OfModel, OfRoute};
@@ -69,8 +70,8 @@ impl Log {
 /// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins, in one line without
 /// texts, vectors or keys.
 ///
-/// `route` is the path that the request matched, if any.
-pub async fn log<F: Future<Output = Response<Body>>>(
+/// `route` is the path that the request matched, if any. `next` also tells whose key opened the route, if it asks for one.
+pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
     log: &Log,
     route: Option<&str>,
     request: Request,
@@ -83,7 +84,7 @@ pub async fn log<F: Future<Output = Response<Body>>>(
     let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
     let (span, trace) = trace::begin(request.headers(), &method, route);
     let details = tracing::enabled!(tracing::Level::DEBUG).then(|| Details::of(&request));
-    let mut response = next(request).instrument(span.clone()).await;
+    let (mut response, caller) = next(request).instrument(span.clone()).await;
 
     let status = response.status();
     let request_id = id.to_str().unwrap_or_default();
@@ -99,6 +100,10 @@ pub async fn log<F: Future<Output = Response<Body>>>(
     if let Some(of_model) = accounting.and_then(|accounting| log.models.get(accounting.entry.index())) {
         of_model.pooled(inputs, tokens);
     }
+    if let Some(caller) = caller {
+        caller.counts.answered(inputs, tokens);
+    }
+    let key = caller.and_then(Caller::name);
     if !span.is_disabled() {
         span.record("http.response.status_code", status.as_u16());
         span.record("model", model).record("inputs", inputs).record("tokens", tokens);
@@ -111,7 +116,7 @@ pub async fn log<F: Future<Output = Response<Body>>>(
     let method = beginning(method.as_str(), LONGEST_METHOD);
     macro_rules! line {
         ($level:ident) => {
-            tracing::$level!(%method, route, status = status.as_u16(), code, path, client, forwarded_for, model, inputs, tokens, duration_ms, request_id, trace_id, "request")
+            tracing::$level!(%method, route, status = status.as_u16(), code, path, client, forwarded_for, key, model, inputs, tokens, duration_ms, request_id, trace_id, "request")
         };
     }
     if status.is_server_error() && route != "/ready" {

@@ -3,6 +3,7 @@
 //! A key with a list of models sees a server that has only those: [`View`] is the one way from a handler to the models.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
@@ -11,6 +12,9 @@ use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use super::State;
 use super::error::ApiError;
+use super::metrics::OfKey;
+use super::rates::{Exceeded, Limiter};
+use crate::keys::{Key, UNNAMED};
 
 /// The headers that hold nothing but a key: Azure's, and that of API gateways and of Anthropic's clients.
 const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];
@@ -43,11 +47,55 @@ pub fn may_see_names(extensions: &Extensions, state: &State) -> bool {
     state.keys.is_empty() || extensions.get::<KnownKey>().is_some()
 }
 
+/// A key, as its requests to the routes that ask for one are counted and limited.
+pub struct Caller {
+    name: Option<String>,
+    pub counts: OfKey,
+    limiter: Option<Arc<Limiter>>,
+}
+
+impl Caller {
+    fn new(state: &State, key: &Key) -> Self {
+        Self {
+            name: key.name().map(str::to_owned),
+            counts: state.metrics.key(key.name().unwrap_or(UNNAMED)),
+            limiter: state.usage.limiter(key.digest(), key.rates()).map(Arc::new),
+        }
+    }
+
+    /// What the configuration calls the key.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// Takes one request of those that the key may make.
+    ///
+    /// # Errors
+    /// When the key has to wait.
+    pub fn take_request(&self) -> Result<(), Exceeded> {
+        self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take_request(Instant::now()))
+    }
+
+    /// Adds to an answer what is left of the key's limits.
+    pub fn describe_limits(&self, headers: &mut HeaderMap) {
+        if let Some(limiter) = &self.limiter {
+            limiter.describe(headers, Instant::now());
+        }
+    }
+}
+
+/// What a key opens.
+struct Door {
+    /// What it may see; `None`: everything.
+    view: Option<Arc<State>>,
+    caller: Caller,
+}
+
 /// The keys of a server, and what each opens.
 pub struct Doors {
     state: Arc<State>,
-    /// By key; `None`: everything.
-    views: Vec<Option<Arc<State>>>,
+    /// By key.
+    doors: Vec<Door>,
     /// The routes that ask for a key.
     closed: Vec<String>,
 }
@@ -55,35 +103,37 @@ pub struct Doors {
 impl Doors {
     /// `closed` are the paths of the routes that ask for a key, if the server has any.
     pub fn new(state: &Arc<State>, closed: Vec<String>) -> Self {
-        let view = |models: &[String]| (!models.is_empty()).then(|| Arc::new(state.only(models)));
-        let views = state.keys.iter().map(|key| view(key.models())).collect();
-        Self { state: Arc::clone(state), views, closed }
+        let door = |key: &Key| {
+            let caller = Caller::new(state, key);
+            Door { view: state.seen_by(key, caller.limiter.as_ref()).map(Arc::new), caller }
+        };
+        Self { state: Arc::clone(state), doors: state.keys.iter().map(door).collect(), closed }
     }
 
-    /// Lets a request to `route` pass whose key is known, with what it may see.
+    /// Lets a request to `route` pass whose key is known, with what it may see. Returns the key if `route` asks for one.
     ///
     /// # Errors
     /// When a key is needed, and none of those that were sent is known.
-    pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<(), ApiError> {
-        if self.views.is_empty() {
-            return Ok(());
+    pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<Option<&Caller>, ApiError> {
+        if self.doors.is_empty() {
+            return Ok(None);
         }
         let is_closed = route.is_some_and(|route| self.closed.iter().any(|closed| closed == route));
         let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
         // A route that is open to all tells more to those who have a key.
         let Some(key) = known else {
             return match sent_keys(request.headers()).next() {
-                _ if !is_closed => Ok(()),
+                _ if !is_closed => Ok(None),
                 Some(sent) => Err(ApiError::wrong_key(sent)),
                 None => Err(ApiError::no_key()),
             };
         };
         request.extensions_mut().insert(KnownKey);
-        if let Some(view) = self.views.get(key).and_then(Option::as_ref) {
-            let view = Arc::clone(view);
-            request.extensions_mut().insert(view);
+        let door = self.doors.get(key);
+        if let Some(view) = door.and_then(|door| door.view.as_ref()) {
+            request.extensions_mut().insert(Arc::clone(view));
         }
-        Ok(())
+        Ok(door.filter(|_| is_closed).map(|door| &door.caller))
     }
 }
 

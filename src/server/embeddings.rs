@@ -127,7 +127,7 @@ async fn answer(
     let size_of_answer = count.saturating_mul(write::size_of_embedding(dimensions, encoding_format));
     let small = inputs.are_short() && size_of_answer <= ANSWER_HERE;
     let tokens = asked.tokens(state, inputs, small).await?;
-    let usage = inputs::count(&tokens);
+    let usage = inputs::charge(state, &tokens)?;
     let model = model.unwrap_or_else(|| asked.entry.id().to_owned());
     let (embedder, stages) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages));
     let answer = Answer { embedder, stages, tokens, dimensions, encoding_format, model };

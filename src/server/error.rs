@@ -10,6 +10,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use super::coding;
+use super::rates::{Exceeded, TooManyTokens};
 use crate::config::units::{ByteCount, Seconds};
 use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
@@ -23,6 +24,8 @@ pub struct ApiError {
     code: Option<&'static str>,
     param: Option<String>,
     message: String,
+    /// In seconds, where it is another time than [`RETRY_AFTER_SECONDS`].
+    retry_after: Option<u64>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -32,7 +35,7 @@ const SERVER: &str = "server_error";
 const UNSUPPORTED_CODING: &str = "unsupported_content_encoding";
 
 /// After how long a client may ask again where asking again helps. The SDKs wait that long and then double it.
-const RETRY_AFTER_SECONDS: u32 = 1;
+const RETRY_AFTER_SECONDS: u64 = 1;
 
 /// How much of a client's own words a message repeats.
 const LONGEST_METHOD: usize = 32;
@@ -45,11 +48,13 @@ pub struct ErrorClass(pub &'static str);
 
 impl ErrorClass {
     pub const MODEL_DAMAGED: Self = Self("model_damaged");
+    /// A key has reached its own limit, whereas `rate_limit_exceeded` is the server's.
+    pub const KEY_RATE_LIMIT: Self = Self("key_rate_limit_exceeded");
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code: None, param: None, message: message.into() }
+        Self { status, kind, code: None, param: None, message: message.into(), retry_after: None }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -306,6 +311,9 @@ impl ApiError {
     }
 
     fn class(&self) -> ErrorClass {
+        if self.retry_after.is_some() {
+            return ErrorClass::KEY_RATE_LIMIT;
+        }
         let class = self.code.unwrap_or(match self.status {
             StatusCode::UNAUTHORIZED => "invalid_api_key",
             status if status.is_server_error() => "internal_error",
@@ -356,6 +364,25 @@ impl From<EmbedError> for ApiError {
     }
 }
 
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, exceeded.resource.name(), exceeded.to_string());
+        // Whole seconds, after which the request is let in for sure.
+        let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000);
+        let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX).max(RETRY_AFTER_SECONDS));
+        Self { retry_after, ..error.code("rate_limit_exceeded") }
+    }
+}
+
+impl From<TooManyTokens> for ApiError {
+    /// No 429, which clients repeat.
+    fn from(error: TooManyTokens) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, error.to_string())
+            .param("input")
+            .code("request_too_large")
+    }
+}
+
 impl From<Panicked> for ApiError {
     fn from(Panicked(message): Panicked) -> Self {
         tracing::error!(message, "a request panicked");
@@ -388,9 +415,9 @@ impl utoipa::IntoResponses for ApiError {
             (StatusCode::UNAUTHORIZED, "No API key, or one that this server does not know"),
             (StatusCode::NOT_FOUND, "No such model, or none that the key may use"),
             (StatusCode::REQUEST_TIMEOUT, "The body arrived too slowly"),
-            (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`"),
+            (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`, or has more tokens than the key may use in a minute"),
             (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or compressed in a way that is not supported; `Accept-Encoding` names those that are"),
-            (StatusCode::TOO_MANY_REQUESTS, "Too much work in flight; `Retry-After` says when to ask again"),
+            (StatusCode::TOO_MANY_REQUESTS, "Too much work in flight, or the key has used what it may use in a minute; `Retry-After` says when to ask again"),
             (StatusCode::INTERNAL_SERVER_ERROR, "The server's fault"),
             (StatusCode::SERVICE_UNAVAILABLE, "Not ready; `Retry-After` says when to ask again"),
         ]
@@ -406,7 +433,7 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_AFTER_SECONDS)));
         }
         if self.code == Some(UNSUPPORTED_CODING) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::ACCEPTED));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::Response;
@@ -130,6 +130,18 @@ pub fn longest_to_pool(tokens: &[PooledTokens], dimensions: usize) -> Duration {
     let most = tokens.iter().map(PooledTokens::len).max().unwrap_or_default();
     let micros = (most as u64).saturating_mul(dimensions as u64) / NUMBERS_A_MICROSECOND;
     Some(Duration::from_micros(micros)).filter(|time| *time > Duration::from_millis(4)).unwrap_or_default()
+}
+
+/// Charges the key of the request with its tokens, where they are limited, and returns how many there are.
+///
+/// # Errors
+/// When they are more than the key may ever use at once.
+pub fn charge(state: &State, tokens: &[PooledTokens]) -> Result<usize, ApiError> {
+    let count = count(tokens);
+    if let Some(limiter) = &state.limiter {
+        limiter.charge_tokens(count as u64, Instant::now())?;
+    }
+    Ok(count)
 }
 
 /// How many tokens are pooled in all: what `usage` counts.

@@ -1,7 +1,7 @@
 //! GET /metrics: counters and histograms as Prometheus reads them.
 //!
 //! Every series that a request can touch is made at the start, so a request adds to plain atomics. Labels are routes of
-//! the router, configured model ids and the server's own error codes: nothing that a client sends.
+//! the router, configured model ids and names of keys, and the server's own error codes: nothing that a client sends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -117,6 +117,23 @@ impl OfModel {
     }
 }
 
+/// What is counted of one key, or of all keys without a name.
+#[derive(Debug)]
+pub struct OfKey {
+    requests: Counter,
+    inputs: Counter,
+    tokens: Counter,
+}
+
+impl OfKey {
+    /// A request with the key was answered, for that many inputs and tokens.
+    pub fn answered(&self, inputs: usize, tokens: usize) {
+        self.requests.inc();
+        self.inputs.inc_by(inputs as u64);
+        self.tokens.inc_by(tokens as u64);
+    }
+}
+
 /// All that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -127,6 +144,9 @@ pub struct Metrics {
     stages: [Histogram; Stage::ALL.len()],
     inputs: Family<Labels, Counter>,
     tokens: Family<Labels, Counter>,
+    key_requests: Family<Labels, Counter>,
+    key_inputs: Family<Labels, Counter>,
+    key_tokens: Family<Labels, Counter>,
     in_flight: Gauge,
     bytes_in_flight: Gauge,
     waiting: Gauge,
@@ -175,6 +195,16 @@ impl Default for Metrics {
         series.register(of_server("inputs"), "Inputs answered, by model", inputs.clone());
         let tokens: Family<Labels, Counter> = Family::default();
         series.register(of_server("tokens"), "Tokens counted in usage, by model", tokens.clone());
+        let of_keys = [
+            ("key_requests", "Answers to requests that need a key, by the key's name"),
+            ("key_inputs", "Inputs answered, by the name of the key"),
+            ("key_tokens", "Tokens counted in usage, by the name of the key"),
+        ];
+        let [key_requests, key_inputs, key_tokens] = of_keys.map(|(name, text)| {
+            let family: Family<Labels, Counter> = Family::default();
+            series.register(of_server(name), text, family.clone());
+            family
+        });
         let table_bytes = Family::default();
         series.register(
             of_server("table_bytes"),
@@ -218,6 +248,9 @@ impl Default for Metrics {
             stages,
             inputs,
             tokens,
+            key_requests,
+            key_inputs,
+            key_tokens,
             in_flight,
             bytes_in_flight,
             waiting,
@@ -250,6 +283,16 @@ impl Metrics {
     pub fn model(&self, id: &str) -> OfModel {
         let label = model_label(id);
         OfModel { inputs: self.inputs.get_or_create_owned(&label), tokens: self.tokens.get_or_create_owned(&label) }
+    }
+
+    /// The counts of the keys that the metrics call so.
+    pub fn key(&self, name: &str) -> OfKey {
+        let label = vec![("key", name.to_owned())];
+        OfKey {
+            requests: self.key_requests.get_or_create_owned(&label),
+            inputs: self.key_inputs.get_or_create_owned(&label),
+            tokens: self.key_tokens.get_or_create_owned(&label),
+        }
     }
 
     /// A configuration was read again: [`RELOADED`] or [`REFUSED`].

@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::allowed_hosts::AllowedHosts;
-use super::authorize::Doors;
+use super::authorize::{Caller, Doors};
 use super::error::{ApiError, ErrorClass};
 use super::paths::{self, Original};
 use super::{
@@ -176,7 +176,7 @@ struct Around {
 }
 
 impl Around {
-    /// From the outside: log and counts, the net for panics, hosts, keys, admission.
+    /// From the outside: log and counts, the net for panics, hosts, keys and their rates, admission.
     async fn answer<F: Future<Output = Response<Body>>>(
         &self,
         route: Option<&str>,
@@ -184,19 +184,29 @@ impl Around {
         next: impl FnOnce(Request) -> F,
     ) -> Response<Body> {
         access::log(&self.log, route, request, |mut request| async move {
+            let mut caller = None;
             let answer = async {
-                match self.hosts.pass(&request).and_then(|()| self.doors.pass(route, &mut request)) {
+                let passed = self.hosts.pass(&request).and_then(|()| self.doors.pass(route, &mut request));
+                let taken = passed.and_then(|known| {
+                    caller = known;
+                    Ok(known.map_or(Ok(()), Caller::take_request)?)
+                });
+                match taken {
                     Ok(()) => admission::admit(&self.state, request, next).await,
                     Err(error) => error.into_response(),
                 }
             };
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
-            let answer = answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response());
+            let mut answer =
+                answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response());
             // The message names a file, which is for those who run the server. The log has it.
             if !self.state.keys.is_empty() && answer.extensions().get() == Some(&ErrorClass::MODEL_DAMAGED) {
-                return ApiError::damaged_model().into_response();
+                answer = ApiError::damaged_model().into_response();
             }
-            answer
+            if let Some(caller) = caller {
+                caller.describe_limits(answer.headers_mut());
+            }
+            (answer, caller)
         })
         .await
     }

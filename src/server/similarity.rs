@@ -56,7 +56,7 @@ pub async fn create(
     let short = (inputs.are_short(), queries.are_short());
     let mut tokens = asked.tokens(&state, inputs, short.0).await?;
     tokens.extend(asked.tokens(&state, queries, short.1).await.map_err(|error| error.of_field("queries"))?);
-    let usage = inputs::count(&tokens);
+    let usage = inputs::charge(&state, &tokens)?;
     let vectors = unit_vectors(&state, &asked, tokens, dimensions).await?;
 
     let rows = if asked_for == 0 { 0..columns } else { columns..count };

@@ -43,7 +43,7 @@ pub async fn create(
     let inputs = asked.admit(&state, weight.as_deref(), "input", inputs)?;
     let short = inputs.are_short();
     let tokens = asked.tokens(&state, inputs, short).await?;
-    let usage = inputs::count(&tokens);
+    let usage = inputs::charge(&state, &tokens)?;
     let parts = parts(&tokens);
     let slices = inputs::slices(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
     let answer = Answer {

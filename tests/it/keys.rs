@@ -179,6 +179,17 @@ fn check_refuses_keys_and_certificates_that_serve_refuses() {
         ("api_keys = [\"\"]", None, "entry 1 of server.api_keys is empty"),
         ("api_keys = [\"sk-one x\"]", None, "\"x\", which is not configured"),
         ("api_keys = [\"m\"]", None, "where the key should be"),
+        ("api_keys = [\"sk-one name=\"]", None, "entry 1 of server.api_keys has a wrong value for name"),
+        ("api_keys = [\"sk-one sk_x=sk-two\"]", None, "entry 1 of server.api_keys has an unknown option"),
+        ("api_keys = [\"name=a sk-one\"]", None, "entry 1 of server.api_keys begins with an option"),
+        ("api_keys = [\"sk-one name=a\", \"sk-two name=a\"]", None, "same name to different keys"),
+        ("api_keys = [\"sk-one name=sk-one\"]", None, "entry 1 of server.api_keys has a key"),
+        (
+            "api_key_file = \"FILE\"",
+            Some(&b"# x\nsk-one m requests_per_minute=0\n"[..]),
+            "line 2 of server.api_key_file",
+        ),
+        ("api_key_file = \"FILE\"", Some(&b"sk-one tokens_per_minute=1000000001\n"[..]), "for tokens_per_minute"),
         ("api_keys = [\"sk-one\", \"sk-one m\"]", None, "entry 2 of server.api_keys"),
         ("api_key_file = \"FILE\"", None, "does not exist"),
         ("api_key_file = \"FILE\"", Some(&b"# none\n"[..]), "holds no key"),
@@ -354,4 +365,171 @@ fn a_server_with_keys_names_the_file_of_a_damaged_table_in_its_log_alone() {
     // Failures of the server have their line although others have none.
     let requests: Vec<&str> = log.lines().filter(|line| line.contains("\"message\":\"request\"")).collect();
     assert!(requests.len() == 4 && requests.iter().all(|line| line.contains("\"status\":503")), "{log}");
+}
+
+fn send_with(app: &TestApp, key: &str, path: &str, input: &str) -> Answer {
+    app.send(path, &[("x-api-key", key)], Some(&json!({"input": input, "model": "a"})))
+}
+
+#[test]
+fn a_key_with_a_rate_of_requests_is_refused_beyond_it_and_told_of_it() {
+    let keys = ["sk-slow requests_per_minute=2", "sk-other requests_per_minute=2", "sk-free"];
+    let app = app(|c| c.server.api_keys = ApiKeys::new(keys));
+    let limits = |answer: &Answer| {
+        ["limit", "remaining", "reset"].map(|what| answer.header(&format!("x-ratelimit-{what}-requests")).to_owned())
+    };
+    // These ask for no key.
+    for path in ["/health", "/ready", "/metrics", "/openapi.json", "/nowhere"] {
+        for _ in 0..3 {
+            let answer = agent().get(app.url(path)).header("x-api-key", "sk-slow").call().unwrap();
+            assert!(!answer.headers().contains_key("x-ratelimit-limit-requests"), "{path}");
+        }
+    }
+    let first = send_with(&app, "sk-slow", "/v1/embeddings", "hello");
+    let [limit, remaining, reset] = limits(&first);
+    assert_eq!((first.status, limit.as_str(), remaining.as_str()), (200, "2", "1"));
+    assert!(reset.ends_with('s') && first.header("x-ratelimit-limit-tokens").is_empty(), "{reset}");
+    // A request that fails counts, and has the headers.
+    let second = app.send("/v1/models/nothing", &[("authorization", "Bearer sk-slow")], None);
+    assert_eq!((second.status, limits(&second)[1].as_str()), (404, "0"));
+    for path in ["/v1/embeddings", "/v1/tokenize", "/v1/engines/a/embeddings"] {
+        let refused = send_with(&app, "sk-slow", path, "hello");
+        let (status, kind, code, param, message) = refused.error();
+        assert_eq!((status, kind, code, param), (429, "requests", Some("rate_limit_exceeded"), None));
+        assert!(
+            message.contains("requests per min (RPM): Limit 2, Used 2, Requested 1. Please try again in "),
+            "{message}"
+        );
+        let seconds: u64 = refused.header("retry-after").parse().unwrap();
+        assert!((1..=30).contains(&seconds) && limits(&refused)[..2] == ["2", "0"], "{seconds}");
+        assert!(!refused.body.to_string().contains("sk-"));
+    }
+    assert_eq!(limits(&send_with(&app, "sk-other", "/v1/embeddings", "hello"))[1], "1", "each key has its own");
+    for _ in 0..5 {
+        let free = send_with(&app, "sk-free", "/v1/embeddings", "hello");
+        assert_eq!((free.status, free.header("x-ratelimit-limit-requests")), (200, ""));
+    }
+}
+
+#[test]
+fn tokens_are_charged_to_the_key_and_the_next_request_waits() {
+    let count = {
+        let app = app(|c| c.server.api_keys = ApiKeys::default());
+        send_with(&app, "", "/v1/embeddings", "hello").body["usage"]["total_tokens"].as_u64().unwrap()
+    };
+    // Enough for one request, and less than for two.
+    let limit = count + 1;
+    let entry = |n: usize| format!("sk-{n} tokens_per_minute={limit} a");
+    let app = app(|c| c.server.api_keys = ApiKeys::new((0..3).map(entry)));
+    for (n, path) in ["/v1/embeddings", "/v1/tokenize", "/v1/similarity"].into_iter().enumerate() {
+        let key = format!("sk-{n}");
+        let large = send_with(&app, &key, path, &"hello ".repeat(50));
+        let (status, kind, code, param, message) = large.error();
+        assert_eq!(
+            (status, kind, code, param),
+            (413, "invalid_request_error", Some("request_too_large"), Some("input"))
+        );
+        assert!(
+            message.contains(&format!("Limit {limit}, Requested ")) && message.contains("retry does not help"),
+            "{message}"
+        );
+        assert_eq!(large.header("x-ratelimit-remaining-tokens"), limit.to_string(), "nothing is charged");
+        let fine = send_with(&app, &key, path, "hello");
+        assert_eq!((fine.status, fine.header("x-ratelimit-limit-tokens")), (200, limit.to_string().as_str()), "{path}");
+        assert_eq!(fine.header("x-ratelimit-remaining-tokens"), "1");
+        assert!(fine.header("x-ratelimit-limit-requests").is_empty());
+        // One token is left, so this one is let in, and leaves less than none.
+        let last = send_with(&app, &key, path, "hello");
+        assert_eq!((last.status, last.header("x-ratelimit-remaining-tokens")), (200, "0"), "{path}");
+        let refused = send_with(&app, &key, path, "hello");
+        let (status, kind, code, _, message) = refused.error();
+        assert_eq!((status, kind, code), (429, "tokens", Some("rate_limit_exceeded")), "{path}");
+        assert!(message.contains(&format!("tokens per min (TPM): Limit {limit}, Used ")), "{message}");
+        assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    }
+}
+
+#[test]
+fn keys_with_names_are_counted_and_logged_by_them_and_a_reload_keeps_what_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, keys, path) = (dir.path().join("c.toml"), dir.path().join("keys"), checkpoint("llama"));
+    let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    let write = |name: &str| {
+        let text = format!("sk-one name={name} requests_per_minute=2\nsha256:{digest} m name=hashed\nsk-x\nsk-y m\n");
+        std::fs::write(&keys, text).unwrap();
+    };
+    write("alice");
+    let text = format!(
+        "[server]\nport = 0\napi_key_file = {keys:?}\n[log]\nlevel = \"trace\"\nformat = \"json\"\n[[models]]\nid = \"m\"\npath = {path:?}"
+    );
+    std::fs::write(&config, text).unwrap();
+    let checked = command(&["check", "--config", config.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned() + &String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success() && !said.contains("sk-") && !said.contains(digest), "{said}");
+    let server = Server::start(&["--config", config.to_str().unwrap()]);
+    server.wait_until_ready();
+    let ask = |key: &str| {
+        let request = agent().post(format!("http://{}/v1/embeddings", server.address)).header("x-api-key", key);
+        Answer::read(request.header("content-type", "application/json").send(r#"{"input": ["a", "b"]}"#).unwrap())
+    };
+    let scrape = || {
+        let answer = agent().get(format!("http://{}/metrics", server.address)).call().unwrap();
+        answer.into_body().read_to_string().unwrap()
+    };
+    let tokens = ask("hello").body["usage"]["total_tokens"].as_u64().unwrap();
+    let statuses = ["sk-one", "sk-one", "sk-one", "sk-x", "sk-y", "wrong"].map(|key| ask(key).status);
+    assert_eq!(statuses, [200, 200, 429, 200, 200, 401]);
+    write("bob");
+    server.signal("HUP");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !scrape().contains("embedding_server_reloads_total{result=\"reloaded\"} 1") {
+        assert!(std::time::Instant::now() < deadline);
+    }
+    assert_eq!(ask("sk-one").status, 429, "what is used stays used");
+    let metrics = scrape();
+    for (what, key, value) in [
+        ("requests", "alice", 3),
+        ("inputs", "alice", 4),
+        ("tokens", "alice", 2 * tokens),
+        ("requests", "bob", 1),
+        ("inputs", "bob", 0),
+        ("requests", "hashed", 1),
+        ("tokens", "hashed", tokens),
+        ("requests", "unnamed", 2),
+        ("inputs", "unnamed", 4),
+    ] {
+        let line = format!("embedding_server_key_{what}_total{{key=\"{key}\"}} {value}\n");
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
+    assert!(metrics.contains("embedding_server_errors_total{code=\"key_rate_limit_exceeded\"} 2\n"), "{metrics}");
+    assert!(!metrics.contains("sk-") && !metrics.contains(digest), "{metrics}");
+    server.signal("TERM");
+    let (_, log) = server.end();
+    assert!(!log.contains("sk-") && !log.contains(digest), "{log}");
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let named: Vec<_> = lines
+        .filter(|line| line["message"] == "request" && line["route"] == "/v1/embeddings")
+        .map(|line| (line["status"].as_u64().unwrap(), line["key"].as_str().map(str::to_owned)))
+        .collect();
+    let name = |name: &str| Some(name.to_owned());
+    let (alice, bob) = (name("alice"), name("bob"));
+    let expected = [
+        (200, name("hashed")),
+        (200, alice.clone()),
+        (200, alice.clone()),
+        (429, alice),
+        (200, None),
+        (200, None),
+        (401, None),
+        (429, bob),
+    ];
+    assert_eq!(named, expected);
+}
+
+#[test]
+fn without_keys_there_are_no_counts_of_keys() {
+    let app = app(|c| c.server.api_keys = ApiKeys::default());
+    assert_eq!(send_with(&app, "any", "/v1/embeddings", "hello").status, 200);
+    let metrics = agent().get(app.url("/metrics")).call().unwrap().into_body().read_to_string().unwrap();
+    assert!(!metrics.contains("embedding_server_key_"), "{metrics}");
 }

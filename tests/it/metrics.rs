@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use embedding_server::config::Model;
+use embedding_server::keys::ApiKeys;
 use serde_json::{Value, json};
 
 use crate::common::{TestApp, agent, checkpoint};
@@ -191,7 +192,7 @@ fn the_dashboard_and_the_metrics_name_the_same() {
     let targets =
         dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten();
     let shown: BTreeSet<String> = targets.flat_map(|target| names_in(target["expr"].as_str().unwrap())).collect();
-    let app = two_models();
+    let app = TestApp::start(|c| c.server.api_keys = ApiKeys::new(["sk-one"]));
     app.get("/nowhere");
     let served: BTreeSet<String> =
         scrape(&app).into_keys().map(|name| name.split('{').next().unwrap().to_owned()).collect();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use embedding_server::keys::ApiKeys;
+
 use crate::common::{TestApp, agent};
 
 fn read(path: &str) -> String {
@@ -34,7 +36,8 @@ fn every_variable_has_its_row() {
 #[test]
 fn every_metric_has_its_row() {
     let page = read("docs/operations.md");
-    let app = TestApp::start(|_| {});
+    // Keys have no line where there are none.
+    let app = TestApp::start(|c| c.server.api_keys = ApiKeys::new(["sk-one"]));
     // The counter of errors has no line before the first one.
     assert_eq!(app.get("/nowhere").status, 404);
     let answer = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();

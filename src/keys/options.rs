@@ -1,0 +1,151 @@
+//! The options of a key: words of the form `option=value` in its entry.
+
+use std::num::NonZeroU64;
+
+/// What an entry says of its key beside the models.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// What the log and the metrics call the key.
+    pub name: Option<String>,
+    pub rates: Rates,
+}
+
+/// How much a key may use per minute; `None`: as much as it likes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Rates {
+    pub requests: Option<NonZeroU64>,
+    pub tokens: Option<NonZeroU64>,
+}
+
+/// The label of all keys without a name in the metrics, which is therefore no name.
+pub const UNNAMED: &str = "unnamed";
+
+const NAME: &str = "name";
+const REQUESTS: &str = "requests_per_minute";
+const TOKENS: &str = "tokens_per_minute";
+const LONGEST_NAME: usize = 64;
+const HIGHEST_RATE: u64 = 1_000_000_000;
+
+impl Options {
+    /// Takes `word` if it is an option; returns whether it is one.
+    ///
+    /// # Errors
+    /// When the option or its value is not one that there is. Errors continue a sentence that begins with the place, and
+    /// repeat nothing of the word, which may be a key that stands in the wrong place.
+    pub fn take(&mut self, word: &str) -> Result<bool, String> {
+        let Some((option, value)) = split(word) else { return Ok(false) };
+        let given_before = match option {
+            NAME => self.name.replace(name(value)?).is_some(),
+            REQUESTS => self.rates.requests.replace(rate(REQUESTS, value)?).is_some(),
+            TOKENS => self.rates.tokens.replace(rate(TOKENS, value)?).is_some(),
+            _ => {
+                return Err(format!("has an unknown option: the options of a key are {NAME}, {REQUESTS} and {TOKENS}"));
+            }
+        };
+        if given_before {
+            return Err(format!("has the option {option} twice: remove one of them"));
+        }
+        Ok(true)
+    }
+}
+
+impl Rates {
+    pub fn is_limited(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// Whether `word` begins with one of the options that there are, as an entry may whose key is missing.
+pub fn is_known(word: &str) -> bool {
+    split(word).is_some_and(|(option, _)| [NAME, REQUESTS, TOKENS].contains(&option))
+}
+
+/// The option and its value, if `word` is an option.
+fn split(word: &str) -> Option<(&str, &str)> {
+    let (option, value) = word.split_once('=')?;
+    let is_option = !option.is_empty() && option.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    is_option.then_some((option, value))
+}
+
+fn name(value: &str) -> Result<String, String> {
+    let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
+    if value.is_empty() || value.len() > LONGEST_NAME || !value.bytes().all(is_fine) {
+        return Err(format!(
+            "has a wrong value for {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces \
+             around the '='"
+        ));
+    }
+    if value == UNNAMED {
+        return Err(format!("has the name {UNNAMED}, which stands for all keys without a name: choose another name"));
+    }
+    Ok(value.to_owned())
+}
+
+fn rate(option: &str, value: &str) -> Result<NonZeroU64, String> {
+    let number = if value.bytes().all(|b| b.is_ascii_digit()) { value.parse().ok() } else { None };
+    number.filter(|rate: &NonZeroU64| rate.get() <= HIGHEST_RATE).ok_or_else(|| {
+        format!(
+            "has a wrong value for {option}: write a whole number from 1 to {HIGHEST_RATE} without separators, or leave the \
+             option out"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Result<Options, String> {
+        let mut options = Options::default();
+        for word in words {
+            assert!(options.take(word)?, "{word} is no option");
+        }
+        Ok(options)
+    }
+
+    #[test]
+    fn options_have_a_name_and_a_value() {
+        let rate = |rate| NonZeroU64::new(rate);
+        let all =
+            options(&["tokens_per_minute=1000000000", "name=Alice-1_b.c@example", "requests_per_minute=1"]).unwrap();
+        assert_eq!(all.name.as_deref(), Some("Alice-1_b.c@example"));
+        assert_eq!(all.rates, Rates { requests: rate(1), tokens: rate(1_000_000_000) });
+        assert!(all.rates.is_limited() && !options(&["name=a"]).unwrap().rates.is_limited());
+        for model in ["model", "org/model", "Name=alice", "=x", "model2=x", "org/a=b"] {
+            assert_eq!(Options::default().take(model), Ok(false), "{model}");
+        }
+        assert!(is_known("name=") && is_known("tokens_per_minute=1") && !is_known("key=1") && !is_known("name"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_without_repeating_it() {
+        let (longest, too_long) = ("n".repeat(64), "n".repeat(65));
+        assert!(options(&[&format!("name={longest}")]).is_ok());
+        for (words, part) in [
+            (&["secret=1"][..], "unknown option"),
+            (&["requests_per_second=77"], "unknown option"),
+            (&["name="], "wrong value for name"),
+            (&["name=secret/"], "wrong value for name"),
+            (&["name=\u{e9}secret"], "wrong value for name"),
+            (&["name=\"secret\""], "wrong value for name"),
+            (&["name=a=secret"], "wrong value for name"),
+            (&[&format!("name={too_long}")], "1 to 64"),
+            (&["name=unnamed"], "choose another name"),
+            (&["name=a", "name=a"], "option name twice"),
+            (&["tokens_per_minute=1", "tokens_per_minute=77"], "option tokens_per_minute twice"),
+            (&["requests_per_minute="], "wrong value for requests_per_minute"),
+            (&["requests_per_minute=0"], "from 1 to 1000000000"),
+            (&["requests_per_minute=00"], "from 1 to"),
+            (&["tokens_per_minute=1000000001"], "wrong value for tokens_per_minute"),
+            (&["tokens_per_minute=77777777777777777777777"], "from 1 to"),
+            (&["tokens_per_minute=-77"], "from 1 to"),
+            (&["tokens_per_minute=+77"], "from 1 to"),
+            (&["tokens_per_minute=7.7"], "from 1 to"),
+            (&["tokens_per_minute=77k"], "from 1 to"),
+        ] {
+            let error = options(words).unwrap_err();
+            assert!(error.contains(part), "{words:?}: {error}");
+            assert!(!error.contains("secret") && !error.contains("77"), "{error}");
+        }
+    }
+}
