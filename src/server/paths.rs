@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use axum::http::Uri;
 
+use super::embeddings;
+
 /// The first segments of the API's paths below `/v1`. They answer without `/v1`, and below `/openai`, too.
 const RESOURCES: [&str; 5] = ["embeddings", "models", "engines", "tokenize", "similarity"];
 
@@ -63,7 +65,8 @@ pub fn canonical(path: &str) -> Cow<'_, str> {
 /// that no route has.
 pub fn route<'a>(path: &'a str, prefix: &str) -> Cow<'a, str> {
     if prefix.is_empty() {
-        return canonical(path);
+        // What nearly all requests have, and what is looked at no further.
+        return if path == embeddings::PATH { Cow::from(path) } else { canonical(path) };
     }
     match without_prefix(path, prefix) {
         Some(Cow::Borrowed(rest)) => canonical(rest),

@@ -102,7 +102,14 @@ pub fn bad_host<B>(request: &Request<B>) -> Option<&'static str> {
         (None, _) => Some("a request without the header `Host`"),
         (_, Some(_)) => Some("a request with more than one header `Host`"),
         (Some(host), None) => {
-            let fine = |byte: &u8| byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(byte);
+            // A bit test for each byte, since every request comes by.
+            let fine = |byte: &u8| {
+                let foreign = matches!(
+                    byte,
+                    b'"' | b'#' | b',' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}'
+                );
+                byte.is_ascii_graphic() && !foreign
+            };
             (!host.as_bytes().iter().all(fine)).then_some("a request with an invalid header `Host`")
         }
     }
