@@ -90,11 +90,19 @@ impl LoadError {
 
     /// An I/O error when `path` is to be written, with the remedies of the usual ones.
     pub fn writing(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
-        let found = Self::new(path, error.to_string());
+        let path = path.into();
+        let owner = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => owner(&path).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let found = Self::new(path, format!("cannot be written: {error}{owner}"));
         match error.kind() {
             std::io::ErrorKind::PermissionDenied => found
                 .expected("a place where this user may write")
                 .remedy("give another output, or run the command as the owner of that directory"),
+            std::io::ErrorKind::ReadOnlyFilesystem => found
+                .expected("a file system that is not mounted read-only")
+                .remedy("give another output, or mount it for writing"),
             std::io::ErrorKind::NotFound => {
                 found.expected("a directory that exists").remedy("make it with `mkdir -p`, or correct the path")
             }
@@ -106,6 +114,22 @@ impl LoadError {
     /// The file or directory at fault.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// To whom the file or directory belongs that keeps `path` from being written; reads on from the error.
+fn owner(path: &Path) -> Option<String> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let (existing, metadata) =
+            path.ancestors().find_map(|path| Some((path, std::fs::symlink_metadata(path).ok()?)))?;
+        Some(format!("; {} belongs to the user with the ID {}", existing.display(), metadata.uid()))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
     }
 }
 

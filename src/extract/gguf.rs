@@ -47,7 +47,7 @@ impl GgufSource {
         let family =
             family::known(&checkpoint.model_type).filter(|_| checkpoint.kind == Kind::Gguf).ok_or_else(unknown)?;
 
-        let dir = TempDir::new().map_err(|e| LoadError::io(std::env::temp_dir(), &e))?;
+        let dir = TempDir::new().map_err(|e| LoadError::writing(std::env::temp_dir(), &e))?;
         let config = serde_json::to_vec_pretty(&config(&checkpoint, &family)).unwrap_or_default();
         staging::write(&dir.path().join("config.json"), &config)?;
         let to = dir.path().join("tokenizer.json");

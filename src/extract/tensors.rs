@@ -61,7 +61,7 @@ pub fn write(
     progress: &dyn Progress,
 ) -> Result<Written, LoadError> {
     let layout = Layout::new(selection, dtype).map_err(|e| LoadError::new(path, e.to_string()))?;
-    let failed = |e: io::Error| LoadError::io(path, &e);
+    let failed = |e: io::Error| LoadError::writing(path, &e);
     let (mut file, mut done) = open(path, &layout, source.resumable() && dtype.is_none()).map_err(failed)?;
 
     progress.start(&source.origin().name, done, layout.data_len());

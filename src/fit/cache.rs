@@ -73,7 +73,7 @@ impl Cache {
     /// # Errors
     /// When the disk refuses, or the file is something else.
     pub fn open(dir: &Path, identity: Identity, progress: &dyn Progress) -> Result<Self, LoadError> {
-        std::fs::create_dir_all(dir).map_err(|e| LoadError::io(dir, &e))?;
+        std::fs::create_dir_all(dir).map_err(|e| LoadError::writing(dir, &e))?;
         let name = [&identity.url, &identity.model, &identity.prefix].map(|part| hex(&Sha256::digest(part.as_bytes())));
         let name = hex(&Sha256::digest(name.concat().as_bytes()));
         let path = dir.join(format!("{}.vectors", name.get(..32).unwrap_or(&name)));
@@ -111,7 +111,7 @@ impl Cache {
     /// When one is not, or the disk refuses.
     pub fn append(&mut self, answers: &[(Key, Vec<f32>)]) -> Result<(), LoadError> {
         let Some((_, first)) = answers.first() else { return Ok(()) };
-        let failed = |e: io::Error| LoadError::io(&self.path, &e);
+        let failed = |e: io::Error| LoadError::writing(&self.path, &e);
         let store = match &mut self.store {
             Some(store) => store,
             none => none.insert(Store::create(&self.path, &self.identity, first.len()).map_err(failed)?),
@@ -133,7 +133,7 @@ impl Cache {
     /// When the disk refuses.
     pub fn sync(&self) -> Result<(), LoadError> {
         let Some(store) = &self.store else { return Ok(()) };
-        store.file.sync_data().map_err(|e| LoadError::io(&self.path, &e))
+        store.file.sync_data().map_err(|e| LoadError::writing(&self.path, &e))
     }
 }
 

@@ -31,7 +31,7 @@ impl Spool {
     /// # Errors
     /// When the file cannot be made.
     pub fn new(dir: &Path, dimensions: usize) -> Result<Self, LoadError> {
-        let file = tempfile::tempfile_in(dir).map_err(|e| LoadError::io(dir, &e))?;
+        let file = tempfile::tempfile_in(dir).map_err(|e| LoadError::writing(dir, &e))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), dir: dir.to_owned(), dimensions, rows: 0 })
     }
 
@@ -46,7 +46,9 @@ impl Spool {
     pub fn push(&mut self, rows: &[f32]) -> Result<(), LoadError> {
         self.rows += rows.len() / self.dimensions.max(1);
         // Tables are little-endian.
-        rows.iter().try_for_each(|x| self.file.write_all(&x.to_le_bytes())).map_err(|e| LoadError::io(&self.dir, &e))
+        rows.iter()
+            .try_for_each(|x| self.file.write_all(&x.to_le_bytes()))
+            .map_err(|e| LoadError::writing(&self.dir, &e))
     }
 
     /// The rows as a table.
@@ -55,7 +57,7 @@ impl Spool {
     /// When the disk refuses, or there are none.
     pub fn finish(self) -> Result<Spooled, LoadError> {
         let Self { file, dir, dimensions, rows } = self;
-        let file = file.into_inner().map_err(|e| LoadError::io(&dir, e.error()))?;
+        let file = file.into_inner().map_err(|e| LoadError::writing(&dir, e.error()))?;
         let table = EmbeddingTable::new(Map::of(&file, &dir)?.bytes(), TableDtype::F32, rows, dimensions);
         let table = table.ok_or_else(|| LoadError::new(&dir, "lost vectors that were written there"))?;
         Ok(Spooled { table })

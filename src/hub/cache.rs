@@ -55,16 +55,17 @@ impl ModelCache {
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Remembers the commit of the revision.
+    /// Remembers the commit of the revision. Where it is remembered already, nothing is written: the cache may be one that this
+    /// user can only read.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn remember(&self, commit: &str) -> Result<(), LoadError> {
-        if is_commit(&self.revision) {
+        if self.commit().as_deref() == Some(commit) {
             return Ok(());
         }
         let path = self.dir().join("refs").join(&self.revision);
-        replace(&path, |new| fs::write(new, commit)).map_err(|e| LoadError::io(&path, &e))
+        replace(&path, |new| fs::write(new, commit)).map_err(|e| refused(&path, &e))
     }
 
     /// The file of that commit, fetched if it is not there, and checked before it is.
@@ -89,15 +90,26 @@ impl ModelCache {
             let locks = self.root.join(".locks").join(&self.folder);
             let blobs = self.dir().join("blobs");
             for dir in [&locks, &blobs] {
-                fs::create_dir_all(dir).map_err(|e| LoadError::io(dir, &e))?;
+                fs::create_dir_all(dir).map_err(|e| refused(dir, &e))?;
             }
             let _lock = Lock::take(&locks.join(format!("{}.lock", metadata.etag)), Some(progress))?;
             if !blob.exists() {
                 fetch(client, &url, file, &metadata, &blob, progress)?;
             }
         }
-        link(&blob, &pointer).map_err(|e| LoadError::io(&pointer, &e))?;
+        link(&blob, &pointer).map_err(|e| refused(&pointer, &e))?;
         Ok(pointer)
+    }
+}
+
+/// What cannot be written in the cache.
+fn refused(path: &Path, error: &io::Error) -> LoadError {
+    let found = LoadError::writing(path, error);
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => found.remedy(
+            "set HF_HOME to a directory that this user may write to, or run the command as the owner of the cache",
+        ),
+        _ => found,
     }
 }
 
@@ -116,7 +128,7 @@ fn fetch(
     progress: &dyn Progress,
 ) -> Result<(), LoadError> {
     let incomplete = blob.with_file_name(format!("{}.incomplete", metadata.etag));
-    let failed = |e: io::Error| LoadError::io(&incomplete, &e);
+    let failed = |e: io::Error| refused(&incomplete, &e);
     let mut file = files::resume(&incomplete).map_err(failed)?;
     let mut there = file.metadata().map_err(failed)?.len();
     loop {

@@ -78,7 +78,7 @@ pub fn write(
     let at = |name: &str| staging.dir().join(name);
     let io = |name: &str| {
         let path = at(name);
-        move |e: io::Error| LoadError::io(path, &e)
+        move |e: io::Error| LoadError::writing(path, &e)
     };
     match &checkpoint.tokenizer.rebuilt {
         Some(json) => staging::write(&at("tokenizer.json"), json.as_bytes())?,

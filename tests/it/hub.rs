@@ -592,3 +592,57 @@ fn credentials_of_the_endpoint_and_tokens_are_never_shown() {
     let card = std::fs::read_to_string(Path::new(dir.trim()).join("README.md")).unwrap();
     assert!(!card.contains("SECRET") && card.contains(&format!("{}/{ID}", setup.hub.endpoint)), "{card}");
 }
+
+#[cfg(unix)]
+#[test]
+fn a_complete_cache_need_not_be_writable_and_a_refused_write_names_its_owner() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+
+    let setup = Setup::new();
+    setup.fetch().unwrap();
+    let set_mode = |mode_of_directories: u32| {
+        let mut directories = vec![setup.cache.path().to_owned()];
+        while let Some(directory) = directories.pop() {
+            std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode_of_directories)).unwrap();
+            let entries = std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap());
+            directories.extend(entries.filter(|e| e.file_type().unwrap().is_dir()).map(|e| e.path()));
+        }
+    };
+    let owner = setup.cache.path().metadata().unwrap().uid();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(elsewhere.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let binary = elsewhere.path().join("binary");
+    std::fs::copy(env!("CARGO_BIN_EXE_embedding-server"), &binary).unwrap();
+    let run = || {
+        let like = setup.command(&["fetch", ID]);
+        let mut command = Command::new(&binary);
+        command.args(like.get_args()).current_dir(elsewhere.path());
+        for (name, value) in like.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        // Root may write everywhere, and read what others may not: be somebody else.
+        if owner == 0 {
+            command.uid(65534).gid(65534);
+        }
+        command.output().unwrap()
+    };
+    set_mode(0o555);
+    let complete = run();
+    set_mode(0o755);
+    let refs = setup.cache.path().join(format!("models--{}/refs", ID.replace('/', "--")));
+    std::fs::remove_dir_all(refs).unwrap();
+    set_mode(0o555);
+    let refused = run();
+    set_mode(0o755);
+    assert!(complete.status.success(), "{}", stderr(&complete));
+    let said = stderr(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    for part in ["refs/main: cannot be written", &format!("belongs to the user with the ID {owner}"), "set HF_HOME"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("mergekit"), "{said}");
+}
