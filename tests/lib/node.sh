@@ -1,5 +1,5 @@
-# Sourced by the runners: make_node_packages DIR PROJECT installs what PROJECT/package-lock.json says into DIR/node_modules.
-# The stamp is written last, so an interrupted or outdated folder is made anew.
+# Sourced by the runners. `make_node_packages DIR PROJECT` installs the packages of PROJECT/package-lock.json into DIR/node_modules. The
+# stamp is written last, so a directory whose installation was interrupted is created again.
 make_node_packages() {
   local dir=$1 project=$2 start=$SECONDS
   command -v npm > /dev/null || { echo "npm is not installed" >&2; return 1; }

@@ -1,6 +1,6 @@
-# Sourced by the runners: make_venv DIR REQUIREMENTS ... makes (or completes) a virtual environment.
-# An argument that is a file is a requirements file, anything else is a requirement. The stamp is written last, so an
-# interrupted or outdated environment is made anew.
+# Sourced by the runners. `make_venv DIR REQUIREMENTS ...` creates a Python virtual environment, or keeps the existing one if it has the
+# same requirements. An argument that is a file is a requirements file; any other argument is a requirement. The stamp is written last,
+# so an environment whose installation was interrupted is created again.
 make_venv() {
   local venv=$1 base=${PYTHON:-python3} stamp="" args=() arg start=$SECONDS
   shift

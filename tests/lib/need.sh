@@ -1,4 +1,5 @@
-# Sourced. need COMMAND=PACKAGES ...: installs the Debian packages of the commands that are missing.
+# Sourced by the runners. `need COMMAND=PACKAGES ...` installs the Debian packages of each command that is not in PATH. It needs root and
+# apt-get to install anything, and names the missing packages otherwise.
 need() {
   local pair missing=()
   for pair; do type -P "${pair%=*}" > /dev/null || missing+=(${pair#*=}); done
