@@ -51,6 +51,7 @@ pub mod files;
 pub mod fit;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod json;
 mod large_pages;
 pub mod location;
 pub mod norm;
