@@ -1,8 +1,8 @@
-"""One-line requests while a batch is worked on: their latency, and how far memory grows.
+"""Measures the latency of one-line requests while the server works on a batch, and the growth of its memory.
 
     python3 benches/mixed.py CHECKPOINT [BINARY]
 
-The batch is 2048 texts of 500 bytes, answered in floats: over 100 MB at 4096 dimensions. Only the standard library.
+The batch is 2048 texts of 500 bytes. Its response, as floats, is over 100 MB at 4096 dimensions. Needs only the standard library.
 """
 
 import http.client
@@ -37,13 +37,13 @@ def post(address, body):
 
 
 def anonymous(pid):
-    """MiB"""
+    """Returns the anonymous memory of the process in MiB."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
 def wait_for_the_last_tokenizer(log):
-    """Until the model answers by the tokenizer that it will keep: a faster one may be loaded after it is ready."""
+    """Waits until the model uses its final tokenizer: a faster one may be loaded after the model is ready."""
     final = ready = False
     for line in log:
         event = json.loads(line)
@@ -68,7 +68,7 @@ def main(checkpoint, binary="target/release/embedding-server"):
         wait_for_the_last_tokenizer(server.stderr)
         batch = {"input": [text(500) for _ in range(2048)]}
         quiet = latencies(address, seconds=2)
-        # Of the table, which is a mapped file, a batch makes many rows resident: they are the page cache's memory.
+        # A batch makes many rows of the mapped table resident. They belong to the page cache, so only anonymous memory is measured.
         before = anonymous(server.pid)
         done, sizes, times, sampled = threading.Event(), [], [], []
 

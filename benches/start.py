@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""From the process's start to its first 200 on /ready, of the release binary: the model inside, or the server's arguments.
+"""Measures the time from the start of the release binary to its first 200 on /ready, with the built-in model or with the given arguments.
 
     cargo build --release && benches/start.py [--runs 10] [server arguments]
 """

@@ -1,4 +1,4 @@
--- Requests of a short, ever new sentence each. Arguments after --: the encoding format, the model.
+-- Sends one new short sentence per request. Arguments after --: the encoding format and the model.
 local words = {}
 for word in ([[the of and to in is that for it was on are as with they at be this from have or by one had not but what all
 were when we there can an your which their said if do will each about how up out them then she many some so these would other

@@ -1,7 +1,7 @@
-"""The same batch by torch's EmbeddingBag on the same device: peer.py cuda:0 [ROWS DIMENSIONS TEXTS TOKENS]
+"""Pools the batch of `cargo bench --bench device` with torch's EmbeddingBag: peer.py cuda:0 [ROWS DIMENSIONS TEXTS TOKENS]
 
-A weighted sum, as a mean of scaled rows is one; ids from host memory, vectors to host memory, and without either. In bf16
-torch's vectors are bf16, too: half the bytes to bring back.
+The batch is a weighted sum of rows, which is what a mean of scaled rows is. It is measured with and without the transfers of token IDs from host
+memory and of vectors to host memory. In bf16 torch's vectors are bf16, too, so it transfers half as many bytes.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""The measurement behind `benches/peers/run`: every peer on the same texts and the same table, in alternating rounds."""
+"""The measurement of `benches/peers/run`: all libraries on the same texts and the same table, in alternating rounds."""
 
 import argparse
 import contextlib
@@ -99,11 +99,11 @@ def text_to_vector(args, table):
 
 
 def export(checkpoint, directory):
-    """The checkpoint as Model2Vec reads it: rows already normalized, in f32."""
+    """Writes the checkpoint as a Model2Vec directory, with normalized rows in f32, and returns its path."""
     if not (directory / "config.json").exists():
         directory.mkdir(parents=True, exist_ok=True)
         c = Checkpoint(checkpoint)
-        # model2vec wants a row for each token: Gemma 3 has a token without one, which no text here holds.
+        # model2vec needs a row for each token. Gemma 3 has a token without a row, which occurs in no text here.
         tokens = max(c.tokenizer.get_vocab().values()) + 1
         rows = np.zeros((tokens, c.hidden), dtype=np.float32)
         for i in range(0, min(tokens, c.rows), 4096):
@@ -122,8 +122,8 @@ def environment(threads):
 
 
 def run(command, threads, files, extra=None):
-    """Seconds per text of one fresh process, a number a file: of CPU on one core (without the waiting for a core that
-    others use, but with what they do to its caches), by the clock on all."""
+    """Runs one new process and returns its seconds per text, one number per file. On one core this is CPU time, which
+    excludes waiting for a busy core, but not the effect of other load on the caches. On all cores it is wall-clock time."""
     pin = ["taskset", "-c", str(min(os.sched_getaffinity(0)))] if threads == 1 else []
     line = [*pin, *map(str, command), str(threads), *map(str, files)]
     done = subprocess.run(line, env=environment(threads) | (extra or {}), capture_output=True, text=True)
@@ -133,7 +133,7 @@ def run(command, threads, files, extra=None):
 
 
 def check(commands, work):
-    """Nothing is timed before all peers give the same vectors."""
+    """Checks that all libraries give the same vectors, before anything is timed."""
     with tempfile.TemporaryDirectory() as t:
         sample, vectors = Path(t, "sample.txt"), Path(t, "vectors")
         lines = [x for kind in KINDS for x in (work / f"{kind}.txt").read_text(encoding="utf-8").splitlines()[:CHECKED]]
@@ -147,7 +147,7 @@ def check(commands, work):
             worst = (found * first).sum(axis=1).min()
             print(f"{name}: smallest cosine {worst:.7f}", file=sys.stderr)
             if not worst > 0.9999:
-                raise SystemExit(f"{name} gives other vectors (cosine {worst}): not the same work, nothing is measured")
+                raise SystemExit(f"{name} gives other vectors (cosine {worst}), so it does not do the same work. Nothing is measured")
 
 
 # HTTP
@@ -156,20 +156,20 @@ def check(commands, work):
 def http(args, table):
     checkpoint = args.real / table
     rows = {}
-    with Server({"text-embedding-3-small": checkpoint}) as ours, seed(checkpoint) as other:
+    with Server({"text-embedding-3-small": checkpoint}) as ours, prototype(checkpoint) as other:
         text = "Enter a valid value."
         a, b = (np.array(post(h, text), dtype=np.float64) for h in (ours.host, other))
         cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-        print(f"seed's server: cosine {cosine:.7f}", file=sys.stderr)
-        if not cosine > 0.999:  # transformers pools in bf16, as the checkpoint is stored
-            raise SystemExit(f"the seed's server answers other vectors (cosine {cosine})")
+        print(f"prototype: cosine {cosine:.7f}", file=sys.stderr)
+        if not cosine > 0.999:  # transformers pools in bf16, the type that the checkpoint is stored in
+            raise SystemExit(f"the prototype returns other vectors (cosine {cosine})")
         cases = {
             f"{name}, {connections} connection{'s' * (connections > 1)}": (host, connections, encoding)
             for connections in (1, 64)
             for name, host, encoding in (
                 ("this server, base64", ours.host, "base64"),
                 ("this server, float", ours.host, "float"),
-                ("the seed's server, float", other, "float"),
+                ("the prototype, float", other, "float"),
             )
         }
         for _ in range(args.rounds):
@@ -180,12 +180,12 @@ def http(args, table):
 
 
 @contextlib.contextmanager
-def seed(checkpoint):
+def prototype(checkpoint):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, HERE / "seed_server.py", checkpoint, str(port)]
+        command = [sys.executable, HERE / "prototype_server.py", checkpoint, str(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ, HF_HUB_OFFLINE="1"))
         try:
             end = time.monotonic() + 180
@@ -194,7 +194,7 @@ def seed(checkpoint):
                     break
                 time.sleep(0.1)
             else:
-                raise SystemExit("the seed's server does not start:\n" + os.pread(log.fileno(), 1 << 16, 0).decode())
+                raise SystemExit("the prototype does not start:\n" + os.pread(log.fileno(), 1 << 16, 0).decode())
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
@@ -250,14 +250,14 @@ def markdown(result):
     for table, rows in result["text to vector"].items():
         keys = list(next(iter(rows.values())))
         ours = next(iter(rows.values()))
-        lines += ["", f"Text to vector, {table}, microseconds per text (one core: of CPU; all cores: by the clock); x: times this library's median", ""]
+        lines += ["", f"Text to vector, {table}, microseconds per text (one core: CPU time; all cores: wall-clock time); x: multiple of this library's median", ""]
         lines += ["| | " + " | ".join(keys) + " |", "|---|" + "---:|" * len(keys)]
         for name, row in rows.items():
             ratios = [f"{cell(row[k])}, {row[k]['median'] / ours[k]['median']:.1f}x" for k in keys]
             lines.append(f"| {name} | " + " | ".join(ratios) + " |")
     for table, rows in result["http"].items():
         keys = list(next(iter(rows.values())))
-        lines += ["", f"HTTP, {table}, one short text a request", "", "| | " + " | ".join(keys) + " |", "|---|" + "---:|" * len(keys)]
+        lines += ["", f"HTTP, {table}, one short text per request", "", "| | " + " | ".join(keys) + " |", "|---|" + "---:|" * len(keys)]
         lines += [f"| {name} | " + " | ".join(cell(row[k]) for k in keys) + " |" for name, row in rows.items()]
     return "\n".join(lines)
 

@@ -1,10 +1,10 @@
-"""One Python peer under the clock, in a process of its own.
+"""Times one Python library in a process of its own.
 
     python python_peers.py PEER MODEL THREADS TEXTS...
 
-The protocol of every peer: a file of texts holds one a line; the first 256 warm the process up, the others are timed in
-batches of 256, and seconds per text are printed, a line a file: by the clock, and of CPU. With VECTORS=PATH in the environment nothing is timed:
-the vectors of the texts are written there as little-endian f32.
+All programs that are compared follow the same protocol. Each file of TEXTS holds one text per line. The first 256 texts warm up the process,
+and the others are timed in batches of 256. For each file the program prints a line with the seconds per text, first by the wall clock and then of
+CPU time. With VECTORS=PATH in the environment nothing is timed: the vectors of the texts are written to PATH as little-endian f32.
 """
 
 import os
@@ -62,7 +62,7 @@ def wordllama_(model, threads):
     import wordllama
     from wordllama import WordLlama
 
-    # The package holds its tokenizer, but looks for it in `tokenizer` where the folder is `tokenizers`.
+    # The package contains its tokenizer in the folder `tokenizers`, but looks for it in `tokenizer`.
     m = WordLlama.load(dim=256, cache_dir=Path(wordllama.__file__).parent, disable_download=True)
     return lambda texts: m.embed(texts, norm=True, batch_size=BATCH)
 

@@ -1,5 +1,5 @@
-"""Texts of many languages, out of a registry package: the translations that Django ships, some 85 languages of real,
-if technical, text. The same files on every machine, for a fixed version and seed."""
+"""Extracts texts in many languages from a registry package: the translations that Django ships, which are real but technical
+text in some 85 languages. A fixed version of Django and a fixed seed give the same files on every machine."""
 
 import gettext
 import random
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write(package, directory):
-    """`sentences.txt` and `documents.txt` (a text a line, none twice), and `words.txt` (a line a language), in `directory`."""
+    """Writes `sentences.txt` and `documents.txt` (one text per line, no duplicates) and `words.txt` (one line per language) to `directory`."""
     random.seed(5)
     sentences, documents, words = [], [], []
     for locale in sorted(Path(package).glob("conf/locale/*/")):
@@ -26,7 +26,7 @@ def write(package, directory):
 
 
 def language(package, locale):
-    """What is translated, without markup and placeholders."""
+    """Returns the translated texts of one locale, without markup and placeholders."""
     found = set()
     for file in sorted(Path(package).glob(f"**/locale/{locale}/LC_MESSAGES/*.mo")):
         with open(file, "rb") as f:
@@ -39,7 +39,7 @@ def language(package, locale):
 
 
 def joined(texts, size=2000):
-    """Documents of `size` bytes or a little more."""
+    """Joins `texts` into documents of `size` bytes or a little more."""
     parts, length = [], 0
     for text in texts:
         parts.append(text)

@@ -1,4 +1,4 @@
--- Requests of one short, ever new text each. Arguments after --: a file of words (a line a language), model, format.
+-- Sends one new short text per request. Arguments after --: a file of words (one line per language), the model and the encoding format.
 local languages, prefix, suffix = {}, nil, nil
 local threads = 0
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""nDCG@10 of BM25 (PyPI rank-bm25, Okapi, its defaults) on the BEIR directories that `eval --retrieval` takes.
+"""Computes nDCG@10 of BM25 (PyPI rank-bm25, Okapi with its defaults) on the BEIR directories that `eval --retrieval` reads.
 
     pip install rank-bm25==0.2.2 numpy && benches/quality/bm25.py data/xquad/*
 
-Terms are words in lower case; of scripts that have no spaces between words, pairs of characters.
+Terms are words in lower case. In scripts without spaces between words, terms are pairs of characters.
 """
 
 import json
@@ -15,7 +15,7 @@ from pathlib import Path
 from rank_bm25 import BM25Okapi
 
 UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff"
-# Python's \w leaves vowel signs out.
+# Vowel signs, which Python's \w does not match.
 SIGNS = r"\u0300-\u036f\u064b-\u065f\u0900-\u0963"
 
 

@@ -1,8 +1,9 @@
-"""The server that this project began as, rewritten from its description: Flask, transformers, one text a request.
+"""The Flask server from which this project began, rewritten from its description: transformers, one text per request.
 
-    python seed_server.py CHECKPOINT PORT
+    python prototype_server.py CHECKPOINT PORT
 
-AutoTokenizer with its special tokens, AutoModel without layers, the mean over last_hidden_state, not scaled, as floats.
+It uses AutoTokenizer with special tokens and AutoModel without layers. A response holds the mean of last_hidden_state as floats, not
+scaled to length 1.
 """
 
 import sys
