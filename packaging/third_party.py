@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What is linked into the program: THIRD_PARTY.txt (licences, in full) and packaging/sbom.cdx.json (CycloneDX 1.6).
+"""Lists what is linked into the program: THIRD_PARTY.txt (licenses, in full) and packaging/sbom.cdx.json (CycloneDX 1.6).
 
-    packaging/third_party.py           writes both
-    packaging/third_party.py --check   fails where they are not what it would write
+    packaging/third_party.py           writes both files
+    packaging/third_party.py --check   fails if either file is not what it would write
 
-Of the static Linux build with the default features: the crates that cargo links (procedural macros and build scripts are
-not), the C sources inside them, Rust's standard library and glibc. Needs cargo and the crates of Cargo.lock, no network.
+The list covers the static Linux build with the default features: the crates that cargo links (without procedural macros and build scripts),
+the C sources inside them, Rust's standard library and glibc. Needs cargo and the crates of Cargo.lock, but no network.
 """
 
 import json
@@ -20,15 +20,15 @@ ROOT = Path(__file__).resolve().parents[1]
 TARGET = "x86_64-unknown-linux-gnu"
 LICENCE_FILE = re.compile(r"(licen[cs]e|copying|unlicense|notice|copyright)", re.IGNORECASE)
 NOT_A_TEXT = {".rs", ".py", ".toml", ".html", ".json", ".c", ".h", ".sh", ".yml"}
-# zstd is under either of two licences; its other one is in LICENSE.
+# zstd offers two licenses. The chosen one is in LICENSE.
 NOT_CHOSEN = {"zstd/COPYING"}
-# PCRE2's licence is only in the first comment of its sources.
+# The license of PCRE2 is only in a comment of its sources.
 IN_A_COMMENT = {"pcre2-sys": "upstream/src/pcre2_compile.c"}
 HEADER = """\
-embedding-server is under the MIT licence (LICENSE). The program contains what follows, each under its own licence.
+embedding-server is under the MIT license (LICENSE). The program contains the following works, each under its own license.
 
 The static build also contains the standard library of Rust (MIT or Apache-2.0, https://www.rust-lang.org) and the GNU C
-Library (LGPL-2.1-or-later, https://www.gnu.org/software/libc/): packaging/build links the program anew, with any glibc.
+Library (LGPL-2.1-or-later, https://www.gnu.org/software/libc/): packaging/build links the program again, with any glibc.
 The default model is described in models/default/README.md, the frequency sample and the vocabulary in assets/README.md.
 """
 
@@ -39,7 +39,7 @@ def cargo(*arguments):
 
 
 def linked():
-    """The linked crates as cargo's metadata has them, by name and version."""
+    """Returns cargo's metadata of the linked crates, the edges between all crates, and the ID of this package."""
     tree = cargo("tree", "-e", "normal,no-proc-macro", "--target", TARGET, "--prefix", "none", "--format", "{p}")
     names = {tuple(line.split()[:2]) for line in tree.splitlines()}
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", TARGET))
@@ -49,7 +49,7 @@ def linked():
 
 
 def texts(package):
-    """The licence texts of a crate, and of the C sources in it."""
+    """Returns the license texts of a crate, and of the C sources in it."""
     directory = Path(package["manifest_path"]).parent
     found = [
         path
@@ -69,7 +69,7 @@ def texts(package):
 
 
 def expression(package):
-    """SPDX; cargo also allows the old form MIT/Apache-2.0."""
+    """Returns the license of a crate as an SPDX expression. Cargo also allows the old form MIT/Apache-2.0."""
     return (package["license"] or "see its text").replace("/", " OR ")
 
 
@@ -84,7 +84,7 @@ def third_party(packages):
             without.append(package)
     out = [HEADER]
     out += [f"{p['name']} {p['version']}: {expression(p)}, {p['repository'] or 'https://crates.io/crates/' + p['name']}" for p in packages]
-    out.append(f"\nWithout a text of their own, under the texts below: {', '.join(p['name'] for p in without)}.")
+    out.append(f"\nCrates without a license text of their own, which are under the texts below: {', '.join(p['name'] for p in without)}.")
     for text, of in sorted(users.items(), key=lambda item: item[1]):
         out += ["", "=" * 100, ", ".join(dict.fromkeys(of)), "-" * 100, text]
     return "\n".join(out) + "\n"
@@ -124,7 +124,7 @@ def sbom(packages, edges, root):
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
             "bomFormat": "CycloneDX",
             "specVersion": "1.6",
-            # Of the contents, so that the same ones give the same file.
+            # Derived from the contents, so that the same contents give the same file.
             "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, json.dumps(body))}",
             "version": 1,
             "metadata": {
@@ -151,7 +151,7 @@ def main():
         if "--check" not in sys.argv:
             path.write_text(text)
         elif not path.exists() or path.read_text() != text:
-            sys.exit(f"{name} is not of this Cargo.lock: run packaging/third_party.py")
+            sys.exit(f"{name} does not match Cargo.lock: run packaging/third_party.py")
     print(f"{len(packages)} crates are linked")
 
 

@@ -40,7 +40,7 @@ capabilities:
 {{ ternary "HTTPS" "HTTP" (ne .Values.tls.secretName "") }}
 {{- end }}
 
-{{- /* What the chart itself sets: the variables of `env` come after these, and the last one of a name counts. */ -}}
+{{- /* The variables that the chart sets. Those of `env` follow, and the last variable of a name takes effect. */ -}}
 {{- define "embedding-server.env" -}}
 - name: EMBEDDING_SERVER_LOG_FORMAT
   value: json
