@@ -1,43 +1,27 @@
 //! GGUF files: token_embd.weight, output_norm.weight and the tokenizer that the metadata describe.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. What its metadata mean is llama.cpp's to
-//! say; `convert_hf_to_gguf.py` there is the source of the names and of what happens to norms.
+//! say: [`architecture`] has what its converter and its graphs do to layer 0.
 
+mod architecture;
 mod decode;
 mod header;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
-use super::family;
 use super::{Checkpoint, Conventions, Kind, Overrides, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::tokenize::choose::Tokenizer;
+use architecture::{Architecture, EmbeddingNorm, FinalNormKind, Known, Scale};
 pub use header::is_gguf;
 use header::{Gguf, TensorInfo};
 
 const TABLE: &str = "token_embd.weight";
-const NORM: &str = "output_norm.weight";
-
-/// llama.cpp's architectures, and the model types of transformers that they are made from. Only those whose final norm
-/// is the last thing before the output, as in [`family`], whose scale and norm they share.
-#[rustfmt::skip]
-const ARCHITECTURES: &[(&str, &str)] = &[
-    ("arcee", "arcee"), ("bitnet", "bitnet"), ("cohere2", "cohere2"), ("command-r", "cohere"),
-    ("deepseek2", "deepseek_v3"), ("dots1", "dots1"), ("ernie4_5", "ernie4_5"), ("exaone4", "exaone4"),
-    ("falcon", "falcon"), ("falcon-h1", "falcon_h1"), ("gemma", "gemma"), ("gemma2", "gemma2"),
-    ("gemma3", "gemma3_text"), ("gemma3n", "gemma3n_text"), ("gemma4", "gemma4_text"), ("glm4", "glm4"),
-    ("glm4moe", "glm4_moe"), ("gpt-oss", "gpt_oss"), ("gptneox", "gpt_neox"), ("granite", "granite"),
-    ("granitehybrid", "granitemoehybrid"), ("granitemoe", "granitemoe"), ("internlm2", "internlm2"), ("llama", "llama"),
-    ("llama4", "llama4_text"), ("mamba", "mamba"), ("minicpm", "minicpm"), ("minicpm3", "minicpm3"),
-    ("mistral3", "ministral3"), ("mpt", "mpt"), ("nemotron", "nemotron"), ("olmo", "olmo"), ("olmo2", "olmo2"),
-    ("olmoe", "olmoe"), ("phi2", "phi"), ("phi3", "phi3"), ("qwen2", "qwen2"), ("qwen2moe", "qwen2_moe"),
-    ("qwen2vl", "qwen2_vl_text"), ("qwen3", "qwen3"), ("qwen35", "qwen3_5_text"), ("qwen35moe", "qwen3_5_moe_text"),
-    ("qwen3moe", "qwen3_moe"), ("qwen3next", "qwen3_next"), ("qwen3vl", "qwen3_vl_text"),
-    ("qwen3vlmoe", "qwen3_vl_moe_text"), ("seed_oss", "seed_oss"), ("smollm3", "smollm3"), ("stablelm", "stablelm"),
-    ("starcoder2", "starcoder2"),
-];
+const OUTPUT: &str = "output.weight";
+const RMS_EPS: &str = "attention.layer_norm_rms_epsilon";
+const LAYER_EPS: &str = "attention.layer_norm_epsilon";
 
 /// The first GGUF file of a directory that has no config.json beside it: as such models are downloaded.
 pub fn alone_in(dir: &Path) -> Option<PathBuf> {
@@ -56,9 +40,8 @@ struct Header {
     model_type: Option<&'static str>,
     tensor: TensorInfo,
     dimensions: usize,
-    norm: Norm,
+    norm: FinalNorm,
     norm_source: Option<String>,
-    embedding_scale: f64,
 }
 
 /// Opens the GGUF file `path`.
@@ -66,8 +49,7 @@ struct Header {
 /// # Errors
 /// When the file is broken, its architecture is not known, or its tokenizer cannot be rebuilt exactly.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    let Header { file, architecture, model_type, tensor, norm, norm_source, embedding_scale, .. } =
-        Header::read(path, overrides)?;
+    let Header { file, architecture, model_type, tensor, norm, norm_source, .. } = Header::read(path, overrides)?;
     let (table, table_source) = decode::table(&file, &tensor)?;
     let (tokenizer, tokenizer_path) = match overrides.tokenizer {
         Some(_) => open_tokenizer(path, overrides)?,
@@ -81,7 +63,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         model_type: model_type.unwrap_or(&architecture).to_owned(),
         table,
         table_source,
-        norm: FinalNorm { embedding_scale, embedding_norm: None, norm, row_weights: None },
+        norm,
         norm_source,
         tokenizer,
         tokenizer_path,
@@ -113,89 +95,148 @@ impl Header {
                 LoadError::new(path, "has no general.architecture").expected("a language model's GGUF file")
             })?
             .to_owned();
-        let model_type =
-            ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map(|(_, model_type)| *model_type);
-        let family = model_type.and_then(family::known);
-
-        let tensor = file.require(overrides.embedding_tensor.as_deref().unwrap_or(TABLE), "embedding_tensor")?.clone();
-        let dimensions = decode::columns(&file, &tensor)?;
-        let kind = match (overrides.norm, family) {
-            (Some(kind), _) => kind,
-            (None, Some(family)) => family.norm.without_plus_one(),
-            (None, None) => return Err(unknown(path, &architecture)),
-        };
-        let bare = family.is_some_and(|family| family.bare) && overrides.norm_tensor.is_none();
-        let (norm, norm_source) = match (kind, bare) {
-            (NormKind::None, _) => (Norm { kind, eps: 0.0, weight: None, bias: None }, None),
-            (_, true) => (Norm { kind, eps: eps(&file, &architecture, overrides)?, weight: None, bias: None }, None),
-            _ => {
-                let tensor = file.require(overrides.norm_tensor.as_deref().unwrap_or(NORM), "norm_tensor")?;
-                let eps = eps(&file, &architecture, overrides)?;
-                (read_norm(&file, tensor, kind, eps, dimensions)?, Some(tensor.name.clone()))
+        let known = architecture::known(&architecture);
+        let layer0 = match known {
+            Some(Known::Served(layer0)) => Some(layer0),
+            Some(Known::Refused(reason)) if overrides.norm.is_none() => {
+                return Err(refused(path, &architecture, reason));
             }
+            None if overrides.norm.is_none() => return Err(unknown(path, &architecture)),
+            _ => None,
         };
-        let embedding_scale = match (overrides.embedding_scale, family) {
-            (Some(scale), _) => scale,
-            (None, None) => 1.0,
-            (None, Some(family)) => match family.fixed_scale(dimensions) {
-                Some(scale) => scale,
-                None => scale(&file, &architecture)?,
-            },
+        if let Some(positions) = layer0.and_then(|layer0| layer0.positions)
+            && overrides.norm.is_none()
+            && file.tensor(positions).is_some()
+        {
+            return Err(refused(path, &architecture, &format!("it adds positions to its embeddings ({positions})")));
+        }
+
+        let name = match (&overrides.embedding_tensor, file.tensor(TABLE), file.tensor(OUTPUT)) {
+            (Some(name), _, _) => name.as_str(),
+            // CodeShell's files have the table under this name alone, and both ends of the graph use it.
+            (None, None, Some(_)) if architecture == "codeshell" => OUTPUT,
+            (None, _, _) => TABLE,
         };
-        Ok(Self { file, architecture, model_type, tensor, dimensions, norm, norm_source, embedding_scale })
+        let tensor = file.require(name, "embedding_tensor")?.clone();
+        let dimensions = decode::columns(&file, &tensor)?;
+        let reader = NormReader { file: &file, architecture: &architecture, overrides, dimensions };
+        let layer0 = layer0.unwrap_or(architecture::UNKNOWN);
+        let (norm, norm_source) = reader.final_norm(&layer0)?;
+        let norm = FinalNorm {
+            embedding_scale: reader.embedding_scale(layer0.scale)?,
+            embedding_norm: layer0.embedding_norm.map(|norm| reader.embedding_norm(norm)).transpose()?,
+            norm,
+            row_weights: None,
+        };
+        let model_type = Some(layer0.model_type).filter(|model_type| !model_type.is_empty());
+        Ok(Self { file, architecture, model_type, tensor, dimensions, norm, norm_source })
     }
 }
 
-/// The norm as GGUF has it: the converter has already added the one of `1 + w`.
-fn read_norm(file: &Gguf, weight: &TensorInfo, kind: NormKind, eps: f64, dimensions: usize) -> Result<Norm, LoadError> {
-    let bias = weight.name.strip_suffix(".weight").and_then(|stem| file.tensor(&format!("{stem}.bias")));
-    Ok(Norm {
-        kind,
-        eps,
-        weight: Some(decode::vector(file, weight, dimensions)?),
-        bias: bias.map(|bias| decode::vector(file, bias, dimensions)).transpose()?,
-    })
+/// Reads what lies between the table and the mean.
+struct NormReader<'a> {
+    file: &'a Gguf,
+    architecture: &'a str,
+    overrides: &'a Overrides,
+    dimensions: usize,
 }
 
-fn eps(file: &Gguf, architecture: &str, overrides: &Overrides) -> Result<f64, LoadError> {
-    let keys = ["layer_norm_rms_epsilon", "layer_norm_epsilon"].map(|key| format!("{architecture}.attention.{key}"));
-    let stored = || keys.iter().find_map(|key| file.number(key));
-    overrides.norm_eps.or_else(stored).filter(|eps| eps.is_finite() && *eps >= 0.0).ok_or_else(|| {
-        LoadError::new(file.path(), "does not say the eps of its norm")
-            .expected(keys.join(" or "))
-            .remedy("set norm_eps")
-    })
+impl NormReader<'_> {
+    fn final_norm(&self, layer0: &Architecture) -> Result<(Norm, Option<String>), LoadError> {
+        let kind = match (self.overrides.norm, layer0.norm) {
+            (Some(kind), _) | (None, FinalNormKind::Is(kind)) => kind,
+            (None, FinalNormKind::ByEps) if self.file.number(&self.key(RMS_EPS)).is_some_and(|eps| eps != 0.0) => {
+                NormKind::Rms
+            }
+            (None, FinalNormKind::ByEps) => NormKind::Layer,
+        };
+        if kind == NormKind::None {
+            return Ok((Norm { kind, eps: 0.0, weight: None, bias: None }, None));
+        }
+        let eps = self.eps(kind)?;
+        match self.overrides.norm_tensor.as_deref().or(layer0.norm_tensor) {
+            None => Ok((Norm { kind, eps, weight: None, bias: None }, None)),
+            Some(name) => Ok((self.norm(kind, eps, name)?, Some(name.to_owned()))),
+        }
+    }
+
+    fn embedding_norm(&self, norm: EmbeddingNorm) -> Result<Norm, LoadError> {
+        match norm {
+            EmbeddingNorm::Layer(name) => self.norm(NormKind::Layer, self.eps(NormKind::Layer)?, name),
+            EmbeddingNorm::BareRms => {
+                let kind = NormKind::Rms;
+                Ok(Norm { kind, eps: self.eps(kind)?, weight: None, bias: None })
+            }
+        }
+    }
+
+    /// The norm as GGUF has it: the converter has already added the one of `1 + w`.
+    fn norm(&self, kind: NormKind, eps: f64, name: &str) -> Result<Norm, LoadError> {
+        let weight = self.file.require(name, "norm_tensor")?;
+        let bias = name.strip_suffix(".weight").and_then(|stem| self.file.tensor(&format!("{stem}.bias")));
+        Ok(Norm {
+            kind,
+            eps,
+            weight: Some(decode::vector(self.file, weight, self.dimensions)?),
+            bias: bias.map(|bias| decode::vector(self.file, bias, self.dimensions)).transpose()?,
+        })
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    /// A file can have both keys. The one that is named after the kind of the norm is meant; the other serves models whose
+    /// config.json names it so: PhiMoE has a LayerNorm with `rms_norm_eps`.
+    fn eps(&self, kind: NormKind) -> Result<f64, LoadError> {
+        let keys = match kind {
+            NormKind::Layer | NormKind::LayerPlusOne => [LAYER_EPS, RMS_EPS],
+            NormKind::Rms | NormKind::RmsPlusOne | NormKind::None => [RMS_EPS, LAYER_EPS],
+        }
+        .map(|key| self.key(key));
+        let stored = || keys.iter().find_map(|key| self.file.number(key));
+        self.overrides.norm_eps.or_else(stored).filter(|eps| eps.is_finite() && *eps >= 0.0).ok_or_else(|| {
+            LoadError::new(self.file.path(), "does not say the eps of its norm")
+                .expected(keys.join(" or "))
+                .remedy("set norm_eps to the eps in the model's config.json")
+        })
+    }
+
+    fn embedding_scale(&self, scale: Scale) -> Result<f64, LoadError> {
+        if let Some(scale) = self.overrides.embedding_scale {
+            return Ok(scale);
+        }
+        let default = match scale {
+            Scale::One => return Ok(1.0),
+            Scale::SqrtHidden => return Ok((self.dimensions as f64).sqrt()),
+            Scale::Key(default) => default,
+        };
+        let key = self.key("embedding_scale");
+        match self.file.number(&key).unwrap_or(default) {
+            // llama.cpp multiplies only where the number is not zero.
+            0.0 => Ok(1.0),
+            scale if scale.is_finite() && scale > 0.0 => Ok(scale),
+            scale => Err(LoadError::new(self.file.path(), format!("has {key} = {scale}"))
+                .expected("a positive number")
+                .remedy("set embedding_scale to embedding_multiplier or scale_emb of the model's config.json")),
+        }
+    }
 }
 
-/// The factor of Granite and MiniCPM, which each model has its own of.
-fn scale(file: &Gguf, architecture: &str) -> Result<f64, LoadError> {
-    let key = format!("{architecture}.embedding_scale");
-    file.number(&key).filter(|scale| scale.is_finite() && *scale > 0.0).ok_or_else(|| {
-        LoadError::new(file.path(), "does not say what its embeddings are multiplied with")
-            .expected(format!("a positive {key}"))
-            .remedy("set embedding_scale to embedding_multiplier or scale_emb of the model's config.json")
-    })
+/// An architecture whose layer 0 is known to be something else. What is served all the same are not the model's vectors.
+fn refused(path: &Path, architecture: &str, reason: &str) -> LoadError {
+    LoadError::new(path, format!("has the architecture {architecture:?}, which cannot be served: {reason}"))
+        .expected("an architecture whose final norm depends on the token alone")
+        .remedy(
+            "take another model; norm = \"none\" serves the bare rows of its table, which are not the model's vectors",
+        )
 }
 
 fn unknown(path: &Path, architecture: &str) -> LoadError {
     LoadError::new(path, format!("has the architecture {architecture:?}, which is not known here"))
         .expected("an architecture whose final norm is known and depends on the token alone")
         .remedy(
-            "to serve its table all the same, set norm to \"rms\", \"layer\" or \"none\", as llama.cpp builds its graph",
+            "to serve its table all the same, set norm to \"rms\", \"layer\" or \"none\", and embedding_scale if it has one, as \
+             llama.cpp builds its graph",
         )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_architecture_has_a_family() {
-        for (architecture, model_type) in ARCHITECTURES {
-            let family = family::known(model_type).unwrap_or_else(|| panic!("{architecture}: {model_type}"));
-            assert!(family.embedding_norm.is_none(), "{architecture}: a norm on the embedding is not read here");
-            assert!(!matches!(family.norm.without_plus_one(), NormKind::RmsPlusOne | NormKind::LayerPlusOne));
-        }
-        assert!(ARCHITECTURES.is_sorted());
-    }
 }

@@ -10,10 +10,10 @@ use tempfile::TempDir;
 use super::card::Origin;
 use super::source::{Sink, Source, TensorInfo};
 use super::staging;
-use crate::checkpoint::family::{self, Family};
+use crate::checkpoint::family::{self, Family, ModelConfig};
 use crate::checkpoint::{Checkpoint, Kind, Overrides, map};
 use crate::error::LoadError;
-use crate::norm::{Norm, NormKind};
+use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::TableDtype;
 use bytes::Bytes;
 
@@ -40,16 +40,18 @@ impl GgufSource {
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         let checkpoint = Checkpoint::open(path, overrides)?;
         let unknown = || {
-            LoadError::new(path, format!("has the architecture {:?}", checkpoint.model_type))
-                .expected("one whose model type in transformers is known, to write its config.json")
-                .remedy("serve the GGUF file itself, with norm set")
+            LoadError::new(path, format!("holds a model of the type {:?}", checkpoint.model_type))
+                .expected("a model type that directories can have, to write its config.json")
+                .remedy("serve the GGUF file itself")
         };
         let family =
             family::known(&checkpoint.model_type).filter(|_| checkpoint.kind == Kind::Gguf).ok_or_else(unknown)?;
 
         let dir = TempDir::new().map_err(|e| LoadError::writing(std::env::temp_dir(), &e))?;
         let config = serde_json::to_vec_pretty(&config(&checkpoint, &family)).unwrap_or_default();
-        staging::write(&dir.path().join("config.json"), &config)?;
+        let config_path = dir.path().join("config.json");
+        staging::write(&config_path, &config)?;
+        check_config(path, &config_path, &checkpoint, &family)?;
         let to = dir.path().join("tokenizer.json");
         match &checkpoint.tokenizer.rebuilt {
             Some(json) => staging::write(&to, json.as_bytes())?,
@@ -82,6 +84,29 @@ fn config(checkpoint: &Checkpoint, family: &Family) -> Value {
     Value::Object(config)
 }
 
+/// Some of what the file says can be a constant of the model type, which no config.json can change.
+fn check_config(path: &Path, config: &Path, checkpoint: &Checkpoint, family: &Family) -> Result<(), LoadError> {
+    let config = ModelConfig::open(config)?;
+    let FinalNorm { embedding_scale, embedding_norm, norm, .. } = &checkpoint.norm;
+    let scale = family.embedding_scale(&config, checkpoint.table.dimensions())?;
+    let eps = family.eps(&config, &Overrides::default())?;
+    let differs = |a: f64, b: f64| (a - b).abs() > 1e-12 * a.abs();
+    let problem = if norm.kind != family.norm.without_plus_one() {
+        format!("has the norm {}", norm.kind.name())
+    } else if embedding_norm.is_some() != family.embedding_norm.is_some() {
+        "has another norm on its embeddings".to_owned()
+    } else if differs(*embedding_scale, scale) {
+        format!("has the embedding scale {embedding_scale}, not {scale}")
+    } else if differs(norm.eps, eps) {
+        format!("has the eps {}, not {eps}", norm.eps)
+    } else {
+        return Ok(());
+    };
+    Err(LoadError::new(path, problem)
+        .expected(format!("what a directory of the model type {:?} has", checkpoint.model_type))
+        .remedy("serve the GGUF file itself"))
+}
+
 fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)> {
     let table = &checkpoint.table;
     let dtype = match table.dtype() {
@@ -93,6 +118,16 @@ fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)>
     };
     let mut tensors = vec![tensor(TABLE, dtype, vec![table.stored_rows(), table.dimensions()], table.bytes().clone())];
     let Norm { weight, bias, .. } = &checkpoint.norm.norm;
+    if let (Some(inner), Some(name)) =
+        (&checkpoint.norm.embedding_norm, family.embedding_norm.and_then(|names| names.first()))
+    {
+        let bias = name.strip_suffix(".weight").map(|stem| format!("{stem}.bias"));
+        for (name, numbers) in [(Some((*name).to_owned()), &inner.weight), (bias, &inner.bias)] {
+            if let (Some(name), Some(numbers)) = (name, numbers) {
+                tensors.push(vector(&name, numbers.clone()));
+            }
+        }
+    }
     // The converter to GGUF added the one of `1 + w`; a Hugging Face directory stores `w`.
     let one = if matches!(family.norm, NormKind::RmsPlusOne | NormKind::LayerPlusOne) { 1.0 } else { 0.0 };
     for (name, numbers, less) in [(NORM, weight, one), (BIAS, bias, 0.0)] {

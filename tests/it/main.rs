@@ -20,6 +20,7 @@ mod fake_teacher;
 mod files;
 mod fit;
 mod gguf;
+mod gguf_architectures;
 mod golden;
 #[cfg(feature = "hub")]
 mod hub;
