@@ -1,105 +1,103 @@
-//! A client of OpenAI-compatible embeddings endpoints, blocking: the one through which `eval` and `fit` ask.
+//! A blocking client of OpenAI-compatible embeddings endpoints, with which `eval` and `fit` ask for vectors.
 //!
-//! What passes is tried again: connections that break, 408, 409, 425, 429 and 5xx, after the time that the server asks for
-//! or a doubling one. A batch that is refused as too large is asked for in halves.
+//! Endpoints differ, so the client finds out what one accepts and remembers it for as long as the client lives:
+//!
+//! * the form of the numbers: base64 is asked for first because it is the smallest, then `float`, then no `encoding_format` at
+//!   all ([`Encoding`]);
+//! * how many texts one request may have: a batch that is refused, or that fails again and again, is asked for in halves, and
+//!   the largest size that was answered becomes the limit.
+//!
+//! Failures that may pass (connections that break, 408, 409, 425, 429 and 5xx) are waited for. While nothing has been answered,
+//! there is one request at a time, so that several threads do not learn the same thing side by side.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+mod answer;
+mod exchange;
+mod wait;
 
-use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
 use ureq::Agent;
-use ureq::http::HeaderMap;
 
-use crate::eval::Embed;
+use crate::eval::{Embed, EmbedFailure};
+use exchange::{Encoding, Failure, Kind};
 
-/// Texts of one request; OpenAI takes 2048, Text Embeddings Inference 32 unless told otherwise.
+/// The most texts of one request. OpenAI accepts 2048, Text Embeddings Inference 32 unless configured otherwise.
 const TEXTS_AT_A_TIME: usize = 256;
-/// How often a request is made before its error counts.
+/// How often a request is made before a failure that may pass ends the run.
 const ATTEMPTS: u32 = 8;
-/// The wait before the second attempt; it doubles each time.
+/// How often a failing batch is asked for as a whole before it is asked for in parts.
+const ATTEMPTS_AS_A_WHOLE: u32 = 3;
+/// The wait before the second attempt. It doubles with each further attempt.
 const BACKOFF: Duration = Duration::from_millis(500);
+/// The shortest wait before the second attempt, also where a server asks for none.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// The longest wait that a server can ask for.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_secs(10);
-/// Until an answer begins: a teacher on a CPU takes its time.
+/// The longest time until an answer begins. A model on a CPU is slow.
 const ANSWER: Duration = Duration::from_secs(300);
-/// The largest answer that is read: 256 vectors of 16384 numbers in JSON.
-const MAX_ANSWER: u64 = 256 << 20;
-/// Characters of a text, or of what a server says, that an error shows.
-const SHOWN: usize = 400;
 
-/// One model behind one endpoint.
+/// A model behind an endpoint.
 pub struct Client {
     agent: Agent,
+    /// The address of requests, with its query.
+    address: String,
+    /// The address without its query, which may hold a secret.
     url: String,
     model: String,
     key: Option<String>,
-    /// Something there has answered: from now on a broken connection is worth another attempt.
+    /// Whether the key is sent as Azure expects it, in the header `api-key`.
+    azure: bool,
+    notify: fn(&str),
+    /// Whether the server has answered anything at all. From then on a broken connection is worth another attempt.
     reached: AtomicBool,
+    /// The index of the encoding that is asked for, in [`Encoding::ALL`].
+    encoding: AtomicUsize,
+    /// The number of requests that were answered with vectors.
+    answered: AtomicUsize,
+    /// The refusal after which the other encodings were tried in vain.
+    refused_in_every_encoding: Mutex<Option<String>>,
+    /// The most texts that a request may have.
+    limit: AtomicUsize,
+    /// The length of all vectors.
+    dimensions: OnceLock<usize>,
+    /// Held by the only request that is made while nothing has been answered.
+    first: Mutex<()>,
+    /// The failure that ended the run. Threads that wait for their next attempt return it.
+    ended: Mutex<Option<EmbedFailure>>,
+    end: Condvar,
 }
 
-#[derive(Serialize)]
-struct Request<'a> {
-    model: &'a str,
-    input: &'a [String],
-    encoding_format: &'static str,
-}
-
-#[derive(Deserialize)]
-struct Response {
-    data: Vec<Embedding>,
-}
-
-#[derive(Deserialize)]
-struct Embedding {
-    /// Missing in some servers' answers: then they are in order.
-    index: Option<usize>,
-    embedding: Numbers,
-}
-
-/// Asked for as base64, which is smaller; servers that do not know it answer with numbers.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Numbers {
-    Base64(String),
-    Floats(Vec<f32>),
-}
-
-#[derive(Deserialize, Default)]
-struct Refusal {
-    error: RefusalBody,
-}
-
-#[derive(Deserialize, Default)]
-struct RefusalBody {
-    #[serde(default)]
-    code: Option<serde_json::Value>,
-}
-
-/// A failed attempt.
-enum Failure {
-    /// Worth another one, after what the server asks to wait.
-    Passing(String, Option<Duration>),
-    /// The batch may be too large, or one of its texts.
-    Refused(String),
-    Final(String),
+/// What was found while a batch was asked for in parts.
+#[derive(Default)]
+struct Search {
+    /// The size of the largest part that was answered; 0 while none was.
+    largest: usize,
 }
 
 impl Client {
-    /// `base` as the SDKs have it, with `/v1`; `key` is sent as a bearer token.
+    /// Makes a client of the endpoint at `base`, which is written as in OpenAI's SDKs (`https://host/v1`) and may have a query. The
+    /// key is sent as a bearer token, or in the header `api-key` where the query has Azure's `api-version`.
     ///
     /// # Errors
-    /// When `base` is no HTTP address.
+    /// When `base` is not an HTTP address.
     pub fn new(base: &str, model: &str, key: Option<String>) -> Result<Self, String> {
+        let base = base.trim();
         let tls = cfg!(feature = "hub");
         let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://").filter(|_| tls));
         let Some(rest) = rest else {
             let schemes = if tls { "http:// or https://" } else { "http:// (this build has no TLS)" };
             return Err(format!("{base:?} is no {schemes} address, such as http://127.0.0.1:8080/v1"));
         };
-        if rest.split('/').next().is_some_and(|authority| authority.contains('@')) {
+        if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
             return Err("the address holds a name or a password; give a key in the environment instead".to_owned());
         }
+        let base = base.split('#').next().unwrap_or(base);
+        let (path, query) = base.split_once('?').map_or((base, None), |(path, query)| (path, Some(query)));
+        let path = path.trim_end_matches('/');
+        let url = format!("{}/embeddings", path.strip_suffix("/embeddings").unwrap_or(path));
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -110,17 +108,34 @@ impl Client {
         #[cfg(feature = "hub")]
         let config = config
             .tls_config(ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build());
-        let base = base.trim_end_matches('/');
+        let key = key.map(|key| key.trim().to_owned()).filter(|key| !key.is_empty());
         Ok(Self {
             agent: config.build().into(),
-            url: format!("{}/embeddings", base.strip_suffix("/embeddings").unwrap_or(base)),
+            address: query.map_or_else(|| url.clone(), |query| format!("{url}?{query}")),
+            url,
             model: model.to_owned(),
             key,
+            azure: query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("api-version="))),
+            notify: |_| {},
             reached: AtomicBool::new(false),
+            encoding: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
+            refused_in_every_encoding: Mutex::default(),
+            limit: AtomicUsize::new(TEXTS_AT_A_TIME),
+            dimensions: OnceLock::new(),
+            first: Mutex::default(),
+            ended: Mutex::default(),
+            end: Condvar::new(),
         })
     }
 
-    /// Where requests go.
+    /// Has `notify` called with what a user should know of the endpoint, in whole sentences.
+    #[must_use]
+    pub fn with_notify(self, notify: fn(&str)) -> Self {
+        Self { notify, ..self }
+    }
+
+    /// Returns the address of requests, without a query.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -129,216 +144,253 @@ impl Client {
         &self.model
     }
 
+    fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Acquire) > 0
+    }
+
+    /// Asks for `texts`, alone as long as nothing was answered. A failure ends the run for all threads.
+    fn ask(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
+        let mut alone = None;
+        if !self.has_answered() {
+            alone = Some(lock(&self.first)).filter(|_| !self.has_answered());
+        }
+        if let Some(failure) = lock(&self.ended).clone() {
+            return Err(failure);
+        }
+        let answer = self.persist(texts).inspect_err(|failure| {
+            lock(&self.ended).get_or_insert_with(|| failure.clone());
+            self.end.notify_all();
+        });
+        // Not before the failure is there for those that wait.
+        drop(alone);
+        answer
+    }
+
     /// Asks until there is an answer, or no hope of one.
-    fn ask(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+    fn persist(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let mut attempt = 0;
         loop {
-            let (error, wait) = match self.request(texts) {
+            let limit = self.limit.load(Ordering::Acquire).max(1);
+            if texts.len() > limit {
+                // Another thread found the limit meanwhile.
+                let mut vectors = Vec::with_capacity(texts.len());
+                for texts in texts.chunks(limit) {
+                    vectors.extend(self.persist(texts)?);
+                }
+                return Ok(vectors);
+            }
+            let answered_before = self.answered.load(Ordering::Acquire);
+            let failure = match self.in_some_encoding(texts, attempt + 1 == ATTEMPTS_AS_A_WHOLE) {
                 Ok(vectors) => return Ok(vectors),
-                Err(Failure::Refused(_)) if texts.len() > 1 => {
-                    let (first, second) = texts.split_at(texts.len() / 2);
-                    let mut vectors = self.ask(first)?;
-                    vectors.extend(self.ask(second)?);
-                    return Ok(vectors);
-                }
-                Err(Failure::Refused(error)) => {
-                    return Err(format!("{error}, to the text {:?}", shown(texts.first().map_or("", String::as_str))));
-                }
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing(error, wait)) => (error, wait),
+                Err(failure) => failure,
             };
-            let wait = wait.unwrap_or(BACKOFF * 2u32.saturating_pow(attempt));
             attempt += 1;
+            let divisible = match failure.kind {
+                Kind::Final => return Err(failure.permanent()),
+                Kind::Refused => true,
+                Kind::Failed => attempt == ATTEMPTS_AS_A_WHOLE || attempt == ATTEMPTS,
+                Kind::Overloaded => false,
+            };
+            if divisible {
+                match self.in_parts(texts, failure.clone()) {
+                    Ok(vectors) => return Ok(vectors),
+                    Err(None) => {}
+                    Err(Some(failure)) => return Err(failure),
+                }
+            }
+            let others_are_answered = self.answered.load(Ordering::Acquire) > answered_before;
+            if let (Kind::Failed, [text], true) = (failure.kind, texts, others_are_answered)
+                && attempt >= ATTEMPTS_AS_A_WHOLE
+            {
+                return Err(failure.of_text(text).permanent());
+            }
             if attempt == ATTEMPTS {
-                return Err(format!("{error}; it was asked {ATTEMPTS} times"));
+                let failure = if let [text] = texts { failure.of_text(text) } else { failure };
+                return Err(failure.temporary(&format!("it was asked {ATTEMPTS} times")));
             }
-            if wait > LONGEST_WAIT {
-                return Err(format!("{error}; it asks to wait {} s", wait.as_secs()));
-            }
-            tracing::debug!(error, attempt, ?wait, "asking again");
-            std::thread::sleep(wait);
+            self.pause(&failure, attempt)?;
         }
     }
 
-    fn request(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Failure> {
-        let failed = |what: &str| format!("{}: {what}", self.url);
-        let body = serde_json::to_vec(&Request { model: &self.model, input: texts, encoding_format: "base64" })
-            .map_err(|e| Failure::Final(failed(&e.to_string())))?;
-        let mut request = self.agent.post(&self.url).header("content-type", "application/json");
-        if let Some(key) = &self.key {
-            request = request.header("authorization", format!("Bearer {key}"));
+    /// Waits before attempt number `attempt` (counted from 0) is made.
+    fn pause(&self, failure: &Failure, attempt: u32) -> Result<(), EmbedFailure> {
+        let doubled = |wait: Duration| wait.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1)));
+        let wait = failure.wait.map_or(doubled(BACKOFF), |wait| wait.max(doubled(SHORTEST_WAIT)));
+        if wait > LONGEST_WAIT {
+            let longest = LONGEST_WAIT.as_secs();
+            let problem =
+                format!("it asks to wait {} s, and at most {longest} s are waited", wait.as_secs_f64().round());
+            return Err(failure.clone().temporary(&problem));
         }
-        let broken = |e: ureq::Error| {
-            let error = failed(&format!("does not answer: {e}"));
-            let usual = matches!(
-                e,
-                ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed
-            );
-            // An address where nothing ever answered is a wrong one.
-            if usual && self.reached.load(Ordering::Relaxed) {
-                Failure::Passing(error, None)
-            } else {
-                Failure::Final(error)
-            }
+        tracing::debug!(error = failure.message, attempt, ?wait, "asking again");
+        let ended = lock(&self.ended);
+        let (ended, _) =
+            self.end.wait_timeout_while(ended, wait, |ended| ended.is_none()).unwrap_or_else(PoisonError::into_inner);
+        ended.clone().map_or(Ok(()), Err)
+    }
+
+    /// Asks for a batch that failed as a whole in parts. The error is `None` where nothing of it was answered although the texts
+    /// are not refused: then the endpoint fails whatever it is asked.
+    fn in_parts(&self, texts: &[String], failure: Failure) -> Result<Vec<Vec<f32>>, Option<EmbedFailure>> {
+        let encoding = self.encoding();
+        let mut search = Search::default();
+        let failure = match texts {
+            [text] => failure.of_text(text),
+            _ => match self.halves(texts, &mut search) {
+                Ok(vectors) => {
+                    if self.encoding() == encoding {
+                        self.learn_limit(search.largest, texts.len(), &failure.message);
+                    }
+                    return Ok(vectors);
+                }
+                Err(failure) => failure,
+            },
         };
-        let mut answer = request.send(&body).map_err(broken)?;
-        self.reached.store(true, Ordering::Relaxed);
-        let text = answer.body_mut().with_config().limit(MAX_ANSWER).read_to_vec();
-        let text = match text {
-            Err(ureq::Error::BodyExceedsLimit(limit)) => {
-                return Err(Failure::Final(failed(&format!("answered with more than {limit} bytes"))));
-            }
-            text => text.map_err(broken)?,
-        };
-        let status = answer.status().as_u16();
-        if !(200..300).contains(&status) {
-            let said = String::from_utf8_lossy(&text);
-            let error = failed(&format!("answered {status}: {}", shown(&said)));
-            let code = serde_json::from_slice::<Refusal>(&text).unwrap_or_default().error.code;
-            return Err(match status {
-                // OpenAI's way to say that nobody has paid.
-                429 if code.is_some_and(|code| code == "insufficient_quota") => Failure::Final(error),
-                408 | 409 | 425 | 429 | 500.. => Failure::Passing(error, wait(answer.headers())),
-                400 | 413 | 422 => Failure::Refused(error),
-                _ => Failure::Final(error),
-            });
+        match failure.kind {
+            Kind::Final => Err(Some(failure.permanent())),
+            Kind::Overloaded => Err(Some(failure.temporary("it answered nothing else meanwhile"))),
+            Kind::Failed if search.largest == 0 => Err(None),
+            Kind::Refused if !self.has_answered() => Err(Some(failure.of_every_request().permanent())),
+            Kind::Refused | Kind::Failed => Err(Some(failure.permanent())),
         }
-        let Response { data } = serde_json::from_slice(&text)
-            .map_err(|e| Failure::Final(failed(&format!("answered what is no list of embeddings: {e}"))))?;
-        vectors(data, texts.len()).map_err(|problem| Failure::Final(failed(&format!("answered {problem}"))))
+    }
+
+    fn halves(&self, texts: &[String], search: &mut Search) -> Result<Vec<Vec<f32>>, Failure> {
+        let (first, second) = texts.split_at(texts.len() / 2);
+        let mut vectors = match self.part(first, search) {
+            Err(failure) if search.largest == 0 && matches!(failure.kind, Kind::Refused | Kind::Failed) => {
+                // The second half shows whether the endpoint answers anything. Only then a text of the first is at fault.
+                let Ok(rest) = self.when_free(second) else { return Err(failure) };
+                search.largest = rest.len();
+                let mut vectors = self.part(first, search)?;
+                vectors.extend(rest);
+                return Ok(vectors);
+            }
+            vectors => vectors?,
+        };
+        vectors.extend(self.part(second, search)?);
+        Ok(vectors)
+    }
+
+    fn part(&self, texts: &[String], search: &mut Search) -> Result<Vec<Vec<f32>>, Failure> {
+        let mut attempt = 0;
+        loop {
+            let failure = match self.when_free(texts) {
+                Ok(vectors) => {
+                    search.largest = search.largest.max(texts.len());
+                    return Ok(vectors);
+                }
+                Err(failure) => failure,
+            };
+            attempt += 1;
+            match (failure.kind, texts) {
+                (Kind::Refused | Kind::Failed, [_, _, ..]) => return self.halves(texts, search),
+                // The endpoint answers others: either this text is at fault, or this was a rare failure.
+                (Kind::Failed, [_]) if search.largest > 0 && attempt < ATTEMPTS_AS_A_WHOLE => {
+                    self.pause(&failure, attempt).map_err(|ended| failure.ended(ended))?;
+                }
+                (Kind::Refused | Kind::Failed, [text]) => return Err(failure.of_text(text)),
+                _ => return Err(failure),
+            }
+        }
+    }
+
+    /// Asks until the server is no longer overloaded.
+    fn when_free(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Failure> {
+        let mut attempt = 0;
+        loop {
+            match self.in_some_encoding(texts, texts.len() == 1) {
+                Err(failure) if failure.kind == Kind::Overloaded && attempt + 1 < ATTEMPTS => {
+                    attempt += 1;
+                    self.pause(&failure, attempt).map_err(|ended| failure.ended(ended))?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Asks in the encoding that was found to work. If none was found yet and the texts are refused, or if the server speaks of the
+    /// encoding, asks in the others as well. With `thorough`, this is also done where the same refusal was seen before, and where
+    /// the server fails.
+    fn in_some_encoding(&self, texts: &[String], thorough: bool) -> Result<Vec<Vec<f32>>, Failure> {
+        let encoding = self.encoding();
+        let failure = match self.exchange(texts, encoding) {
+            Ok(vectors) => return Ok(self.answered_in(encoding, vectors)),
+            Err(failure) => failure,
+        };
+        let unknown = !self.has_answered();
+        let refused = failure.kind == Kind::Refused;
+        let new = lock(&self.refused_in_every_encoding).as_deref() != Some(failure.said.as_str());
+        let try_others = failure.speaks_of_encoding
+            || unknown && refused && (thorough || new)
+            || unknown && thorough && failure.kind == Kind::Failed;
+        if !try_others || failure.whatever_the_encoding {
+            return Err(failure);
+        }
+        for &other in Encoding::ALL.iter().skip_while(|other| **other != encoding).skip(1) {
+            match self.exchange(texts, other) {
+                Ok(vectors) => {
+                    if failure.unusable {
+                        (self.notify)(&format!(
+                            "{}: {}. Vectors are asked for {} from now on.",
+                            self.url,
+                            failure.said,
+                            other.name()
+                        ));
+                    }
+                    return Ok(self.answered_in(other, vectors));
+                }
+                // These texts have no good vectors in this encoding either.
+                Err(found) if failure.unusable && found.kind == Kind::Final && found.whatever_the_encoding => {
+                    return Err(found.after(&failure));
+                }
+                Err(found) if failure.unusable && found.kind != Kind::Refused => return Err(found),
+                Err(found) if found.kind == Kind::Overloaded => break,
+                Err(_) => {}
+            }
+        }
+        if refused {
+            *lock(&self.refused_in_every_encoding) = Some(failure.said.clone());
+        }
+        Err(failure)
+    }
+
+    fn encoding(&self) -> Encoding {
+        Encoding::ALL.get(self.encoding.load(Ordering::Acquire)).copied().unwrap_or_default()
+    }
+
+    /// Remembers that `encoding` works.
+    fn answered_in(&self, encoding: Encoding, vectors: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+        let index = Encoding::ALL.iter().position(|other| *other == encoding).unwrap_or_default();
+        self.encoding.store(index, Ordering::Release);
+        self.answered.fetch_add(1, Ordering::AcqRel);
+        vectors
+    }
+
+    /// Remembers the size of the largest part that was answered of a batch that was not.
+    fn learn_limit(&self, answered: usize, failed: usize, why: &str) {
+        if answered > 0 && answered < failed && self.limit.fetch_min(answered, Ordering::AcqRel) > answered {
+            (self.notify)(&format!(
+                "{why}, to a request with {failed} texts. Requests have at most {answered} from now on."
+            ));
+        }
     }
 }
 
 impl Embed for Client {
-    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let mut vectors = Vec::with_capacity(texts.len());
-        for texts in texts.chunks(TEXTS_AT_A_TIME) {
-            vectors.extend(self.ask(texts)?);
+        let mut rest = texts;
+        while !rest.is_empty() {
+            let size = self.limit.load(Ordering::Acquire).clamp(1, rest.len());
+            let (batch, others) = rest.split_at(size);
+            vectors.extend(self.ask(batch)?);
+            rest = others;
         }
         Ok(vectors)
     }
 }
 
-/// The vectors in the order of their indices; an error says what was answered instead of `count` of one length.
-fn vectors(data: Vec<Embedding>, count: usize) -> Result<Vec<Vec<f32>>, String> {
-    if data.len() != count {
-        return Err(format!("{} embeddings for {count} texts", data.len()));
-    }
-    let mut vectors: Vec<Option<Vec<f32>>> = vec![None; count];
-    let mut dimensions = None;
-    for (position, Embedding { index, embedding }) in data.into_iter().enumerate() {
-        let index = index.unwrap_or(position);
-        let vector = match embedding {
-            Numbers::Floats(numbers) => numbers,
-            Numbers::Base64(text) => floats(&text).ok_or_else(|| format!("no numbers in base64 at index {index}"))?,
-        };
-        if vector.len() != *dimensions.get_or_insert(vector.len()) || vector.is_empty() {
-            return Err(format!("{} numbers at index {index}, and others elsewhere", vector.len()));
-        }
-        if let Some(number) = vector.iter().find(|x| !x.is_finite()) {
-            return Err(format!("{number} among the numbers at index {index}"));
-        }
-        match vectors.get_mut(index) {
-            Some(slot @ None) => *slot = Some(vector),
-            Some(_) => return Err(format!("two embeddings with index {index}")),
-            None => return Err(format!("an embedding with index {index} for {count} texts")),
-        }
-    }
-    Ok(vectors.into_iter().flatten().collect())
-}
-
-fn floats(base64: &str) -> Option<Vec<f32>> {
-    let bytes = base64_simd::STANDARD.decode_to_vec(base64).ok()?;
-    let (numbers, rest) = bytes.as_chunks();
-    rest.is_empty().then(|| numbers.iter().map(|&x| f32::from_le_bytes(x)).collect())
-}
-
-/// What the server asks to wait: `retry-after-ms` as OpenAI's SDKs read it, or `retry-after` in seconds or as a date (RFC 9110,
-/// section 10.2.3).
-fn wait(headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    let number = |name: &str| text(name)?.parse::<f64>().ok();
-    let seconds = number("retry-after-ms").map(|ms| ms / 1e3).or_else(|| number("retry-after"));
-    if let Some(wait) = seconds {
-        return Duration::try_from_secs_f64(wait).ok();
-    }
-    let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
-    Some(date.duration_since(SystemTime::now()).unwrap_or_default())
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(SHOWN).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn answered(json: &str, count: usize) -> Result<Vec<Vec<f32>>, String> {
-        vectors(serde_json::from_str::<Response>(json).map_err(|e| e.to_string())?.data, count)
-    }
-
-    #[test]
-    fn vectors_come_in_the_order_of_their_indices() {
-        let json = r#"{"data": [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": "AACAPwAAAEA="}]}"#;
-        assert_eq!(answered(json, 2).unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
-        let json = r#"{"data": [{"embedding": [1]}, {"embedding": [2]}]}"#;
-        assert_eq!(answered(json, 2).unwrap(), [[1.0], [2.0]]);
-    }
-
-    #[test]
-    fn answers_that_are_none_are_named() {
-        for (json, count, part) in [
-            (r#"{"data": [{"index": 0, "embedding": [1]}]}"#, 2, "1 embeddings for 2 texts"),
-            (
-                r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 0, "embedding": [1]}]}"#,
-                2,
-                "two embeddings with index 0",
-            ),
-            (r#"{"data": [{"index": 7, "embedding": [1]}]}"#, 1, "index 7 for 1 texts"),
-            (
-                r#"{"data": [{"index": 0, "embedding": [1]}, {"index": 1, "embedding": [1, 2]}]}"#,
-                2,
-                "2 numbers at index 1",
-            ),
-            (r#"{"data": [{"index": 0, "embedding": []}]}"#, 1, "0 numbers at index 0"),
-            (r#"{"data": [{"index": 0, "embedding": [1e39]}]}"#, 1, "inf among the numbers at index 0"),
-            // 1.0 and NaN.
-            (r#"{"data": [{"index": 0, "embedding": "AACAPwAAwH8="}]}"#, 1, "NaN among the numbers at index 0"),
-            (r#"{"data": [{"index": 0, "embedding": "AACA"}]}"#, 1, "no numbers in base64 at index 0"),
-            (r#"{"data": [{"index": 0, "embedding": "?"}]}"#, 1, "no numbers in base64 at index 0"),
-        ] {
-            let error = answered(json, count).unwrap_err();
-            assert!(error.contains(part), "{part}: {error}");
-        }
-    }
-
-    #[test]
-    fn retry_after_is_read_in_every_form() {
-        let waited = |pairs: &[(&'static str, &str)]| {
-            let pairs = pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            wait(&pairs.collect::<HeaderMap>())
-        };
-        assert_eq!(waited(&[("retry-after", "3")]), Some(Duration::from_secs(3)));
-        assert_eq!(waited(&[("retry-after", "0.25")]), Some(Duration::from_millis(250)));
-        assert_eq!(waited(&[("retry-after", "3"), ("retry-after-ms", "20")]), Some(Duration::from_millis(20)));
-        assert_eq!(waited(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]), Some(Duration::ZERO));
-        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
-        assert!(waited(&[("retry-after", &later)]).is_some_and(|wait| (95..=100).contains(&wait.as_secs())));
-        for nothing in ["", "soon", "-1", "NaN", "1e99"] {
-            assert_eq!(waited(&[("retry-after", nothing)]), None, "{nothing:?}");
-        }
-    }
-
-    #[test]
-    fn addresses_are_http_without_passwords() {
-        for base in ["ftp://x/v1", "x/v1", "", "http://user:pass@x/v1"] {
-            let error = Client::new(base, "m", None).err().unwrap();
-            assert!(error.contains("address") && !error.contains("pass@"), "{error}");
-        }
-        assert_eq!(Client::new("https://x/v1", "m", None).is_ok(), cfg!(feature = "hub"));
-        for base in ["http://x/v1", "http://x/v1/", "http://x/v1/embeddings"] {
-            assert_eq!(Client::new(base, "m", None).unwrap().url(), "http://x/v1/embeddings");
-        }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -24,20 +24,30 @@ const CUT: usize = 10;
 /// Texts of one parallel slice.
 const TEXTS_AT_A_TIME: usize = 64;
 
+/// The reason why texts have no vectors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct EmbedFailure {
+    pub message: String,
+    /// Whether the same texts may have vectors later, without a change by the user.
+    pub temporary: bool,
+}
+
 /// What makes vectors of texts. They are compared by cosine, so their length does not matter.
 pub trait Embed {
-    /// One vector a text, in order, all of one length.
+    /// Returns one vector for each text, in order, all of one length.
     ///
     /// # Errors
-    /// In words for people.
-    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String>;
+    /// When a text has none.
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure>;
 }
 
 impl Embed for Embedder {
-    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, String> {
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let parts: Result<Vec<Vec<Vec<f32>>>, _> =
             texts.par_chunks(TEXTS_AT_A_TIME).map(|texts| Self::embed(self, texts)).collect();
-        parts.map(|parts| parts.into_iter().flatten().collect()).map_err(|e| e.to_string())
+        let vectors = parts.map(|parts| parts.into_iter().flatten().collect());
+        vectors.map_err(|e| EmbedFailure { message: e.to_string(), temporary: false })
     }
 }
 
@@ -139,7 +149,7 @@ impl Task {
     ///
     /// # Errors
     /// The model's.
-    pub fn measure(&self, model: &dyn Embed) -> Result<Vec<f64>, String> {
+    pub fn measure(&self, model: &dyn Embed) -> Result<Vec<f64>, EmbedFailure> {
         match &self.data {
             Data::Sts { left, right, scores } => {
                 let (left, right) = (model.embed(left)?, model.embed(right)?);
@@ -166,9 +176,10 @@ impl Task {
     }
 }
 
-fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, String> {
+fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, EmbedFailure> {
     for vector in &mut vectors {
-        crate::pooling::normalize(vector).map_err(|error| error.to_string())?;
+        crate::pooling::normalize(vector)
+            .map_err(|error| EmbedFailure { message: error.to_string(), temporary: false })?;
     }
     Ok(vectors)
 }

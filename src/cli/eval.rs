@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::output::warn;
 use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
@@ -107,7 +108,8 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
     }
     if let (Some(url), Some(name)) = (&args.url, &args.api_model) {
         let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        models.push((name.clone(), Box::new(Client::new(url, name, key)?)));
+        let client = Client::new(url, name, key)?.with_notify(|text| warn(&text));
+        models.push((name.clone(), Box::new(client)));
     }
     Ok(models)
 }

@@ -119,8 +119,9 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
 
 fn client(args: &FitArgs) -> Result<Option<Client>, LoadError> {
     let (Some(url), Some(model)) = (&args.teacher, &args.teacher_model) else { return Ok(None) };
-    let key = ["EMBEDDING_TEACHER_API_KEY", "OPENAI_API_KEY"].into_iter().find_map(|name| std::env::var(name).ok());
-    let client = Client::new(url, model, key.filter(|key| !key.is_empty()));
+    let key = |name: &str| std::env::var(name).ok().filter(|key| !key.trim().is_empty());
+    let key = key("EMBEDDING_TEACHER_API_KEY").or_else(|| key("OPENAI_API_KEY"));
+    let client = Client::new(url, model, key).map(|client| client.with_notify(|text| warn(&text)));
     client.map(Some).map_err(|problem| LoadError::new("--teacher", problem))
 }
 

@@ -59,9 +59,13 @@ fn answers(
     batch: &[(Key, &str)],
 ) -> Result<Vec<(Key, Vec<f32>)>, LoadError> {
     let texts: Vec<String> = batch.iter().map(|(_, text)| format!("{}{text}", identity.prefix)).collect();
-    let vectors = ask.embed(&texts).map_err(|problem| {
-        LoadError::new("teacher", problem)
-            .remedy("run the same again: what it has answered is kept, and not asked for twice")
+    let vectors = ask.embed(&texts).map_err(|failure| {
+        let error = LoadError::new("teacher", failure.message);
+        if failure.temporary {
+            error.remedy("run the same again later: what was answered is kept, and not asked for twice")
+        } else {
+            error
+        }
     })?;
     let dimensions = vectors.first().map_or(0, Vec::len);
     for (text, vector) in texts.iter().zip(&vectors) {

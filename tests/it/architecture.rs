@@ -125,7 +125,7 @@ fn the_command_line_is_all_that_knows_clap() {
 #[test]
 fn the_hub_is_all_that_knows_the_network_and_one_file_leads_to_it() {
     // `client.rs` asks the endpoint that the user of `eval` or `fit` names, `cli/health.rs` the server on this machine.
-    only_in("ureq", &["hub/address.rs", "hub/client.rs", "client.rs", "cli/health.rs"], "");
+    only_in("ureq", &["hub/address.rs", "hub/client.rs", "client.rs", "client/", "cli/health.rs"], "");
     only_in("hf_hub", &["hub/cache.rs"], "");
     only_in("crate::hub", &["location.rs", "cli/extract.rs", "cli/fetch.rs"], "");
 }

@@ -12,10 +12,14 @@ use serde_json::{Value, json};
 pub const DIMENSIONS: usize = 6;
 
 /// A request as it came.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Asked {
+    /// The path and the query.
+    pub target: String,
     pub texts: Vec<String>,
     pub authorization: Option<String>,
+    pub api_key: Option<String>,
+    pub encoding_format: Option<String>,
 }
 
 /// What goes wrong with an answer.
@@ -104,13 +108,17 @@ impl State {
     /// One request and its answer; `None` when the connection is over.
     fn exchange(&self, stream: &TcpStream) -> Option<()> {
         let mut reader = BufReader::new(stream);
-        let (mut length, mut authorization) = (0, None);
+        let (mut length, mut asked) = (0, Asked::default());
         let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        asked.target = line.split(' ').nth(1).unwrap_or_default().to_owned();
+        line.clear();
         while reader.read_line(&mut line).ok()? > 2 {
             let (name, value) = line.split_once(':').unwrap_or_default();
             match name.to_lowercase().as_str() {
                 "content-length" => length = value.trim().parse().unwrap(),
-                "authorization" => authorization = Some(value.trim().to_owned()),
+                "authorization" => asked.authorization = Some(value.trim().to_owned()),
+                "api-key" => asked.api_key = Some(value.trim().to_owned()),
                 _ => {}
             }
             line.clear();
@@ -122,7 +130,8 @@ impl State {
         reader.read_exact(&mut body).ok()?;
         let body: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["model"], "wise");
-        let asked = Asked { texts: serde_json::from_value(body["input"].clone()).unwrap(), authorization };
+        asked.texts = serde_json::from_value(body["input"].clone()).unwrap();
+        asked.encoding_format = body.get("encoding_format").map(|format| format.as_str().unwrap().to_owned());
         self.asked.lock().unwrap().push(asked.clone());
         let fault = (self.fault.lock().unwrap())(&asked);
         let mut answer = json!({ "object": "list", "data": asked.texts.iter().enumerate().map(|(index, text)| {

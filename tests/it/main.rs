@@ -12,6 +12,7 @@ mod default_model;
 mod device;
 #[cfg(feature = "bulk")]
 mod embed;
+mod endpoints;
 mod eval;
 mod extract;
 #[cfg(feature = "hub")]

@@ -142,13 +142,11 @@ fn a_killed_run_goes_on_where_it_stopped() {
 #[test]
 fn answers_that_are_none_are_errors_and_are_not_kept() {
     let (teacher, dir) = (FakeTeacher::start(), tempfile::tempdir().unwrap());
-    let cases: [(Fault, &str); 11] = [
+    let cases: [(Fault, &str); 9] = [
         (Fault::Instead(|answer| drop(answer["data"].as_array_mut().unwrap().pop())), "6 embeddings for 7 texts"),
         (Fault::Instead(|answer| answer["data"][3]["embedding"] = json!([1, 2])), "2 numbers at index 3"),
         (Fault::Instead(|answer| answer["data"][3]["embedding"] = json!("AADAfwAAwH8AAMB/AADAfwAAwH8AAMB/")), "NaN"),
         (Fault::Instead(|answer| answer["data"][3]["embedding"] = json!([0, 0, 0, 0, 0, 0])), "all zeros"),
-        (Fault::Instead(|answer| answer["data"][3]["index"] = json!(4)), "two embeddings with index 4"),
-        (Fault::Instead(|answer| answer["data"][3]["index"] = json!(70)), "index 70"),
         (Fault::Instead(|answer| *answer = json!("<html>")), "no list of embeddings"),
         (Fault::Status(404, "", "{\"error\": {\"message\": \"no such model\"}}"), "no such model"),
         (Fault::Status(401, "", "no key"), "401"),
@@ -161,7 +159,8 @@ fn answers_that_are_none_are_errors_and_are_not_kept() {
         assert!(!well && said.contains(part), "{part}: {said}");
         assert!(!said.contains("secret"), "{said}");
     }
-    assert_eq!(teacher.asked().len(), 11);
+    // One each, and a second for the base64 that holds NaN: as numbers the vector may be good.
+    assert_eq!(teacher.asked().len(), 10);
     // A text that the teacher refuses is named.
     teacher.fault(|asked| {
         asked.texts.iter().any(|text| text.contains("moon")).then_some(Fault::Status(400, "", "too long"))

@@ -1,0 +1,290 @@
+//! One request for embeddings and its answer, and what kind of failure an answer is.
+
+use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::answer::{self, Unusable};
+use super::{Client, wait};
+use crate::eval::EmbedFailure;
+
+/// The largest answer that is read, in bytes: 256 vectors of 16,384 numbers in JSON.
+const MAX_ANSWER: u64 = 256 << 20;
+/// The number of characters of a text that an error shows.
+const SHOWN: usize = 200;
+
+/// The form in which vectors are asked for. Servers that do not know `encoding_format` ignore it and answer with numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encoding {
+    #[default]
+    Base64,
+    Float,
+    /// Without `encoding_format`, which some servers refuse whatever its value.
+    Unspecified,
+}
+
+impl Encoding {
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Base64, Self::Float, Self::Unspecified];
+
+    const fn value(self) -> Option<&'static str> {
+        match self {
+            Self::Base64 => Some("base64"),
+            Self::Float => Some("float"),
+            Self::Unspecified => None,
+        }
+    }
+
+    /// Returns how vectors are asked for in this encoding, in words that read on from "asked for".
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Base64 => "as base64",
+            Self::Float => "as numbers",
+            Self::Unspecified => "without encoding_format",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    model: &'a str,
+    input: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding_format: Option<&'static str>,
+}
+
+/// What a failure says about further requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The same request will be answered later: 429, 503.
+    Overloaded,
+    /// The server or the connection failed, for a moment or because of these texts.
+    Failed,
+    /// The request was refused: it is too large, one of its texts is, or its form is not known.
+    Refused,
+    /// No request will be answered.
+    Final,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub kind: Kind,
+    /// What happened, beginning with the address.
+    pub message: String,
+    /// What the server said.
+    pub said: String,
+    /// How long the server asks to wait.
+    pub wait: Option<Duration>,
+    /// Whether the server's words are about the encoding.
+    pub speaks_of_encoding: bool,
+    /// Whether another encoding cannot help.
+    pub whatever_the_encoding: bool,
+    /// Whether the answer came, with base64 that is no good vector.
+    pub unusable: bool,
+    /// The failure that ended the run, where this request was not made because of it.
+    ended: Option<EmbedFailure>,
+}
+
+impl Failure {
+    fn new(kind: Kind, message: String, said: String) -> Self {
+        Self {
+            kind,
+            message,
+            said,
+            wait: None,
+            speaks_of_encoding: false,
+            whatever_the_encoding: false,
+            unusable: false,
+            ended: None,
+        }
+    }
+
+    /// A failure that another encoding cannot change.
+    fn certain(kind: Kind, message: String) -> Self {
+        Self { whatever_the_encoding: true, ..Self::new(kind, message, String::new()) }
+    }
+
+    /// Names the only text of the request.
+    pub fn of_text(mut self, text: &str) -> Self {
+        let _ = write!(self.message, ", to the text {:?}", shown(text));
+        self
+    }
+
+    /// Says that nothing was answered so far.
+    pub fn of_every_request(mut self) -> Self {
+        self.message.push_str(" alone; no request was answered, so the text may not be the reason");
+        self
+    }
+
+    /// Says what was wrong before another encoding was tried.
+    pub fn after(mut self, other: &Self) -> Self {
+        let _ = write!(self.message, "; before, {}", other.said);
+        self
+    }
+
+    /// Marks a request that was not made because the run has ended.
+    pub fn ended(self, ended: EmbedFailure) -> Self {
+        Self { kind: Kind::Final, ended: Some(ended), ..self }
+    }
+
+    /// The error of a request that would fail again.
+    pub fn permanent(self) -> EmbedFailure {
+        self.ended.unwrap_or(EmbedFailure { message: self.message, temporary: false })
+    }
+
+    /// The error of a request that may be answered later.
+    pub fn temporary(self, why: &str) -> EmbedFailure {
+        let message = format!("{}; {why}", self.message);
+        self.ended.unwrap_or(EmbedFailure { message, temporary: true })
+    }
+}
+
+impl Client {
+    /// Makes one request.
+    pub(super) fn exchange(&self, texts: &[String], encoding: Encoding) -> Result<Vec<Vec<f32>>, Failure> {
+        let failed = |what: &str| self.redacted(format!("{}: {what}", self.url));
+        let body = Request { model: &self.model, input: texts, encoding_format: encoding.value() };
+        let body = serde_json::to_vec(&body).map_err(|e| Failure::certain(Kind::Final, failed(&e.to_string())))?;
+        let mut request = self.agent.post(&self.address).header("content-type", "application/json");
+        if let Some(key) = &self.key {
+            request = if self.azure {
+                request.header("api-key", key)
+            } else {
+                request.header("authorization", format!("Bearer {key}"))
+            };
+        }
+        let broken = |e: ureq::Error| {
+            let error = failed(&format!("does not answer: {e}"));
+            let usual = matches!(
+                e,
+                ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed
+            );
+            // An address where nothing ever answered is a wrong one.
+            let kind = if usual && self.reached.load(Ordering::Relaxed) { Kind::Failed } else { Kind::Final };
+            Failure::certain(kind, error)
+        };
+        let mut response = request.send(&body).map_err(broken)?;
+        self.reached.store(true, Ordering::Relaxed);
+        let text = match response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec() {
+            Err(ureq::Error::BodyExceedsLimit(limit)) => {
+                return Err(Failure::certain(Kind::Refused, failed(&format!("answered with more than {limit} bytes"))));
+            }
+            text => text.map_err(broken)?,
+        };
+        let status = response.status().as_u16();
+        let refusal = |code: u16, text: &[u8]| {
+            let said = self.redacted(answer::words(text));
+            let location = response.headers().get("location").and_then(|location| location.to_str().ok());
+            let advice = advice(code, location);
+            let mut failure =
+                Failure::new(kind(code, &said), failed(&format!("answered {status}: {said}{advice}")), said);
+            failure.wait = wait::asked_for(response.headers());
+            let lower = failure.said.to_lowercase();
+            // The words may be those of a text that the server repeats, which costs a request and nothing else.
+            failure.speaks_of_encoding =
+                !matches!(code, 401 | 407 | 429) && (lower.contains("base64") || lower.contains("encoding"));
+            failure
+        };
+        if !(200..300).contains(&status) {
+            return Err(refusal(status, &text));
+        }
+        let embeddings = match answer::read(&text) {
+            Ok(embeddings) => embeddings,
+            Err(answer::NoEmbeddings::Error(code)) => return Err(refusal(code.unwrap_or(status), &text)),
+            Err(answer::NoEmbeddings::Other(problem)) => {
+                let problem = format!("answered what is no list of embeddings: {problem}");
+                return Err(Failure::certain(Kind::Final, failed(&problem)));
+            }
+        };
+        let base64 = embeddings.iter().any(answer::Embedding::is_base64);
+        match answer::vectors(embeddings, texts, &self.dimensions) {
+            Ok(vectors) => Ok(vectors),
+            Err(Unusable { problem, by_encoding }) => {
+                let again = base64 && by_encoding && encoding == Encoding::Base64;
+                let said = if base64 { format!("asked for base64, it answered {problem}") } else { problem };
+                let failure = Failure::new(Kind::Final, failed(&format!("answered: {said}")), said);
+                Err(Failure { speaks_of_encoding: again, whatever_the_encoding: !again, unusable: again, ..failure })
+            }
+        }
+    }
+
+    /// Takes the key out of what a server said.
+    fn redacted(&self, text: String) -> String {
+        match &self.key {
+            Some(key) if text.contains(key.as_str()) => text.replace(key.as_str(), "***"),
+            _ => text,
+        }
+    }
+}
+
+/// What a status means for further requests, when the server says `said`.
+fn kind(status: u16, said: &str) -> Kind {
+    // OpenAI's ways to say that nobody has paid.
+    const UNPAID: [&str; 3] = ["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"];
+    match status {
+        429 if UNPAID.iter().any(|code| said.contains(code)) => Kind::Final,
+        409 | 425 | 429 | 503 | 529 => Kind::Overloaded,
+        408 | 500.. => Kind::Failed,
+        // Of an answer with a good status, an error without one of its own.
+        200..300 | 400 | 406 | 411..=424 | 426 | 428 | 431 => Kind::Refused,
+        _ => Kind::Final,
+    }
+}
+
+/// What to do about a status that cannot pass.
+fn advice(status: u16, location: Option<&str>) -> String {
+    match (status, location) {
+        (300..=399, Some(location)) => {
+            let location = location.split('?').next().unwrap_or(location);
+            format!(" (it redirects to {location:?}: give the address that it means)")
+        }
+        (401 | 403, _) => " (check the key in the environment)".to_owned(),
+        (404 | 405, _) => " (check the address, which usually ends in /v1, and the name of the model)".to_owned(),
+        _ => String::new(),
+    }
+}
+
+pub fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_says_whether_another_request_can_help() {
+        for (status, expected) in [
+            (400, Kind::Refused),
+            (401, Kind::Final),
+            (402, Kind::Final),
+            (403, Kind::Final),
+            (404, Kind::Final),
+            (405, Kind::Final),
+            (408, Kind::Failed),
+            (410, Kind::Final),
+            (413, Kind::Refused),
+            (415, Kind::Refused),
+            (422, Kind::Refused),
+            (429, Kind::Overloaded),
+            (500, Kind::Failed),
+            (502, Kind::Failed),
+            (503, Kind::Overloaded),
+            (504, Kind::Failed),
+            (301, Kind::Final),
+        ] {
+            assert_eq!(kind(status, "no"), expected, "{status}");
+        }
+        assert_eq!(kind(429, "You exceeded your quota (insufficient_quota)"), Kind::Final);
+    }
+
+    #[test]
+    fn a_redirect_is_named_without_its_query() {
+        assert!(advice(308, Some("https://x/v1/embeddings?key=secret")).contains("\"https://x/v1/embeddings\""));
+        assert!(advice(404, None).contains("/v1"));
+        assert_eq!(advice(500, Some("x")), "");
+    }
+}
