@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The API by curl, against a running server (BASE_URL, default http://localhost:5000/v1).
+# Calls the API of a running server with curl. BASE_URL defaults to http://localhost:5000/v1.
 set -euo pipefail
 base=${BASE_URL:-http://localhost:5000/v1}
 post() { curl -fsS -X POST -H "Content-Type: application/json" -d "$1" "$base/embeddings" | cut -c 1-160; }

@@ -1,9 +1,9 @@
-"""Retrieval for a question about this project, over its own documentation: pip install langchain-openai.
+"""Answers a question about this project by retrieval from its own documentation. Needs `pip install langchain-openai`.
 
-    examples/langchain_rag.py "How is a GGUF file served?"
+    python examples/langchain_rag.py "How is a GGUF file served?"
 
-The passages are kept in this process and found by their vectors; what is printed is the prompt for a chat model of your
-choice. BASE_URL defaults to http://localhost:5000/v1.
+The program keeps the passages in memory, finds the best ones by their vectors, and prints the prompt for a chat model of your
+choice. BASE_URL defaults to http://localhost:5000/v1. For better retrieval, combine the vectors with BM25: see "For RAG" in README.md.
 """
 
 import os
@@ -21,7 +21,7 @@ PROMPT = ChatPromptTemplate.from_template("Answer from these passages alone.\n\n
 
 
 def passages():
-    """The paragraphs of the Markdown files, each under its heading."""
+    """Yields the paragraphs of the Markdown files, each with the heading of its section."""
     for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
         for section in re.split(r"^(?=#+ )", path.read_text(), flags=re.MULTILINE):
             heading, *paragraphs = section.strip().split("\n\n")
@@ -30,7 +30,7 @@ def passages():
 
 
 question = " ".join(sys.argv[1:]) or "How is a GGUF file served?"
-# Text is sent as it is; left to itself, LangChain sends OpenAI's token ids, which work as well.
+# With this setting LangChain sends text. By default it sends token IDs of OpenAI's vocabulary, which work as well.
 embeddings = OpenAIEmbeddings(
     model="text-embedding-3-small",
     base_url=os.environ.get("BASE_URL", "http://localhost:5000/v1"),

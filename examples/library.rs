@@ -1,4 +1,4 @@
-//! The crate as a library, without a server: text to vector.
+//! Uses the crate as a library, without a server, to compute the vectors of texts and compare them with the first text.
 //!
 //!     cargo run --release --no-default-features --example library -- CHECKPOINT TEXT...
 

@@ -1,4 +1,5 @@
-// The official SDK, with nothing changed but the address: npm install openai; BASE_URL defaults to http://localhost:5000/v1.
+// Uses the official SDK with nothing changed but the address, and prints the cosine similarity of each text with the first one.
+// Install the SDK with `npm install openai`. BASE_URL defaults to http://localhost:5000/v1.
 import OpenAI from "openai";
 
 const client = new OpenAI({ baseURL: process.env.BASE_URL ?? "http://localhost:5000/v1", apiKey: "unused" });

@@ -1,4 +1,7 @@
-"""The official SDK, with nothing changed but the address: pip install openai; BASE_URL defaults to http://localhost:5000/v1."""
+"""Uses the official SDK with nothing changed but the address, and prints the cosine similarity of each text with the first one.
+
+Install the SDK with `pip install openai`. BASE_URL defaults to http://localhost:5000/v1.
+"""
 
 import os
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on a kept connection: sends, and reads an answer to its end without looking at it.
+//! A client for HTTP/1.1 on a persistent connection. It reads each response to its end and discards the body.
 
 use std::io::{ErrorKind, Result};
 use std::time::Duration;
@@ -30,7 +30,7 @@ impl Client {
         self.status().await
     }
 
-    /// A request that announces `length` bytes and has `body`.
+    /// Sends a request with `body` whose `Content-Length` is `length`.
     pub async fn send(&mut self, path: &str, body: &[u8], length: usize) -> Result<()> {
         let mut request = format!(
             "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
@@ -40,7 +40,7 @@ impl Client {
         self.stream.write_all(&request).await
     }
 
-    /// Reads one answer: its status.
+    /// Reads one response and returns its status.
     async fn status(&mut self) -> Result<u16> {
         tokio::time::timeout(SLOWEST, self.answer()).await?
     }

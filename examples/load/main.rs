@@ -1,8 +1,8 @@
-//! Load on a server of its own: `load soak REQUESTS`, `load mixed MINUTES` and `load overload SECONDS INPUTS`, by `tests/soak/run`,
-//! `tests/soak/mixed` and `tests/overload/run`.
-//! Sockets on one thread, so that what the client costs is small and known.
+//! Starts a server and puts load on it: `load soak REQUESTS`, `load mixed MINUTES` and `load overload SECONDS INPUTS`. `tests/soak/run`,
+//! `tests/soak/mixed` and `tests/overload/run` start this program. All its sockets are on one thread, so that the cost of the client is
+//! small and known.
 
-// Says what must hold by panicking.
+// A load test reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod client;

@@ -1,5 +1,5 @@
-//! Hours of ordinary requests beside slow peers, hostile input and reloads: memory, descriptors and threads stay what they were,
-//! and ordinary requests are answered.
+//! Sends ordinary requests for hours, beside slow peers, hostile input and reloads. Memory, descriptors and threads must not grow, and
+//! ordinary requests must be answered.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -21,16 +21,16 @@ use crate::soak::{REFUSED, one};
 
 const CONNECTIONS: usize = 8;
 const PER_CONNECTION: usize = 500;
-/// Ordinary requests per second, on all connections together.
+/// The number of ordinary requests per second, on all connections together.
 const RATE: u32 = 200;
-/// Peers that send or read a few kilobytes per second, at any time.
+/// The number of peers at any time that send or read slowly.
 const SLOW_PEERS: usize = 16;
 const SLOW_BYTES_PER_SECOND: usize = 32 << 10;
-/// One hostile request for this many ordinary ones.
+/// The number of ordinary requests for each hostile request.
 const HOSTILE_SHARE: u32 = 100;
-/// At most one ordinary request of this many may be answered with 429.
+/// At most one of this many requests may be answered with 429.
 const MOST_REFUSED: u64 = 10_000;
-/// How long a hostile peer holds its connection when the server does not end it.
+/// How long a hostile peer keeps its connection open if the server does not close it.
 const HOSTILE_PATIENCE: Duration = Duration::from_secs(20);
 const RELOAD_INTERVAL: Duration = Duration::from_secs(20);
 const SAMPLES: u32 = 24;
@@ -73,7 +73,7 @@ pub async fn run(minutes: u64) {
             count(if seed % 2 == 0 { slow_sender(&address, &mut rng).await } else { slow_reader(&address).await });
         }
     }));
-    // As many at the same time as their patience needs for the share.
+    // The number of concurrent hostile peers that gives HOSTILE_SHARE, since each peer takes HOSTILE_PATIENCE.
     let at_once = RATE / HOSTILE_SHARE * HOSTILE_PATIENCE.as_secs() as u32;
     let hostile = join_all((0..at_once).map(async |seed| {
         let mut rng = Rng::with_seed(2000 + u64::from(seed));
@@ -112,11 +112,11 @@ pub async fn run(minutes: u64) {
 
     let kinds = kinds.into_inner().unwrap();
     println!("{kinds:?}");
-    // Answers that nobody reads may fill the room of all requests for a moment, until they give way.
+    // Responses that no client reads may fill the in-flight budget for a moment, until the server ends their requests.
     let (refused, all) = (kinds.get(REFUSED).copied().unwrap_or(0), kinds.values().sum::<u64>());
     assert!(refused <= all / MOST_REFUSED, "{refused} of {all} requests were refused");
     assert!(server.lives(), "the server has ended");
-    // What peers left behind is closed by the server's own time limits.
+    // The server closes abandoned connections after its own time limits.
     let deadline = Instant::now() + Duration::from_secs(90);
     let mut after = server.resources();
     while after.descriptors > before.descriptors || after.threads > before.threads {
@@ -131,7 +131,7 @@ pub async fn run(minutes: u64) {
     assert!(late <= early + early / 10 + (8 << 20), "memory grows: {} MiB, then {} MiB", early >> 20, late >> 20);
 }
 
-/// The model inside the program; in every other generation a second model and another alias beside it.
+/// Returns a configuration with the built-in model. Odd generations also have a second model and another alias.
 fn configuration(generation: u32) -> String {
     let builtin = "[[models]]\nid = \"multilingual-e5-small-static\"\npath = \"builtin:default\"\n";
     if generation.is_multiple_of(2) {
@@ -144,7 +144,7 @@ fn configuration(generation: u32) -> String {
     )
 }
 
-/// A body of a few hundred kilobytes that comes slowly, which is answered all the same.
+/// Sends a body of a few hundred kilobytes slowly, and checks that the request succeeds.
 async fn slow_sender(address: &str, rng: &mut Rng) -> &'static str {
     let body =
         format!("{{\"input\": {:?}, \"encoding_format\": \"base64\"}}", "slow upload ".repeat(rng.usize(1..30_000)));
@@ -160,7 +160,7 @@ async fn slow_sender(address: &str, rng: &mut Rng) -> &'static str {
     "slow sender"
 }
 
-/// An answer of some megabytes that is read slowly, and left after half a minute.
+/// Reads a response of some megabytes slowly, and disconnects after half a minute.
 async fn slow_reader(address: &str) -> &'static str {
     let body = serde_json::json!({"input": vec!["slow reader"; 500]}).to_string();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -175,7 +175,7 @@ async fn slow_reader(address: &str) -> &'static str {
     "slow reader"
 }
 
-/// One peer that means harm. Whatever the server does, it must go on; what it answers is not looked at.
+/// Acts as one hostile peer. The server may respond in any way, but it must keep running, so the response is ignored.
 async fn hostile(address: &str, rng: &mut Rng) -> &'static str {
     let Ok(mut stream) = TcpStream::connect(address).await else { return "hostile: not accepted" };
     let embeddings = |body: &str| head("POST", "/v1/embeddings", body.len()) + body;
@@ -227,9 +227,9 @@ async fn hostile(address: &str, rng: &mut Rng) -> &'static str {
     };
     let _ = timeout(HOSTILE_PATIENCE, stream.write_all(&bytes)).await;
     match rng.u32(0..3) {
-        // Gone at once, with a reset where there is an answer that was not read.
+        // The peer disconnects at once. Dropping the socket sends a reset if a response was not read.
         0 => {}
-        // Half closed.
+        // The peer closes only its sending side.
         1 => {
             let stream = stream.into_std().unwrap();
             let _ = stream.shutdown(Shutdown::Write);

@@ -1,4 +1,4 @@
-//! Ten times what the server sustains: what it still answers, how fast, and what that costs.
+//! Offers ten times the load that the server sustains, and measures its goodput, its latency and its memory.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -10,41 +10,41 @@ use serde_json::json;
 use crate::client::Client;
 use crate::server::Server;
 
-/// What the server sustains and what it does under more, in short turns: a machine that has other things to do is not as fast in
-/// one second as five later.
+/// The number of rounds. Each round measures the sustained rate and then the goodput, because the speed of a machine with other work
+/// changes within seconds.
 const ROUNDS: u32 = 20;
 const OVER: f64 = 10.0;
-/// As many as keep the server busy, asking again at once.
+/// The number of clients that keep the server busy when each sends its next request at once.
 const BUSY: usize = 8;
-/// More than are let in, so that no part of the load waits for the server.
+/// The number of clients under overload. It exceeds the number of admitted requests, so no part of the load waits for the server.
 const CONNECTIONS: usize = 200;
-/// Inputs of all bodies: more words than a tokenizer remembers.
+/// The number of inputs of all bodies together. They have more words than the cache of a tokenizer holds.
 const INPUTS: usize = 4_096;
-/// Lets 28 requests in.
+/// The in-flight budget per input of a request. It admits 28 requests.
 const KIB_IN_FLIGHT_PER_INPUT: usize = 128;
 const SLOWEST: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_secs(3);
-/// Until as many requests are in flight as there will be; what is answered by then is not counted.
+/// The time until the number of requests in flight is steady. Responses before that are not counted.
 const RAMP: Duration = Duration::from_millis(400);
 
 #[derive(Default)]
 struct Measured {
     statuses: BTreeMap<u16, u64>,
     answered: Vec<Duration>,
-    /// Answers between the ramp and the end of the load.
+    /// The number of successful responses between the ramp and the end of the load.
     in_time: u64,
 }
 
 impl Measured {
-    /// Answers a second.
+    /// Returns the number of successful responses per second.
     fn rate(&self, length: Duration) -> f64 {
         self.in_time as f64 / (length - RAMP).as_secs_f64()
     }
 }
 
-/// Requests of `batch` inputs each.
+/// Runs the test with requests of `batch` inputs each.
 pub async fn run(seconds: u64, batch: usize) {
-    // Words that no cache has met: a refusal must cost little beside an answer, whatever that is.
+    // The words are in no cache, so that the cost of an answered request is realistic.
     let mut rng = fastrand::Rng::with_seed(1);
     let mut word = || (0..rng.usize(3..10)).map(|_| rng.lowercase()).chain([' ']).collect::<String>();
     let mut texts = || (0..batch).map(|_| (0..80).map(|_| word()).collect::<String>()).collect::<Vec<_>>();
@@ -88,7 +88,7 @@ pub async fn run(seconds: u64, batch: usize) {
     assert!(after <= before + before / 10 + (4 << 20), "memory grows");
 }
 
-/// `connections` clients for `length`: at `rate` requests a second in all, or as fast as answers come.
+/// Runs `connections` clients for `length`. Together they send `rate` requests per second, or each sends as soon as it has a response.
 async fn load(
     server: &Server,
     bodies: &[Vec<u8>],
@@ -101,7 +101,7 @@ async fn load(
     let clients = join_all((0..connections).map(async |_| {
         let mut client = Client::connect(&server.address).await;
         loop {
-            // Whoever is free sends the next one when it is due.
+            // Any free client sends the next request when it is due.
             let due = rate.map_or(Duration::ZERO, |rate| Duration::from_secs_f64(f64::from(ticket.get()) / rate));
             ticket.update(|n| n + 1);
             while started.elapsed() < due {
@@ -122,7 +122,7 @@ async fn load(
             }
         }
     }));
-    // Never asleep: the server would pay for waking it, and in one measurement more often than in the other.
+    // The client never sleeps. Otherwise the server would pay for waking it up, and more often in one measurement than in the other.
     let polling = async {
         loop {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! The release binary under load, and what the system says of it.
+//! Starts the release binary, and reads its resource use from the operating system.
 
 use std::fmt::{self, Display, Formatter};
 use std::io::{BufRead, BufReader};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::client::Client;
 
-/// What a process holds of the system.
+/// The resources of a process.
 pub struct Resources {
-    /// In bytes, as [`Server::memory`] counts.
+    /// In bytes, as returned by [`Server::memory`].
     pub memory: u64,
     pub descriptors: usize,
     pub threads: usize,
@@ -29,9 +29,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// On a free port with the model inside the program, ready; on the core that `SERVER_CORE` names alone, if it does.
+    /// Starts the server on a free port with the built-in model, and waits until it is ready. If the variable `SERVER_CORE` names a core,
+    /// the server runs only on that core.
     pub async fn start(settings: &[(&str, &str)]) -> Self {
-        // target/PROFILE/examples/load
+        // This program is target/PROFILE/examples/load.
         let load = std::env::current_exe().unwrap();
         let binary = load.parent().and_then(Path::parent).unwrap().join("embedding-server");
         let mut command = match std::env::var_os("SERVER_CORE") {
@@ -61,7 +62,8 @@ impl Server {
         server
     }
 
-    /// Memory that is its own, in bytes: not the pages of the program and of mapped tables, which the system can take back.
+    /// Returns the anonymous memory of the server in bytes. It excludes the pages of the program and of mapped tables, which the system can
+    /// take back.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
@@ -77,12 +79,12 @@ impl Server {
         Resources { memory: self.memory(), descriptors: self.descriptors(), threads }
     }
 
-    /// Makes it read its configuration again.
+    /// Sends SIGHUP, which makes the server reload its configuration.
     pub fn hang_up(&self) {
         assert!(Command::new("kill").arg("-HUP").arg(self.child.id().to_string()).status().unwrap().success());
     }
 
-    /// Whether it still runs.
+    /// Returns whether the server still runs.
     pub fn lives(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }

@@ -1,4 +1,4 @@
-//! Many requests of every kind, good and bad, answered or left: memory and descriptors stay what they were.
+//! Sends many requests of every kind, valid and invalid, some of which the client abandons. Memory and descriptors must not grow.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use crate::client::Client;
 use crate::server::Server;
 
 const CONNECTIONS: usize = 8;
-/// Connections are closed after this many requests, and others opened.
+/// The number of requests after which a client opens a new connection.
 const PER_CONNECTION: usize = 500;
 
 pub async fn run(requests: u64) {
@@ -37,7 +37,7 @@ pub async fn run(requests: u64) {
             }
         }
     }));
-    // From a tenth on, when every cache is warm.
+    // The first sample is after a tenth of the requests, when every cache is warm.
     let measure = async {
         let mut memory = Vec::new();
         for tenth in 1..=9 {
@@ -66,11 +66,11 @@ pub async fn run(requests: u64) {
     assert!(*late <= early + early / 10 + (4 << 20), "memory grows: {mib:?} MiB");
 }
 
-/// The kind of a request that was answered with 429.
+/// The kind that [`one`] returns for a request that was answered with 429.
 pub const REFUSED: &str = "refused with 429";
 
-/// One request: its kind, and whether the connection is still good. Panics at an answer that its kind does not have; 429 is
-/// an answer of each kind where it `may_be_refused`.
+/// Sends one request, and returns its kind and whether the connection can be used again. Panics if the status is not the one that
+/// the kind expects. If `may_be_refused`, status 429 is accepted for every kind.
 pub async fn one(client: &mut Client, rng: &mut Rng, may_be_refused: bool) -> (&'static str, bool) {
     let words = |rng: &mut Rng, most: usize| {
         let count = rng.usize(0..most);
@@ -132,7 +132,7 @@ pub async fn one(client: &mut Client, rng: &mut Rng, may_be_refused: bool) -> (&
             "resources"
         }
         970..985 => {
-            // Gone before the answer, which is long.
+            // The client disconnects before the response, which is long.
             let texts: Vec<String> = (0..200).map(|_| words(rng, 40)).collect();
             let body = json!({"input": texts}).to_string();
             client.send(embeddings, body.as_bytes(), body.len()).await.unwrap();
