@@ -23,7 +23,7 @@ def embed():
 
 @pytest.fixture
 def corpus(tmp_path):
-    """Three Parquet files of 5,000 rows, in row groups of 700."""
+    """Writes three Parquet files of 5,000 rows each, in row groups of 700, and returns their directory."""
     inputs = tmp_path / "in"
     inputs.mkdir()
     for file in range(3):
@@ -40,7 +40,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def vectors_of(embed):
-    """id -> vector, by the command on a table's text alone."""
+    """Returns a function from a table to a map of ID -> vector, computed by the command from plain text."""
 
     def vectors(table):
         lines = "".join(f"{text}\n" for text in table["text"].to_pylist())

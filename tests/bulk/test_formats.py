@@ -1,4 +1,4 @@
-"""What `embed` writes, read by others."""
+"""Reads the output of `embed` with other programs."""
 
 import duckdb
 import numpy as np
@@ -29,7 +29,7 @@ def test_duckdb_reads_parquet(embed, corpus, vectors, tmp_path):
     assert [row[0] for row in rows] == list(range(15000))
     assert all(np.array_equal(np.float32(row[1]), np.float32(vectors[row[0]])) for row in rows)
     assert rows[1][3] == ["a", None] and rows[0][3] is None and rows[7][2].microsecond == 7
-    # Distances are computed on it as it is.
+    # DuckDB computes similarities on the column without a cast.
     (nearest,), = duckdb.sql(
         f"select id from '{out}' order by list_cosine_similarity(embedding, (select embedding from '{out}' where id = 4321)) desc, id limit 1"
     ).fetchall()

@@ -1,4 +1,4 @@
-"""examples/kubernetes/embed-job.yaml: valid, and its shards, run as processes, make every row once."""
+"""Checks that examples/kubernetes/embed-job.yaml is valid, and that its shards, run as processes, write every row once."""
 
 import itertools
 import subprocess
@@ -30,7 +30,7 @@ def arguments(index, corpus, out):
 
 
 def test_shards_make_every_row_once_though_one_is_killed_and_one_runs_twice(corpus, vectors_of, tmp_path):
-    # More files than shards; one of them takes long enough to be killed in.
+    # There are more files than shards. One file takes long enough that its process can be killed.
     completions = MANIFEST["spec"]["completions"]
     table = pq.read_table(corpus)
     for file in corpus.iterdir():

@@ -1,4 +1,4 @@
-"""examples/spark/embed.py on a cluster of worker processes; one task fails in the middle of its output and is retried."""
+"""Runs examples/spark/embed.py on a cluster of worker processes. One task fails in the middle of its output and is retried."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pyspark
 
 from conftest import BIN, MODEL, ROOT
 
-# Embeds a few rows and dies, once in all; after that it does as it should.
+# The first call of this program embeds a few rows and fails. All later calls succeed.
 FLAKY = """#!/bin/sh
 if mkdir "$0.failed" 2> /dev/null; then head -n 5 | "{bin}" "$@"; exit 1; fi
 exec "{bin}" "$@"

@@ -1,4 +1,4 @@
-// The Vercel AI SDK with @ai-sdk/openai and @ai-sdk/openai-compatible. Run by test_node.py.
+// Tests the Vercel AI SDK with @ai-sdk/openai and @ai-sdk/openai-compatible. test_node.py runs this file.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { near, packages, served } from "./served.mjs";

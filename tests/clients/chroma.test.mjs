@@ -1,4 +1,4 @@
-// @chroma-core/openai: the embedding function that the JavaScript client of Chroma is given. Run by test_node.py.
+// Tests @chroma-core/openai, the embedding function for the JavaScript client of Chroma. test_node.py runs this file.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { near, packages, served } from "./served.mjs";

@@ -1,4 +1,4 @@
-"""One server for all clients. CLIENT_CHECKPOINT names the checkpoint that it serves: any layer-0 directory will do."""
+"""Starts one server for all clients. CLIENT_CHECKPOINT names the checkpoint that it serves, which may be any layer-0 directory."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def served(tmp_path_factory):
     config = tmp_path_factory.mktemp("config") / "config.toml"
     config.write_text(CONFIG.format(path=path))
     with Server(config=config) as server:
-        # Through the environment, as the clients are configured in the field.
+        # Clients read these variables, as in real use.
         os.environ["OPENAI_BASE_URL"] = server.url + "/v1"
         os.environ["OPENAI_API_KEY"] = "sk-any"
         yield SimpleNamespace(
@@ -67,6 +67,6 @@ def cosine(a, b):
 
 
 def pytest_report_header():
-    # Each run of several is of another openai; the wrong one would pass the tests as well.
+    # The runner runs pytest once for each version of openai. The tests would pass with the wrong version, too, so it is checked here.
     assert version("openai").startswith(os.environ.get("OPENAI_MAJOR", ""))
     return f"clients: openai {version('openai')}"

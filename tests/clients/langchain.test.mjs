@@ -1,4 +1,4 @@
-// @langchain/openai. Run by test_node.py.
+// Tests @langchain/openai. test_node.py runs this file.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { near, packages, served } from "./served.mjs";

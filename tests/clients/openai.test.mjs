@@ -1,4 +1,4 @@
-// The openai package. Run by test_node.py, which starts the server.
+// Tests the openai package. test_node.py runs this file and starts the server.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { near, packages, served } from "./served.mjs";

@@ -1,4 +1,4 @@
-// What test_node.py says of the server, and the packages under NODE_PACKAGES.
+// Exports the facts that test_node.py passes about the server, and a `require` for the packages in NODE_PACKAGES.
 import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 

@@ -1,4 +1,4 @@
-"""The crate async-openai; async-openai/src/lib.rs has the tests."""
+"""Runs the tests of the crate async-openai, which are in async-openai/src/lib.rs."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The openai package's Azure client: deployments in the path, the key in `api-key`."""
+"""Tests the Azure client of the openai package: deployments in the path, and the key in the header `api-key`."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""chromadb's OpenAI embedding function, in a collection kept in memory."""
+"""Tests the OpenAI embedding function of chromadb, with a collection in memory."""
 
 import chromadb
 import numpy as np
@@ -31,7 +31,7 @@ def test_a_batch_is_one_request(served):
 
 
 def test_more_than_2048_texts_are_refused(served):
-    """As by OpenAI: the server says what to set."""
+    """The server refuses them, as OpenAI does, and names the setting to change."""
     with pytest.raises(openai.BadRequestError, match="max_inputs"):
         function(served, served.default)(["a"] * 2049)
 

@@ -1,5 +1,5 @@
-"""Every file of examples/ runs, against a live server where it needs one. quickstart.sh is the README's first command; its
-parts, tests/real/fetch and the server, have their own tests."""
+"""Runs every file of examples/, against a live server if the example needs one. quickstart.sh is not run here, because its parts,
+tests/real/fetch and the server, have their own tests."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from harness import BINARY, Server
 
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
-# tests/bulk has spark and kubernetes, tests/soak and tests/overload have load, tests/deploy has proxy.
+# These examples are run by tests/bulk (spark, kubernetes), by tests/soak and tests/overload (load), and by tests/deploy (proxy).
 ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load", "proxy"}
 
 
 @pytest.fixture(scope="module")
 def base():
-    """A server as it comes, with the model inside the program: what is found must make sense."""
+    """Yields the base URL of a server with the built-in model, so that the examples' results are meaningful."""
     with Server() as server:
         yield server.url + "/v1"
 
@@ -47,7 +47,7 @@ def test_openai_python(base):
 
 
 def test_openai_node(base, tmp_path):
-    # A module is looked up beside the file that imports it.
+    # Node looks for node_modules beside the importing file.
     script = tmp_path / "openai_node.mjs"
     script.write_bytes((EXAMPLES / "openai_node.mjs").read_bytes())
     (tmp_path / "node_modules").symlink_to(Path(os.environ["NODE_PACKAGES"], "node_modules"))
@@ -70,7 +70,7 @@ def test_library():
 
 
 def test_mergekit_recipe(tmp_path):
-    """The recipe with its model replaced by a local one, run by `extract`."""
+    """`extract` runs the recipe, with its model replaced by a local one."""
     recipe, replaced = re.subn(r"meta-llama/\S+", str(ROOT / "tests/fixtures/checkpoints/llama"), (EXAMPLES / "mergekit-layer0.yml").read_text())
     assert replaced
     (tmp_path / "recipe.yml").write_text(recipe)

@@ -1,4 +1,5 @@
-"""haystack-ai: embedders for a text and for documents. A batch that is refused would leave documents without vectors, unsaid."""
+"""Tests haystack-ai's embedders for a text and for documents. If a batch were refused, haystack would silently leave its documents
+without vectors."""
 
 import asyncio
 

@@ -1,6 +1,6 @@
-"""langchain-openai as it comes: it sends ids of cl100k_base, and the text "" for an empty document.
+"""Tests langchain-openai with its defaults: it sends token IDs of cl100k_base, and the text "" for an empty document.
 
-tiktoken reads the vocabulary from TIKTOKEN_CACHE_DIR, which the runner fills: no network.
+tiktoken reads the vocabulary from TIKTOKEN_CACHE_DIR, which the runner fills, so no network is needed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ TEXTS = [
 
 @pytest.fixture
 def bodies(monkeypatch):
-    """What the client really sends."""
+    """Returns the list of inputs that the client sends."""
     import openai
 
     seen = []
@@ -51,7 +51,7 @@ def test_a_query(served):
 
 
 def test_a_text_of_several_chunks(served):
-    """Longer than the 8191 ids that LangChain sends at once: it averages the chunks' vectors itself."""
+    """The text is longer than the 8191 IDs that LangChain sends at once. LangChain averages the vectors of the chunks itself."""
     text = "hello world, " * 5000
     vector = OpenAIEmbeddings(model=served.default).embed_query(text)
     assert cosine(vector, served.server.vector("hello world, " * 100)) > 0.99

@@ -1,4 +1,4 @@
-"""litellm, by the provider for OpenAI (which sits on its SDK) and by those with a client of their own."""
+"""Tests litellm with the provider for OpenAI, which uses OpenAI's SDK, and with providers that have their own client."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ def test_a_large_batch(served, settings):
 
 
 def test_dimensions(served, settings):
-    """litellm itself refuses them for names that do not begin with text-embedding-3."""
+    """litellm itself refuses `dimensions` for names that do not begin with text-embedding-3."""
     half = served.checkpoint.hidden // 2
     answer = litellm.embedding(model=f"openai/{served.default}", input=TEXTS, dimensions=half, **settings)
     assert near(answer.data[0]["embedding"], served.server.vector(TEXTS[0], dimensions=half))

@@ -1,4 +1,4 @@
-"""llama-index: the class for OpenAI, given the name by `model_name`, and the one for compatible servers."""
+"""Tests llama-index: the class for OpenAI, with the name in `model_name`, and the class for compatible servers."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ def like(served, model, **fields):
 
 @pytest.fixture(params=[of_openai, like], ids=["openai", "openai-like"])
 def make(request, monkeypatch):
-    # The name under which this package looks for what the SDK calls OPENAI_BASE_URL.
+    # This package reads the base URL from OPENAI_API_BASE, the SDK from OPENAI_BASE_URL.
     monkeypatch.setenv("OPENAI_API_BASE", os.environ["OPENAI_BASE_URL"])
     return request.param
 
@@ -34,7 +34,7 @@ def test_texts_in_batches(served, make):
 
 
 def test_a_query_with_line_breaks(served, make):
-    """They are sent as spaces."""
+    """The client sends line breaks as spaces."""
     assert near(make(served, served.default).get_query_embedding("a\nb"), served.server.vector("a b"))
 
 

@@ -1,4 +1,4 @@
-"""The clients of npm; each *.test.mjs has the tests of one."""
+"""Runs the tests of the npm clients. Each *.test.mjs has the tests of one client."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The openai package as it comes: 1, 2 and 3 share this interface."""
+"""Tests the openai package with its defaults. Versions 1, 2 and 3 share this interface."""
 
 import asyncio
 import base64
@@ -129,7 +129,7 @@ def test_an_unknown_model(client, served, ask):
         ({"input": []}, "input"),
         ({"input": {"text": "a"}}, "input"),
         ({"input": ["a", 1]}, "input"),
-        ({"input": [100_300]}, "input"),  # no such id in cl100k_base
+        ({"input": [100_300]}, "input"),  # cl100k_base has no such ID
         ({"input": [1, 2], "model": "text-only"}, "input"),
         ({"input": [2**31 - 1], "model": "org/own-ids"}, "input"),
         ({"dimensions": 0}, "dimensions"),

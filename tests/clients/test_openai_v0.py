@@ -1,4 +1,4 @@
-"""The openai package before 1.0: module-level calls, errors of its own, and `engine=` for `/v1/engines/{id}/embeddings`."""
+"""Tests the openai package before 1.0: module-level calls, its own errors, and `engine=` for `/v1/engines/{id}/embeddings`."""
 
 import asyncio
 

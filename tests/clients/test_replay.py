@@ -1,7 +1,7 @@
-"""Requests of clients that are no packages of PyPI or npm, or too large to install: replay/*.json, sent byte for byte.
+"""Sends recorded requests of clients that are not packages of PyPI or npm, or that are too large to install (replay/*.json).
 
-They were written down from the client's source, which each file names; Host and Content-Length are added. The answer is
-read as that source reads it.
+The requests were written down from the client's source, which each file names. They are sent byte for byte, with Host and Content-Length
+added. The test reads the response as that source does.
 """
 
 import base64
@@ -17,7 +17,7 @@ REPLAY = Path(__file__).with_name("replay")
 
 
 def send(served, name):
-    """Sends the recorded bytes; gives back the recording, status, headers and the answer's bytes."""
+    """Sends the recorded bytes, and returns the recording, and the status, headers and body of the response."""
     recorded = json.loads((REPLAY / f"{name}.json").read_text())
     body = recorded["body"].encode()
     head = [f"POST {recorded['path']} HTTP/1.1", f"Host: {served.server.host}", *recorded["head"], f"Content-Length: {len(body)}"]
@@ -31,12 +31,12 @@ def send(served, name):
 
 
 def floats(answer):
-    """requests: `raise_for_status`, then `data[].embedding` in their order."""
+    """Reads a response as clients on the package `requests` do: `data[].embedding` in the order of the list."""
     return [item["embedding"] for item in answer["data"]]
 
 
 def base64_of_sdk(answer):
-    """npm's openai decodes a string by little-endian f32; AnythingLLM wants `embedding` in every item."""
+    """Reads a response as AnythingLLM does: npm's openai decodes a string as little-endian f32, and every item must have `embedding`."""
     assert all("embedding" in item for item in answer["data"])
     return [struct.unpack(f"<{len(raw) // 4}f", raw) for raw in (base64.b64decode(item["embedding"]) for item in answer["data"])]
 
@@ -46,7 +46,7 @@ def sorted_by_index(answer):
 
 
 def typed(answer):
-    """Go, Java: every field has its type; Java also demands the constants."""
+    """Reads a response as the Go, Java and .NET clients do: every field has its type, and Java also checks the constants."""
     assert answer["object"] == "list" and isinstance(answer["model"], str)
     assert all(type(answer["usage"][key]) is int for key in ("prompt_tokens", "total_tokens"))
     assert all(item["object"] == "embedding" and type(item["index"]) is int for item in answer["data"])
@@ -77,12 +77,12 @@ def test_a_recorded_request(served, name):
     for text, vector in zip(recorded["texts"], vectors, strict=True):
         assert near(vector, served.server.vector(text, **fields)), text
     if name == "openai-dotnet":
-        # It decodes the bytes between the quotes as they stand, without undoing JSON's escapes.
+        # This client decodes the bytes between the quotes as they are, without undoing JSON's escapes.
         assert b"\\" not in body
 
 
 def test_agno_without_dimensions(served):
-    """It asks for 1536 then, and logs the error that a narrower model answers."""
+    """agno then asks for 1536 dimensions, and logs the error of a model with fewer."""
     _, status, _, body = send(served, "agno-default")
     error = json.loads(body)["error"]
     assert status == 400 and error["param"] == "dimensions" and "1536" in error["message"]

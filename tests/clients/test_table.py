@@ -1,4 +1,4 @@
-"""docs/compatibility.md: no row without a test, no client's test without a row, and the versions that are tested."""
+"""Checks docs/compatibility.md: each row has a test, the test of each client has a row, and the versions are those that are tested."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ def rows():
 
 
 def pins():
-    """Package -> versions, of PyPI, npm and crates.io alike."""
+    """Returns a map of package -> versions, for PyPI, npm and crates.io."""
     found = {}
     for path in HERE.glob("requirements*.txt"):
         for package, version in re.findall(r"^([\w-]+)==(\S+)$", path.read_text(), re.MULTILINE):
@@ -33,7 +33,7 @@ def pins():
 
 
 def proofs():
-    """`file::function` of every client's test; a recording of replay/ by its own name."""
+    """Returns the tests of all clients as `file` or `file::function`, and the recordings as `replay/file`."""
     found = set()
     for path in HERE.glob("test_*.py"):
         functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
@@ -66,7 +66,7 @@ def test_the_versions_are_those_installed():
     helpers |= {"npm @langchain/core", "npm ai"}
     for package, versions in pins().items():
         assert package in helpers or stated.get(package, set()) >= versions, package
-    # A row of several packages states all their versions.
+    # A row with several packages states the versions of all of them.
     known = {version for versions in pins().values() for version in versions}
     packaged = [row for row in rows() if re.search(r"PyPI|npm|crates", row[0])]
     assert all(version in known for row in packaged for version in re.findall(r"\d+\.\d+\.\d+", row[1]))

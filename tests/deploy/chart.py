@@ -1,9 +1,9 @@
-"""The Helm chart: linted, rendered with every value in use, each object valid by Kubernetes' own schemas, and consistent.
+"""Checks the Helm chart: lints it, renders it with every value in use, validates each object, and checks that the objects fit together.
 
-    chart.py                     checks the chart, and that kustomize/base.yaml is what it renders
+    chart.py                     checks the chart, and that kustomize/base.yaml is its default output
     chart.py --write             writes kustomize/base.yaml
-    chart.py --render [JSON]     prints what it renders with these values
-    chart.py --check-objects     checks objects of the same kinds from stdin
+    chart.py --render [JSON]     prints the chart's output with these values
+    chart.py --check-objects     checks objects of the same kinds from standard input
 """
 
 import json
@@ -86,7 +86,7 @@ def by_kind(objects):
 def check(objects, metrics):
     for kind, o in objects.items():
         if kind == "ServiceMonitor":
-            continue  # no object of Kubernetes itself; its selector and port are looked at below
+            continue  # not a kind of Kubernetes itself; its selector and port are checked below
         for version in VERSIONS:
             kubernetes_validate.validate(o, version, strict=True)
 
@@ -101,9 +101,9 @@ def check(objects, metrics):
         assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"], security
         assert security["capabilities"] == {"drop": ["ALL"]}
     assert spec["securityContext"]["runAsNonRoot"] and not spec["automountServiceAccountToken"]
-    # Or a Service called embedding-server would set EMBEDDING_SERVER_PORT.
+    # Otherwise a Service called embedding-server would set EMBEDDING_SERVER_PORT.
     assert spec["enableServiceLinks"] is False
-    # Whatever is mounted is there, and the variables that name files name mounted ones.
+    # Every mounted volume exists, and the variables that name files name files on mounted volumes.
     mounts = {mount["name"]: mount for mount in container.get("volumeMounts", [])}
     assert mounts.keys() == {volume["name"] for volume in spec.get("volumes", [])}, mounts
     env = {each["name"].removeprefix("EMBEDDING_SERVER_"): each["value"] for each in container["env"]}
@@ -117,7 +117,7 @@ def check(objects, metrics):
         assert container["args"] == ["serve", "--config", f"{mounts['config']['mountPath']}/{file}"]
     for probe, path in [("livenessProbe", "/health"), ("readinessProbe", "/ready")]:
         assert container[probe]["httpGet"] == {"path": path, "port": "http", "scheme": scheme}
-    # The drain must fit.
+    # The drain must end before Kubernetes kills the process.
     assert spec["terminationGracePeriodSeconds"] > container["lifecycle"]["preStop"]["sleep"]["seconds"] + 30
 
     selectors = [
@@ -149,7 +149,7 @@ def check(objects, metrics):
 
 
 def served_metrics():
-    """The names of docs/operations.md, which the dashboard's test holds against a running server."""
+    """Returns the metric names in docs/operations.md. tests/it/operations.rs compares them with a running server."""
     return set(re.findall(r"`((?:embedding_server|process)_\w+)`", (ROOT / "docs/operations.md").read_text()))
 
 
@@ -183,9 +183,9 @@ def main():
             render(values)
         except HelmError:
             continue
-        raise AssertionError(f"the chart takes {values}")
+        raise AssertionError(f"the chart accepts the wrong values {values}")
     print(f"{len(WRONG)} wrong values are refused")
-    assert BASE.read_text() == base(), "kustomize/base.yaml is old: run tests/deploy/chart.py --write"
+    assert BASE.read_text() == base(), "kustomize/base.yaml is not the output of the chart: run tests/deploy/chart.py --write"
 
 
 main()

@@ -1,5 +1,5 @@
-"""What OpenAI's published description says of embeddings and models, without prose: openai.json, which tests/it/openapi.rs
-compares with ours. MIT licensed, Copyright (c) OpenAI.
+"""Extracts what OpenAI's published API description says about embeddings and models, without prose, to openai.json. tests/it/openapi.rs
+compares it with the server's own description. MIT license, Copyright (c) OpenAI.
 
     git clone https://github.com/openai/openai-openapi && git -C openai-openapi checkout COMMIT
     python extract.py openai-openapi > openai.json
@@ -24,7 +24,7 @@ PROSE = {"description", "example", "examples", "summary", "title", "tags"}
 
 
 def bare(value, names=False):
-    """Without prose and vendor extensions; the keys of `properties` are names."""
+    """Returns the description without prose and vendor extensions. If `names`, the keys are names and all are kept."""
     if isinstance(value, list):
         return [bare(item) for item in value]
     if not isinstance(value, dict):
@@ -47,7 +47,7 @@ operations = {
 }
 json.dump(
     {
-        "source": f"https://github.com/openai/openai-openapi at {commit}, MIT licence, Copyright (c) OpenAI",
+        "source": f"https://github.com/openai/openai-openapi at {commit}, MIT license, Copyright (c) OpenAI",
         "paths": operations,
         "components": {"schemas": {name: bare(api["components"]["schemas"][name]) for name in SCHEMAS}},
     },

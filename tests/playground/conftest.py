@@ -34,7 +34,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def browser():
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not work for root, as which containers run their tests.
+        # Chromium's sandbox does not work for root, and tests in containers run as root.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         yield browser
@@ -43,7 +43,7 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, server):
-    """Opens the playground in a context of its own, and fails the test for whatever its console complains of."""
+    """Opens the playground in a new browser context. The test fails if the console has errors or warnings."""
     contexts, complaints = [], []
 
     def open_page(url=None, ready=True, **context):

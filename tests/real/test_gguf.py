@@ -1,7 +1,7 @@
-"""GGUF files and a real static table through the real server.
+"""Tests GGUF files and a real static table with the real server.
 
-Gemma 3 270M and SmolLM2 135M against their own layer-0 directories and against the `gguf` package's rows; and every
-tokenizer that is rebuilt from metadata against the tokenizer.json that it was made from.
+Gemma 3 270M and SmolLM2 135M are compared with their own layer-0 directories and with the rows that the `gguf` package decodes. Every
+tokenizer that is rebuilt from metadata is compared with the tokenizer.json from which the metadata were made.
 """
 
 import json
@@ -15,7 +15,7 @@ from harness import REAL_DIR, Checkpoint, Server, unit
 from test_real import TEXTS
 
 PAIRS = [("gemma-3-270m.gguf", "gemma-3-270m-layer0", True), ("smollm2-135m.gguf", "smollm2-135m-layer0", False)]
-# tokenizers/NAME: the architecture and what llama.cpp's converter calls its tokenizer
+# tokenizers/NAME -> (architecture, tokenizer.ggml.model, tokenizer.ggml.pre), as llama.cpp's converter names them
 TOKENIZERS = {
     "llama2": ("llama", "llama", "default"),
     "mistral": ("llama", "llama", "default"),
@@ -34,7 +34,7 @@ PARTS = [
 
 
 def hostile(count):
-    """Texts of special tokens, spaces and letters of all scripts, run together."""
+    """Yields texts in which special tokens, spaces and letters of all scripts follow each other at random."""
     chosen = random.Random(7)
 
     def letter():
@@ -57,7 +57,7 @@ def pair(request):
 
 
 def compared(server, texts, expected):
-    """The largest difference and the smallest cosine of the GGUF's vectors from `expected`'s."""
+    """Returns the largest difference and the smallest cosine between the vectors of the GGUF file and the expected ones."""
     worst, cosine = 0, 1
     for text in texts:
         vector, other = server.vector(text, model="gguf"), expected(text)
@@ -78,7 +78,7 @@ def test_a_gguf_serves_its_directorys_vectors(pair, note):
 
 
 def test_f16_holds_what_the_blocks_say(pair, note):
-    """Decoded rows in f32, by the gguf package, are what f16 must come near; bf16 is the yardstick."""
+    """The f16 rows must be closer to the rows that the gguf package decodes in f32 than bf16 rows are."""
     path, checkpoint, gemma, server = pair
     tensors = {t.name: t for t in gguf.GGUFReader(path).tensors}
     rows = tensors["token_embd.weight"]
@@ -103,7 +103,7 @@ def test_f16_holds_what_the_blocks_say(pair, note):
 
 
 def json_texts():
-    """Sentences of the languages that the tokenizers' own files can show: pieces of their vocabularies in a row."""
+    """Returns sequences of pieces of the tokenizers' vocabularies, and so text in all languages of the vocabularies."""
     chosen = random.Random(3)
     vocabulary = json.loads((REAL_DIR / "tokenizers/gemma3/tokenizer.json").read_text())["model"]["vocab"]
     pieces = [piece.replace("▁", " ") for piece in vocabulary]
@@ -111,13 +111,13 @@ def json_texts():
 
 
 def runs():
-    """Runs of 1 to 100 of what vocabularies have runs of, alone and between letters."""
+    """Returns runs of 1 to 100 of the strings that vocabularies have runs of, alone and between letters."""
     parts = [" ", "\n", "\t", "a", "=", "-", "_", ".", "*", "#", "ab", "the ", "\n\t", "▁"]
     return [text for part in parts for n in range(1, 101) for text in (part * n, f"x{part * n}y")]
 
 
 def vocabulary(path, gemma):
-    """Tokens, types and scores as llama.cpp's converter lists them."""
+    """Returns tokens, types and scores as llama.cpp's converter lists them."""
     tokenizer = json.loads((path / "tokenizer.json").read_text())
     model, added = tokenizer["model"], {a["id"]: a for a in tokenizer["added_tokens"]}
     names = {i: token for token, i in model["vocab"].items()} | {i: a["content"] for i, a in added.items()}
@@ -126,8 +126,8 @@ def vocabulary(path, gemma):
         token = names.get(i, f"[PAD{i}]")
         is_byte = len(token) == 6 and token.startswith("<0x")
         types.append((3 if added[i]["special"] else 4) if i in added else 5 if i not in names else 6 if is_byte else 1)
-        # SentencePiece's score of a BPE piece is the order in which it was found; pieces of spaces were added last.
-        # Gemma's runs are user-defined in SentencePiece, which the converter marks as such, with the score -1000.
+        # In SentencePiece the score of a BPE piece is the order in which it was found. Pieces of spaces were added last.
+        # Gemma's runs of spaces are user-defined in SentencePiece. The converter marks them as such, with the score -1000.
         spaces = len(token) > 1 and set(token) == {"▁"}
         run = gemma and token and len(set(token)) == 1 and token[0] in "\n\t▁" and (len(token) > 1 or token != "▁")
         if run:
@@ -140,7 +140,7 @@ def vocabulary(path, gemma):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_rebuilt_tokenizer_is_the_models_own(name, tmp_path, note):
-    """Random rows: two texts have the same vector and count only if the same tokens were pooled."""
+    """The table has random rows, so two texts have the same vector and count only if the same tokens were pooled."""
     from tokenizers import Tokenizer
 
     architecture, kind, pre = TOKENIZERS[name]
@@ -154,7 +154,7 @@ def test_a_rebuilt_tokenizer_is_the_models_own(name, tmp_path, note):
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    # Gemma has "<s>" too, as HTML's tag.
+    # Gemma's vocabulary has "<s>", too, as an HTML tag.
     bos = [t for t in ("<bos>", "<s>", "<|begin_of_text|>") if t in tokens]
     if bos:
         writer.add_bos_token_id(tokens.index(bos[0]))
@@ -188,7 +188,7 @@ def test_a_rebuilt_tokenizer_is_the_models_own(name, tmp_path, note):
 
 
 def test_wordllama_is_the_mean_of_its_rows(note):
-    """WordLlama's `embed(norm=True)`: no special tokens, no truncation."""
+    """The vectors equal those of WordLlama's `embed(norm=True)`, without special tokens and without truncation."""
     from tokenizers import Tokenizer
 
     path = REAL_DIR / "wordllama-l2-256"

@@ -1,7 +1,7 @@
-"""The release binary on real tables and tables of real size, against arithmetic that is easy to read.
+"""Tests the release binary on real tables and on tables of real size, against a reference that is easy to read.
 
-The formula in numpy is the judge that always runs; transformers' own AutoModel is the second where it is installed.
-EMBEDDING_SERVER_BIN names the binary (default target/release/embedding-server), REAL_DIR what `fetch` made (default
+The reference is the formula in numpy. If transformers is installed, its AutoModel is a second reference.
+EMBEDDING_SERVER_BIN names the program to test (default: target/release/embedding-server), and REAL_DIR the output of `fetch` (default:
 target/real).
 """
 
@@ -113,7 +113,7 @@ def test_transformers_agree(served, note):
 
 
 def test_gemma3_has_an_id_without_a_row():
-    """The tokenizer knows one id more than the table has rows: its token must not bring the server down."""
+    """The tokenizer has one ID more than the table has rows. A text with this token must not crash the server."""
     checkpoint = Checkpoint(REAL_DIR / "gemma-3-270m-layer0")
     text = "look: <image_soft_token> there"
     beyond = [i for i in checkpoint.ids(text) if i >= checkpoint.rows]
@@ -151,7 +151,7 @@ def test_llama3_is_ready_fast_and_stays_small(note):
     assert most["VmRSS"] < 500
 
 
-# What mergekit writes, unchanged
+# The output of mergekit, unchanged
 
 
 def test_mergekit_output_is_served_unchanged(tmp_path, note):
@@ -207,7 +207,7 @@ def compare_with_automodel(torch, model, ids, server, texts):
 
 
 def judge(*modules):
-    """The modules, or a skip that names what is missing (`tests/real/run --judge` installs it)."""
+    """Imports and returns the modules, or skips the test and names the missing one (`tests/real/run --judge` installs it)."""
     import importlib
 
     try:

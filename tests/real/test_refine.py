@@ -1,8 +1,8 @@
-"""A refined float table in Model2Vec's own library and in sentence-transformers, against this server's vectors.
+"""Compares a refined float table in Model2Vec's own library and in sentence-transformers with this server's vectors.
 
     pip install model2vec==0.10.0 [sentence-transformers==6.2.0]
     EMBEDDING_SERVER_BIN=target/release/embedding-server pytest tests/real/test_refine.py
-    REFINE_CHECKPOINT=DIR ... to judge a real checkpoint as well
+    REFINE_CHECKPOINT=DIR   also compares a real checkpoint
 """
 
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 BINARY = os.environ.get("EMBEDDING_SERVER_BIN", str(ROOT / "target/release/embedding-server"))
 FIXTURE = ROOT / "tests/fixtures/refined/table"
 CHECKPOINTS = [FIXTURE, *map(Path, filter(None, [os.environ.get("REFINE_CHECKPOINT")]))]
-# Model2Vec leaves unknown tokens out; the tiny vocabulary's words only.
+# Model2Vec leaves out unknown tokens, so the texts for the fixture have only words of its tiny vocabulary.
 TEXTS = {
     FIXTURE.name: ["the sea shines", "a small bird sings of the moon", "night", "the the the stone"],
     None: ["A girl is styling her hair.", "Ein Hund läuft über die Wiese.", "猫が窓辺で眠っている。", "hello", "12 % < 20 €"],

@@ -1,7 +1,7 @@
-"""Replicas behind haproxy, which asks each for /ready as Kubernetes asks a pod. Under load:
+"""Tests replicas behind haproxy, which polls /ready as Kubernetes does. Under load:
 
-1. each replica in turn gets SIGTERM, drains, and is started again: no request may fail, though haproxy sends nothing again;
-2. each in turn gets SIGKILL and is started again: no request may fail but those that the replica was answering;
+1. each replica in turn gets SIGTERM, drains, and is started again: no request may fail, although haproxy repeats no request;
+2. each replica in turn gets SIGKILL and is started again: only requests that were in flight on that replica may fail;
 3. the same with the openai SDK as the client: its retries make every request succeed.
 """
 
@@ -23,7 +23,7 @@ import openai
 BINARY = os.environ["EMBEDDING_SERVER_BIN"]
 REPLICAS = 3
 CLIENTS = 12
-# Requests between two disturbances.
+# The number of requests between two disturbances.
 CALM = 200
 DEADLINE = 60
 TEXTS = [f"Sentence {n}: the weather in the north is fine, and the trains are on time." for n in range(64)]
@@ -37,9 +37,9 @@ defaults
   timeout connect 2s
   timeout client 60s
   timeout server 60s
-  # Replicas on a busy machine are slow, not gone.
+  # On a busy machine a slow check does not mean that the replica has ended.
   timeout check 5s
-  # A connection that is refused goes to another replica.
+  # If a replica refuses the connection, the request goes to another replica.
   option redispatch 1
   retries 3
 frontend plain
@@ -60,9 +60,9 @@ class Replica:
         self.start()
 
     def start(self):
-        """Starts it, from the second time on the same port, and returns once it listens."""
+        """Starts the replica, from the second time on at the same port, and returns once it listens."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("EMBEDDING_SERVER_")}
-        # Long enough for haproxy to ask, on a busy machine too.
+        # The delay is long enough for haproxy to poll /ready even on a busy machine.
         environment["EMBEDDING_SERVER_DRAIN_DELAY"] = "2s"
         log = open(self.directory / f"{self.name}.log", "a")
         command = [BINARY, "--port", str(self.port)]
@@ -100,7 +100,7 @@ class Balancer:
         return list(csv.DictReader(table.lstrip("# ").splitlines()))
 
     def up(self):
-        """The replicas that it sends requests to."""
+        """Returns the names of the replicas to which haproxy sends requests."""
         rows = (row for row in self.statistics() if row["pxname"] == "plain")
         return sorted(row["svname"] for row in rows if row["svname"].startswith("replica") and row["status"] == "UP")
 
@@ -113,7 +113,7 @@ def wait(what, until):
 
 
 class Load:
-    """Clients that ask without a pause, each over a connection of its own, and know no retries."""
+    """Clients that send requests without a pause and without retries, each over its own connection."""
 
     repeated = 0
 
@@ -132,7 +132,7 @@ class Load:
                 count = ask()
                 assert count == len(TEXTS), count
                 error = None
-            except Exception as e:  # whatever it is, it is counted
+            except Exception as e:  # every failure is counted
                 error = f"{type(e).__name__}: {e}"
             with self.lock:
                 self.slowest = max(self.slowest, time.monotonic() - begun)
@@ -158,7 +158,7 @@ class Load:
         return ask
 
     def calm(self):
-        """Waits for some more answers."""
+        """Waits for CALM more responses."""
         goal = self.answered + CALM
         wait("answers", lambda: self.answered >= goal)
 
@@ -170,7 +170,7 @@ class Load:
 
 
 class SdkLoad(Load):
-    """Clients by the openai SDK with its two retries."""
+    """Clients that use the openai SDK with its default of two retries."""
 
     def asker(self):
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none").embeddings.with_raw_response
@@ -185,7 +185,7 @@ class SdkLoad(Load):
 
 
 def disturb(load, balancer, replicas, with_signal):
-    """Ends each replica and starts it again; when each of them was gone."""
+    """Ends each replica and starts it again. Returns the times at which the replicas had ended."""
     gone = []
     names = sorted(r.name for r in replicas)
     for replica in replicas:
@@ -203,19 +203,19 @@ def disturb(load, balancer, replicas, with_signal):
 
 
 def kill(load_of, balancer, replicas):
-    """A load under which each replica was killed, and when; again where no request was in flight, which shows nothing."""
+    """Kills each replica under load. Returns the load and the times. A run in which no request was in flight proves nothing and is repeated."""
     for _ in range(5):
         load = load_of(balancer.port)
         gone = disturb(load, balancer, replicas, signal.SIGKILL)
         if load.failed or load.repeated:
             return load, gone
-    raise AssertionError("none was in flight: nothing was shown")
+    raise AssertionError("no request was in flight at any kill, so nothing was tested")
 
 
 def check(directory, processes):
     replicas = [Replica(number, directory) for number in range(REPLICAS)]
     processes.extend(replicas)
-    # haproxy takes a server for ready until it was asked.
+    # haproxy assumes that a server is ready until its first check.
     wait("the replicas", lambda: all(replica.ready() for replica in replicas))
     balancer = Balancer(replicas, directory)
     processes.append(balancer)

@@ -1,4 +1,4 @@
-//! async-openai against the server of `test_async_openai.py`, which says in SERVED what to expect.
+//! Tests the crate async-openai with the server of `test_async_openai.py`, which passes the expected values in SERVED.
 #![cfg(test)]
 
 use async_openai::Client;
