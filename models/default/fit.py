@@ -1,4 +1,4 @@
-"""From a row for every piece to the shipped rows: pruning, the recipe of docs/refine.md, and the closed-form fit."""
+"""Turns the rows of all pieces into the shipped rows, by pruning, the recipe of docs/refine.md, and the closed-form fit."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,7 +13,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 def counts(ids: list[list[int]], vocabulary: int) -> sp.csr_matrix:
-    """Texts to token counts, [texts, vocabulary]."""
+    """Returns the token counts of the texts, [texts, vocabulary]."""
     lengths = np.fromiter(map(len, ids), np.int64, len(ids))
     columns = np.fromiter((i for text in ids for i in text), np.int32, lengths.sum())
     matrix = sp.csr_matrix((np.ones(len(columns), np.float32), columns, np.concatenate([[0], lengths.cumsum()])),
@@ -23,7 +23,7 @@ def counts(ids: list[list[int]], vocabulary: int) -> sp.csr_matrix:
 
 
 def recipe(rows: np.ndarray, p: np.ndarray, a: float, g: float = 1.0) -> np.ndarray:
-    """SIF weights, the centre that texts have, whitening: docs/refine.md."""
+    """Applies SIF weights, centering and whitening, as docs/refine.md describes them."""
     e = rows / np.sqrt((rows ** 2).mean(1, keepdims=True) + 1e-6)
     w = a / (a + p)
     q = (p + 1e-9) * w
@@ -36,7 +36,7 @@ def recipe(rows: np.ndarray, p: np.ndarray, a: float, g: float = 1.0) -> np.ndar
 
 
 def target(y: np.ndarray, gamma: float) -> np.ndarray:
-    """The teacher's vectors, centred and whitened by gamma, of length 1."""
+    """Returns the teacher's vectors, centered, whitened by gamma, and scaled to length 1."""
     centred = y - y.mean(0)
     variances, axes = np.linalg.eigh(np.cov(centred, rowvar=False, dtype=np.float64))
     variances, axes = variances[::-1], axes[:, ::-1]
@@ -45,7 +45,7 @@ def target(y: np.ndarray, gamma: float) -> np.ndarray:
 
 
 def fit(rows: np.ndarray, x: sp.csr_matrix, z: np.ndarray, lam: float, steps: int, report=lambda line: None) -> np.ndarray:
-    """F0 M + D: least squares of unit predictions against z; D by conjugate gradient, ridge `lam`."""
+    """Returns F0 M + D, the least-squares fit of unit predictions to z. D is solved by conjugate gradients with the ridge `lam`."""
     length = np.linalg.norm(x @ rows, axis=1)
     x = (sp.diags((1 / np.maximum(length, 1e-6)).astype(np.float32)) @ x).tocsr()
     x = x[length > 1e-6]
@@ -79,7 +79,8 @@ def fit(rows: np.ndarray, x: sp.csr_matrix, z: np.ndarray, lam: float, steps: in
 
 
 def int4(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integers -7..7 and a step a row, of seven spans the one of least squared error, as src/refine/write/quantize.rs."""
+    """Returns integers in -7..7 and one step per row. Of seven spans it takes the one with the least squared error, as
+    src/refine/write/quantize.rs does."""
     largest = np.abs(rows).max(1)
     best, steps, integers = np.full(len(rows), np.inf), np.zeros(len(rows), np.float32), np.zeros(rows.shape, np.int8)
     for share in np.linspace(1.0, 0.7, 7):

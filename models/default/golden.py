@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes golden.json: vectors of a few texts by numpy and the tokenizers library, from the files beside this one.
+"""Writes golden.json: vectors of a few texts, computed with numpy and the tokenizers library from the files in this directory.
 
     venv/bin/python models/default/golden.py
 """

@@ -1,4 +1,4 @@
-"""The text that the default model is fitted on, from registry packages (README.md names them with their licences).
+"""Reads the text on which the default model is fitted, from registry packages (README.md lists them with their licenses).
 
     packages/     the trees of the Debian packages, one over another: for d in *.deb; do dpkg-deb -x $d packages; done
     npm/          cldr-annotations-full, -derived-full and cldr-localenames-full as `npm pack` writes them
@@ -30,7 +30,7 @@ LANGUAGES = sorted(LINGUA)
 OTHER_SCRIPTS = {"ru", "ar", "hi", "el", "th", "ja", "zh", "ko"}
 FREEDICT = {"ara": "ar", "eng": "en", "tur": "tr", "hin": "hi", "deu": "de", "fra": "fr", "rus": "ru", "spa": "es", "ita": "it",
             "nld": "nl", "por": "pt", "pol": "pl", "jpn": "ja", "ell": "el", "swe": "sv", "fin": "fi", "ces": "cs", "hun": "hu"}
-# Of a slice of the texts; short ones give words that sentences lack.
+# The number of texts of each source in a slice. Short texts give words that sentences lack.
 SHARES = {"lingua": 1400, "wesnoth": 650, "wordnet": 350, "fortunes": 400, "handbook": 200, "freeciv": 400, "stellarium": 150,
           "widelands": 150, "freecol": 150, "cldr": 400, "freedict": 350, "iso-codes": 50}
 SHORT = {"freedict", "cldr", "iso-codes"}
@@ -72,7 +72,7 @@ def good(text: str, of: str, low: int, high: int) -> bool:
 
 
 def catalogues(files: list[Path]) -> Iterator[tuple[str, str]]:
-    """Both sides of compiled gettext catalogues, without the context that stands before a `^`."""
+    """Yields both sides of compiled gettext catalogs, without the context that precedes a `^`."""
     originals = {}
     for file in files:
         if not (of := language(file.parts[file.parts.index("LC_MESSAGES") - 1])):
@@ -139,7 +139,7 @@ def dictionaries(root: Path) -> Iterator[tuple[str, str]]:
     for file in sorted(root.rglob("freedict-*.dict.dz")):
         _, of, to = file.name.split(".")[0].split("-")
         with gzip.open(file, "rt", errors="ignore") as f:
-            # The first lines are about the dictionary.
+            # The first lines describe the dictionary itself.
             lines = f.read().split("\n")[80:]
         for line in lines:
             if head := re.match(r"^([^\s/][^/<>\[\]{}()]{1,60}?) /[^/]*/", line):
@@ -207,7 +207,7 @@ def evaluation(root: Path) -> set[str]:
 
 
 def pool(packages: Path, npm: Path, vendor: Path, left_out: set[str]) -> dict[tuple[str, str], list[str]]:
-    """(source, language) to all of its texts, each once."""
+    """Returns a map of (source, language) -> its texts, without duplicates."""
     seen = {}
     for source, of, text in sources(packages, npm):
         if good(text, of, *((2, 60) if source in SHORT else (14, 300))) and (name := key(text)) not in left_out:
@@ -222,8 +222,8 @@ def pool(packages: Path, npm: Path, vendor: Path, left_out: set[str]) -> dict[tu
 
 
 def chosen(found: dict[tuple[str, str], list[str]]) -> list[tuple[str, str, str]]:
-    """What is fitted on: of each source its share, the same for each language but twice for English; by SHA-256, the
-    sentences of middle length, which cost the teacher least, first."""
+    """Returns the texts to fit on. Each source contributes its share, the same for each language and twice that for English. Texts are
+    chosen by SHA-256, and sentences of medium length, which cost the teacher least, come first."""
     order = {}
     for (source, of), texts in found.items():
         texts = sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())
@@ -243,7 +243,7 @@ def chosen(found: dict[tuple[str, str], list[str]]) -> list[tuple[str, str, str]
 
 
 def sample(found: dict[tuple[str, str], list[str]], count: int) -> list[tuple[str, str, float]]:
-    """(language, text, 1) of the sources that have running text, `count` of each language, by SHA-256."""
+    """Returns (language, text, 1) from the sources with running text, `count` for each language, chosen by SHA-256."""
     result = []
     for of in LANGUAGES:
         texts = [t for (source, l), some in found.items() if l == of and source not in ("lingua", "freedict", "iso-codes") for t in some]
@@ -253,7 +253,7 @@ def sample(found: dict[tuple[str, str], list[str]], count: int) -> list[tuple[st
 
 
 def words(count: int) -> Iterator[tuple[str, str, float]]:
-    """(language, word, weight) of PyPI's wordfreq: the most frequent first, weighted by Zipf's law."""
+    """Yields (language, word, weight) from PyPI's wordfreq, with the most frequent word first and weights by Zipf's law."""
     import wordfreq
     listed = wordfreq.available_languages()
     return ((of, word, 1 / (rank + 10)) for of in LANGUAGES if of in listed

@@ -13,17 +13,18 @@ BATCH, TEMPERATURE, RATE = 1024, 0.1, 3e-3
 
 
 def divergence(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """Of unit vectors [texts, dimensions]: how the student's neighbours differ from the teacher's, a text's own vector left out."""
+    """Returns how much the neighbors of the student's unit vectors [texts, dimensions] differ from the teacher's. A text is
+    not its own neighbor."""
     own = torch.eye(len(teacher), dtype=torch.bool)
     p, q = ((x @ x.T / TEMPERATURE).masked_fill(own, -1e9).log_softmax(1) for x in (teacher, student))
     return F.kl_div(q, p, log_target=True, reduction="batchmean")
 
 
 def tune(rows: np.ndarray, tokens: list[list[int]], z: np.ndarray, epochs: int, report=lambda line: None) -> np.ndarray:
-    """Rows [vocabulary, dimensions] by `tokens` and the teacher's whitened unit vectors `z` of the same texts; one seed."""
+    """Returns tuned rows [vocabulary, dimensions], given the texts' `tokens` and the teacher's whitened unit vectors `z`. The seed is fixed."""
     lengths = np.array([len(ids) for ids in tokens])
     used = np.flatnonzero(lengths)
-    # Adam's steps are of one size whatever the gradient's: so that theirs fits.
+    # Adam's steps have the same size whatever the size of the gradient, so the rows are scaled to fit it.
     scale = np.sqrt((rows ** 2).mean())
     table = torch.nn.Parameter(torch.from_numpy(rows / scale))
     optimizer = torch.optim.Adam([table], lr=RATE, betas=(0.9, 0.99))

@@ -1,4 +1,4 @@
-"""Which pieces of the vocabulary stay, and the tokenizer of those."""
+"""Chooses the pieces of the vocabulary to keep, and writes their tokenizer."""
 
 import json
 
@@ -6,12 +6,12 @@ import numpy as np
 from tokenizers import Tokenizer
 
 UNKNOWN = "<unk>"
-# What nmt_nfkc makes spaces of, beside Unicode's own white space, and what NFKC leaves as it is.
+# Characters that nmt_nfkc turns into spaces, besides Unicode's white space, and that NFKC does not change.
 SPACES = "[\u200b-\u200f\ufeff\u2581\ufffd]"
 
 
 def tokenizer_json(pieces: list[str], scores: list[float], unknown: int = 0) -> str:
-    """A minimal tokenizer.json of the tokenizers library: `pieces[unknown]` stands for what the vocabulary lacks."""
+    """Returns a minimal tokenizer.json of the tokenizers library, whose unknown token is `pieces[unknown]`."""
     vocabulary = ",".join(f"[{json.dumps(piece, ensure_ascii=False)},{score:.2f}]" for piece, score in zip(pieces, scores))
     metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     head = {
@@ -26,7 +26,7 @@ def tokenizer_json(pieces: list[str], scores: list[float], unknown: int = 0) -> 
 
 
 def shares(tokenizer: Tokenizer, texts: list[tuple[str, str, float]], size: int) -> dict[str, np.ndarray]:
-    """The share that each token has in a language's text, of (language, text, weight)."""
+    """Returns the share of each token in the text of each language, given (language, text, weight)."""
     encodings = tokenizer.encode_batch_fast([text for _, text, _ in texts], add_special_tokens=False)
     counts = {language: np.zeros(size) for language, _, _ in texts}
     for (language, _, weight), encoding in zip(texts, encodings):
@@ -35,7 +35,7 @@ def shares(tokenizer: Tokenizer, texts: list[tuple[str, str, float]], size: int)
 
 
 def largest(groups: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """The largest share that each token has in a language, the mean of the groups of text that the language has."""
+    """Returns the largest share of each token in any language. The share in a language is the mean over its groups of text."""
     languages = sorted({language for group in groups for language in group})
     return np.max([np.mean([group[of] for group in groups if of in group], axis=0) for of in languages], axis=0)
 
@@ -46,9 +46,9 @@ def without_letters(pieces: list[str]) -> np.ndarray:
 
 
 def kept(pieces: list[str], scores: list[float], largest: np.ndarray, room: int) -> np.ndarray:
-    """`room` ids: the unknown token, single characters that were seen, then by share; then, of the alphabets that were
-    seen, by the tokenizer's own score."""
-    # Characters that a few words in another script would bring in do not make it an alphabet of ours.
+    """Returns `room` IDs: the unknown token, single characters that were seen, and then tokens by their share. If there is room left, tokens of
+    the alphabets that were seen follow, by the tokenizer's own score."""
+    # A few words in another script are not enough to count its alphabet as seen.
     alphabet = {c for piece, share in zip(pieces, largest) if share > 2e-5 for c in piece}
     rank = largest.copy()
     for i, piece in enumerate(pieces):
