@@ -1,14 +1,14 @@
-// Sums of scaled rows and the means made of them, for src/pooling/cuda.rs. Every number of the table is read once, 16 bytes
-// a thread at a time, eight rows in flight, and nothing but sums is written.
+// Computes sums of scaled rows, and means from the sums, for src/pooling/cuda.rs. Every number of the table is read once. A thread reads
+// 16 bytes at a time, with eight rows in flight. Only sums are written.
 //
-// No shared memory and no synchronisation: tests/cuda/emulator.cpp runs the threads of this file one after the other on the
-// CPU. build.rs compiles it.
+// The kernels use no shared memory and no synchronization, because tests/cuda/emulator.cpp runs their threads one after the other on the
+// CPU. build.rs compiles this file.
 
 typedef unsigned char u8;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 
-// Rows in flight in each thread.
+// The number of rows in flight in each thread.
 #define AHEAD 8
 
 struct Bf16 {
@@ -40,17 +40,17 @@ struct Int8 {
     static __device__ float number(u32 word, int i) { return (float)(signed char)(word >> 8 * i); }
 };
 
-// The even column in the low four bits, each stored plus 8.
+// The even column is in the low four bits. Each number is stored plus 8.
 struct Int4 {
     enum { PER_WORD = 8 };
     static __device__ float number(u32 word, int i) { return (float)(int)((word >> 4 * i) & 15u) - 8.0f; }
 };
 
-// Block (p, y) sums tile y of the rows of part p, whose tokens are ids[bounds[p]] to ids[bounds[p + 1]]. An id past the table
-// adds nothing.
-//   table:   stored rows x width bytes, width a multiple of 16;  mapping: rows, each id's stored row
+// Block (p, y) sums tile y of the rows of part p, whose tokens are ids[bounds[p]] to ids[bounds[p + 1]]. An ID beyond the table
+// adds nothing. Shapes:
+//   table:   stored rows x width bytes, where width is a multiple of 16;  mapping: rows, the stored row of each ID
 //   scale:   rows;  per_row: corrections x rows
-//   sums:    parts x stride, a multiple of what a thread adds up;  along: parts x corrections
+//   sums:    parts x stride, where stride is a multiple of the numbers that a thread sums;  along: parts x corrections
 template <class Dtype>
 static __device__ void add_up(
     const u8 *__restrict__ table, u64 width, const u32 *__restrict__ mapping, const float *__restrict__ scale,
@@ -92,7 +92,7 @@ static __device__ void add_up(
                 scales[i] = scale[id];
             }
         }
-        // Eight rows first, then their sum: the fewer additions a number goes through, the less is rounded off it.
+        // Eight rows are added before their sum is added to the total: a number that passes through fewer additions loses less to rounding.
 #pragma unroll
         for (int j = 0; j < numbers; j++) {
             float group = 0.0f;
@@ -125,7 +125,8 @@ SUMS(sums_f32, F32)
 SUMS(sums_int8, Int8)
 SUMS(sums_int4, Int4)
 
-// Text x has the parts firsts[x] to firsts[x + 1], which are added in their order: a text's mean does not depend on its batch.
+// Text x has the parts firsts[x] to firsts[x + 1], which are added in their order, so the mean of a text does not depend on its batch.
+// Shapes:
 //   sums: parts x stride;  directions: corrections x dimensions;  means: texts x columns
 extern "C" __global__ void means(
     const float *__restrict__ sums, const float *__restrict__ along, const u32 *__restrict__ bounds,

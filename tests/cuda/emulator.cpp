@@ -1,8 +1,9 @@
-// A CUDA driver without a GPU, for the part of it that src/pooling/cuda.rs uses: memory is the host's, and a launch runs the
-// kernels of kernels/mean.cu on this CPU, one thread of the grid after the other. It shows what the program uploads and
-// launches, and what the kernels compute; nothing of what a compiler for GPUs or a GPU makes of them.
+// Emulates the part of the CUDA driver that src/pooling/cuda.rs uses, without a GPU. Device memory is host memory, and a launch runs the
+// kernels of kernels/mean.cu on the CPU, one thread of the grid after the other. This tests what the program uploads and launches, and
+// what the kernels compute. It tests neither what a compiler for GPUs makes of the kernels, nor a GPU.
 //
-// EMULATED_DEVICES (1): how many there are; -1: as where no driver is installed.  EMULATED_MEMORY: bytes of each (no limit).
+// EMULATED_DEVICES is the number of devices (default: 1); -1 behaves as if no driver were installed. EMULATED_MEMORY is the memory of each
+// device in bytes (default: no limit).
 
 #include <atomic>
 #include <cmath>
@@ -26,7 +27,7 @@ static float __uint_as_float(unsigned x) {
 #define __global__
 #include "../../kernels/mean.cu"
 
-// IEEE 754 binary16, for tables' finite numbers.
+// Converts IEEE 754 binary16. The numbers of a table are finite.
 float F16::half_to_float(unsigned short x) {
     const int exponent = x >> 10 & 31, fraction = x & 1023;
     const float size = exponent ? std::ldexp(1024.0f + fraction, exponent - 25) : std::ldexp((float)fraction, -24);
@@ -87,7 +88,7 @@ int cuMemAllocAsync(uint64_t *address, size_t size, void *) {
     if (limit && used + (long)size > limit) return OUT_OF_MEMORY;
     void *memory = std::aligned_alloc(256, (size + 256) / 256 * 256);
     used += (long)malloc_usable_size(memory);
-    // What a kernel forgets to write shows as NaN.
+    // Memory is filled with NaN, so that a number that a kernel does not write is noticed.
     std::memset(memory, 0xff, size);
     *address = (uint64_t)memory;
     return OK;
