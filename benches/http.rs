@@ -1,11 +1,11 @@
-//! The whole server against a handler that does nothing, in one run: `cargo bench --bench http -- NAME=CHECKPOINT...`.
+//! Compares the whole server with a handler that does nothing: `cargo bench --bench http -- NAME=CHECKPOINT...`.
 //!
-//! Needs `wrk` and `taskset`. The ceiling is `axum::serve` on tokio's usual runtime, answering a ready-made body of the same size.
-//! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something. One connection
-//! has a core for the client and another for the server: where both are free to move, the system now and then puts them on
-//! the same core, which doubles the rate of whoever is measured then.
+//! Needs `wrk` and `taskset`. The ceiling is `axum::serve` on tokio's usual runtime, which returns a ready-made body of the same size.
+//! Every text is new (`benches/wrk.lua`). Client and server share the cores, so only the ratio means something. With one connection, the
+//! client and the server have a core each. If both were free to move, the system would sometimes put them on the same core, which doubles
+//! the measured rate.
 
-// A benchmark may end by panicking.
+// A benchmark reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::process::Command;
@@ -19,7 +19,7 @@ use embedding_server::config::{Config, Model};
 use embedding_server::server::{self, State};
 use tokio::net::TcpListener;
 
-/// As in the server's own program.
+/// The allocator of the server's own program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -94,7 +94,7 @@ async fn run(models: Vec<Model>) {
     }
 }
 
-/// One real answer, whose size the ceiling takes.
+/// Returns the body of a real response, which the ceiling sends.
 async fn answer(address: &str, model: &str, format: &str) -> Bytes {
     let body = format!(
         r#"{{"input":"the of and to in is that for it was on","model":"{model}","encoding_format":"{format}"}}"#
@@ -108,7 +108,7 @@ async fn answer(address: &str, model: &str, format: &str) -> Bytes {
     .unwrap()
 }
 
-/// The same body for every request, which is read and not looked at.
+/// Starts the ceiling: a server that receives each request, ignores it, and sends `body`. Returns its address.
 async fn ready_made(body: Bytes) -> String {
     let handler = move |_: Bytes| std::future::ready(([(CONTENT_TYPE, "application/json")], body.clone()));
     let router = Router::new().route("/v1/embeddings", post(handler));
@@ -124,7 +124,7 @@ struct Measured {
     p99: String,
 }
 
-/// The cores of the client and of both servers, as `taskset` lists them.
+/// The cores of the client and of both servers, in the notation of `taskset`.
 #[derive(Clone)]
 struct Cores {
     client: String,
@@ -141,7 +141,7 @@ impl Cores {
         }
     }
 
-    /// Puts all threads of this process there.
+    /// Moves all threads of this process to the cores of the servers.
     fn take(&self) {
         let process = std::process::id().to_string();
         let done = Command::new("taskset").args(["-a", "-c", "-p", &self.servers, &process]).output().unwrap();

@@ -1,11 +1,12 @@
-//! Pooling against the speed at which its rows can be read at all, in one run: `cargo bench --bench pooling`.
+//! Compares pooling with the speed at which its rows can be read: `cargo bench --bench pooling`.
 //!
-//! The ceiling is a loop that reads the same rows in the same order by the widest loads, a group ahead prefetched, and does
-//! nothing but add up their words. Ids are uniform (every row a miss) and Zipfian (as words are). Tables are random: only their size matters.
+//! The ceiling is a loop that reads the same rows in the same order with the widest loads, prefetches one group ahead, and only
+//! adds up their words. Token IDs are uniform, so that every row misses the caches, or follow Zipf's law, as words do. Tables are random,
+//! because only their size matters.
 
-// A benchmark may end by panicking.
+// A benchmark reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
-#![allow(unsafe_code)] // The ceiling's loads and prefetches.
+#![allow(unsafe_code)] // The loads and prefetches of the ceiling.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use embedding_server::table::{EmbeddingTable, TableDtype};
 
 const TOKENS: usize = 512;
 const TEXTS: usize = 64;
-/// Alternating rounds, so that all see the same disturbances.
+/// The number of rounds. The kernels take turns in each round, so that other load affects all of them.
 const ROUNDS: usize = 9;
 
 fn main() {
@@ -73,7 +74,7 @@ fn report(table: &EmbeddingTable, zipfian: bool) {
     println!("{name:<28}{:>9.1}  {columns}", per_token[0]);
 }
 
-/// Reads the rows of `ids`: a sum that depends on every word.
+/// Reads the rows of `ids`, and returns a sum that depends on every word.
 fn read(table: &EmbeddingTable, ids: &[u32]) -> u64 {
     let groups: Vec<Vec<&[u8]>> =
         ids.chunks(GROUP).map(|ids| ids.iter().map(|&id| table.row(id).unwrap()).collect()).collect();
@@ -95,7 +96,7 @@ fn read_group(rows: &[&[u8]], ahead: &[&[u8]]) -> u64 {
         for offset in (0..rows[0].len()).step_by(64) {
             for (i, row) in rows.iter().enumerate() {
                 let line: &[u8; 64] = row[offset..].first_chunk().unwrap();
-                // SAFETY: 64 bytes, at any alignment.
+                // SAFETY: `line` has 64 bytes, and the load accepts any alignment.
                 let words = unsafe { _mm512_loadu_si512(line.as_ptr().cast()) };
                 sums[i % 2] = _mm512_add_epi64(sums[i % 2], words);
             }
@@ -106,7 +107,7 @@ fn read_group(rows: &[&[u8]], ahead: &[&[u8]]) -> u64 {
         _mm512_reduce_add_epi64(_mm512_add_epi64(sums[0], sums[1])).cast_unsigned()
     }
 
-    // SAFETY: the CPU has the feature.
+    // SAFETY: the CPU supports AVX-512F, as the condition checks.
     if is_x86_feature_detected!("avx512f") { unsafe { widest(rows, ahead) } } else { read_words(rows) }
 }
 
@@ -120,14 +121,14 @@ fn read_words(rows: &[&[u8]]) -> u64 {
 }
 
 fn id(rng: &mut fastrand::Rng, rows: usize, zipfian: bool) -> u32 {
-    // Inverse of the cumulated 1/rank; the rows of frequent tokens lie anywhere in the table.
+    // The rank is the inverse of the cumulative sum of 1/rank. The rows of frequent tokens are scattered over the table.
     let rank = if zipfian { (rng.f64() * (rows as f64).ln()).exp() as usize } else { rng.usize(..rows) };
     (rank.wrapping_mul(0x9e37_79b1) % rows) as u32
 }
 
 fn random_table(rows: usize, dimensions: usize, dtype: TableDtype) -> EmbeddingTable {
     let mut bytes = vec![0u8; rows * dtype.row_bytes(dimensions).unwrap()];
-    // Small positive numbers in every dtype: neither NaN nor subnormal.
+    // In every dtype these are small numbers, neither NaN nor subnormal.
     let pattern: &[u8] = match dtype {
         TableDtype::Bf16 => &[0x12, 0x3c, 0x34, 0x3c],
         TableDtype::F16 => &[0x12, 0x24, 0x34, 0x24],

@@ -1,12 +1,12 @@
-//! Tokenization of unseen text, in bytes per second: what is chosen, what serves until that is loaded, fastokens, and the reference.
+//! Measures tokenization of unseen text in bytes per second: the chosen implementation, the one that serves until that is loaded, fastokens,
+//! and the reference.
 //!
 //!     REAL_DIR=target/real cargo bench --bench tokenize
 //!
-//! Each sample takes texts that this process has not tokenized before. They come from the lines of the file that
-//! `BENCH_TEXTS` names, or are drawn from the vocabulary, words by Zipf's law. Without REAL_DIR the tiny tokenizers of
-//! the fixtures are measured, which says little.
+//! Each sample uses texts that this process has not tokenized before. They are lines of the file that `BENCH_TEXTS` names, or words of the
+//! vocabulary, drawn by Zipf's law. Without REAL_DIR the benchmark measures the tiny tokenizers of the fixtures, which says little.
 
-// A benchmark may stop on what it cannot read.
+// A benchmark may panic if it cannot read a file.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::cell::RefCell;
@@ -21,7 +21,7 @@ use embedding_server::tokenize::fastokens::Fastokens;
 use embedding_server::tokenize::reference::HfTokenizer;
 
 const NAMES: [&str; 7] = ["llama2", "mistral", "gemma", "gemma3", "llama3", "qwen3", BUILTIN];
-/// The model inside the program: Unigram, which fastokens does not take.
+/// The built-in model. It is a Unigram model, which fastokens does not support.
 const BUILTIN: &str = "builtin";
 const BPE: &[&str] = NAMES.split_last().unwrap().1;
 const BYTE_LEVEL: [&str; 2] = ["llama3", "qwen3"];
@@ -63,7 +63,7 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
             let path = path(name);
             let json = std::fs::read(&path).unwrap();
             let value: serde_json::Value = serde_json::from_slice(&json).unwrap();
-            // By id, so the commonest first.
+            // In the order of their IDs, the most common words come first.
             let mut words: Vec<(u64, &str)> = match &value["model"]["vocab"] {
                 serde_json::Value::Array(pieces) => (0..).zip(pieces.iter().map(|p| p[0].as_str().unwrap())).collect(),
                 pieces => {
@@ -89,7 +89,7 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
     })
 }
 
-/// Of about `length` bytes: words by Zipf's law, one in five joined from two, commas and full stops.
+/// Returns a text of about `length` bytes: words drawn by Zipf's law, of which one in five is joined from two, with commas and periods.
 fn draw(words: &[String], length: usize) -> String {
     DRAWN.with_borrow_mut(|rng| {
         let mut text = String::new();
@@ -107,7 +107,7 @@ fn draw(words: &[String], length: usize) -> String {
     })
 }
 
-/// Lines of BENCH_TEXTS, each once in this process, cut or joined to about `length` bytes.
+/// Returns lines of BENCH_TEXTS joined to at least `length` bytes. Each line is used once in this process.
 fn texts(words: &[String], length: usize) -> String {
     thread_local! {
         static LINES: RefCell<Option<std::vec::IntoIter<String>>> = RefCell::new(
@@ -131,7 +131,7 @@ fn texts(words: &[String], length: usize) -> String {
 fn unseen(bencher: Bencher<'_, '_>, name: &str, length: usize, which: fn(&Loaded) -> &Arc<dyn Tokenize>) {
     let (tokenizer, words) = with(name, |loaded| (Arc::clone(which(loaded)), Arc::clone(&loaded.words)));
     let mut ids = Vec::with_capacity(length);
-    // What a worker does before it is ready.
+    // A worker does the same before it is ready.
     tokenizer.encode("Hello, world!", true, &mut ids).unwrap();
     bencher
         .with_inputs(|| {
@@ -178,7 +178,7 @@ macro_rules! lengths {
 
 lengths!(sentences SENTENCE, documents DOCUMENT);
 
-/// The same bytes per second for 1 MB and for 2 MB of it: linear.
+/// Measures texts that are hard for a tokenizer. The rate must be the same for 1 MB and for 2 MB, which shows that the time is linear.
 #[divan::bench(args = NAMES, consts = [1_000_000, 2_000_000], sample_count = 5, sample_size = 1)]
 fn hostile<const BYTES: usize>(bencher: Bencher<'_, '_>, name: &str) {
     let tokenizer = with(name, |loaded| Arc::clone(&loaded.chosen));

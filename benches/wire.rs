@@ -1,4 +1,4 @@
-//! An embedding as it goes over the wire: `cargo bench --bench wire`. Of each way, what a vector of a model's size takes.
+//! Measures how long it takes to write an embedding in each format of the API: `cargo bench --bench wire`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ fn main() {
     divan::main();
 }
 
-/// A unit vector of normally distributed numbers.
+/// Returns a unit vector of normally distributed numbers.
 fn vector(dimensions: usize) -> Vec<f32> {
     let mut rng = fastrand::Rng::with_seed(1);
     let mut normal = || (0..12).map(|_| rng.f32()).sum::<f32>() - 6.0;

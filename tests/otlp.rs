@@ -1,5 +1,5 @@
-//! The feature `otlp`, by the real binary and a collector of one export. A test binary of its own, so that the feature is
-//! built without all others.
+//! Tests the feature `otlp` with the real binary and a collector that receives one export. This is a separate test binary, so that the
+//! feature can be built without all others.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use std::time::Duration;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 
-/// Takes one request: its head and its body.
+/// Accepts one request, and returns its headers and its body.
 fn collect(listener: &TcpListener) -> std::io::Result<(String, Vec<u8>)> {
     let mut reader = BufReader::new(listener.accept()?.0);
     let (mut head, mut length) = (String::new(), 0);
@@ -32,7 +32,7 @@ fn bytes(hex: &str) -> Vec<u8> {
     (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect()
 }
 
-/// The span has the client's trace and parent and says what the log's line says, but no text.
+/// The span has the client's trace and parent and the fields of the log line, but no text.
 #[test]
 fn spans_are_sent_to_the_collector_that_the_environment_names() {
     let collector = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -66,7 +66,7 @@ fn spans_are_sent_to_the_collector_that_the_environment_names() {
     let span = own.strip_prefix(&format!("00-{TRACE}-")).and_then(|rest| rest.strip_suffix("-01")).expect(own);
     assert_ne!(span, PARENT);
 
-    // What is not yet sent is sent before the end.
+    // The server sends the remaining spans before it ends.
     assert!(Command::new("kill").args(["-TERM", &server.id().to_string()]).status().unwrap().success());
     let end = server.wait_with_output().unwrap();
     let log = String::from_utf8(end.stderr).unwrap();

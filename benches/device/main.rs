@@ -1,12 +1,12 @@
-//! Pooling on a device against the speed of its memory, in one run: benches/device/run, or
+//! Compares pooling on a device with the speed of the device's memory. Run benches/device/run, or
 //!
 //!     cargo bench --features cuda --bench device -- cuda:0 [ROWS DIMENSIONS TEXTS TOKENS]
 //!
-//! Memory's speed is that of a copy of a GiB within it, read and written. A batch is timed as the server gives it: ids in host
-//! memory to vectors in host memory; beside it the transfers alone, of as many bytes. Ids are uniform: rows that come again
-//! would come from caches. The table is random: only its size matters.
+//! The speed of the memory is measured by a copy of a GiB within it, and counts bytes read and written. A batch is timed as in the server, from
+//! token IDs in host memory to vectors in host memory. The transfers of as many bytes are also timed alone. Token IDs are uniform, because
+//! repeated rows would be read from caches. The table is random, because only its size matters.
 
-// A benchmark may end by panicking.
+// A benchmark reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::hint::black_box;
@@ -83,7 +83,7 @@ fn main() {
     }
 }
 
-/// Seconds: the least, the median and the most.
+/// Returns the shortest, the median and the longest time in seconds.
 fn rounds(mut f: impl FnMut()) -> [f64; 3] {
     f();
     let mut times = [0.0; ROUNDS].map(|_: f64| {
@@ -96,7 +96,7 @@ fn rounds(mut f: impl FnMut()) -> [f64; 3] {
 }
 
 fn model(rows: usize, dimensions: usize, dtype: TableDtype) -> (EmbeddingTable, CollapsedNorm) {
-    // Small positive numbers in every dtype: neither NaN nor subnormal.
+    // In every dtype these are small numbers, neither NaN nor subnormal.
     let pattern: &[u8] = match dtype {
         TableDtype::Bf16 => &[0x12, 0x3c, 0x34, 0x3c],
         TableDtype::F16 => &[0x12, 0x24, 0x34, 0x24],

@@ -1,9 +1,12 @@
-//! Hostile bytes for everything that reads a client's or a checkpoint's: mutations of the corpus (`tests/fuzz/corpus`, and the
-//! fixtures) for `FUZZ_SECONDS` in all, 4 by default; more on demand: `FUZZ_SECONDS=3600 cargo test --test fuzz`. Nothing may
-//! panic, take more than [`SLOWEST`], or take more memory than [`memory`]. The seed is of the clock and printed; `FUZZ_SEED`
-//! takes one. An input that fails is written to `target/fuzz`: put it into the corpus, where it is replayed.
+//! Feeds hostile bytes to everything that reads bytes from a client or a checkpoint. The bytes are mutations of the corpus
+//! (`tests/fuzz/corpus`, and the fixtures). Nothing may panic, take longer than [`SLOWEST`], or take more memory than [`memory`].
+//!
+//!     FUZZ_SECONDS=3600 cargo test --test fuzz
+//!
+//! `FUZZ_SECONDS` is the time for all targets together, 4 by default. The seed is random and is printed; `FUZZ_SEED` sets it. An input that
+//! fails is written to `target/fuzz`: move it into the corpus, whose files are replayed in each run.
 
-// Says what must hold by panicking.
+// A test reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod allocator;
@@ -20,10 +23,10 @@ use fastrand::Rng;
 #[global_allocator]
 static ALLOCATOR: allocator::Counting = allocator::Counting;
 
-/// In a debug build on a loaded machine; most take a millisecond.
+/// The longest time for one input, in a debug build on a busy machine. Most inputs take a millisecond.
 const SLOWEST: Duration = Duration::from_secs(30);
 
-/// The most that reading `length` hostile bytes may take at once: a tokenizer's maps are many times its file.
+/// Returns the limit on the memory for reading `length` hostile bytes. The maps of a tokenizer are many times as large as its file.
 fn memory(length: usize) -> usize {
     (64 << 20) + 400 * length
 }
@@ -31,7 +34,7 @@ fn memory(length: usize) -> usize {
 type Target = (&'static str, fn(&[u8]));
 
 fn main() {
-    // Asked by name for a test of another binary.
+    // `cargo test NAME` passes the names of tests of other binaries, too.
     let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()));
     let number = |name: &str| std::env::var(name).ok().map(|v| v.parse::<u64>().expect(name));
@@ -40,7 +43,7 @@ fn main() {
     let targets: Vec<Target> = targets::ALL.into_iter().filter(|(name, _)| chosen(name)).collect();
     let Some(each) = Duration::from_secs(seconds).checked_div(targets.len() as u32) else { return };
     println!("FUZZ_SEED={seed}, {each:?} for each of {} targets", targets.len());
-    // A panic is told once, with its input.
+    // The hook prints nothing, because a panic is reported together with its input.
     std::panic::set_hook(Box::new(|_| {}));
     let running = watchdog();
     let mut failed = 0;
@@ -65,10 +68,10 @@ fn main() {
     std::process::exit(i32::from(failed > 0));
 }
 
-/// What runs, since when.
+/// The target that is running, its input, and the time at which it started.
 type Running = Arc<Mutex<Option<(&'static str, Vec<u8>, Instant)>>>;
 
-/// Ends the process where one input takes too long.
+/// Ends the process if one input takes too long.
 fn watchdog() -> Running {
     let running = Running::default();
     let watched = Arc::clone(&running);
@@ -102,7 +105,7 @@ fn run(name: &'static str, target: fn(&[u8]), input: &[u8], running: &Running) -
     if taken > memory(input.len()) { Err(format!("takes {taken} bytes for {}", input.len())) } else { Ok(()) }
 }
 
-/// The seeds of a target: what failed once, and what the fixtures have of its kind.
+/// Returns the seeds of a target: inputs that failed once, and the fixtures of its kind.
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut found = Vec::new();

@@ -1,8 +1,8 @@
-//! Seeds changed a little: bytes, numbers that sit at a limit, words of the formats, parts of other seeds.
+//! Changes seeds a little, with random bytes, numbers at a limit, keywords of the formats, and parts of other seeds.
 
 use fastrand::Rng;
 
-/// What the formats know, and what breaks who reads them.
+/// Keywords of the formats, and strings that are hard for their readers.
 const WORDS: [&[u8]; 26] = [
     b"null",
     b"true",
@@ -34,7 +34,7 @@ const WORDS: [&[u8]; 26] = [
 
 const NUMBERS: [u64; 9] = [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX, 1 << 40];
 
-/// Longer inputs tell no more, and are slow.
+/// The largest size of an input in bytes. Longer inputs are slow and find no more.
 const LONGEST: usize = 1 << 20;
 
 pub fn one(corpus: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
@@ -47,7 +47,7 @@ pub fn one(corpus: &[Vec<u8>], rng: &mut Rng) -> Vec<u8> {
 }
 
 fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], rng: &mut Rng) {
-    // Headers are at the begin.
+    // Half of the changes are at the beginning, where headers are.
     let head = if rng.bool() { input.len() } else { input.len().min(512) };
     let at = rng.usize(..=head);
     let end = (at + (1 << rng.u32(0..10))).min(input.len());

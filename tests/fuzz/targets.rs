@@ -1,4 +1,4 @@
-//! What takes bytes from outside: each target reads them as the server does, and as far.
+//! The code that reads bytes from outside. Each target reads them in the way of the server.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -28,7 +28,7 @@ fn llama() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints/llama")
 }
 
-/// The same model for ids of either kind.
+/// Returns the same model twice, once for each kind of token IDs.
 fn embedders() -> &'static [Embedder; 2] {
     static EMBEDDERS: OnceLock<[Embedder; 2]> = OnceLock::new();
     EMBEDDERS.get_or_init(|| {
@@ -63,7 +63,7 @@ fn token_ids(bytes: &[u8]) {
     embed(&[Input::TokenIds(ids.clone()), Input::TokenIds(ids.iter().map(|id| id % 100_256).collect())]);
 }
 
-/// The Llama of the fixtures with one file replaced.
+/// Opens the Llama of the fixtures with one file replaced.
 fn with(file: &str, bytes: &[u8]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["config.json", "model.safetensors", "tokenizer.json"] {

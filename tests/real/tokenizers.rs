@@ -1,11 +1,11 @@
-//! Compares the tokenizer that is chosen for each real tokenizer.json, and for the built-in model's, with the reference, on
+//! Compares the tokenizer that is chosen for each real tokenizer.json, and the built-in model's tokenizer, with the reference on
 //! many generated texts.
 //!
 //!     REAL_DIR=target/real cargo test --release --test real_tokenizers
 //!
-//! `TEXTS` (100000 unless set) is how many for each; `MORE_TEXTS` names a file whose lines are added to the sentences.
+//! `TEXTS` is the number of texts per tokenizer (default: 100000). `MORE_TEXTS` names a file whose lines are added to the sentences.
 
-// Tests say what must hold by panicking.
+// A test reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 #[path = "../texts/mod.rs"]

@@ -1,10 +1,10 @@
-//! Texts to compare tokenizers on: generated from a seed, of many scripts, and hostile. Never the same text twice.
+//! Generates texts on which tokenizers are compared: from a seed, in many scripts, some of them hostile, and never the same text twice.
 
 use embedding_server::tokenize::reference::HfTokenizer;
 use fastrand::Rng;
 use serde_json::Value;
 
-/// Sentences in many scripts: the first article of the Universal Declaration of Human Rights, and some of everyday.
+/// Sentences in many scripts: the first article of the Universal Declaration of Human Rights, and some everyday sentences.
 const SENTENCES: &[&str] = &[
     "All human beings are born free and equal in dignity and rights.",
     "They are endowed with reason and conscience and should act towards one another in a spirit of brotherhood.",
@@ -44,7 +44,7 @@ const SENTENCES: &[&str] = &[
     "{\"a\": [1, 2.5e-3, null, true], \"b\": {\"c\": \"\\u00e9\"}}",
 ];
 
-/// What breaks tokenizers: spaces of all kinds, marks, joiners, neighbours of surrogates, what looks like byte tokens.
+/// Strings that are hard for tokenizers: spaces of all kinds, combining marks, joiners, neighbors of surrogates, and text like byte tokens.
 const ODD: &[&str] = &[
     " ",
     "  ",
@@ -116,13 +116,13 @@ const ODD: &[&str] = &[
     "1234567",
 ];
 
-/// Draws texts.
+/// A generator of random texts.
 pub struct Texts<'a> {
     rng: Rng,
-    /// Pieces of the vocabulary, and added tokens.
+    /// Pieces of the vocabulary. `added` has the added tokens.
     pieces: &'a [String],
     added: &'a [String],
-    /// More sentences than the ones here.
+    /// Further sentences, beside those of this file.
     more: &'a [String],
 }
 
@@ -159,7 +159,7 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// A part of a text, of a random kind.
+    /// Returns a part of a text, of a random kind.
     fn part(&mut self) -> String {
         match self.rng.u8(..12) {
             0..=2 => {
@@ -187,7 +187,7 @@ impl Iterator for Texts<'_> {
     type Item = String;
 
     fn next(&mut self) -> Option<String> {
-        // One in three is a plain sentence, so that what is common is common here.
+        // One text in three is a plain sentence, because most texts are.
         if self.rng.u8(..3) == 0 {
             let (first, second) = (self.sentence(), self.sentence());
             return Some(match self.rng.u8(..3) {
@@ -209,7 +209,7 @@ impl Iterator for Texts<'_> {
     }
 }
 
-/// The texts of the vocabulary of a tokenizer.json, as spelled there and as they stand in texts.
+/// Returns the pieces of a tokenizer.json, both in the notation of the vocabulary and as they occur in texts.
 pub fn pieces(json: &[u8], reference: &HfTokenizer) -> Vec<String> {
     let value: Value = serde_json::from_slice(json).unwrap();
     let mut pieces: Vec<String> = match &value["model"]["vocab"] {

@@ -1,4 +1,4 @@
-//! `peer-model2vec MODEL THREADS TEXTS...`: the protocol is in ../python_peers.py.
+//! Times model2vec-rs: `peer-model2vec MODEL THREADS TEXTS...`. ../python_peers.py describes the protocol.
 
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     };
     let threads: usize = threads.parse()?;
     let model = StaticModel::from_pretrained(model, None, None, None)?;
-    // Its default cuts texts at 512 tokens; here nobody cuts.
+    // By default model2vec-rs truncates texts at 512 tokens. In this comparison nothing is truncated.
     let encode = |batch: &[String]| model.encode_with_args(batch, None, BATCH);
 
     for path in files {
@@ -27,7 +27,7 @@ fn main() -> Result<()> {
         let (warm, timed) = texts.split_at(BATCH);
         encode(warm);
         let (start, cpu) = (Instant::now(), ProcessTime::now());
-        // Threads over a shared model: its own parallelism covers tokenization only.
+        // Several threads share the model, because its own parallelism covers only tokenization.
         std::thread::scope(|scope| {
             for share in timed.chunks(timed.len().div_ceil(threads)) {
                 scope.spawn(|| share.chunks(BATCH).for_each(|batch| drop(encode(batch))));

@@ -1,4 +1,4 @@
-//! `peer-ours CHECKPOINT THREADS TEXTS...`: the protocol is in ../python_peers.py.
+//! Times this library: `peer-ours CHECKPOINT THREADS TEXTS...`. ../python_peers.py describes the protocol.
 
 use std::error::Error;
 use std::time::Instant;
@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let threads: usize = threads.parse()?;
     let checkpoint = Checkpoint::open(checkpoint.as_ref(), &Default::default())?;
-    // The peers pool no special tokens either, and copy their tables, too.
+    // The other libraries pool no special tokens either, and also copy their tables into memory.
     let embedder = Embedder::new(
         checkpoint,
         Settings { special_tokens: Some(false), memory: Memory::Copy, ..Settings::default() },
