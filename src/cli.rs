@@ -1,5 +1,4 @@
-//! The command line: serve, check, health, inspect, extract, fetch, embed, refine, fit, eval, completions, man. Turns flags
-//! into a layer of configuration, and errors into exit codes.
+//! The command line: parses flags, runs the commands, and turns errors into exit codes.
 
 #[cfg(feature = "bulk")]
 mod embed;
@@ -34,13 +33,13 @@ use crate::config::layers::{self, ConfigError, Effective, Flags};
 use crate::server::preflight;
 use output::{Failure, end, print, warn};
 
-const AFTER_HELP: &str = "Settings are taken from flags, then from variables (EMBEDDING_SERVER_PORT for server.port), then from the \
-     configuration file, then from the defaults; `embedding-server check` prints each with its origin. \
-     `embedding-server man COMMAND` has examples, variables, signals and exit codes.";
+const AFTER_HELP: &str = "A setting is taken from its flag, else from its environment variable (EMBEDDING_SERVER_PORT for \
+     server.port), else from the configuration file, else it has its default. `embedding-server check` prints each \
+     setting with its origin. `embedding-server man COMMAND` has examples, variables, signals and exit codes.";
 
 /// An OpenAI-compatible embeddings server built on LLMs' own token embeddings.
 ///
-/// Without a command it serves. Without a model it serves the one that is inside the program.
+/// Without a command it serves. Without a model it serves the built-in model.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = false, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -54,9 +53,9 @@ struct Cli {
 enum Command {
     /// Serve the configured models (the default command).
     Serve(ServeArgs),
-    /// Check the configuration as a start would, and print each value with its origin.
+    /// Check the configuration as a start of the server would, and print each setting with its origin.
     Check(ServeArgs),
-    /// Check that the server is ready: exit code 0.
+    /// Check that the server is ready, which is exit code 0.
     Health(HealthArgs),
     /// Print what is known of a checkpoint, without serving it.
     Inspect(InspectArgs),
@@ -90,25 +89,26 @@ struct ServeArgs {
     /// The address to listen on, or unix:PATH for a Unix socket [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
     #[arg(long, value_name = "ADDRESS")]
     host: Option<String>,
-    /// The port to listen on; 0 takes a free one [default: 5000] [env: EMBEDDING_SERVER_PORT]
+    /// The port to listen on; 0 chooses a free port [default: 5000] [env: EMBEDDING_SERVER_PORT]
     #[arg(long, short)]
     port: Option<u16>,
-    /// A model to serve: a directory, a GGUF file or a Hub id (org/name). PATH alone is served as text-embedding-3-small.
-    /// Repeatable [default: the model inside the program] [env: EMBEDDING_SERVER_MODELS]
+    /// A model to serve: a directory, a GGUF file or a Hub ID (org/name). PATH alone is served as
+    /// text-embedding-3-small. Can be given several times [default: the built-in model] [env:
+    /// EMBEDDING_SERVER_MODELS]
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
-    /// Default device for models: auto, cpu, cuda[:N] or metal[:N] [default: cpu] [env: EMBEDDING_SERVER_DEVICE]
+    /// The default device of models: auto, cpu, cuda[:N] or metal[:N] [default: cpu] [env: EMBEDDING_SERVER_DEVICE]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// How to write the log [default: text] [env: EMBEDDING_SERVER_LOG_FORMAT]
+    /// The format of the log [default: text] [env: EMBEDDING_SERVER_LOG_FORMAT]
     #[arg(long, value_enum, ignore_case = true)]
     log_format: Option<LogFormat>,
 }
 
 #[derive(Args)]
 struct HealthArgs {
-    /// The server's configuration file. Without any of --config, --host and --port, the server is found by the arguments
-    /// of the container's first process.
+    /// The server's configuration file. Without --config, --host and --port, the command uses the arguments of the
+    /// container's first process.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The server's address, or unix:PATH for its Unix socket [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
@@ -117,7 +117,7 @@ struct HealthArgs {
     /// The server's port [default: 5000] [env: EMBEDDING_SERVER_PORT]
     #[arg(long, short)]
     port: Option<u16>,
-    /// Check only that the process is alive. It may be loading models or shutting down.
+    /// Check only that the process is alive, even if it is loading models or shutting down
     #[arg(long)]
     live: bool,
 }
@@ -198,10 +198,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The help and the version, which are results, and what is wrong with the command line, which is not.
+/// Prints help and version to standard output, and mistakes on the command line to standard error.
 fn not_parsed(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        // Where it cannot be written nobody can be told.
+        // If standard error cannot be written, there is nobody to tell.
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
@@ -210,12 +210,12 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
 }
 
 impl ServeArgs {
-    /// The configuration that these flags give on top of the other layers, as the file and the environment are now.
+    /// Merges these flags with the configuration file and the environment as they are now.
     fn effective(&self) -> Result<Effective, ConfigError> {
         self.effective_with(std::env::vars_os())
     }
 
-    /// The same with another environment.
+    /// Like [`ServeArgs::effective`], with another environment.
     fn effective_with(
         &self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,

@@ -1,6 +1,7 @@
-//! The server's configuration: its keys, their defaults, their units. No clap, no axum, no tensors.
+//! The server's configuration: the type of each section, with its defaults and units.
 //!
-//! Layers: defaults < file < environment < flags; [`layers`] merges them and remembers where each value came from.
+//! A configuration is merged from four layers: defaults, configuration file, environment, and command-line flags.
+//! [`layers`] merges them and records where each value came from. This module knows neither clap nor axum nor tensors.
 
 pub mod cors;
 mod file;
@@ -28,13 +29,13 @@ use crate::pooling::place::DeviceChoice;
 use host::Host;
 use units::{ByteCount, Seconds};
 
-/// The name that the system we replace serves, and that its clients ask for.
+/// The model name that this server's predecessor used, and that its clients ask for.
 pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
 
-/// What existing snippets ask OpenAI for.
+/// The names of OpenAI's models, which existing client code asks for.
 const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "text-embedding-3-large"];
 
-/// Everything that can be set. `config/embedding-server.toml` documents each key.
+/// The whole configuration. `config/embedding-server.toml` documents each key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -92,7 +93,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// One served checkpoint.
+/// The configuration of one served model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
@@ -112,7 +113,7 @@ pub struct Model {
     pub empty_input: EmptyInput,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_input_tokens: Option<usize>,
-    /// `None`: the server's.
+    /// The device of this model, or `None` to use `server.device`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceChoice>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,8 +137,8 @@ pub struct Model {
 }
 
 impl Default for Config {
-    /// One model: the one inside the program under OpenAI's names, or, in a build without it, what mergekit's
-    /// documented command leaves.
+    /// Returns a configuration with one model: the built-in one under OpenAI's names, or, in a build without it,
+    /// the output directory of mergekit's documented command.
     fn default() -> Self {
         #[cfg(feature = "default-model")]
         let model = Model {
@@ -212,13 +213,13 @@ impl Model {
         }
     }
 
-    /// The same on the device that it is served on.
+    /// Returns the model with the server's device, if the model has no device of its own.
     #[must_use]
     pub fn on(self, server: &Server) -> Self {
         Self { device: self.device.or(Some(server.device)), ..self }
     }
 
-    /// How its vectors are made.
+    /// Returns the settings that determine how the model's vectors are computed.
     pub fn settings(&self) -> Settings {
         Settings {
             normalize: self.normalize,
@@ -234,7 +235,7 @@ impl Model {
         }
     }
 
-    /// What replaces the checkpoint's own word.
+    /// Returns the settings that replace values of the checkpoint.
     pub fn overrides(&self) -> Overrides {
         Overrides {
             config: self.config.clone(),
@@ -249,16 +250,16 @@ impl Model {
 }
 
 impl Config {
-    /// The id of the model that a request without `model` gets.
+    /// Returns the ID of the model for requests that do not name one.
     pub fn default_model(&self) -> &str {
         let first = || self.models.first().map_or("", |model| model.id.as_str());
         self.default_model.as_deref().unwrap_or_else(first)
     }
 
-    /// What types do not say: ranges, names that clash, settings that belong together.
+    /// Checks what the types do not: value ranges, duplicate names, and settings that depend on each other.
     ///
     /// # Errors
-    /// A sentence on the first thing wrong.
+    /// A sentence about the first mistake.
     pub fn validate(&self) -> Result<(), String> {
         if self.models.is_empty() {
             return Err("no model is configured: add a [[models]] section, or --model NAME=PATH".to_owned());
@@ -274,7 +275,7 @@ impl Config {
         }
         if !names.contains(self.default_model()) {
             return Err(format!(
-                "default_model is {:?}, but no model has this name; there is {}",
+                "default_model is {:?}, but no model has this name; the models are {}",
                 self.default_model(),
                 names.into_iter().collect::<Vec<_>>().join(", ")
             ));
@@ -285,7 +286,7 @@ impl Config {
         Ok(())
     }
 
-    /// Holds every value against the range that its setting allows.
+    /// Checks that every value is in the range of its setting.
     fn validate_values(&self) -> Result<(), String> {
         let table = Table::try_from(self).map_err(|e| e.to_string())?;
         let check = |section: &str, place: &str, keys: &Table| {
@@ -312,7 +313,7 @@ impl Config {
         Ok(())
     }
 
-    /// Settings that are valid, but probably not meant.
+    /// Returns warnings about settings that are valid, but probably not intended.
     fn warnings(&self) -> Vec<String> {
         let Server { max_body, max_in_flight, cors_origins, .. } = &self.server;
         let mut warnings = Vec::new();
@@ -331,8 +332,8 @@ impl Config {
             warnings.push("server.port has no effect: server.host is a Unix socket".to_owned());
         }
         if !self.server.allowed_hosts.is_empty() && (keyed || on_unix_socket || !self.server.host.is_loopback()) {
-            let message = "server.allowed_hosts has no effect: requests may name any host if the server asks for API keys \
-                           or does not listen on a loopback address";
+            let message = "server.allowed_hosts has no effect: requests may name any host if API keys are configured or \
+                                       server.host is not a loopback address";
             warnings.push(message.to_owned());
         }
         warnings

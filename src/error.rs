@@ -1,24 +1,25 @@
-//! The library's errors. Neither knows HTTP: `server/error.rs` gives them their status.
+//! The errors of the library. They know nothing of HTTP; `server/error.rs` assigns status codes.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::yield_point::Stopped;
 
-/// Why a checkpoint cannot be served: what is wrong where, what was expected, and what to set or do.
+/// Why a checkpoint cannot be loaded: which file is wrong, what was found, what was expected, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadError {
     path: PathBuf,
     problem: String,
     expected: Option<String>,
     remedy: Option<String>,
-    /// Set where standard output could not be written.
+    /// The kind of the I/O error, if standard output could not be written.
     standard_output: Option<std::io::ErrorKind>,
     at_run_time: bool,
 }
 
 impl LoadError {
-    /// `problem` reads on from the path: "/models/x/config.json: is missing".
+    /// Creates an error. `problem` continues a sentence that begins with the path: "/models/x/config.json: is
+    /// missing".
     pub fn new(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -30,32 +31,33 @@ impl LoadError {
         }
     }
 
-    /// What would have been right; reads on from "expected".
+    /// Adds what was expected. The text follows the word "expected".
     #[must_use]
     pub fn expected(mut self, expected: impl Into<String>) -> Self {
         self.expected = Some(expected.into());
         self
     }
 
-    /// The setting that overrides it, or what to do: a sentence without its full stop.
+    /// Adds the remedy: the setting to change, or what to do, as a sentence without its period.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());
         self
     }
 
-    /// Marks an error that no change of the configuration mends: of the network, a device, or damaged data.
+    /// Marks an error that no change of the configuration can fix, such as one of the network, a device, or damaged
+    /// data.
     #[must_use]
     pub fn at_run_time(self) -> Self {
         Self { at_run_time: true, ..self }
     }
 
-    /// Whether no change of the configuration mends it.
+    /// Returns whether no change of the configuration can fix the error.
     pub fn is_at_run_time(&self) -> bool {
         self.at_run_time
     }
 
-    /// An I/O error on `path`, with the remedies of the usual ones.
+    /// Creates an error for a failure to read `path`, with a remedy for common causes.
     pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         let path = path.into();
         if error.kind() == std::io::ErrorKind::PermissionDenied
@@ -69,26 +71,27 @@ impl LoadError {
         }
         let found = Self::new(path, error.to_string());
         match error.kind() {
-            std::io::ErrorKind::PermissionDenied => found
-                .expected("a file that this user may read")
-                .remedy("mergekit and save_pretrained write model.safetensors with mode 0600: run `chmod a+r` on it, or serve as the user who owns it"),
+            std::io::ErrorKind::PermissionDenied => found.expected("a file that this user may read").remedy(
+                "mergekit and save_pretrained write model.safetensors with mode 0600: run `chmod a+r` on it, \
+                         or serve as the user who owns it",
+            ),
             std::io::ErrorKind::NotFound => found.expected("an existing file"),
             std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => found,
             _ => found.at_run_time(),
         }
     }
 
-    /// An error of writing to standard output.
+    /// Creates an error for a failure to write to standard output.
     pub fn of_standard_output(error: &std::io::Error) -> Self {
         Self { standard_output: Some(error.kind()), ..Self::new("standard output", error.to_string()) }
     }
 
-    /// What went wrong in writing to standard output, if that is the error.
+    /// Returns the kind of the I/O error, if standard output could not be written.
     pub fn standard_output(&self) -> Option<std::io::ErrorKind> {
         self.standard_output
     }
 
-    /// An I/O error when `path` is to be written, with the remedies of the usual ones.
+    /// Creates an error for a failure to write `path`, with a remedy for common causes.
     pub fn writing(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         let path = path.into();
         let owner = match error.kind() {
@@ -111,13 +114,13 @@ impl LoadError {
         }
     }
 
-    /// The file or directory at fault.
+    /// Returns the file or directory that the error is about.
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// To whom the file or directory belongs that keeps `path` from being written; reads on from the error.
+/// Returns who owns the file or directory that prevents writing `path`, as a continuation of the error message.
 fn owner(path: &Path) -> Option<String> {
     #[cfg(unix)]
     {
@@ -133,7 +136,7 @@ fn owner(path: &Path) -> Option<String> {
     }
 }
 
-/// The directory above `path` that this process may not enter, if there is one.
+/// Returns the directory above `path` that this process may not enter, if there is one.
 fn closed_directory(path: &Path) -> Option<&Path> {
     let is_hidden = |path: &&Path| {
         std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
@@ -156,16 +159,16 @@ impl fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// What happened to a table's file while it was mapped; reads on from its path.
+/// What happened to a table's file while it was mapped. The text continues a sentence that begins with the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
-    /// It is shorter than it was, or cannot be read any more.
+    /// The file is shorter than it was, or can no longer be read.
     #[error("was cut short while it was in use")]
     CutShort,
-    /// Its size or its time of change is another.
+    /// The size or the modification time of the file has changed.
     #[error("was changed in place while it was in use")]
     Changed,
-    /// A sum of its rows is not finite, although every row was when it was loaded.
+    /// A sum of rows is not finite, although every row was finite when the table was loaded.
     #[error("holds numbers that are not finite, which it did not when it was loaded")]
     NotFinite,
 }
@@ -173,55 +176,55 @@ pub enum Damage {
 /// Why an input has no vector. `input` is its index among the inputs of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
-    /// An id of the model's own vocabulary that has no row.
-    #[error("token id {id} at position {position} of input {input} is not in this model's vocabulary of {rows} tokens")]
+    /// The input contains a token ID of the model's own vocabulary that has no row.
+    #[error("token ID {id} at position {position} of input {input} is not in this model's vocabulary of {rows} tokens")]
     TokenIdOutOfRange { input: usize, position: usize, id: u32, rows: usize },
-    /// An id that cl100k_base does not have.
+    /// The input contains a token ID that cl100k_base does not have.
     #[error(
-        "token id {id} at position {position} of input {input} is not a cl100k_base token; \
-         send text, or set token_input = \"model\" for this model if these are ids of its own vocabulary"
+        "token ID {id} at position {position} of input {input} is not a cl100k_base token; \
+         send text, or set token_input = \"model\" for this model if these are IDs of its own vocabulary"
     )]
     NotCl100k { input: usize, position: usize, id: u32 },
-    /// Token ids where the model is configured to take text only.
+    /// The input is an array of token IDs, and the model is configured to accept only text.
     #[error(
-        "input {input} is an array of token ids, and this model takes text only (token_input = \"reject\"); \
+        "input {input} is an array of token IDs, and this model accepts only text (token_input = \"reject\"); \
          with LangChain, set check_embedding_ctx_length=False"
     )]
     TokenIdsRejected { input: usize },
-    /// Nothing to embed where the model is configured to refuse that.
+    /// The input has no tokens, and the model is configured to refuse empty inputs.
     #[error(
         "input {input} is empty or has no tokens; send a text with at least one token \
-         (this server's setting empty_input = \"reject\" refuses it)"
+         (the setting empty_input = \"reject\" of this model refuses empty inputs)"
     )]
     Empty { input: usize },
-    /// More tokens than `max_input_tokens` allows. Nothing is ever truncated instead.
+    /// The input has more tokens than `max_input_tokens`. Inputs are never truncated.
     #[error(
         "this model's maximum input length is {max} tokens, and input {input} has {}; \
-         please shorten it (the limit is this server's setting max_input_tokens)",
+         please shorten it (the limit is the setting max_input_tokens of this model)",
         .tokens.map_or_else(|| "more".to_owned(), |tokens| tokens.to_string())
     )]
     TooManyTokens {
         input: usize,
-        /// `None` where they were not all counted.
+        /// The number of tokens, or `None` if not all of them were counted.
         tokens: Option<usize>,
         max: usize,
     },
-    /// `dimensions` asks for what the table does not have.
+    /// `dimensions` is zero, or more than the table has.
     #[error("invalid value for 'dimensions' = {requested}: must be between 1 and {max}, the dimensions of this model")]
     Dimensions { requested: u64, max: usize },
     /// The tokenizer could not encode the text.
     #[error("input {input} could not be tokenized: {message}")]
     Tokenizer { input: usize, message: String },
-    /// The table's file is no longer what it was when the model was loaded.
+    /// The table's file has changed since the model was loaded.
     #[error("the table of this model is damaged: {} {damage}", .path.display())]
     Damaged { path: PathBuf, damage: Damage },
-    /// A mean is too large for a 32-bit float, and the model does not scale its vectors to length 1.
+    /// A number of the mean is too large for a 32-bit float, and the model does not scale its vectors to length 1.
     #[error("the vector of input {input} holds a number that is too large for a 32-bit float")]
     TooLarge { input: usize },
-    /// A mean is not finite, and its table is not a mapped file whose damage would explain it.
+    /// A number of the mean is not finite, and the table is not a mapped file whose damage would explain it.
     #[error("the vector of input {input} holds a number that is not finite")]
     NotFinite { input: usize },
-    /// The work was ended before its time.
+    /// The work was stopped before it was finished.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The accelerator failed.

@@ -1,6 +1,6 @@
-//! API keys: where they are written, and whether one that is presented is known. Only their digests stay in memory.
+//! API keys: reads them from the configuration, and finds the key that a request presents. Only digests stay in memory.
 //!
-//! Nothing here fails open: what is written and cannot be read as a key is an error, never "no keys".
+//! Mistakes never open the server: an entry that cannot be read as a key is an error, and is never ignored.
 
 mod options;
 
@@ -16,33 +16,34 @@ use crate::text_file;
 use options::Options;
 pub use options::{Rates, UNNAMED};
 
-/// Keys as the configuration has them, each `KEY`, or `KEY MODEL MODEL...` for one that may use these models alone. Options
-/// such as `name=alice` may stand before, between and after the models. `sha256:HEX` stands for a key with that digest.
-/// Neither printed nor logged.
+/// The API keys as written in the configuration: `KEY`, or `KEY MODEL MODEL...` for a key that may use only these
+/// models.
+/// Options such as `name=alice` may stand anywhere after the key. `sha256:HEX` stands for the key with this digest. The
+/// entries are never printed or logged.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ApiKeys(Vec<String>);
 
-/// The keys that open the server.
+/// The API keys that the server accepts.
 pub struct Keys {
     keys: Vec<Key>,
     file: Option<KeyFile>,
 }
 
-/// One of them.
+/// One API key.
 pub struct Key {
     digest: [u8; 32],
-    /// The only models that it may use, by id or alias; empty: all.
+    /// The IDs or aliases of the only models that the key may use; empty if it may use all.
     models: Vec<String>,
     options: Options,
-    /// Where it is written, for errors: "line 3 of ...".
+    /// Where the key is written, for error messages, such as "line 3 of ...".
     place: String,
 }
 
-/// The file that some of the keys come from, as it was read.
+/// The file that some of the keys were read from.
 struct KeyFile {
     path: PathBuf,
     digest: [u8; 32],
-    /// Whether its last line ends with a line break, as that of a file that is still being written may not.
+    /// Whether the last line ends with a line break. In a file that is still being written it may not.
     complete: bool,
 }
 
@@ -63,7 +64,7 @@ impl fmt::Debug for ApiKeys {
 }
 
 impl Serialize for ApiKeys {
-    /// As many as there are, hidden.
+    /// Writes the right number of entries, each as "(hidden)".
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|_| "(hidden)"))
     }
@@ -71,7 +72,7 @@ impl Serialize for ApiKeys {
 
 impl<'de> Deserialize<'de> for ApiKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Untagged: serde's own errors would quote the value.
+        // An untagged enum is used because serde's other error messages would quote the value.
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "a list of API keys: [\"KEY\", \"KEY MODEL\"]")]
         enum Written {
@@ -82,11 +83,11 @@ impl<'de> Deserialize<'de> for ApiKeys {
 }
 
 impl Keys {
-    /// The keys of the configuration and those of its file: one per line, `#` begins a comment.
+    /// Reads the keys of the configuration and of the key file, which has one key per line. `#` begins a comment.
     ///
     /// # Errors
-    /// When the file cannot be read or holds no key, when an entry is not a key, or when two entries give the same key
-    /// different models or options, or two keys the same name. No error quotes a key.
+    /// If the file cannot be read or contains no key, if an entry is not a key, if two entries give the same key
+    /// different models or options, or if two keys have the same name. No error message quotes a key.
     pub fn read(keys: &ApiKeys, file: Option<&Path>) -> Result<Self, String> {
         let mut known = Self { keys: Vec::new(), file: None };
         for (n, entry) in keys.0.iter().enumerate() {
@@ -103,7 +104,7 @@ impl Keys {
             }
             if !holds_key {
                 return Err(format!(
-                    "server.api_key_file, {}: the file holds no key; write one key per line, or leave the setting out",
+                    "server.api_key_file, {}: the file contains no key; write one key per line, or remove the setting",
                     path.display()
                 ));
             }
@@ -114,7 +115,7 @@ impl Keys {
         Ok(known)
     }
 
-    /// Names tell keys apart, and are shown.
+    /// Checks that names are unique, and that no name, which the log and the metrics show, is itself a key.
     fn check_names(&self) -> Result<(), String> {
         let is_key = |digest: [u8; 32]| self.keys.iter().any(|key| key.digest == digest);
         let mut places = HashMap::new();
@@ -137,14 +138,15 @@ impl Keys {
         Ok(())
     }
 
-    /// Adds the key of `line`; returns whether it holds one.
+    /// Adds the key of `line`. Returns whether the line contains one.
     fn add(&mut self, line: &str, place: &str) -> Result<bool, String> {
         let Some(key) = Key::parse(line, place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
         let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
         if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
             if models(same) != models(&key) {
                 return Err(format!(
-                    "{place} and {} are the same key with different models: keep one of them, with all models that it may use",
+                    "{place} and {} are the same key with different models: keep one of them, with all models that it \
+                     may use",
                     same.place
                 ));
             }
@@ -160,15 +162,15 @@ impl Keys {
         Ok(true)
     }
 
-    /// Checks what keys say of models, where `names` are all ids and aliases.
+    /// Checks the models that keys may use. `names` are all IDs and aliases.
     ///
     /// # Errors
-    /// When a key may use a model that is not configured, or a model's name stands where a key should be.
+    /// If a key may use a model that is not configured, or if the name of a model stands where a key should be.
     pub fn check_models<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
         for key in &self.keys {
             if let Some(name) = key.models.iter().find(|name| !names.clone().any(|known| known == *name)) {
                 return Err(format!(
-                    "{} allows the model {name:?}, which is not configured; configured are {}",
+                    "{} allows the model {name:?}, which is not configured; the configured models are {}",
                     key.place,
                     names.collect::<Vec<_>>().join(", ")
                 ));
@@ -184,11 +186,11 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether these may take the place of `before` while the server runs.
+    /// Checks that these keys may replace the keys `before` while the server is running.
     ///
     /// # Errors
-    /// When the last line of the key file, which has changed, does not end: it may be half written, and half a line is
-    /// another key, or a key with more rights.
+    /// If the key file has changed and its last line has no line break. The file may be only half written, and half
+    /// a line is another key, or a key with more rights.
     pub fn may_replace(&self, before: &Self) -> Result<(), String> {
         match &self.file {
             Some(file) if !file.complete && before.file.as_ref().is_none_or(|old| old.digest != file.digest) => {
@@ -202,16 +204,17 @@ impl Keys {
         }
     }
 
-    /// What an operator should know although the keys are taken.
+    /// Returns a warning for the operator about keys that are accepted.
     pub fn warning(&self) -> Option<String> {
         let file = self.file.as_ref().filter(|file| !file.complete)?;
         Some(format!(
-            "server.api_key_file, {}: the last line does not end with a line break; a reload refuses a changed file like this",
+            "server.api_key_file, {}: the last line does not end with a line break; a reload refuses a changed file \
+             like this",
             file.path.display()
         ))
     }
 
-    /// No keys: everybody may use the server.
+    /// Returns whether there are no keys, so that everyone may use the server.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -220,7 +223,7 @@ impl Keys {
         self.keys.iter()
     }
 
-    /// The place of the key that was presented. Takes the same time whichever it is, and for one that is not known.
+    /// Returns the index of the key that a request presents. The time that this takes does not depend on the key.
     pub fn find(&self, presented: &[u8]) -> Option<usize> {
         let digest: [u8; 32] = Sha256::digest(presented).into();
         let mut found = None;
@@ -234,7 +237,8 @@ impl Keys {
 }
 
 impl Key {
-    /// `None` for an empty line. Errors continue a sentence that begins with the place.
+    /// Parses an entry, or returns `None` if it is empty. Error messages continue a sentence that begins with the
+    /// place.
     fn parse(line: &str, place: &str) -> Result<Option<Self>, String> {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let Some(key) = words.next() else { return Ok(None) };
@@ -242,7 +246,7 @@ impl Key {
             return Err("has quotation marks or brackets around the key: write the key alone".to_owned());
         }
         if options::is_known(key) {
-            return Err("begins with an option: write the key first, and its options behind it".to_owned());
+            return Err("begins with an option: write the key first and its options after it".to_owned());
         }
         if key.chars().any(is_invisible) {
             return Err("has an invisible character in the key: remove it".to_owned());
@@ -263,7 +267,7 @@ impl Key {
         Ok(Some(Self { digest, models, options, place: place.to_owned() }))
     }
 
-    /// What the log and the metrics call it.
+    /// Returns the name of the key in the log and the metrics.
     pub fn name(&self) -> Option<&str> {
         self.options.name.as_deref()
     }
@@ -272,18 +276,18 @@ impl Key {
         self.options.rates
     }
 
-    /// By which it is known again after a reload.
+    /// Returns the digest, which identifies the key after a reload.
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
     }
 
-    /// The only models that it may use, by id or alias; empty: all.
+    /// Returns the IDs or aliases of the only models that the key may use; empty if it may use all.
     pub fn models(&self) -> &[String] {
         &self.models
     }
 }
 
-/// What no client sends and no editor shows: control characters, byte order marks, marks of direction.
+/// Returns whether `c` is invisible in an editor: a control character, a byte order mark, or a direction mark.
 fn is_invisible(c: char) -> bool {
     c.is_control() || matches!(c, '\u{feff}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{202a}'..='\u{202e}')
 }
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_whole_and_nothing_else_is() {
+    fn only_a_whole_key_is_found() {
         let known =
             keys(&["sk-one", "sk-two a b", "sha256:2CF24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"]);
         let known = known.unwrap();
@@ -330,10 +334,10 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_a_key_a_line_and_must_have_one() {
+    fn a_key_file_has_one_key_per_line_and_at_least_one() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let read = |file: &tempfile::NamedTempFile| Keys::read(&ApiKeys::default(), Some(file.path()));
-        assert!(read(&file).err().unwrap().contains("holds no key"));
+        assert!(read(&file).err().unwrap().contains("contains no key"));
         file.write_all(b"# ours\n\nsk-one\r\n  sk-two  m  # a comment\n").unwrap();
         let known = read(&file).unwrap();
         assert_eq!((known.iter().count(), known.find(b"sk-one"), known.find(b"sk-two")), (2, Some(0), Some(1)));
@@ -343,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_list_of_keys_is_an_error_and_a_byte_order_mark_is_not() {
+    fn an_invalid_key_file_is_an_error_and_a_byte_order_mark_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
         let read = |content: &[u8]| {
@@ -352,9 +356,9 @@ mod tests {
         };
         assert_eq!(read(b"\xef\xbb\xbfsk-one m\nsk-two\n").unwrap().find(b"sk-one"), Some(0));
         for (content, part) in [
-            (&b""[..], "holds no key"),
-            (b"\n \n# sk-one\n", "holds no key"),
-            (b"\xef\xbb\xbf\n", "holds no key"),
+            (&b""[..], "contains no key"),
+            (b"\n \n# sk-one\n", "contains no key"),
+            (b"\xef\xbb\xbf\n", "contains no key"),
             (b"\xff\xfes\0k\0", "UTF-16"),
             (b"sk-one\nsk-\xff\n", "line 2 is not UTF-8"),
             (b"sk-one\n\"sk-two\"\n", "line 2 of server.api_key_file"),
@@ -379,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn options_stand_behind_the_key_among_the_models() {
+    fn options_may_be_anywhere_after_the_key() {
         let hello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824 name=greeting a";
         let known = keys(&["sk-one a requests_per_minute=6 b name=one", "sk-two", hello, "sk=three name=3"]).unwrap();
         let named = |key: &Key| (key.name().map(str::to_owned), key.models().join(" "), key.rates().requests.is_some());
@@ -392,7 +396,7 @@ mod tests {
 
         let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         for (lines, part) in [
-            (&["sk-one", "sk-two name="][..], "entry 2 of server.api_keys has a wrong value for name"),
+            (&["sk-one", "sk-two name="][..], "entry 2 of server.api_keys has an invalid name"),
             (&["sk-one sk_secret=1"], "entry 1 of server.api_keys has an unknown option"),
             (&["name=alice sk-one"], "entry 1 of server.api_keys begins with an option"),
             (
@@ -415,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keys_say_of_models_must_be_so() {
+    fn models_of_keys_must_be_configured() {
         let names = || ["small", "big"].into_iter();
         assert_eq!(keys(&["sk-one small", "sk-two"]).unwrap().check_models(names()), Ok(()));
         for (line, part) in [("sk-one other", "\"other\""), ("small", "\"small\""), ("big small", "\"big\"")] {
@@ -425,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_file_whose_last_line_does_not_end_replaces_no_keys() {
+    fn a_changed_key_file_without_a_final_line_break_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys");
         let read = |content: &str| {
@@ -444,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_shows_a_key() {
+    fn debug_and_serialized_keys_are_hidden() {
         let secret = "sk-secret-0123456789";
         let written = ApiKeys::new([secret]);
         assert!(!format!("{written:?}").contains(secret));

@@ -1,24 +1,26 @@
-//! An LLM's token embeddings, served as text embeddings.
+//! Serves an LLM's token embeddings as text embeddings.
 //!
-//! A *layer-0 checkpoint* is a model's embedding table and final norm. A text is tokenized with the
-//! model's own tokenizer, each token's row is normalized, the rows are averaged: no positions, no
-//! attention, so the norm collapses to a few numbers per vocabulary row and a text costs one gather
-//! and one sum.
+//! A *layer-0 checkpoint* is a model's embedding table and final norm. The vector of a text is computed in three steps:
+//! the model's own tokenizer splits it into tokens, the row of each token is normalized, and the mean of the rows is
+//! the vector. There are no positions and no attention. So the norm reduces to a few numbers per row of the table,
+//! which are computed once at load, and a text costs one gather and one sum.
 //!
-//! The map, from the disk to the wire:
+//! The modules, from the files to the network:
 //!
-//! * [`checkpoint`] opens a directory: [`checkpoint::family`] knows model types, tensor names and
-//!   norms, [`checkpoint::weights`] finds tensors in safetensors files, [`checkpoint::map`] maps them.
-//! * [`table`] holds rows as they are stored; [`norm`] turns a final norm into numbers per row.
-//! * [`pooling`] is the seam to the arithmetic: the CPU's own kernel, our own on CUDA, candle elsewhere.
-//! * [`tokenize`] is the seam to tokenizers; [`cl100k`] reads the token ids that OpenAI's clients send.
-//! * [`embedder`] joins them: text or token ids to vectors. Sync; knows no HTTP, no config file.
-//! * [`extract`] makes layer-0 directories of whole models; `hub` (feature `hub`) gives it models of the Hub, and
-//!   [`location`] tells an id from a path.
-//! * `refine` makes better rows from the same table, `fit` moves them toward a teacher's vectors, and `eval` measures how
-//!   good vectors are (feature `refine`).
+//! * [`checkpoint`] opens a model directory: [`checkpoint::family`] knows model types, tensor names and norms,
+//!   [`checkpoint::weights`] finds tensors in safetensors files, and [`checkpoint::map`] maps the files into memory.
+//! * [`table`] holds the rows as they are stored; [`norm`] reduces a final norm to numbers per row.
+//! * [`pooling`] computes the mean: with this crate's own kernels on CPU and CUDA, and with candle on Metal.
+//! * [`tokenize`] is the interface to tokenizers; [`cl100k`] decodes the token IDs that OpenAI's clients send.
+//! * [`embedder`] combines them: it turns texts or token IDs into vectors. It is synchronous and knows neither HTTP nor
+//!   configuration files.
+//! * [`extract`] makes layer-0 checkpoints from whole models; `hub` (feature `hub`) downloads models from the Hugging
+//!   Face Hub, and [`location`] distinguishes a Hub ID from a path.
+//! * `refine` improves the rows of a table, `fit` moves them toward the vectors of a teacher model, and `eval` measures
+//!   the quality of vectors (feature `refine`).
 //! * `bulk` embeds whole files (feature `bulk`).
-//! * [`config`], [`client`], [`registry`], [`workers`], [`openai`] and [`server`] make a server of it (feature `server`).
+//! * [`server`] is the HTTP server. [`config`], [`keys`], [`registry`], [`workers`] and [`openai`] are its parts, and
+//!   [`client`] is a client for such servers (feature `server`).
 //!
 //! ```no_run
 //! use embedding_server::{checkpoint::Checkpoint, embedder::{Embedder, Settings}};
@@ -30,7 +32,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-// These panic where their stream is closed or full. `cli::output` writes without.
+// These macros panic if their stream is closed or full. `cli::output` writes without panicking.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(feature = "bulk")]

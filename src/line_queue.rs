@@ -1,8 +1,9 @@
-//! Lines for a reader who may have stopped reading: a bounded queue, and a thread of its own that writes.
+//! A bounded queue of lines with a thread that writes them, for output whose reader may stop reading.
 //!
-//! A pipe whose reader stands still blocks whoever writes to it, and standard error is such a pipe under most
-//! supervisors. Here only the writing thread blocks. Lines that find no room in the queue are dropped and counted.
-//! (`tracing-appender` is bounded by lines alone, and prints to standard output when its queue is full at the exit.)
+//! A write to a pipe blocks while the pipe is full and nobody reads it, and standard error is a pipe under most
+//! supervisors.
+//! With this queue only the writing thread blocks. Lines that do not fit into the queue are dropped and counted.
+//! (`tracing-appender` limits only the number of lines, and prints to standard output if its queue is full at exit.)
 
 use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,64 +11,66 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Bytes that wait for the writing thread: some ten thousand lines of the access log.
+/// The capacity of the queue in bytes: about ten thousand lines of the access log.
 const CAPACITY: usize = 4 << 20;
 
-/// Bytes of one write. A pipe takes so many at once, and never mixes them with what other processes write.
+/// The size limit of one write in bytes. A write of this size to a pipe is atomic: it is not mixed with other
+/// processes' output.
 const WRITE: usize = 4096;
 
-/// What the writing thread sleeps after a batch. Under load lines gather meanwhile, and no request wakes the thread.
+/// How long the writing thread sleeps after a batch. Under load, lines gather in that time, and no request has to wake
+/// the thread.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long a flush goes on while the reader takes nothing.
+/// How long a flush continues while no byte can be written.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// How long a flush goes on with a reader that is slow.
+/// How long a flush continues in total.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines this process has dropped.
+/// Returns the number of lines that this process has dropped.
 pub fn dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// The queue's entrance. What is written at once, such as one line, is taken or dropped as a whole.
+/// The writing end of the queue. The bytes of one write, such as one line, are queued or dropped as a whole.
 #[derive(Clone)]
 pub struct LineQueue(Arc<Shared>);
 
-/// Waits when it is dropped until the queue has been written, or the reader has stopped reading.
+/// Waits, when it is dropped, until the queue has been written or its reader has stopped reading.
 #[must_use]
 pub struct FlushOnDrop(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    /// There is something to write, or to hurry for.
+    /// Notified when there is something to write, or when a flush begins.
     filled: Condvar,
-    /// Something has been written.
+    /// Notified when something has been written.
     written: Condvar,
 }
 
 #[derive(Default)]
 struct State {
     pending: Vec<u8>,
-    /// The thread waits for `filled`.
+    /// Whether the thread waits for `filled`.
     idle: bool,
-    /// Lines that found no room and have not been reported yet.
+    /// The number of dropped lines that have not been reported yet.
     unreported: u64,
-    /// Bytes that have been taken from `pending`, and how many of these have been dealt with.
+    /// The number of bytes that have been taken from `pending`, and how many of these have been written or dropped.
     taken: u64,
     done: u64,
     hurry: bool,
 }
 
 impl LineQueue {
-    /// Starts the thread that writes to `out`. When the queue was full and has room again, `report` is called on that
-    /// thread with the number of lines that were dropped meanwhile.
+    /// Starts the thread that writes to `out`. After lines were dropped, as soon as the queue has room again, the
+    /// thread calls `report` with the number of dropped lines.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system does not provide a thread.
     pub fn start(
         name: &str,
         out: impl Write + Send + 'static,
@@ -106,7 +109,7 @@ impl Write for LineQueue {
 }
 
 impl Shared {
-    /// A poisoned lock is taken all the same: no code that can panic runs under it.
+    /// Locks the state even if the lock is poisoned: no code that can panic runs while it is held.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +117,7 @@ impl Shared {
     fn write(&self, mut out: impl Write, report: impl Fn(u64)) {
         loop {
             let (batch, unreported) = self.next_batch();
-            // The queue has room now, and holds nothing that came later than what was dropped.
+            // The queue has room now, and everything in it is older than the dropped lines.
             if unreported > 0 {
                 report(unreported);
             }
@@ -131,7 +134,7 @@ impl Shared {
         }
     }
 
-    /// Waits for something to write. Gives back with it how many lines were dropped after it.
+    /// Waits for something to write, and returns it with the number of lines that were dropped after it.
     fn next_batch(&self) -> (Vec<u8>, u64) {
         let mut state = self.lock();
         if !state.hurry {
@@ -164,7 +167,8 @@ impl Drop for FlushOnDrop {
     }
 }
 
-/// The length of the lines at the beginning of `bytes` that fit into one write; of the first line, if it does not fit.
+/// Returns the length of the lines at the beginning of `bytes` that fit into one write, or of the first line if it does
+/// not fit.
 fn whole_lines(bytes: &[u8]) -> usize {
     let fitting = bytes.get(..WRITE).unwrap_or(bytes);
     if fitting.len() == bytes.len() {
@@ -174,7 +178,7 @@ fn whole_lines(bytes: &[u8]) -> usize {
     end.map_or(bytes.len(), |end| end + 1)
 }
 
-/// As [`Write::write_all`]; waits for a pipe that whoever started this process has made non-blocking.
+/// Like [`Write::write_all`], but waits if the parent process has made the pipe non-blocking.
 fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -198,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// A reader that takes what it is allowed to take.
+    /// A writer that accepts as many bytes as the test allows.
     struct Gate {
         open: mpsc::Receiver<()>,
         taken: Arc<Mutex<Vec<u8>>>,
@@ -206,9 +210,9 @@ mod tests {
 
     impl Write for Gate {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // A sender that is gone has opened the gate for good.
+            // After the sender is dropped, everything is accepted.
             let _ = self.open.recv();
-            // Pipes take a part, and say so.
+            // Like a pipe, it may accept only a part.
             let part = &bytes[..bytes.len().min(1000)];
             self.taken.lock().unwrap().extend_from_slice(part);
             Ok(part.len())
@@ -220,14 +224,14 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_find_no_room_are_dropped_and_the_others_come_in_order() {
+    fn lines_that_do_not_fit_are_dropped_and_the_others_stay_in_order() {
         let (open, gate) = mpsc::channel();
         let taken = Arc::<Mutex<Vec<u8>>>::default();
         let (reported, reports) = mpsc::channel();
         let out = Gate { open: gate, taken: Arc::clone(&taken) };
         let (mut queue, flush) = LineQueue::start("test", out, move |n| reported.send(n).unwrap()).unwrap();
         let line = |n: usize| format!("{n:>99}\n");
-        // Nothing is read: the first lines are with the thread, those after them in the queue, and then there is no room.
+        // Nothing is read: the thread holds the first lines, the queue holds the next ones, and then the queue is full.
         let lines = 3 * CAPACITY / 100;
         for n in 0..lines {
             queue.write_all(line(n).as_bytes()).unwrap();
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_waits_for_a_reader_who_reads_and_not_for_one_who_does_not() {
+    fn a_flush_waits_only_for_a_reader_that_reads() {
         let (open, gate) = mpsc::channel();
         let taken = Arc::<Mutex<Vec<u8>>>::default();
         let out = Gate { open: gate, taken: Arc::clone(&taken) };
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_is_gone_costs_lines_and_nothing_else() {
+    fn a_closed_output_only_loses_lines() {
         struct Closed;
         impl Write for Closed {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -1,8 +1,8 @@
-//! The program: hands its arguments to the command line of the library.
+//! The program `embedding-server`. Its command line is in the library, in [`embedding_server::cli`].
 
 use std::process::ExitCode;
 
-/// Once Gemma 3's tokenizer is loaded, glibc's malloc holds 286 MB of what it took, mimalloc 86 MB.
+/// The allocator is mimalloc: after loading Gemma 3's tokenizer it keeps 86 MB, and glibc's malloc 286 MB.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

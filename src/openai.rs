@@ -1,4 +1,5 @@
-//! The wire types, named as in OpenAI's API description. No limits of a model, no status codes.
+//! The request and response types of the HTTP API, named as in OpenAI's API description. They know neither the limits
+//! of a model nor status codes.
 
 mod request;
 
@@ -17,12 +18,14 @@ use crate::embedder::Input;
 #[schema(example = json!({"input": "hello", "model": "text-embedding-3-small"}))]
 pub struct CreateEmbeddingRequest {
     pub input: Inputs,
-    /// The id or alias of a model. If it is missing, the default model answers.
+    /// The ID or an alias of a model. If it is missing, the default model is used.
     pub model: Option<String>,
-    /// `base64` gives the same numbers as little-endian f32, in base64's standard alphabet with padding.
+    /// `base64` returns the same numbers as little-endian 32-bit floats, in base64's standard alphabet with
+    /// padding.
     #[schema(value_type = Option<EncodingFormat>, default = "float")]
     pub encoding_format: EncodingFormat,
-    /// How many numbers each vector has. The vector is cut to its first numbers and scaled to length 1 again.
+    /// The number of dimensions of each vector. Longer vectors are cut to their first numbers and scaled to length
+    /// 1 again.
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimensions: Option<u64>,
     /// Ignored.
@@ -35,7 +38,7 @@ pub struct CreateEmbeddingRequest {
 #[schema(example = json!({"input": "hello", "model": "text-embedding-3-small"}))]
 pub struct CreateTokensRequest {
     pub input: Inputs,
-    /// The id or alias of a model. If it is missing, the default model answers.
+    /// The ID or an alias of a model. If it is missing, the default model is used.
     pub model: Option<String>,
 }
 
@@ -48,21 +51,22 @@ pub struct CreateTokensRequest {
 }))]
 pub struct CreateSimilarityRequest {
     pub input: Inputs,
-    /// Texts to compare with the inputs. If they are missing, the inputs are compared with each other.
+    /// The texts to compare with the inputs. If they are missing, the inputs are compared with each other.
     pub queries: Option<Inputs>,
-    /// The id or alias of a model. If it is missing, the default model answers.
+    /// The ID or an alias of a model. If it is missing, the default model is used.
     pub model: Option<String>,
-    /// How many numbers of each vector are compared.
+    /// The number of dimensions that are compared, from the beginning of each vector.
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimensions: Option<u64>,
 }
 
-/// A string, a list of strings, a list of token ids, or a list of lists of token ids; here always a list.
+/// The inputs of a request: a string, a list of strings, a list of token IDs, or a list of lists of token IDs. After
+/// parsing it is always a list.
 #[derive(Debug, PartialEq, Default)]
 pub struct Inputs {
-    /// No more than were asked for.
+    /// The inputs, at most as many as the parser was told to keep.
     pub list: Vec<Input>,
-    /// How many the request has.
+    /// The number of inputs in the request.
     pub count: usize,
 }
 
@@ -71,11 +75,11 @@ pub struct Inputs {
 pub enum EncodingFormat {
     #[default]
     Float,
-    /// Little-endian f32, standard alphabet, padded.
+    /// Little-endian 32-bit floats in base64's standard alphabet, with padding.
     Base64,
 }
 
-/// Values of `object`, each the only one where it stands.
+/// Defines the type of an `object` field, which has a single possible value.
 macro_rules! object {
     ($name:ident, $value:ident) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -91,8 +95,8 @@ object!(EmbeddingObject, Embedding);
 object!(TokensObject, Tokens);
 object!(SimilarityObject, Similarity);
 
-/// The answer of POST /v1/embeddings.
-// `server/write.rs` writes it, and the next two, without making one of these.
+/// The response of POST /v1/embeddings.
+// `server/write.rs` writes the bytes of this response and of the next two without creating these types.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",
@@ -104,7 +108,7 @@ pub struct CreateEmbeddingResponse {
     #[schema(inline)]
     pub object: ListObject,
     pub data: Vec<Embedding>,
-    /// The model as the request named it.
+    /// The name of the model, as in the request.
     pub model: String,
     pub usage: Usage,
 }
@@ -119,7 +123,7 @@ pub struct Embedding {
     pub embedding: Vector,
 }
 
-/// A list of numbers or a base64 string, as `encoding_format` asks.
+/// An array of numbers or a base64 string, depending on `encoding_format`.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Vector {
@@ -129,12 +133,12 @@ pub enum Vector {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Usage {
-    /// How many tokens the vectors are the mean of.
+    /// The number of tokens over which the vectors are the mean.
     pub prompt_tokens: usize,
     pub total_tokens: usize,
 }
 
-/// The answer of POST /v1/tokenize.
+/// The response of POST /v1/tokenize.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",
@@ -146,7 +150,7 @@ pub struct CreateTokensResponse {
     #[schema(inline)]
     pub object: ListObject,
     pub data: Vec<Tokens>,
-    /// The model as the request named it.
+    /// The name of the model, as in the request.
     pub model: String,
     pub usage: Usage,
 }
@@ -157,14 +161,14 @@ pub struct Tokens {
     pub object: TokensObject,
     /// The position of the input in the request.
     pub index: usize,
-    /// Ids of the model's own vocabulary. They include special tokens if the model's mean includes them.
+    /// IDs in the model's own vocabulary. They include special tokens if the model's mean includes them.
     pub ids: Vec<u32>,
-    /// The text of each token; a byte that is not a character by itself is written as `<0xEC>`.
+    /// The text of each token. A byte that is not a whole character is written as `<0xEC>`.
     pub pieces: Vec<String>,
     pub count: usize,
 }
 
-/// The answer of POST /v1/similarity.
+/// The response of POST /v1/similarity.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",
@@ -176,23 +180,23 @@ pub struct CreateSimilarityResponse {
     #[schema(inline)]
     pub object: ListObject,
     pub data: Vec<Similarity>,
-    /// The model as the request named it.
+    /// The name of the model, as in the request.
     pub model: String,
     pub usage: Usage,
 }
 
-/// One row of the matrix.
+/// One row of the similarity matrix.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Similarity {
     #[schema(inline)]
     pub object: SimilarityObject,
-    /// The position of the row's query in `queries` (in `input` if there are no queries).
+    /// The position of the row's query in `queries`, or in `input` if there are no queries.
     pub index: usize,
     /// The cosine similarity with each input.
     pub similarity: Vec<f32>,
 }
 
-/// An entry of GET /v1/models, and GET /v1/models/{id}.
+/// One model: an entry of GET /v1/models, and the response of GET /v1/models/{id}.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"
@@ -201,7 +205,7 @@ pub struct Model {
     pub id: String,
     #[schema(inline)]
     pub object: ModelObject,
-    /// Unix seconds.
+    /// When the model's files were last changed, in Unix seconds.
     pub created: u64,
     pub owned_by: &'static str,
 }
@@ -212,7 +216,7 @@ impl Model {
     }
 }
 
-/// GET /v1/models.
+/// The response of GET /v1/models.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",
@@ -224,7 +228,7 @@ pub struct ListModelsResponse {
     pub data: Vec<Model>,
 }
 
-/// Every error on every path.
+/// An error response. Errors have this form on every path.
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({"error": {
     "message": "What happened, and what to do about it.", "type": "invalid_request_error", "param": "input", "code": null
@@ -254,9 +258,9 @@ impl PartialSchema for Inputs {
         let one_of = OneOfBuilder::new()
             .item(text().description(Some("A text.")))
             .item(ArrayBuilder::new().items(text()).min_items(Some(1)).description(Some("Texts.")))
-            .item(ids().min_items(Some(1)).description(Some("One input as token ids.")))
-            .item(ArrayBuilder::new().items(ids()).min_items(Some(1)).description(Some("Inputs as token ids.")));
-        one_of.description(Some("Token ids are cl100k_base's, unless the model's `token_input` says otherwise.")).into()
+            .item(ids().min_items(Some(1)).description(Some("One input as token IDs.")))
+            .item(ArrayBuilder::new().items(ids()).min_items(Some(1)).description(Some("Inputs as token IDs.")));
+        one_of.description(Some("Token IDs are those of the encoding cl100k_base, unless the model's setting `token_input` says otherwise.")).into()
     }
 }
 

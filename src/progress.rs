@@ -1,30 +1,30 @@
-//! The seam through which long work says how far it is.
+//! The interface through which long operations report their progress.
 
-/// Told of each long piece of work. Called from the thread that does it.
+/// Receives progress reports. Its methods are called on the thread that does the work.
 pub trait Progress: Sync {
-    /// Work on `what` begins: `done` of `total` bytes are there already.
+    /// An operation named `what` begins, with `done` of `total` bytes already done.
     fn start(&self, what: &str, done: u64, total: u64);
-    /// Work on `what` begins, of `total` pieces that are no bytes.
+    /// An operation named `what` begins that consists of `total` items other than bytes.
     fn start_counted(&self, what: &str, total: u64);
-    /// So many more bytes or pieces are done.
+    /// `by` more bytes or items are done.
     fn advance(&self, by: u64);
-    /// The work that was started is over.
+    /// The current operation has ended.
     fn finish(&self);
-    /// Something that a user who waits should know.
+    /// Reports something that the user should know.
     fn note(&self, text: &str);
-    /// Something that explains what happens next, and asks for nothing.
+    /// Reports what happens next. The user does not have to do anything about it.
     fn remark(&self, text: &str) {
         self.note(text);
     }
 }
 
-/// "1 file", "2 files": a count with its noun, whose plural takes an s.
+/// Formats a count with its noun, such as "1 file" or "2 files". The plural of the noun must end in s.
 pub fn counted(count: impl TryInto<u64>, noun: &str) -> String {
     let count = count.try_into().unwrap_or(u64::MAX);
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Says nothing.
+/// Ignores all reports.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -35,15 +35,15 @@ impl Progress for Silent {
     fn note(&self, _: &str) {}
 }
 
-/// Writes the beginning of each piece, and notes, to the log: for a server that loads.
+/// Writes the beginning of each operation, and all notes, to the log. The server uses it while loading models.
 pub struct Logged;
 
 impl Progress for Logged {
     fn start(&self, what: &str, done: u64, total: u64) {
-        tracing::info!(what, done, total, "fetching");
+        tracing::info!(what, done, total, "downloading");
     }
     fn start_counted(&self, what: &str, total: u64) {
-        tracing::info!(what, total, "working");
+        tracing::info!(what, total, "operation started");
     }
     fn advance(&self, _: u64) {}
     fn finish(&self) {}

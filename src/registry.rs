@@ -1,4 +1,4 @@
-//! Which models there are, under which names, and whether they are loaded. No HTTP.
+//! The registry of configured models: their names, and whether they are loaded. It knows nothing of HTTP.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,25 +22,25 @@ pub struct Registry {
     default: String,
 }
 
-/// One configured model, loaded or not yet.
+/// One configured model, which may not be loaded yet.
 pub struct Entry {
     index: usize,
     config: Model,
     embedder: OnceLock<Arc<Embedder>>,
-    /// When its files were last changed, in Unix seconds.
+    /// When the model's files were last changed, in Unix seconds.
     created: u64,
-    /// Its files as they were before they were read.
+    /// The state of the model's files before they were read.
     stamp: Stamp,
 }
 
 impl Registry {
-    /// Nothing is loaded yet.
+    /// Creates the registry for a configuration, with no model loaded.
     pub fn new(config: &Config) -> Self {
         Self::replacing(&Self { models: Vec::new(), by_name: HashMap::new(), default: String::new() }, config)
     }
 
-    /// The registry of another configuration. A model of this one that is loaded, with the same files and settings, stays
-    /// loaded, whatever its names are now.
+    /// Creates the registry for a new configuration. A model of this registry stays loaded in the new one if its
+    /// files and settings are the same; its names may differ.
     pub fn replacing(&self, config: &Config) -> Self {
         let models = config.models.iter().enumerate().map(|(index, model)| {
             let entry = Entry::new(index, model.clone().on(&config.server));
@@ -54,7 +54,8 @@ impl Registry {
         Self::of(models.collect(), config.default_model().to_owned())
     }
 
-    /// The same models, but for those that have none of these names. The default stays only where it is among them.
+    /// Returns a registry with only the models that have one of these names. It has a default model only if the
+    /// default is among them.
     pub fn only(&self, names: &[String]) -> Self {
         let kept = self.models.iter().filter(|entry| entry.names().any(|name| names.iter().any(|n| n == name)));
         Self::of(kept.cloned().collect(), self.default.clone())
@@ -66,24 +67,24 @@ impl Registry {
         Self { models, by_name, default }
     }
 
-    /// The model of that id or alias; for `None` the default one.
+    /// Returns the model with this ID or alias, or the default model for `None`.
     pub fn get(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
         self.by_name.get(name.unwrap_or(&self.default))
     }
 
-    /// All models, in the order of the configuration.
+    /// Returns all models, in the order of the configuration.
     pub fn models(&self) -> &[Arc<Entry>] {
         &self.models
     }
 
-    /// Whether one of the models is this one.
+    /// Returns whether `embedder` is one of the loaded models.
     pub fn has(&self, embedder: &Weak<Embedder>) -> bool {
         let is_it =
             |entry: &Arc<Entry>| entry.embedder().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), embedder.as_ptr()));
         self.models.iter().any(is_it)
     }
 
-    /// The ids that are not loaded yet.
+    /// Returns the IDs of the models that are not loaded yet.
     pub fn loading(&self) -> Vec<&str> {
         self.models.iter().filter(|entry| entry.embedder().is_none()).map(|entry| entry.id()).collect()
     }
@@ -100,14 +101,14 @@ impl Entry {
         Self { index, config, embedder: OnceLock::new(), created, stamp }
     }
 
-    /// Whether this one's vectors are what `other`'s would be once it is loaded.
+    /// Returns whether this model is loaded and gives the same vectors as `other` will once it is loaded.
     fn is_as_good_as(&self, other: &Self) -> bool {
         let settings = |model: &Model| Model { id: String::new(), aliases: Vec::new(), ..model.clone() };
         let intact = self.embedder().is_some_and(|embedder| embedder.damage().is_none());
         intact && settings(&self.config) == settings(&other.config) && self.stamp == other.stamp
     }
 
-    /// Its place in the configuration.
+    /// Returns the position of the model in the configuration.
     pub fn index(&self) -> usize {
         self.index
     }
@@ -116,7 +117,7 @@ impl Entry {
         &self.config.id
     }
 
-    /// Its id, then its aliases.
+    /// Returns the ID, then the aliases.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         std::iter::once(&self.config.id).chain(&self.config.aliases).map(String::as_str)
     }
@@ -125,16 +126,16 @@ impl Entry {
         self.created
     }
 
-    /// `None` while it loads.
+    /// Returns the loaded model, or `None` while it is loading.
     pub fn embedder(&self) -> Option<&Arc<Embedder>> {
         self.embedder.get()
     }
 
-    /// Opens the checkpoint, fetched if it is a Hub id, and reads its table once. [`Entry::publish`] makes it served. The
-    /// search, if any, is for a faster tokenizer: [`Embedder::start`].
+    /// Downloads the checkpoint if it is a Hub ID, opens it, and reads its table once. The result is not served
+    /// before [`Entry::publish`]. The search, if there is one, is for a faster tokenizer (see [`Embedder::start`]).
     ///
     /// # Errors
-    /// When it cannot be served as configured.
+    /// If the model cannot be served as configured.
     pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), LoadError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
@@ -162,7 +163,7 @@ impl Entry {
             "model loaded"
         );
         if let Some(reason) = embedder.why_cpu() {
-            tracing::warn!(model = self.id(), reason, "device = \"auto\" is the CPU");
+            tracing::warn!(model = self.id(), reason, "device = \"auto\" has chosen the CPU");
         }
         if let (None, Some(remark)) = (&search, embedder.choice().remark()) {
             tracing::info!(model = self.id(), "{remark}");
@@ -170,14 +171,16 @@ impl Entry {
         Ok((Arc::new(embedder), search))
     }
 
-    /// From here on it answers.
+    /// Makes the loaded model available to requests.
     pub fn publish(&self, embedder: Arc<Embedder>) {
-        // Already set only if two threads load the same entry: either is good.
+        // The embedder is already set only if two threads have loaded the same entry. Then either of them can
+        // be used.
         let _ = self.embedder.set(embedder);
     }
 }
 
-/// Where a model's files are, if they are local: a Hub id stays what it was resolved to.
+/// Returns the files and directories of a model. A Hub ID is not a file, and its revision does not change while the
+/// server runs.
 pub fn files(model: &Model) -> impl Iterator<Item = &Path> {
     std::iter::once(&model.path).chain(&model.tokenizer).chain(&model.config).map(PathBuf::as_path)
 }

@@ -1,4 +1,8 @@
-//! The HTTP server: binds first, answers while models load, drains before it stops.
+//! The HTTP server: it binds its port before any model is loaded, and drains before it stops.
+//!
+//! [`State`] holds one configuration with its models. A reload makes another `State` ([`State::next`]), loads the
+//! models that are new, and then activates it ([`State::take_over`]); requests in flight finish with the `State` that
+//! they began with. [`serve`] accepts connections until the server is asked to stop.
 
 mod accept;
 mod access;
@@ -77,44 +81,44 @@ use sockets::SocketThreads;
 use throttle::Throttle;
 use tls::Tls;
 
-/// What every request may look at: a configuration and its models, and what outlives them when another takes their place
-/// ([`State::next`]).
+/// One configuration with its models, and what is shared by all configurations of the process (see [`State::next`]).
+/// Every request handler receives it.
 #[derive(Clone)]
 pub struct State {
     pub registry: Registry,
     pub config: Arc<Config>,
     keys: Arc<Keys>,
     usage: AllUsage,
-    /// Of the key that sees this state, where its tokens are limited.
+    /// The limiter of the API key that this state is restricted to, if the key's tokens are limited.
     limiter: Option<Arc<Limiter>>,
     tls: Arc<Tls>,
-    // From here on, what outlives them.
+    // The fields from here on are shared with the states of later configurations.
     pub workers: Arc<Workers>,
     metrics: Arc<Metrics>,
     admission: Arc<Admission>,
     draining: Arc<AtomicBool>,
     serving: Arc<ArcSwapOption<Serving>>,
-    /// Held by the one search for a faster tokenizer that runs.
+    /// Held while a thread loads a faster tokenizer, so that only one such thread runs at a time.
     searching: Arc<Mutex<()>>,
 }
 
-/// What new requests get.
+/// The state that answers new requests, and its routes.
 struct Serving {
     state: Arc<State>,
     routes: Routes,
 }
 
-/// Models that answer, and could sooner: [`State::quicken`].
+/// Models that are being served while a faster tokenizer for them can still be loaded. See [`State::quicken`].
 #[must_use]
 pub struct Searches(Vec<(Arc<Entry>, Search)>);
 
 impl State {
-    /// Reads the keys and certificates that `config` names. No model is loaded yet.
+    /// Reads the API keys and the certificate that `config` names. No model is loaded yet.
     ///
     /// # Errors
-    /// When they cannot be read, or no worker threads can be started.
+    /// If the keys or the certificate cannot be read, or the worker threads cannot be started.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let threads = |e: std::io::Error| ConfigError(format!("cannot start the threads of server.threads: {e}"));
+        let threads = |e: std::io::Error| ConfigError(format!("cannot start the worker threads (server.threads): {e}"));
         let keys = keys(&config)?;
         if let Some(warning) = keys.warning() {
             tracing::warn!("{warning}");
@@ -135,10 +139,10 @@ impl State {
         })
     }
 
-    /// The state of another configuration, to take this one's place: [`State::load`] it, then [`State::take_over`].
+    /// Returns the state for another configuration. Call [`State::load`] and then [`State::take_over`] on it.
     ///
     /// # Errors
-    /// When the keys or certificates that `config` names cannot be read, or the key file may be half written.
+    /// If the keys or the certificate that `config` names cannot be read, or the key file may be only half written.
     pub fn next(&self, config: Config) -> Result<Self, ConfigError> {
         let keys = keys(&config)?;
         keys.may_replace(&self.keys).map_err(ConfigError)?;
@@ -152,7 +156,8 @@ impl State {
         })
     }
 
-    /// New requests get this state from here on; those in flight finish on the one that they have.
+    /// Makes this state the one that answers new requests. Requests in flight finish with the state that they began
+    /// with.
     pub fn take_over(self: &Arc<Self>) {
         self.warn_without_keys();
         let routes = router(self);
@@ -163,12 +168,13 @@ impl State {
         let host = &self.config.server.host;
         if !host.is_loopback() && self.keys.is_empty() {
             tracing::warn!(
-                "NO API KEYS: everybody who can reach {host} may use this server; set server.api_keys or server.api_key_file"
+                "NO API KEYS: everyone who can reach {host} may use this server; set server.api_keys or \
+                 server.api_key_file"
             );
         }
     }
 
-    /// This state as somebody sees it who has this key, if that is another than without keys.
+    /// Returns this state restricted to what `key` may use, or `None` if the key has no restriction.
     fn seen_by(&self, key: &Key, limiter: Option<&Arc<Limiter>>) -> Option<Self> {
         let limiter = limiter.filter(|limiter| limiter.limits_tokens()).cloned();
         match key.models() {
@@ -178,11 +184,12 @@ impl State {
         }
     }
 
-    /// Loads the models that are not loaded yet, each on a thread of its own. A model answers when as many workers as can
-    /// run at the same time have used its tokenizer once. What is left to do, while they answer, is for [`State::quicken`].
+    /// Loads the models that are not loaded yet, each on its own thread. A model is published once the worker threads
+    /// have warmed up its tokenizer. Pass the result to [`State::quicken`], which loads faster tokenizers in the
+    /// background.
     ///
     /// # Errors
-    /// The first model that cannot be loaded.
+    /// The error of the first model that cannot be loaded.
     pub async fn load(&self) -> Result<Searches, LoadError> {
         let mut searches = Vec::new();
         let mut loads = JoinSet::new();
@@ -204,8 +211,8 @@ impl State {
         Ok(Searches(searches))
     }
 
-    /// Gives the models their fastest tokenizers, one model after the other, on one thread beside the requests. A model that
-    /// a reload has replaced meanwhile is left out.
+    /// Replaces the tokenizers of models by faster ones that take longer to load: one model after the other, on one
+    /// background thread. A model that a reload has replaced in the meantime is skipped.
     pub async fn quicken(&self, searches: Searches) {
         for (entry, search) in searches.0 {
             let turn = Arc::clone(&self.searching).lock_owned().await;
@@ -213,7 +220,7 @@ impl State {
             let (serving, wanted) = (Arc::clone(&self.serving), Arc::downgrade(embedder));
             let is_wanted = move || serving.load().as_ref().is_none_or(|now| now.state.registry.has(&wanted));
             let (found, choice) = oneshot::channel();
-            // Not one of the runtime's threads, which a shutdown would wait for.
+            // This is not a thread of the runtime, because the runtime's shutdown would wait for it.
             let thread = std::thread::Builder::new().name("tokenizer".to_owned());
             let started = thread.spawn(move || {
                 let _turn = turn;
@@ -223,7 +230,7 @@ impl State {
             self.warm(Arc::clone(&choice)).await;
             let replaced = embedder.adopt(Arc::clone(&choice));
             let before = replaced.implementation.name();
-            // The reference's maps take a while to free.
+            // The reference tokenizer's hash maps take a while to free, so they are freed off this thread.
             tokio::task::spawn_blocking(move || drop(replaced));
             let name = choice.implementation.name();
             match choice.remark() {
@@ -234,18 +241,19 @@ impl State {
         }
     }
 
-    /// Lets as many workers use the tokenizer once as can run at the same time: with many more threads than CPUs, the
-    /// rest would only delay the first answer.
+    /// Calls the tokenizer once on each worker thread, because a thread's first call is slow. Only as many threads are
+    /// warmed up as can run at the same time: the others would only delay the first response.
     async fn warm(&self, choice: Arc<Choice>) {
         let mut warming = self.workers.on_each_running_thread(move |_| choice.warm());
         while warming.next().await.is_some() {}
     }
 }
 
-/// After how long it is tried again to take connections where the system does not give them.
+/// The delay before accepting connections again after the system refused to accept one.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Ends what a state and its routes hold of each other.
+/// Clears the active configuration when dropped. The state and its routes hold references to each other, so they would
+/// otherwise never be freed.
 struct Served(Arc<ArcSwapOption<Serving>>);
 
 impl Drop for Served {
@@ -254,7 +262,7 @@ impl Drop for Served {
     }
 }
 
-/// Reads the keys, which may name only models that are configured.
+/// Reads the API keys and checks that they name only configured models.
 fn keys(config: &Config) -> Result<Keys, ConfigError> {
     let server = &config.server;
     let keys = Keys::read(&server.api_keys, server.api_key_file.as_deref()).map_err(ConfigError)?;
@@ -268,12 +276,12 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
     Ok(keys)
 }
 
-/// Serves on `listeners` until `shutdown` and for `server.drain_delay` more, in which /ready says that it ends; then lets
-/// requests in flight finish for at most `server.drain_timeout`. `cut` ends both at once.
-/// Returns how many requests were cut.
+/// Accepts connections on `listeners` until `shutdown` resolves, and for `server.drain_delay` after that, while /ready
+/// answers 503. Then requests in flight may finish for at most `server.drain_timeout`. If `cut` resolves, both waits
+/// end at once. Returns the number of requests that were cut off.
 ///
 /// # Errors
-/// When the system gives no threads for the connections.
+/// If the system does not provide the threads for the connections.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     state: Arc<State>,
@@ -292,7 +300,7 @@ pub async fn serve(
     let connections = Connections::new(&state, &threads, &drain);
     let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
     let first = Arc::clone(&state.config);
-    // A reload may let it go.
+    // A reload may free this state while the server runs.
     drop(state);
     let listeners = listeners.into();
     let mut cut = std::pin::pin!(cut);
@@ -302,28 +310,29 @@ pub async fn serve(
     let config = serving.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
     let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);
     if !delay.0.is_zero() {
-        tracing::info!(%delay, "no longer ready; requests are answered until nobody sends any");
+        tracing::info!(%delay, "shutting down: /ready answers 503, and requests are still accepted during \
+                                server.drain_delay");
         tokio::select! {
             () = accept(&listeners, &connections, tokio::time::sleep(delay.0)) => {}
-            () = cut.as_mut() => return Ok(cut_all(&drain, "a second signal came").await),
+            () = cut.as_mut() => return Ok(cut_all(&drain, "a second stop signal arrived").await),
         }
     }
     drop((listeners, connections));
     tracing::info!(connections = drain.open(), %deadline, "draining");
     Ok(tokio::select! {
         () = drain.finish() => 0,
-        () = tokio::time::sleep(deadline.0) => cut_all(&drain, "the drain deadline has passed").await,
-        () = cut => cut_all(&drain, "a second signal came").await,
+        () = tokio::time::sleep(deadline.0) => cut_all(&drain, "server.drain_timeout has passed").await,
+        () = cut => cut_all(&drain, "a second stop signal arrived").await,
     })
 }
 
 async fn cut_all(drain: &Drain, why: &str) -> usize {
     let requests = drain.cut().await;
-    tracing::warn!(requests, "{why}: closed all connections, and cut the requests that were in flight");
+    tracing::warn!(requests, "{why}: closed all connections and cut off the requests in flight");
     requests
 }
 
-/// Takes connections until `until`.
+/// Accepts connections until `until` resolves.
 async fn accept(listeners: &Listeners, connections: &Connections<'_>, until: impl Future<Output = ()>) {
     let mut until = std::pin::pin!(until);
     let (mut reserve, failures) = (Reserve::new(), Throttle::new(Duration::from_secs(1)));
@@ -339,27 +348,28 @@ async fn accept(listeners: &Listeners, connections: &Connections<'_>, until: imp
             }
             Err(error) => error,
         };
-        // The client of this one is gone, or there is none.
+        // The client closed the connection before it was accepted, or a signal interrupted the call.
         if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted) {
-            tracing::debug!(%error, "a connection was lost before it was taken");
+            tracing::debug!(%error, "a connection was lost before it was accepted");
             continue;
         }
         if let Some(count) = failures.event() {
             tracing::error!(%error, count, "cannot accept connections");
         }
-        // Out of descriptors, most likely. The one in reserve takes a connection, which is told so.
+        // The process is most likely out of file descriptors. The spare one is used to accept a connection and to
+        // answer it with an error.
         if reserve.give_up()
             && let Ok(Ok((socket, _))) = tokio::time::timeout(ACCEPT_AGAIN, listeners.accept()).await
         {
             connections.refuse(socket).await;
         }
-        // What is open must be able to finish first.
+        // Connections that are already open need time to finish.
         tokio::time::sleep(ACCEPT_AGAIN).await;
         reserve.refill();
     }
 }
 
-/// SIGTERM and SIGINT (ctrl-c), which both ask the server to stop.
+/// SIGTERM and SIGINT (Ctrl-C), both of which ask the server to stop.
 pub struct StopSignals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -368,10 +378,10 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Takes the signals from here on.
+    /// Installs the signal handlers.
     ///
     /// # Errors
-    /// When the system refuses signal handlers.
+    /// If the system refuses the signal handlers.
     pub fn listen() -> std::io::Result<Self> {
         #[cfg(unix)]
         {
@@ -382,7 +392,7 @@ impl StopSignals {
         Ok(Self {})
     }
 
-    /// Resolves at the next of them.
+    /// Resolves when the next signal arrives.
     pub async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }

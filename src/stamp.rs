@@ -1,10 +1,11 @@
-//! Whether files are still those that were read: their inodes, sizes and times of change.
+//! Detects changed files by their inode, size and modification time.
 
 use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// What a file or a directory was when it was looked at. Equal stamps: nobody replaced or changed it since.
+/// The state of files and directories at one point in time. If two stamps are equal, none of the files was replaced or
+/// changed in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stamp(Vec<(PathBuf, Option<Identity>)>);
 
@@ -15,11 +16,12 @@ struct Identity {
     modified: Option<SystemTime>,
 }
 
-/// Directories in a checkpoint's directory (a StaticEmbedding module's) are looked into this far.
+/// The depth to which directories are searched. A StaticEmbedding model has one level of subdirectories.
 const DEPTH: usize = 2;
 
 impl Stamp {
-    /// Of these files, and of all files in these directories. Symbolic links are followed; a missing file is one, too.
+    /// Records the state of these files, and of all files in these directories. Symbolic links are followed. That a
+    /// file does not exist is recorded too.
     pub fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut found = Vec::new();
         for path in paths {
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaced_grown_and_vanished_files_are_others() {
+    fn replaced_grown_and_removed_files_change_the_stamp() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("inner");
         std::fs::create_dir(&inner).unwrap();

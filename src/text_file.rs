@@ -1,29 +1,29 @@
-//! Text files that people write: read whole, UTF-8, one byte order mark at the beginning allowed.
+//! Reads text files that people write: whole files in UTF-8, with or without a byte order mark.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::files;
 
-/// The largest file that is read. The files that people write for this program are a thousand times smaller.
+/// The size limit of a file in bytes. Files that people write for this program are a thousand times smaller.
 const LARGEST: u64 = 64 << 20;
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
-/// Reads `path` as text.
+/// Reads the file at `path` as text.
 ///
 /// # Errors
-/// A sentence without the path: the file cannot be read, is a directory, is too large, or is not UTF-8.
+/// A sentence without the path, if the file cannot be read, is a directory, is too large, or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, String> {
     decode(read_bytes(path)?)
 }
 
-/// The text that `bytes` are in UTF-8, without a byte order mark at its beginning.
+/// Decodes `bytes` as UTF-8, without a byte order mark at the beginning.
 ///
 /// # Errors
 /// A sentence that names the encoding, if it can be recognized. It never quotes the bytes, which may be secret.
 pub fn decode(bytes: Vec<u8>) -> Result<String, String> {
-    // ASCII text in UTF-16 has a zero byte beside each letter; UTF-8 text never has a zero byte.
+    // ASCII text in UTF-16 has a zero byte next to each letter. Text in UTF-8 never has a zero byte.
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.iter().take(64).any(|b| *b == 0) {
         return Err("the file is not UTF-8 text; it looks like UTF-16: save it as UTF-8".to_owned());
     }
@@ -50,7 +50,7 @@ fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => "the file does not exist".to_owned(),
         ErrorKind::PermissionDenied => "this user has no permission to read the file".to_owned(),
-        ErrorKind::NotADirectory => "a part of this path is a file, not a directory".to_owned(),
+        ErrorKind::NotADirectory => "a part of the path is a file and not a directory".to_owned(),
         _ => error.to_string(),
     }
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_byte_order_mark_is_left_out_and_other_encodings_are_named() {
+    fn a_byte_order_mark_is_skipped_and_other_encodings_are_named() {
         assert_eq!(decode(b"\xef\xbb\xbfa\n".to_vec()).unwrap(), "a\n");
         assert_eq!(decode(b"\xef\xbb\xbf\xef\xbb\xbfa".to_vec()).unwrap(), "\u{feff}a");
         assert_eq!(decode("grün".into()).unwrap(), "grün");
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_with_a_reason() {
+    fn a_path_that_is_not_a_file_is_refused_with_a_reason() {
         let dir = tempfile::tempdir().unwrap();
         assert!(read(dir.path()).unwrap_err().contains("directory"));
         assert!(read(&dir.path().join("none")).unwrap_err().contains("does not exist"));

@@ -1,9 +1,23 @@
-//! The threads that do the arithmetic, and the order in which they take work.
+//! The worker threads, which tokenize and pool, and the order in which they process jobs.
 //!
-//! A job is cut into slices of at most a few milliseconds. Jobs take turns of a few slices, so a one-line request waits for a
-//! turn or two, never for a whole batch; a job alone gets every thread. A slice that takes longer, such as one long text, lets
-//! jobs with shorter slices have their turns inside of it ([`Workers::run_long`]). A job runs at most a window of slices ahead
-//! of its reader, which bounds what a slow reader holds in memory; one whose reader goes away runs no further.
+//! A job is cut into slices of at most a few milliseconds. Waiting jobs take turns of [`SLICES_OF_A_TURN`] slices, so a
+//! small request waits for a turn or two and never for a whole batch. A job that is alone gets every thread. While a
+//! slice takes longer, such as one long text, jobs with much shorter slices take their turns inside it, at its yield
+//! points ([`Workers::run_long`]). A job runs at most a window of slices ahead of its reader, which limits how much
+//! memory a slow reader costs. If the reader is dropped, the job's remaining slices are not run.
+//!
+//! # Example
+//!
+//! There is one thread. It runs slice 0 of job L, which has 10 slices, when job S with 2 slices is added. The thread
+//! then runs:
+//!
+//! ```text
+//! L0 L1 L2 L3 | S0 S1 | L4 L5 L6 L7 | L8 L9
+//! ```
+//!
+//! So S waits for the rest of one turn, 3 more slices, and not for the other 9. If L0 to L9 were a single slice of 100
+//! ms with yield points, S would run at the first yield point after 4 ms. The window of a job is `2 * threads + 2` = 4
+//! slices: if nobody reads the results of L, it stops after L3 and leaves the queue until a result is read.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -18,54 +32,56 @@ use std::time::{Duration, Instant};
 
 use crate::yield_point::{Stopped, Undisturbed, YieldPoint};
 
-/// A fixed set of threads. Dropping it ends them after the slices they are at.
+/// A fixed set of worker threads. Dropping it ends each thread after its current slice.
 pub struct Workers {
     queue: Arc<Queue>,
 }
 
-/// A slice panicked. The thread lives on.
+/// The message of a panic in a slice. The worker thread survives the panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panicked(pub String);
 
-/// Slices of a job that run one after the other before it is another's turn: what it reads and writes is in the caches then.
+/// The number of slices that a job runs before the next job's turn. Running a few in a row keeps the job's data in the
+/// caches.
 const SLICES_OF_A_TURN: usize = 4;
 
-/// Jobs that wait for each thread where all will be busy for some milliseconds more.
+/// If at least this many jobs per thread are waiting, all threads will be busy for some more milliseconds.
 const AHEAD: usize = 2;
 
 struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
-    /// [`Queue::is_busy`] no longer.
+    /// Notified when [`Queue::is_busy`] has become false.
     few: Condvar,
     threads: usize,
 }
 
 #[derive(Default)]
 struct QueueState {
-    /// Jobs with a slice to claim, in turn. A job is here at most once.
+    /// The jobs that have a slice to claim, in the order of their turns. A job is listed at most once.
     jobs: VecDeque<Turn>,
-    /// By thread: slices that only that one may run.
+    /// For each thread, the slices that only this thread may run.
     own: Vec<VecDeque<(Arc<dyn Slice>, usize)>>,
-    /// How many threads are in [`Workers::wait_while_busy`].
+    /// The number of threads that are blocked in [`Workers::wait_while_busy`].
     watched_by: usize,
     closed: bool,
 }
 
 struct Turn {
     job: Arc<dyn Slice>,
-    /// Slices of this turn that have been claimed.
+    /// The number of slices of this turn that have been claimed.
     had: usize,
 }
 
 trait Slice: Send + Sync {
-    /// The next slice to run, and whether another can be claimed after it; `None` when there is nothing to do now.
+    /// Claims the next slice. Returns its index and whether another slice can be claimed after it, or `None` if there
+    /// is nothing to do now.
     fn claim(&self) -> Option<(usize, bool)>;
-    /// Runs a slice on the thread of that number.
+    /// Runs a slice on the thread with this number.
     fn run(&self, slice: usize, queue: &Queue, thread: usize);
-    /// How long its longest slice takes; zero where none takes more than a few milliseconds.
+    /// Returns how long the longest slice takes, or zero if none takes more than a few milliseconds.
     fn longest(&self) -> Duration;
-    /// Whether its reader went away.
+    /// Returns whether the results will never be read, because their reader was dropped.
     fn is_abandoned(&self) -> bool;
 }
 
@@ -75,21 +91,22 @@ struct Job<T, F> {
     state: Mutex<JobState<T>>,
 }
 
-/// The yield point of a slice that takes longer than a turn: other jobs have turns on its thread, inside of it, if their
-/// slices are far shorter. So a short request waits for a few milliseconds of a long text, and a long text for other long
-/// ones only.
+/// The yield point of a slice that takes longer than a turn. Jobs whose slices are much shorter take turns here, inside
+/// the slice. So a small request waits only a few milliseconds for a long text, and a long text waits only for other
+/// long texts.
 struct LongSlice<'a> {
     queue: &'a Queue,
     job: &'a dyn Slice,
     thread: usize,
-    /// When this slice had the thread back.
+    /// The time at which this slice last started or resumed.
     since: Cell<Instant>,
 }
 
-/// What a long slice does before others have a turn.
+/// How long a long slice runs before other jobs may take a turn inside it.
 const STEP: Duration = Duration::from_millis(4);
 
-/// How much shorter the slices of a job are that has a turn inside of another's. It bounds how deep this can go.
+/// A job may take a turn inside a slice only if its own slices are shorter by this factor, which also limits the
+/// nesting.
 const SHORTER: u32 = 4;
 
 impl YieldPoint for LongSlice<'_> {
@@ -109,19 +126,19 @@ impl YieldPoint for LongSlice<'_> {
 struct JobState<T> {
     slices: usize,
     window: usize,
-    /// The next slice to claim.
+    /// The index of the next slice to claim.
     next: usize,
-    /// Slices that the reader has taken.
+    /// The number of results that the reader has taken.
     read: usize,
-    /// Results of the slices from `read` on.
+    /// The results of the slices from index `read` on, `None` while a slice is running.
     done: VecDeque<Option<Result<T, Panicked>>>,
     reader: Option<Waker>,
-    /// Whether the job stands in the queue.
+    /// Whether the job is in the queue.
     queued: bool,
     abandoned: bool,
 }
 
-/// The results of a job, in the order of its slices. Dropping it abandons the slices not yet begun.
+/// The results of a job, in the order of its slices. Dropping it abandons the slices that have not begun.
 pub struct Slices<T: Send + 'static> {
     queue: Arc<Queue>,
     job: Arc<dyn Reader<T>>,
@@ -129,21 +146,22 @@ pub struct Slices<T: Send + 'static> {
 
 trait Reader<T>: Slice {
     fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool);
-    /// Whether the job still stands in the queue.
+    /// Abandons the job. Returns whether it is still in the queue.
     fn abandon(&self) -> bool;
     fn as_slice(self: Arc<Self>) -> Arc<dyn Slice>;
 }
 
-/// A poisoned lock is taken all the same: no code that can panic runs under one.
+/// Locks `mutex` even if it is poisoned: no code that can panic runs while one of these locks is held.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Workers {
-    /// Starts `threads` threads, or as many as the process may use (its cgroup's quota included) for 0.
+    /// Starts `threads` worker threads, or, for 0, as many as the process may use, which includes the cgroup's CPU
+    /// quota.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// If the system does not provide the threads.
     pub fn start(threads: usize) -> std::io::Result<Self> {
         let threads = if threads > 0 { threads } else { thread::available_parallelism().map_or(1, usize::from) };
         let state = QueueState { own: (0..threads).map(|_| VecDeque::new()).collect(), ..QueueState::default() };
@@ -161,12 +179,12 @@ impl Workers {
         self.queue.threads
     }
 
-    /// How many jobs have a slice that waits for a thread.
+    /// Returns the number of jobs that have a slice waiting for a thread.
     pub fn waiting(&self) -> usize {
         lock(&self.queue.state).jobs.len()
     }
 
-    /// Blocks while all threads have jobs ahead of them, for `limit` at most.
+    /// Blocks while enough jobs are waiting to keep all threads busy, for at most `limit`.
     pub fn wait_while_busy(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut state = lock(&self.queue.state);
@@ -178,7 +196,7 @@ impl Workers {
         state.watched_by -= 1;
     }
 
-    /// Runs `work(0)..work(slices - 1)`, in turns with other jobs.
+    /// Runs `work(0)` to `work(slices - 1)`, in turns with other jobs.
     pub fn run<T, F>(&self, slices: usize, work: F) -> Slices<T>
     where
         T: Send + 'static,
@@ -187,8 +205,9 @@ impl Workers {
         self.enqueue(slices, Duration::ZERO, move |slice, _| work(slice), VecDeque::push_back)
     }
 
-    /// The same where the longest slice takes about `longest`. If that is more than a few milliseconds, the work is to call the
-    /// yield point that it is given; it is stopped there when the [`Slices`] are dropped.
+    /// Like [`Workers::run`], for slices of which the longest takes about `longest`. If that is more than a few
+    /// milliseconds, `work` must call the yield point that it receives. When the [`Slices`] are dropped, the yield
+    /// point tells `work` to stop.
     pub fn run_long<T, F>(&self, slices: usize, longest: Duration, work: F) -> Slices<T>
     where
         T: Send + 'static,
@@ -197,7 +216,8 @@ impl Workers {
         self.enqueue(slices, longest, work, VecDeque::push_back)
     }
 
-    /// As [`Workers::run_long`], for what another job began: its first turn is the next.
+    /// Like [`Workers::run_long`], but the job goes to the front of the queue. It is for the second job of a request,
+    /// whose first job has already waited.
     pub fn run_next<T, F>(&self, slices: usize, longest: Duration, work: F) -> Slices<T>
     where
         T: Send + 'static,
@@ -234,8 +254,8 @@ impl Workers {
         Slices { queue: Arc::clone(&self.queue), job }
     }
 
-    /// Runs `work` once on each of as many threads as can run at the same time, with the thread's number: for what a
-    /// thread has to have before it is fast.
+    /// Runs `work` once on each of as many threads as can run at the same time, with the number of the thread. It
+    /// prepares data that each thread needs before it is fast.
     pub fn on_each_running_thread<T, F>(&self, work: F) -> Slices<T>
     where
         T: Send + 'static,
@@ -275,7 +295,7 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Takes out a job whose reader went away.
+    /// Removes a job whose reader was dropped.
     fn remove(&self, job: &Arc<dyn Slice>) {
         let mut state = lock(&self.state);
         state.jobs.retain(|turn| !std::ptr::addr_eq(Arc::as_ptr(&turn.job), Arc::as_ptr(job)));
@@ -298,8 +318,8 @@ impl Queue {
         }
     }
 
-    /// Runs a turn of the first job whose slices take `longest` at most, and what only this thread may run, inside of the
-    /// slice that this thread is at.
+    /// Runs a turn of the first job whose slices take at most `longest`, and slices that only this thread may run,
+    /// inside the slice that this thread is running.
     fn run_shorter(&self, longest: Duration, thread: usize) -> Result<(), Stopped> {
         for _ in 0..SLICES_OF_A_TURN {
             let mut state = lock(&self.state);
@@ -316,7 +336,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next slice of the job at that place in the queue, which is put where its next turn is.
+    /// Claims the next slice of the job at index `at` of the queue, and moves the job to the place of its next turn.
     fn claim(&self, state: &mut QueueState, at: usize) -> Option<(Arc<dyn Slice>, usize)> {
         let Turn { job, had } = state.jobs.remove(at)?;
         let claimed = job.claim();
@@ -397,7 +417,7 @@ impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static> Reader
 where
     T: 'static,
 {
-    /// The next result, and whether the job must be queued again.
+    /// Returns the next result, and whether the job must be added to the queue again.
     fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool) {
         let mut state = lock(&self.state);
         if state.read == state.slices {
@@ -432,15 +452,15 @@ impl<T> JobState<T> {
 }
 
 impl<T: Send + 'static> Slices<T> {
-    /// The result of the next slice; `None` after the last.
+    /// Returns the result of the next slice, or `None` after the last one.
     ///
     /// # Errors
-    /// When the slice panicked.
+    /// If the slice panicked.
     pub async fn next(&mut self) -> Option<Result<T, Panicked>> {
         poll_fn(|context| self.poll_next(context)).await
     }
 
-    /// As [`Slices::next`], for streams.
+    /// Like [`Slices::next`], for use in streams.
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<T, Panicked>>> {
         let (result, requeue) = self.job.poll(context);
         if requeue {
@@ -458,10 +478,10 @@ impl<T: Send + 'static> Drop for Slices<T> {
     }
 }
 
-/// Runs `work` on this thread, for work that is shorter than the way to another.
+/// Runs `work` on the current thread, for work that is shorter than handing it to a worker thread.
 ///
 /// # Errors
-/// When it panics.
+/// If `work` panics.
 pub fn here<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::of(&*panic))
 }
@@ -469,14 +489,14 @@ pub fn here<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 impl Panicked {
-    /// What was caught, which is counted.
+    /// Converts the payload of a caught panic, and counts the panic.
     pub fn of(panic: &(dyn Any + Send)) -> Self {
         PANICS.fetch_add(1, Ordering::Relaxed);
         Self(message(panic))
     }
 }
 
-/// How many panics of work there have been in this process.
+/// Returns the number of caught panics of this process.
 pub fn panics() -> u64 {
     PANICS.load(Ordering::Relaxed)
 }
@@ -503,7 +523,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn results_come_in_order_and_all() {
+    async fn all_results_arrive_in_order() {
         let workers = Workers::start(3).unwrap();
         for slices in [0, 1, 7, 500] {
             let results = collect(workers.run(slices, |i| i * i)).await;
@@ -512,7 +532,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn as_many_threads_as_can_run_at_once_run_their_own_once() {
+    async fn a_job_for_each_thread_runs_once_on_each_thread_that_can_run() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let workers = Workers::start(cores + 50).unwrap();
         let jobs = [0, 1].map(|_| workers.on_each_running_thread(|n| (n, thread::current().name().map(str::to_owned))));
@@ -524,16 +544,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_error_of_its_slice_alone() {
+    async fn a_panic_fails_only_its_slice() {
         let workers = Workers::start(1).unwrap();
         let results = collect(workers.run(3, |i| if i == 1 { panic!("slice {i}") } else { i })).await;
         assert_eq!(results, [Ok(0), Err(Panicked("slice 1".to_owned())), Ok(2)]);
         assert_eq!(collect(workers.run(1, |i| i)).await, [Ok(0)]);
     }
 
-    /// One thread, held at the first slice of a long job while others arrive.
+    /// The only thread is held at the first slice of a long job while other jobs arrive.
     #[tokio::test]
-    async fn jobs_take_turns_and_what_another_began_is_next() {
+    async fn jobs_take_turns_and_follow_up_jobs_run_next() {
         let workers = Workers::start(1).unwrap();
         let (started, at_first) = mpsc::channel();
         let (go, held) = mpsc::channel::<()>();
@@ -566,7 +586,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_slice_lets_shorter_jobs_have_their_turns_and_ends_with_its_reader() {
+    async fn a_long_slice_yields_to_shorter_jobs_and_ends_with_its_reader() {
         const LONG: Duration = Duration::from_secs(1);
         let workers = Workers::start(1).unwrap();
         let (said, heard) = mpsc::channel();
@@ -581,7 +601,7 @@ mod tests {
                 }
             }
         });
-        // No shorter than the first by far.
+        // The slices of this job are not much shorter than those of the first.
         let other = workers.run_long(1, LONG / 2, move |_, _| is_over.load(Ordering::SeqCst));
         let also = said.clone();
         let shorter = workers.run_long(1, LONG / 10, move |_, at| {
@@ -590,7 +610,7 @@ mod tests {
         });
         assert_eq!(collect(shorter).await, [Ok(())]);
         assert_eq!((collect(long).await, collect(other).await), (vec![Ok(Ok("shorter"))], vec![Ok(1)]));
-        // What only this thread may run does not wait either.
+        // Work that only this thread may run does not wait either.
         let (started, at_first) = mpsc::channel();
         let (ended, end) = mpsc::channel();
         let endless = workers.run_long(1, LONG, move |_, at| {
@@ -606,9 +626,9 @@ mod tests {
         end.recv().unwrap();
     }
 
-    /// Jobs leave the queue when they are done, and when nobody wants them any more.
+    /// Jobs leave the queue when they are finished, and when their reader is dropped.
     #[tokio::test]
-    async fn the_wait_for_busy_threads_ends_when_few_jobs_are_left_or_at_its_limit() {
+    async fn waiting_while_busy_ends_when_few_jobs_are_left_or_at_the_limit() {
         const EVER: Duration = Duration::from_secs(3600);
         for wanted in [true, false] {
             let workers = Arc::new(Workers::start(1).unwrap());
@@ -656,7 +676,8 @@ mod tests {
         let ran = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&ran);
         let mut slices = workers.run(1000, move |_| count.fetch_add(1, Ordering::SeqCst));
-        // The only thread serves both jobs in turn: when the second is done, the first is as far as it may go.
+        // The only thread runs both jobs in turn: when the second is finished, the first has reached the end of its
+        // window.
         collect(workers.run(100, |_| ())).await;
         assert_eq!(ran.load(Ordering::SeqCst), 4);
         slices.next().await.unwrap().unwrap();

@@ -1,27 +1,30 @@
-//! The seam through which long work lets other work run, and learns that nobody waits for it any more.
+//! The interface through which a long operation lets other work run on its thread, and learns that its result is not
+//! needed.
 
 use std::cell::Cell;
 
-/// What long work calls every few thousand bytes, or more often.
+/// A point that a long operation must reach every few thousand bytes of text, or more often.
 pub trait YieldPoint {
-    /// Lets other work run on this thread, if some waits and this work has had its share of time.
+    /// Lets other work run on this thread, if other work is waiting and this operation has used up its share of
+    /// time.
     ///
     /// # Errors
-    /// When nobody waits for the result: the work is to end at once.
+    /// If nobody waits for the result any more. The operation must then end at once.
     fn reached(&self) -> Result<(), Stopped>;
 
-    /// Whether anybody is let in there. Where nobody is, work may take a faster way that has no steps.
+    /// Returns whether other work can run at this point at all. If not, the operation may use a faster algorithm
+    /// that does not reach yield points.
     fn is_needed(&self) -> bool {
         true
     }
 }
 
-/// The work was ended before its time.
+/// The operation was stopped before it was finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the work was stopped, because nobody waits for its result any more")]
 pub struct Stopped;
 
-/// For work that is never stopped and has its thread to itself.
+/// The yield point of operations that are never stopped and have their thread to themselves.
 #[derive(Debug, Clone, Copy)]
 pub struct Undisturbed;
 
@@ -35,30 +38,30 @@ impl YieldPoint for Undisturbed {
     }
 }
 
-/// Counts work, and calls `reached` each time that [`Steps::UNITS`] of it are done.
+/// Counts work, and calls a function after every [`Steps::UNITS`] units.
 pub struct Steps<'a> {
     left: Cell<usize>,
     reached: &'a dyn Fn(usize) -> Result<(), Stopped>,
 }
 
 impl<'a> Steps<'a> {
-    /// Bytes of text, or as many operations of a microsecond.
+    /// The number of units in a step: bytes of text, or operations of about a microsecond each.
     pub const UNITS: usize = 2048;
 
-    /// `reached` is given how many tokens the text has at least.
+    /// `reached` is called with a lower bound of the number of tokens in the text.
     pub fn new(reached: &'a dyn Fn(usize) -> Result<(), Stopped>) -> Self {
         Self { left: Cell::new(Self::UNITS), reached }
     }
 
-    /// For work that is never stopped.
+    /// Creates a counter for work that is never stopped.
     pub fn unlimited() -> Self {
         Self::new(&|_| Ok(()))
     }
 
-    /// Counts `units` more. The text has `tokens` tokens at least.
+    /// Counts `units` units of work. `tokens` is a lower bound of the number of tokens in the text.
     ///
     /// # Errors
-    /// When the work is to end.
+    /// If the work must end.
     #[inline]
     pub fn take(&self, units: usize, tokens: usize) -> Result<(), Stopped> {
         match self.left.get().checked_sub(units) {
@@ -70,10 +73,10 @@ impl<'a> Steps<'a> {
         }
     }
 
-    /// Ends a step, however much was done in it. The text has `tokens` tokens at least.
+    /// Ends the current step early. `tokens` is a lower bound of the number of tokens in the text.
     ///
     /// # Errors
-    /// When the work is to end.
+    /// If the work must end.
     #[cold]
     pub fn now(&self, tokens: usize) -> Result<(), Stopped> {
         self.left.set(Self::UNITS);

@@ -1,4 +1,4 @@
-//! `embedding-server health`: what a container's health check runs, where there is no shell and no curl.
+//! The command `embedding-server health`, for health checks in containers that have no shell and no curl.
 
 #[cfg(unix)]
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use super::{HealthArgs, ServeArgs, running};
 #[cfg(unix)]
 use crate::config::host::Host;
 
-/// The longest wait for an answer.
+/// The time limit for a response.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &HealthArgs) -> Result<String, Failure> {
@@ -29,12 +29,16 @@ pub fn run(args: &HealthArgs) -> Result<String, Failure> {
     #[cfg(unix)]
     if let Host::Unix(socket) = &server.host {
         let agent = unix::agent(config(), socket);
-        // The address is not connected to; it only spares a look-up of a name.
+        // No connection is made to this address. An address, unlike a name, needs no lookup.
         let url = format!("{scheme}://{}/{path}", Ipv4Addr::LOCALHOST);
         return Ok(ask(&agent, &url, &format!("/{path} of {}", server.host))?);
     }
     if server.port == 0 {
-        return Err(Failure::Configuration("the server's port is 0, a free one: give --port PORT".to_owned()));
+        return Err(Failure::Configuration(
+            "the configured port is 0, which means any free port: add --port \
+                                           PORT"
+                .to_owned(),
+        ));
     }
     let url = format!("{scheme}://{}:{}/{path}", server.host.in_url(), server.port);
     Ok(ask(&config().into(), &url, &url)?)
@@ -44,16 +48,16 @@ fn config() -> ureq::config::Config {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
-        // The server's own address is never behind one.
+        // The server is on this machine, so there is no proxy in front of it.
         .proxy(None)
         .timeout_global(Some(TIMEOUT));
-    // Its certificate is for another name than this address, and the request holds no secret.
+    // The certificate names another host than this address, and the request contains no secret.
     #[cfg(feature = "tls")]
     let config = config.tls_config(ureq::tls::TlsConfig::builder().disable_verification(true).build());
     config.build()
 }
 
-/// What the server says, with a line break. Errors call what was asked `name`.
+/// Sends the request and returns the body of the response with a line break. Error messages call the address `name`.
 fn ask(agent: &Agent, url: &str, name: &str) -> Result<String, String> {
     let mut answer = agent.get(url).call().map_err(|e| format!("{name} does not answer: {e}"))?;
     let said = answer.body_mut().read_to_string().map_err(|e| format!("{name}: {e}"))?;
@@ -61,7 +65,7 @@ fn ask(agent: &Agent, url: &str, name: &str) -> Result<String, String> {
     if status.is_success() { Ok(format!("{said}\n")) } else { Err(format!("{name} answered {status}: {said}")) }
 }
 
-/// HTTP through a Unix socket.
+/// HTTP over a Unix socket.
 #[cfg(unix)]
 mod unix {
     use std::io::{self, ErrorKind, Read, Write};
@@ -74,7 +78,7 @@ mod unix {
     use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport};
     use ureq::{Agent, Error};
 
-    /// An agent whose requests all go through `socket`.
+    /// Returns an agent whose requests all go through `socket`.
     pub fn agent(config: Config, socket: &Path) -> Agent {
         let connector = UnixConnector(socket.to_owned());
         #[cfg(feature = "tls")]
@@ -90,7 +94,7 @@ mod unix {
 
         fn connect(&self, details: &ConnectionDetails<'_>, _: Option<()>) -> Result<Option<UnixTransport>, Error> {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            // Also limits how long connect(2) waits for a place in the server's queue.
+            // The timeout also limits how long connect(2) waits for a place in the server's queue.
             socket.set_write_timeout(details.timeout.not_zero().map(|limit| *limit))?;
             let connected = SockAddr::unix(&self.0).and_then(|address| socket.connect(&address));
             connected.map_err(|error| failure(error, details.timeout))?;
@@ -128,7 +132,7 @@ mod unix {
             Ok(amount > 0)
         }
 
-        /// Each run of the command makes one request, so that no connection is used again.
+        /// Each run of the command makes one request, so connections are never reused.
         fn is_open(&mut self) -> bool {
             false
         }

@@ -1,4 +1,4 @@
-//! `embedding-server inspect`
+//! The command `embedding-server inspect`.
 
 use bytesize::ByteSize;
 
@@ -12,7 +12,7 @@ use crate::location::Location;
 use crate::norm::{Norm, NormKind};
 use crate::progress::counted;
 
-/// Shown tokenized, so that special tokens and the tokenizer's way with spaces can be seen.
+/// The text that `inspect` tokenizes, to show special tokens and how the tokenizer treats spaces.
 const SAMPLE: &str = "Hello, 세계!";
 
 pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {

@@ -1,4 +1,4 @@
-//! The log on standard error, and with the feature `otlp` the spans beside it. No thread waits for the log's reader.
+//! The log on standard error, and, with the feature `otlp`, the spans. No thread waits for the reader of the log.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +14,19 @@ use crate::line_queue::LineQueue;
 #[cfg(feature = "otlp")]
 use crate::server::trace::otlp;
 
-/// Whether the log is JSON.
+/// Whether the log is written as JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// What sends spans; when dropped, the last ones are sent.
+/// Sends spans. Dropping it sends the last ones.
 pub struct Spans {
     #[cfg(feature = "otlp")]
     provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
 }
 
-/// Starts the log, whose lines go to `stderr`, and the sending of spans where the environment asks for it.
+/// Starts the log, whose lines are written to `stderr`, and sends spans if the environment asks for it.
 ///
 /// # Errors
-/// When the environment asks for what cannot be.
+/// If the environment's settings for spans are invalid.
 pub fn start(effective: &Effective, stderr: LineQueue) -> Result<Spans, String> {
     log_panics();
     let log = &effective.config.log;
@@ -44,7 +44,7 @@ pub fn start(effective: &Effective, stderr: LineQueue) -> Result<Spans, String> 
     let subscriber = tracing_subscriber::registry();
     #[cfg(feature = "otlp")]
     if let Some(provider) = &spans.provider {
-        // The span says what the log's line does.
+        // The span has the same information as the log line.
         let off = format!("{}=off", otlp::TARGET).parse().map_err(|e| format!("{e}"))?;
         subscriber.with(lines.with_filter(filter.add_directive(off))).with(otlp::layer(provider)).init();
         warn(effective);
@@ -55,13 +55,13 @@ pub fn start(effective: &Effective, stderr: LineQueue) -> Result<Spans, String> 
     Ok(spans)
 }
 
-/// Tells the readers of a log that lines are missing from it.
+/// Logs that lines are missing from the log.
 pub fn report_dropped(lines: u64) {
     tracing::warn!(lines, "log lines were dropped, because standard error was not read");
 }
 
-/// A panic becomes a line of the log. The standard library's own report is written by the thread that panics, which would
-/// wait for the log's reader.
+/// Logs panics. The standard library's own message would be written by the thread that panics, which would then wait
+/// for the reader of the log.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.to_string().replace('\n', " ");
@@ -76,8 +76,8 @@ fn log_panics() {
     }));
 }
 
-/// Says why the server ends: as a line of the log where programs read it, else in the words of all commands. No level of
-/// the log hides it.
+/// Prints why the server ends: as a log line if the log is JSON, and otherwise in the form of all commands. The level
+/// of the log does not hide it.
 pub fn fatal(failure: &Failure, mut stderr: LineQueue) {
     let Some(message) = failure.message() else { return };
     if JSON.load(Ordering::Relaxed) && tracing::enabled!(tracing::Level::ERROR) {

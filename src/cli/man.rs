@@ -1,4 +1,4 @@
-//! `embedding-server man`: a manual page for the program, and one for each command.
+//! The command `embedding-server man`: a manual page for the program, and one for each command.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,27 +11,28 @@ use super::output::Failure;
 
 #[derive(Args)]
 pub struct ManArgs {
-    /// The command to print the page of, such as serve; without it the program's own page.
+    /// The command whose page is printed, such as serve; without it, the page of the program itself.
     #[arg(value_name = "COMMAND")]
     command: Option<String>,
-    /// Write all pages into this directory instead, as embedding-server.1, embedding-server-serve.1 and so on.
+    /// Write all pages into this directory instead, as embedding-server.1, embedding-server-serve.1 and so on
     #[arg(long, value_name = "DIR", conflicts_with = "command")]
     dir: Option<PathBuf>,
 }
 
-/// What the pages say beyond the flags: the name of the command, its examples, and whether it serves.
+/// The parts of a page that do not follow from the flags: the name of the command and its examples.
 const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "",
         &[
-            ("Serve the model inside the program on port 5000:", "embedding-server"),
+            ("Serve the built-in model on port 5000:", "embedding-server"),
             (
                 "Serve two models on all addresses:",
                 "embedding-server --host 0.0.0.0 --model small=/models/a --model big=/models/b",
             ),
             (
                 "Ask for a vector:",
-                "curl -H 'Content-Type: application/json' -d '{\"input\": \"hello\"}' http://localhost:5000/v1/embeddings",
+                "curl -H 'Content-Type: application/json' -d '{\"input\": \"hello\"}' \
+                 http://localhost:5000/v1/embeddings",
             ),
         ],
     ),
@@ -42,14 +43,17 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
                 "Serve a directory under the name text-embedding-3-small:",
                 "embedding-server serve --model /models/Meta-Llama-3-8B",
             ),
-            ("Serve what a file says, on another port:", "embedding-server serve --config server.toml --port 8080"),
             (
-                "Read the configuration and the models' files again, without a failed request:",
+                "Serve with a configuration file, on another port:",
+                "embedding-server serve --config server.toml --port 8080",
+            ),
+            (
+                "Reload the configuration and the models' files, without failing a request:",
                 "kill -HUP $(pidof embedding-server)",
             ),
         ],
     ),
-    ("check", &[("See every setting and where it comes from:", "embedding-server check --config server.toml")]),
+    ("check", &[("See every setting and where its value comes from:", "embedding-server check --config server.toml")]),
     (
         "health",
         &[
@@ -63,8 +67,11 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "inspect",
         &[
-            ("Look at a checkpoint on this machine:", "embedding-server inspect /models/gemma-2b"),
-            ("With a model's settings in a configuration file:", "embedding-server inspect small --config server.toml"),
+            ("Inspect a checkpoint on this machine:", "embedding-server inspect /models/gemma-2b"),
+            (
+                "Inspect a model with its settings from a configuration file:",
+                "embedding-server inspect small --config server.toml",
+            ),
         ],
     ),
     (
@@ -91,7 +98,8 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "fit",
         &[(
             "Follow a teacher on texts of your own:",
-            "embedding-server fit ./refined ./fitted --corpus my-texts.txt --teacher http://localhost:8080/v1 --teacher-model NAME",
+            "embedding-server fit ./refined ./fitted --corpus my-texts.txt --teacher http://localhost:8080/v1 \
+             --teacher-model NAME",
         )],
     ),
     (
@@ -111,23 +119,23 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
-/// Variables, and the commands that read them; none: all of them.
+/// The environment variables, with the commands that read them; an empty list stands for all commands.
 const VARIABLES: &[(&str, &[&str], &str)] = &[
-    ("EMBEDDING_SERVER_CONFIG", SERVING, "The configuration file, where --config does not name one."),
+    ("EMBEDDING_SERVER_CONFIG", SERVING, "The configuration file, if --config does not name one."),
     (
         "EMBEDDING_SERVER_*",
         SERVING,
         "Every key of [server] and [log] in capitals: EMBEDDING_SERVER_HOST, EMBEDDING_SERVER_PORT, \
-         EMBEDDING_SERVER_API_KEYS, EMBEDDING_SERVER_LOG_LEVEL. Flags go before variables, and variables before the file.",
+         EMBEDDING_SERVER_API_KEYS, EMBEDDING_SERVER_LOG_LEVEL. Flags override variables, and variables override the file.",
     ),
-    ("EMBEDDING_SERVER_MODELS", SERVING, "NAME=PATH, separated by commas, as --model."),
-    ("HF_HOME, HF_HUB_CACHE", WITH_HUB, "Where models of the Hub are kept."),
+    ("EMBEDDING_SERVER_MODELS", SERVING, "Models as for --model: NAME=PATH, separated by commas."),
+    ("HF_HOME, HF_HUB_CACHE", WITH_HUB, "The directories of the Hub's cache."),
     ("HF_TOKEN", WITH_HUB, "The token for gated and private models."),
-    ("HF_ENDPOINT", WITH_HUB, "A mirror in the place of https://huggingface.co."),
-    ("HF_HUB_OFFLINE", WITH_HUB, "1: use only what is in the cache."),
+    ("HF_ENDPOINT", WITH_HUB, "A mirror to use instead of https://huggingface.co."),
+    ("HF_HUB_OFFLINE", WITH_HUB, "If 1, use only models that are in the cache."),
     ("EMBEDDING_TEACHER_API_KEY, OPENAI_API_KEY", &["fit"], "The key for --teacher; the first that is set is taken."),
     ("OPENAI_API_KEY", &["eval"], "The key for --url."),
-    ("RUST_BACKTRACE", &["serve"], "1: a panic in the log has a backtrace."),
+    ("RUST_BACKTRACE", &["serve"], "If 1, panics are logged with a backtrace."),
 ];
 
 const SERVING: &[&str] = &["", "serve", "check", "health"];
@@ -137,39 +145,46 @@ const FILES: &[(&str, &[&str], &str)] = &[
     (
         "/etc/embedding-server/config.toml",
         SERVING,
-        "The configuration that the packages' service reads. Other servers read the file of --config.",
+        "The configuration file of the service that the Linux packages install. Other servers read the file that \
+         --config names.",
     ),
     ("~/.cache/huggingface/hub", WITH_HUB, "Models of the Hub, shared with the huggingface_hub library of Python."),
     ("~/.cache/embedding-server/teachers", &["fit"], "The answers of teachers, so that no text is sent twice."),
 ];
 
 const SIGNALS: &[(&str, &str)] = &[
-    ("SIGTERM, SIGINT", "Finish the requests in flight, for at most server.drain_timeout, and exit."),
+    (
+        "SIGTERM, SIGINT",
+        "Finish the requests in flight, for at most server.drain_timeout, and exit. A second signal exits at once.",
+    ),
     (
         "SIGHUP",
-        "Read the configuration again, and the files that it names. Refused changes are logged, and the server goes on as it was.",
+        "Reload the configuration and the files that it names. If they are invalid, the log says why, and the old \
+         configuration stays in use.",
     ),
 ];
 
 const EXIT_STATUS: &[(&str, &str)] = &[
-    ("0", "Success; of serve: a stop that cut no request."),
+    ("0", "Success. For serve: a stop that cut off no request."),
     (
         "1",
-        "A failure at run time: a port in use, requests that were cut by a stop, a network or a disk that failed, a server that is not healthy.",
+        "A failure at run time: a port in use, requests that were cut off by a stop, a failed network or disk, or a \
+         server that is not ready.",
     ),
     ("2", "Wrong flags or arguments."),
     ("74", "The result could not be written to standard output."),
     (
         "78",
-        "A configuration that must change: an unknown key, a model that is not there or does not load with its settings.",
+        "A configuration that must change: an unknown key, or a model that does not exist or does not load with its \
+         settings.",
     ),
-    ("130, 143", "As the shell reports it: ended by ctrl-C or by SIGTERM, of commands other than serve."),
+    ("130, 143", "Commands other than serve: ended by Ctrl-C or SIGTERM, as the shell reports it."),
 ];
 
-/// The page that was asked for, or the names of the files that were written.
+/// Returns the requested page, or the names of the files that were written.
 ///
 /// # Errors
-/// When there is no such command, or a page cannot be written.
+/// If there is no such command, or a page cannot be written.
 pub fn run(args: &ManArgs) -> Result<String, Failure> {
     let mut program = Cli::command();
     program.build();
@@ -177,7 +192,7 @@ pub fn run(args: &ManArgs) -> Result<String, Failure> {
         let name = args.command.as_deref().unwrap_or_default();
         return page(&program, name).ok_or_else(|| {
             let commands: Vec<&str> = commands(&program).collect();
-            Failure::Run(format!("no command is named {name:?}; there is {}", commands.join(", ")))
+            Failure::Run(format!("no command is named {name:?}; the commands are {}", commands.join(", ")))
         });
     };
     let write = |file: &Path, text: String| {

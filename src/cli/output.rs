@@ -1,4 +1,4 @@
-//! What a command prints, and the exit code that it ends with.
+//! The output of commands and their exit codes.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -6,20 +6,21 @@ use std::process::ExitCode;
 
 use crate::error::LoadError;
 
-/// sysexits.h's EX_IOERR: the result could not be written to standard output.
+/// EX_IOERR of sysexits.h: the result could not be written to standard output.
 const OUTPUT_ERROR: u8 = 74;
 
-/// sysexits.h's EX_CONFIG: something in the configuration must change before a restart can help.
+/// EX_CONFIG of sysexits.h: the configuration must change before a restart can help.
 const CONFIG_ERROR: u8 = 78;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Exit code 1.
+    /// A failure at run time: exit code 1.
     Run(String),
-    /// Exit code 78.
+    /// A configuration that must change: exit code 78.
     Configuration(String),
-    /// Exit code 74, without a message where the reader of standard output has gone: `embedding-server check | head -1`.
+    /// Standard output could not be written: exit code 74. There is no message if its reader has exited, as in
+    /// `embedding-server check | head -1`.
     Output(ErrorKind),
 }
 
@@ -28,7 +29,7 @@ impl Failure {
         Self::Configuration(error.to_string())
     }
 
-    /// The message without its "error: "; `None` where there is nothing to say.
+    /// Returns the message without its "error: ", or `None` if there is nothing to print.
     pub fn message(&self) -> Option<String> {
         match self {
             Self::Run(message) | Self::Configuration(message) => Some(message.clone()),
@@ -64,7 +65,7 @@ impl From<String> for Failure {
     }
 }
 
-/// Prints the result of a command that ends by itself.
+/// Prints the result of a command, and returns its exit code.
 pub fn end<E: Into<Failure>>(result: Result<String, E>) -> ExitCode {
     match result.map_err(Into::into).and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,7 +81,7 @@ pub fn end<E: Into<Failure>>(result: Result<String, E>) -> ExitCode {
 /// Writes `text` to standard output.
 ///
 /// # Errors
-/// When it cannot be written.
+/// If standard output cannot be written.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|e| Failure::Output(e.kind()))
@@ -91,7 +92,7 @@ pub fn warn(warning: &dyn Display) {
     say(&format!("warning: {warning}"));
 }
 
-/// Writes a line to standard error. Where that cannot be written nobody can be told.
+/// Writes a line to standard error. A failure is ignored, because there is nowhere to report it.
 pub fn say(line: &str) {
     let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -1,5 +1,5 @@
-//! The server of this container, by what Linux says of its processes: no file has to be written, so a read-only image
-//! without a /tmp is no obstacle.
+//! Finds the server that runs in this container from what Linux reports about processes. No file has to be written, so
+//! this also works in a read-only image without /tmp.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// The configuration that it was started with, as the file is now.
+    /// Returns the configuration that the server was started with, as the configuration file is now.
     pub fn effective(self) -> Result<Effective, ConfigError> {
         let Self { mut args, mut environment, directory } = self;
-        // Paths are relative to its directory, which need not be ours.
+        // Relative paths start at the server's directory, which may differ from the one of this process.
         args.config = args.config.map(|file| directory.join(file));
         for (_, file) in environment.iter_mut().filter(|(name, _)| name == CONFIG) {
             if let Some(path) = file.to_str().map(unquoted).filter(|path| !path.is_empty()) {
@@ -34,8 +34,8 @@ impl Running {
     }
 }
 
-/// The server that is process 1, as in a container. Where process 1 is something else, the only server of this user that
-/// has the same network, unless the environment of this command says already where a server is.
+/// Returns the server that is process 1, as in a container. If process 1 is another program, returns the only server of
+/// this user in the same network namespace, unless the environment of this command already says where the server is.
 pub fn find() -> Option<Running> {
     let process = |id: u32| Running::of(&PathBuf::from(format!("/proc/{id}")));
     if let Some(first) = process(1) {
@@ -53,7 +53,7 @@ pub fn find() -> Option<Running> {
 }
 
 impl Running {
-    /// The process of that directory of /proc, if it is a server.
+    /// Reads the process in this directory of /proc, and returns it if it is a server.
     fn of(process: &Path) -> Option<Self> {
         let line = std::fs::read(process.join("cmdline")).ok()?;
         let args = strings(&line).collect::<Vec<_>>();
@@ -67,7 +67,8 @@ impl Running {
             Some(Command::Serve(args)) => args,
             Some(_) => return None,
         };
-        // Another user's environment cannot be read. A container's is the same for all of its processes.
+        // The environment of another user's process cannot be read. In a container all processes have the same
+        // environment.
         let environment = match std::fs::read(process.join("environ")) {
             Ok(variables) => strings(&variables).filter_map(|variable| pair(&variable)).collect(),
             Err(_) => std::env::vars_os().collect(),
@@ -77,7 +78,7 @@ impl Running {
     }
 }
 
-/// What /proc separates by NUL.
+/// Splits a file of /proc at its NUL bytes.
 fn strings(bytes: &[u8]) -> impl Iterator<Item = String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     bytes.split(|&byte| byte == 0).map(|string| String::from_utf8_lossy(string).into_owned())
@@ -87,8 +88,8 @@ fn pair(variable: &str) -> Option<(OsString, OsString)> {
     variable.split_once('=').map(|(name, value)| (name.into(), value.into()))
 }
 
-/// Whether the process has this one's network: another container's addresses are not ours. Only the processes of the
-/// same user tell that, and root is told it of all.
+/// Returns whether the process is in the same network namespace: an address in another container's namespace is a
+/// different one. Only the owner of a process, or root, may know.
 fn is_reachable(id: u32) -> bool {
     let network = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
     let own = network("self");

@@ -1,4 +1,4 @@
-//! `embedding-server serve`
+//! The command `embedding-server serve`.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use crate::server::reload::{self, Hangup};
 use crate::server::{self, State, StopSignals, preflight, systemd};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
-    // Dropped last, so that everything that is said before the end is written.
+    // The queues are dropped last, so that everything that was printed is written.
     let queues = LineQueue::start("log", std::io::stderr(), log::report_dropped)
         .and_then(|log| Ok((log, LineQueue::start("stdout", std::io::stdout(), |_| {})?)));
     let ((stderr, _flush_stderr), (stdout, _flush_stdout)) = match queues {
@@ -33,18 +33,18 @@ pub fn run(args: &ServeArgs) -> ExitCode {
 
 fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<ExitCode, Failure> {
     let cannot_start = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
-    // Accepts and loads; connections have threads of their own.
+    // This runtime accepts connections and loads models. Connections are served on threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
-    // Before anything that takes time: until then a SIGHUP ends the process.
+    // The handlers are installed before anything that takes time, because until then a SIGHUP ends the process.
     let signals = runtime.block_on(async { Ok((StopSignals::listen()?, reload::hangup()?)) }).map_err(cannot_start)?;
     let effective = args.effective().map_err(Failure::configuration)?;
     let dimensions = preflight::check(&effective.config).map_err(Failure::configuration)?;
     let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
-    // A connection is a descriptor, and the usual soft limit is 1024.
+    // Each connection needs a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let state = State::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
     let result = runtime.block_on(serve(state, signals, args.clone(), stdout, &dimensions));
-    // All connections are closed: there is nothing to wait for.
+    // All connections are closed, so there is nothing to wait for.
     runtime.shutdown_background();
     result
 }
@@ -64,7 +64,8 @@ async fn serve(
         None => server::bind(&state.config).await.map_err(Failure::Run)?,
     };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
-    // For people and scripts, whatever the log's format; a closed stdout is no reason to stop.
+    // These lines are for people and scripts, whatever the format of the log. A closed standard output is not an
+    // error.
     let places = listeners.places(scheme, &state.config.server.path_prefix);
     for place in &places {
         let _ = stdout.write_all(format!("listening on {place}\n").as_bytes());
@@ -78,8 +79,8 @@ async fn serve(
 
     let (load_failed, mut failure) = oneshot::channel();
     tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
-    // How often the server was asked to stop, by signals or by a model that does not load: the first time it drains, the
-    // second time it cuts.
+    // How often the server was asked to stop, by a signal or by a model that fails to load: the first time it
+    // drains, the second time it cuts off the requests in flight.
     let stops = watch::Sender::new(0u32);
     let (mut first, mut second) = (stops.subscribe(), stops.subscribe());
     let count = async {
@@ -107,7 +108,7 @@ async fn serve(
     }
 }
 
-/// Loads the models, then waits for other configurations.
+/// Loads the models, then waits for reloads.
 async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: oneshot::Sender<crate::LoadError>) {
     let searches = match state.load().await {
         Ok(searches) => searches,

@@ -1,11 +1,11 @@
-//! What a person is told when the server starts.
+//! The banner that the server prints when it starts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::config::{Config, Model};
 
-/// The version, the models and the addresses. The server listens on `place`, which has an `address` unless it is a Unix
-/// socket. `dimensions` are those of each model, where they are known.
+/// Returns the banner: the version, the models and the addresses. The server listens on `place`, which has an `address`
+/// unless it is a Unix socket. `dimensions` are those of each model, if they are known.
 pub fn text(config: &Config, place: &str, address: Option<SocketAddr>, dimensions: &[Option<usize>]) -> String {
     let server = &config.server;
     let scheme = if server.tls_cert.is_some() { "https" } else { "http" };
@@ -27,7 +27,7 @@ pub fn text(config: &Config, place: &str, address: Option<SocketAddr>, dimension
                 line("API docs", &format!("{url}/docs"));
             }
         }
-        // Browsers cannot open the pages.
+        // Browsers cannot open pages through a Unix socket, so the pages are not listed.
         None => {
             line("socket", place.strip_prefix("unix:").unwrap_or(place));
             line("base URL", &format!("{scheme}://localhost{prefix}/v1 through the socket (curl --unix-socket)"));
@@ -46,7 +46,7 @@ fn describe(model: &Model, dimensions: Option<usize>) -> String {
     format!("{}{dimensions}{aliases}", model.id)
 }
 
-/// Where a server that listens on `host` is found from its own machine.
+/// Returns the address at which a client on this machine reaches a server that listens on `host`.
 fn reachable(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

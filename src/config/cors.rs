@@ -1,14 +1,14 @@
-//! `server.cors_origins`: origins as browsers send them (RFC 6454, 6; Fetch).
+//! The setting `server.cors_origins`: origins as browsers send them (RFC 6454, section 6, and the Fetch standard).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Any origin.
+/// The entry that allows any origin.
 pub const ANY: &str = "*";
 
-/// The origin as a browser writes it in its header: in small letters, without the scheme's default port.
+/// Returns the origin as a browser writes it in the `Origin` header: in lower case, without the scheme's default port.
 ///
 /// # Errors
-/// What to write.
+/// A phrase that says what to write.
 pub fn parse(text: &str) -> Result<String, String> {
     if text == ANY || text.eq_ignore_ascii_case("null") {
         return Ok(text.to_ascii_lowercase());
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_scheme_and_null_are_origins_in_the_form_that_browsers_send() {
+    fn origins_are_normalized_to_the_form_that_browsers_send() {
         for (text, origin) in [
             ("*", "*"),
             ("null", "null"),
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_sends_is_told_what_to_write() {
+    fn invalid_origins_are_refused_with_a_remedy() {
         for (text, part) in [
             ("page.example", "https://page.example"),
             ("https://page.example/", "write https://page.example"),

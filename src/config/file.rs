@@ -1,4 +1,4 @@
-//! The configuration file: each key with its line, so that errors say where it is.
+//! Reads the configuration file, with the line of each key for error messages.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,18 +11,18 @@ use super::layers::{ConfigError, nearest};
 use super::settings::{self, SECTIONS, Setting};
 use crate::text_file;
 
-/// What a file says.
+/// The contents of a configuration file.
 #[derive(Default)]
 pub struct File {
     pub settings: Vec<(&'static Setting, Value)>,
-    /// `None` where it says nothing of models.
+    /// The models, or `None` if the file has no `[[models]]` section.
     pub models: Option<Vec<Table>>,
 }
 
-/// Reads the file at `path`.
+/// Reads the configuration file at `path`.
 ///
 /// # Errors
-/// With the path and the line. No error quotes an API key.
+/// A sentence with the path and the line. It never quotes an API key.
 pub fn read(path: &Path) -> Result<File, ConfigError> {
     let failed = |e: String| ConfigError(format!("{}{e}", path.display()));
     let text = text_file::read(path).map_err(|e| failed(format!(": {e}")))?;
@@ -32,13 +32,13 @@ pub fn read(path: &Path) -> Result<File, ConfigError> {
     })
 }
 
-/// A line, if it is known, and what is wrong there.
+/// The line of a mistake, if it is known, and a description.
 type Problem = (Option<usize>, String);
 
 fn parse(text: &str) -> Result<File, Problem> {
     let text = &Lines { text };
     let table = DeTable::parse(text.text).map_err(|error| {
-        // Not the line's own text, which may be a secret.
+        // The text of the line is not quoted, because it may be a secret.
         (error.span().map(|span| text.line(&span)), format!("this is not valid TOML: {}", syntax(error.message())))
     })?;
     let mut file = File::default();
@@ -81,13 +81,13 @@ fn parse(text: &str) -> Result<File, Problem> {
     Ok(file)
 }
 
-/// A text with its lines.
+/// The text of a file, for finding line numbers.
 struct Lines<'a> {
     text: &'a str,
 }
 
 impl Lines<'_> {
-    /// From 1.
+    /// Returns the line number of `span`, counted from 1.
     fn line(&self, span: &Range<usize>) -> usize {
         1 + self.text.bytes().take(span.start).filter(|b| *b == b'\n').count()
     }
@@ -103,7 +103,8 @@ impl Lines<'_> {
         Ok(found)
     }
 
-    /// One of `[[models]]`, whose section begins at `line`. `names` are those of the models before it, with their lines.
+    /// Reads one `[[models]]` section, which begins at `line`. `names` are the names of the models before it, with
+    /// their lines.
     fn model(&self, keys: &DeTable<'_>, line: usize, names: &mut BTreeMap<String, usize>) -> Result<Table, Problem> {
         let model: Table =
             self.section("models", keys)?.into_iter().map(|(setting, value)| (setting.key.to_owned(), value)).collect();
@@ -132,7 +133,7 @@ impl Lines<'_> {
             let written = self.text.get(value.span()).unwrap_or_default();
             let is = match () {
                 () if setting.kind.is_secret() => String::new(),
-                () if written.len() > 80 || written.contains('\n') => " has a value that does not fit".to_owned(),
+                () if written.len() > 80 || written.contains('\n') => " has an invalid value".to_owned(),
                 () => format!(" is {written}"),
             };
             (Some(self.line(&value.span())), format!("{}{is}: {advice}", setting.name()))
@@ -140,7 +141,8 @@ impl Lines<'_> {
     }
 }
 
-/// The value without its places. A number that no integer holds becomes a float, which no whole number's range holds.
+/// Returns the value without its position in the file. An integer that is out of range becomes an infinite float, which
+/// no setting accepts.
 fn plain(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::String(text) => Value::from(text.as_ref()),
@@ -158,7 +160,7 @@ fn plain(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// The parser's words, without the names of its own parts.
+/// Returns the first line of the parser's message.
 fn syntax(message: &str) -> String {
     let message = message.lines().next().unwrap_or_default();
     match message {
@@ -177,7 +179,7 @@ fn section_like(name: &str) -> String {
             let written = SECTIONS.iter().find(|(known, _)| *known == section).map_or(section, |(_, written)| written);
             format!("; did you mean {written}?")
         }
-        None => format!("; known are {}", SECTIONS.map(|(_, written)| written).join(", ")),
+        None => format!("; the sections are {}", SECTIONS.map(|(_, written)| written).join(", ")),
     }
 }
 
@@ -188,10 +190,10 @@ fn unknown_key(section: &str, key: &str) -> String {
     };
     let elsewhere = SECTIONS.iter().find(|(other, _)| settings::find(other, key).is_some());
     let advice = match (elsewhere, nearest(key, settings::keys(section))) {
-        (Some((_, written)), _) => format!("; it belongs into {written}"),
+        (Some((_, written)), _) => format!("; it belongs in {written}"),
         (None, Some(meant)) => format!("; did you mean {meant:?}?"),
         (None, None) if settings::find("", key).is_some() => "; it belongs above all sections".to_owned(),
-        (None, None) => format!("; known are {}", settings::keys(section).collect::<Vec<_>>().join(", ")),
+        (None, None) => format!("; the known keys are {}", settings::keys(section).collect::<Vec<_>>().join(", ")),
     };
     format!("unknown key {key:?}{place}{advice}")
 }

@@ -1,4 +1,4 @@
-//! `server.host`: an address, a name, or a path to a Unix socket.
+//! The setting `server.host`: an IP address, a host name, or the path of a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
@@ -7,29 +7,29 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the server listens.
+/// The address, name or Unix socket that the server listens on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Host {
     Address(IpAddr),
-    /// A name to resolve. `localhost` stands for both loopback addresses.
+    /// A name that is resolved when the server starts. `localhost` stands for both loopback addresses.
     Name(String),
-    /// `unix:/path`
+    /// The path of a Unix socket, written `unix:/path`.
     Unix(PathBuf),
 }
 
 const LOCALHOST: &str = "localhost";
 
 impl Host {
-    /// Whether this is the name of both loopback addresses.
+    /// Returns whether the host is `localhost`, which stands for both loopback addresses.
     pub fn is_localhost(&self) -> bool {
         matches!(self, Self::Name(name) if name == LOCALHOST)
     }
 
-    /// The addresses to listen on, in the order of preference.
+    /// Returns the addresses to listen on, in order of preference.
     ///
     /// # Errors
-    /// A sentence when the name does not resolve, or the host is a Unix socket.
+    /// A sentence if the name does not resolve, or if the host is a Unix socket.
     pub fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, String> {
         match self {
             Self::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
@@ -56,10 +56,10 @@ impl Host {
         }
     }
 
-    /// Looks a name up.
+    /// Checks that a host name resolves.
     ///
     /// # Errors
-    /// A sentence when it does not resolve.
+    /// A sentence if it does not resolve.
     pub fn check(&self) -> Result<(), String> {
         match self {
             Self::Name(_) => self.addresses(0).map(drop),
@@ -67,7 +67,7 @@ impl Host {
         }
     }
 
-    /// Whether only this machine can reach the server.
+    /// Returns whether only the server's own machine can reach the server.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Address(address) => address.to_canonical().is_loopback(),
@@ -79,7 +79,7 @@ impl Host {
         }
     }
 
-    /// What stands for this host in a URL that is asked from its own machine.
+    /// Returns how a client on the server's own machine writes the host in a URL.
     pub fn in_url(&self) -> String {
         match self {
             Self::Address(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
@@ -103,7 +103,7 @@ impl fmt::Display for Host {
 impl FromStr for Host {
     type Err = String;
 
-    /// Errors say what to write.
+    /// Parses a host. Errors say what to write.
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
@@ -122,7 +122,10 @@ impl FromStr for Host {
                 .next()
                 .filter(|host| is_name(host) || host.parse::<IpAddr>().is_ok())
                 .unwrap_or("127.0.0.1");
-            return Err(format!("write the host without a scheme, such as {host}, and the port as the setting port"));
+            return Err(format!(
+                "write the host without a scheme, such as {host}, and the port as the setting \
+                                server.port"
+            ));
         }
         if let Some((host, port)) = text.rsplit_once(':')
             && port.bytes().all(|b| b.is_ascii_digit())
@@ -130,7 +133,7 @@ impl FromStr for Host {
         {
             let host = if matches!(host, "*" | "") { "0.0.0.0" } else { host };
             let port = if port.is_empty() { "the port" } else { port };
-            return Err(format!("write {host} alone, and {port} as the setting port (--port)"));
+            return Err(format!("write {host} alone, and {port} as the setting server.port (--port)"));
         }
         if text == "*" {
             return Err("write 0.0.0.0 for all IPv4 addresses of this machine, or :: for IPv6 and IPv4".to_owned());
@@ -145,10 +148,10 @@ impl FromStr for Host {
     }
 }
 
-/// The longest path of a Unix socket, in bytes: what `sun_path` takes beside the NUL at its end.
+/// The longest path of a Unix socket, in bytes: the size of `sun_path` without the NUL at its end.
 const LONGEST_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 
-/// What stands after `unix:`, or, as in a URL, after `unix://`.
+/// Parses the path after `unix:`, or after `unix://` as in a URL.
 fn socket_path(text: &str) -> Result<PathBuf, String> {
     const EXAMPLE: &str = "unix:/run/embedding-server.sock";
     let path = text.strip_prefix("//").unwrap_or(text);
@@ -164,21 +167,23 @@ fn socket_path(text: &str) -> Result<PathBuf, String> {
         ));
     }
     if path.contains(char::is_control) {
-        return Err(format!("the path of the Unix socket, {path:?}, has a control character: write it without"));
+        return Err(format!("the path of the Unix socket, {path:?}, contains a control character: remove it"));
     }
     if matches!(path.rsplit('/').next(), None | Some("" | "." | "..")) {
         return Err(format!("{path:?} is a directory: write the path of the Unix socket itself, such as {EXAMPLE}"));
     }
     if path.len() > LONGEST_PATH {
         return Err(format!(
-            "the path of the Unix socket has {} bytes, and the system takes at most {LONGEST_PATH}: write a shorter path",
+            "the path of the Unix socket has {} bytes, and the system allows at most {LONGEST_PATH}: write \
+                         a shorter path",
             path.len()
         ));
     }
     Ok(path.into())
 }
 
-/// Whether `text` has the form of a host name: labels of letters, digits, `-` and `_`, of which the last is not a number.
+/// Returns whether `text` has the form of a host name: labels of letters, digits, `-` and `_`, the last of which is not
+/// a number.
 fn is_name(text: &str) -> bool {
     let labels = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
@@ -211,10 +216,10 @@ impl From<IpAddr> for Host {
     }
 }
 
-/// An entry of `server.allowed_hosts`, as requests are compared with it; `*` stands for any.
+/// Parses an entry of `server.allowed_hosts` into the form with which requests are compared; `*` stands for any host.
 ///
 /// # Errors
-/// What to write.
+/// A phrase that says what to write.
 pub fn parse_allowed(text: &str) -> Result<String, String> {
     if text == "*" {
         return Ok(text.to_owned());
@@ -230,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_names_and_sockets_are_hosts_and_print_as_they_parse() {
+    fn addresses_names_and_sockets_are_hosts_and_round_trip() {
         for (text, printed, in_url, loopback) in [
             ("127.0.0.1", "127.0.0.1", "127.0.0.1", true),
             ("127.9.9.9", "127.9.9.9", "127.9.9.9", true),
@@ -253,19 +258,19 @@ mod tests {
     }
 
     #[test]
-    fn a_path_of_a_socket_fits_the_system() {
+    fn the_length_of_a_socket_path_is_limited() {
         let of = |bytes: usize| format!("unix:/{}", "x".repeat(bytes - 1)).parse::<Host>();
         assert!(of(LONGEST_PATH).is_ok());
         let error = of(LONGEST_PATH + 1).unwrap_err();
         assert!(error.contains(&format!("has {} bytes", LONGEST_PATH + 1)), "{error}");
-        // Bytes and not characters.
+        // The limit is in bytes, and not in characters.
         let error = format!("unix:/{}", "é".repeat(LONGEST_PATH / 2 + 1)).parse::<Host>().unwrap_err();
         assert!(error.contains("bytes"), "{error}");
         assert_eq!("unix:///run/es.sock".parse(), Ok(Host::Unix("/run/es.sock".into())));
     }
 
     #[test]
-    fn localhost_is_both_loopback_addresses() {
+    fn localhost_means_both_loopback_addresses() {
         let addresses = "localhost".parse::<Host>().unwrap().addresses(7).unwrap();
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:7", "[::1]:7"]);
         let error = "no-such-host.invalid".parse::<Host>().unwrap().addresses(7).unwrap_err();
@@ -273,9 +278,9 @@ mod tests {
     }
 
     #[test]
-    fn other_forms_are_told_what_to_write() {
+    fn other_forms_are_refused_with_a_remedy() {
         for (text, part) in [
-            ("0.0.0.0:8080", "write 0.0.0.0 alone, and 8080 as the setting port"),
+            ("0.0.0.0:8080", "write 0.0.0.0 alone, and 8080 as the setting server.port"),
             ("localhost:1", "write localhost alone, and 1 as"),
             ("[::1]:80", "write [::1] alone, and 80 as"),
             (":8080", "write 0.0.0.0 alone, and 8080 as"),
@@ -310,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_hosts_without_a_port() {
+    fn allowed_hosts_have_no_port() {
         assert_eq!(parse_allowed("Embeddings.Example").as_deref(), Ok("embeddings.example"));
         assert_eq!(parse_allowed("[::1]").as_deref(), Ok("::1"));
         assert_eq!(parse_allowed("*").as_deref(), Ok("*"));

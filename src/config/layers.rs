@@ -1,4 +1,4 @@
-//! Layers of configuration, merged key by key; each value remembers the layer it came from.
+//! Merges the layers of the configuration key by key, and records which layer each value came from.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,14 +11,14 @@ use super::settings::{self, Setting};
 use super::variables::Variables;
 use super::{Config, DEFAULT_MODEL_ID, Model, OPENAI_MODELS, file};
 
-/// Where a value came from.
+/// The layer that a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     Default,
     File(PathBuf),
-    /// The variable's name.
+    /// The name of the variable.
     Environment(String),
-    /// The flag with its dashes.
+    /// The flag, including its dashes.
     Flag(&'static str),
 }
 
@@ -33,12 +33,12 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Why there is no configuration.
+/// Why a configuration cannot be used: a sentence for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// What the command line says. `None`: nothing.
+/// The values of the command-line flags; `None` for a flag that was not given.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
@@ -50,22 +50,22 @@ pub struct Flags {
     pub models: Vec<String>,
 }
 
-/// A merged configuration and where each value came from.
+/// A merged configuration, with the origin of each value.
 #[derive(Debug, Clone)]
 pub struct Effective {
     pub config: Config,
-    /// By dotted key; models by id: `models.text-embedding-3-small.path`.
+    /// The origin of each key. The keys of models contain the ID: `models.text-embedding-3-small.path`.
     pub origins: BTreeMap<String, Origin>,
     /// The configuration file that was read.
     pub file: Option<PathBuf>,
-    /// What is valid, but probably not meant.
+    /// Warnings about settings that are valid, but probably not intended.
     pub warnings: Vec<String>,
 }
 
-/// Merges defaults, the file, the environment and the flags, in this order.
+/// Merges the defaults, the configuration file, the environment and the flags, in this order.
 ///
 /// # Errors
-/// When a layer cannot be read, names an unknown key, or the result is not valid.
+/// If a layer cannot be read or has an unknown key, or if the result is not valid.
 pub fn effective(
     flags: &Flags,
     environment: impl Iterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
@@ -100,9 +100,9 @@ struct Layers {
     table: Table,
     models: Vec<Table>,
     origins: BTreeMap<String, Origin>,
-    /// The only model is the default one, which the first configured model replaces.
+    /// Whether the only model is the default one, which the first configured model replaces.
     default_models: bool,
-    /// Whether a model has its name only because none was given.
+    /// Whether a model has the default name because no name was given.
     unnamed: bool,
 }
 
@@ -142,7 +142,7 @@ impl Layers {
         Ok(())
     }
 
-    /// The value of a variable or a flag.
+    /// Sets the value of an environment variable or a flag.
     fn text(&mut self, setting: &'static Setting, text: &str, origin: &Origin) -> Result<(), ConfigError> {
         let value = if text.is_empty() {
             Err("it is empty: write a value, or leave it out".to_owned())
@@ -170,7 +170,7 @@ impl Layers {
         }
     }
 
-    /// The models of one layer: `NAME=PATH` sets the path of a model that a lower layer names, or adds one.
+    /// Adds the models of one layer. `NAME=PATH` sets the path of a model from a lower layer, or adds a model.
     fn models(&mut self, texts: &[String], origin: &Origin) -> Result<(), ConfigError> {
         let mut named = BTreeMap::new();
         for text in texts {
@@ -186,8 +186,8 @@ impl Layers {
             }
             if let Some(other) = named.insert(id.clone(), path) {
                 return Err(ConfigError(format!(
-                    "{origin}: two models have the name {id:?}, {other} and {path}; give names: --model NAME=PATH, or \
-                     EMBEDDING_SERVER_MODELS=\"NAME=PATH,NAME=PATH\""
+                    "{origin}: two models have the name {id:?}, {other} and {path}; give each a name: --model NAME=PATH, or \
+                                         EMBEDDING_SERVER_MODELS=\"NAME=PATH,NAME=PATH\""
                 )));
             }
             self.model(&id, path, origin, unnamed)?;
@@ -220,7 +220,7 @@ impl Layers {
         self.models.push(model);
     }
 
-    /// The first layer that speaks of models replaces the default one.
+    /// Removes the default model when the first layer configures models.
     fn forget_default_models(&mut self) {
         if std::mem::take(&mut self.default_models) {
             self.models.clear();
@@ -229,7 +229,7 @@ impl Layers {
     }
 
     fn finish(mut self, file: Option<PathBuf>, mut warnings: Vec<String>) -> Result<Effective, ConfigError> {
-        // A model that was given without a name takes the place of OpenAI's, whichever of them a client asks for.
+        // A model without a name replaces OpenAI's models, so it also gets their other names.
         if let (true, [model]) = (self.unnamed, self.models.as_mut_slice()) {
             let others = OPENAI_MODELS.into_iter().filter(|name| *name != DEFAULT_MODEL_ID);
             model.entry("aliases").or_insert_with(|| Value::Array(others.map(Value::from).collect()));
@@ -242,14 +242,15 @@ impl Layers {
     }
 }
 
-/// What a flag says of a model: its id and path alone, the rest stays default.
+/// Returns the table of a model that has only an ID and a path.
 fn model_table(model: &Model) -> Result<Table, ConfigError> {
     let mut table = Table::try_from(model).map_err(|e| ConfigError(e.to_string()))?;
     table.retain(|key, _| key == "id" || key == "path");
     Ok(table)
 }
 
-/// `NAME=PATH`, or a path alone, which may hold `=` where it can be seen to be a path.
+/// Splits `NAME=PATH`. A text that begins like a path, or that is an existing path, is a path alone even if it contains
+/// `=`.
 fn name_and_path(text: &str) -> (Option<&str>, &str) {
     match text.split_once('=') {
         Some((name, path)) if !name.starts_with(['/', '.', '~']) && !Path::new(text).exists() => {
@@ -259,7 +260,7 @@ fn name_and_path(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-/// A value as errors show it: on one line, and not all of a long one.
+/// Formats a value for an error message, on one line and cut to a maximum length.
 pub fn shown(text: &str) -> String {
     const LONGEST: usize = 80;
     if text.chars().count() <= LONGEST {
@@ -268,7 +269,7 @@ pub fn shown(text: &str) -> String {
     format!("{:?}...", text.chars().take(LONGEST).collect::<String>())
 }
 
-/// The known name that is most like `name`.
+/// Returns the known name that is most similar to `name`, if one is similar enough.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_lowercase();
     let rated = known.map(|k| (strsim::jaro_winkler(&name, &k.to_lowercase()), k));
@@ -276,7 +277,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
 }
 
 impl fmt::Display for Effective {
-    /// Each key with its value and origin, as `check` prints it.
+    /// Writes each key with its value and origin, as the command `check` prints them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![("default_model".to_owned(), Value::from(self.config.default_model()))];
         for (section, value) in Table::try_from(&self.config).unwrap_or_default() {

@@ -1,8 +1,9 @@
-//! `log.level`: a level, or a filter of `tracing`. A word that is neither is an error, not a filter that matches nothing.
+//! The setting `log.level`: a level, or a filter in the syntax of `tracing`. A word that is neither is an error,
+//! because as a filter it would match nothing.
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// What other programs call the levels.
+/// Names of levels in other programs.
 const SYNONYMS: [(&str, &str); 6] = [
     ("warning", "warn"),
     ("err", "error"),
@@ -12,7 +13,7 @@ const SYNONYMS: [(&str, &str); 6] = [
     ("information", "info"),
 ];
 
-/// What to suggest for words that look like none of the levels.
+/// The level to suggest for words that are similar to no level's name.
 const SUGGESTIONS: [(&str, &str); 9] = [
     ("verbose", "debug"),
     ("finest", "trace"),
@@ -27,10 +28,10 @@ const SUGGESTIONS: [(&str, &str); 9] = [
 
 const ADVICE: &str = "write off, error, warn, info, debug or trace, or a filter such as info,hyper=debug";
 
-/// The filter that `text` stands for, with `tracing`'s own names of levels. A filter that names no level for everything
-/// else has `error` there: errors are only switched off by `off`.
+/// Parses `text` into a filter with `tracing`'s names of levels. If the filter has no level for everything else,
+/// `error` is added, so that only `off` hides errors.
 ///
-/// # Errors
+/// A phrase that says what to write.
 /// What to write.
 pub fn parse(text: &str) -> Result<String, String> {
     let mut directives = Vec::new();
@@ -68,7 +69,7 @@ fn level(word: &str) -> Option<&'static str> {
     synonym.or_else(|| LEVELS.into_iter().find(|level| *level == word))
 }
 
-/// A directive for a target: `hyper=debug`, `embedding_server::server`, `[span]=debug`.
+/// Parses a directive for a target: `hyper=debug`, `embedding_server::server`, `[span]=debug`.
 fn target(directive: &str) -> Result<String, String> {
     let (target, named_level) = match directive.rsplit_once('=') {
         Some((target, level)) if !level.contains([']', '}']) => (target.trim(), Some(level.trim())),
@@ -76,7 +77,7 @@ fn target(directive: &str) -> Result<String, String> {
     };
     let name = target.split('[').next().unwrap_or_default();
     if name.contains('-') {
-        return Err(format!("write {:?}: targets are named with underscores", name.replace('-', "_")));
+        return Err(format!("write {:?}: the names of targets have underscores", name.replace('-', "_")));
     }
     if let Some(first) = name.split("::").next()
         && first != env!("CARGO_CRATE_NAME")
@@ -109,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_taken_in_any_case_and_by_the_names_of_other_programs() {
+    fn levels_are_case_insensitive_and_have_synonyms() {
         for (text, filter) in [
             ("info", "info"),
             (" WARN ", "warn"),
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_no_level_is_an_error_that_names_the_nearest() {
+    fn a_word_that_is_not_a_level_is_an_error_with_a_suggestion() {
         for (text, part) in [
             ("warnn", "did you mean warn?"),
             ("warns", "did you mean warn?"),

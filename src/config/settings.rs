@@ -1,16 +1,16 @@
-//! Every setting: its section and key, its environment variable, and what values it takes. One list, from which files,
-//! variables and flags are read and checked alike.
+//! The list of all settings: section and key, environment variable, and allowed values. The configuration file, the
+//! environment variables and the command-line flags are all read and checked by this list.
 
 use super::values::Kind::{self, Form, Keys, List, Name, Number, Path, Size, Time, Truth, Whole, Word};
 use super::{cors, log_level};
 use crate::pooling::place::DeviceChoice;
 
-/// A key of the configuration.
+/// One key of the configuration.
 pub struct Setting {
-    /// "" for the keys above all sections.
+    /// The section of the key, or "" for keys above all sections.
     pub section: &'static str,
     pub key: &'static str,
-    /// Its environment variable, without the prefix.
+    /// The name of the environment variable without its prefix.
     pub variable: Option<&'static str>,
     pub kind: Kind,
 }
@@ -20,7 +20,7 @@ const GIB: u64 = 1 << 30;
 const MILLISECOND: u64 = 1;
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
-/// A time that may also be zero, which switches something off.
+/// A length of time of at least `least`, or zero to switch the feature off.
 const fn time_or_zero(least: u64) -> Kind {
     Time { zero: true, least, most: DAY }
 }
@@ -33,7 +33,7 @@ const fn setting(section: &'static str, key: &'static str, variable: &'static st
     Setting { section, key, variable: Some(variable), kind }
 }
 
-/// A key of `[[models]]`, which has no variable.
+/// A key of `[[models]]`, for which there is no environment variable.
 const fn of_model(key: &'static str, kind: Kind) -> Setting {
     Setting { section: "models", key, variable: None, kind }
 }
@@ -50,7 +50,7 @@ const ORIGINS: Kind = List { item: cors::parse, example: "https://page.example",
 const HOSTS: Kind = List { item: super::host::parse_allowed, example: "embeddings.example", none: true };
 const NAMES: Kind = List { item: super::values::name, example: "name", none: false };
 
-/// All settings, in the order of the documentation. A test holds them against the types.
+/// All settings, in the order of the documentation. A test compares the list with the types.
 pub const SETTINGS: &[Setting] = &[
     setting("", "default_model", "DEFAULT_MODEL", Name),
     setting("server", "host", "HOST", HOST),
@@ -101,21 +101,21 @@ pub const SETTINGS: &[Setting] = &[
     of_model("norm_tensor", Name),
 ];
 
-/// The sections, as they are written.
+/// The sections, and how they are written in the configuration file.
 pub const SECTIONS: [(&str, &str); 3] = [("server", "[server]"), ("log", "[log]"), ("models", "[[models]]")];
 
-/// The setting `key` of `section`.
+/// Returns the setting `key` of `section`.
 pub fn find(section: &str, key: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.section == section && setting.key == key)
 }
 
-/// The keys of `section`.
+/// Returns the keys of `section`.
 pub fn keys(section: &str) -> impl Iterator<Item = &'static str> + Clone {
     SETTINGS.iter().filter(move |setting| setting.section == section).map(|setting| setting.key)
 }
 
 impl Setting {
-    /// The key with its section: `server.port`.
+    /// Returns the key with its section, such as `server.port`.
     pub fn name(&self) -> String {
         if self.section.is_empty() { self.key.to_owned() } else { format!("{}.{}", self.section, self.key) }
     }

@@ -1,4 +1,4 @@
-//! Values with their unit: "32 MiB", "30s".
+//! Values with a unit, such as "32 MiB" and "30s".
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
-/// A number of bytes, written "32 MiB" or as a plain number.
+/// A number of bytes, written as "32 MiB" or as a plain number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ByteCount(pub u64);
 
-/// A length of time, written "30s" or "1m 30s".
+/// A length of time, written as "30s" or "1m 30s".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seconds(pub Duration);
 
@@ -48,7 +48,8 @@ impl FromStr for Seconds {
 }
 
 impl ByteCount {
-    /// As it is printed where that parses back to the same number; else the number of bytes.
+    /// Returns the value as it is displayed, if that parses back to the same number, and otherwise as the number of
+    /// bytes.
     pub fn exact(self) -> String {
         let printed = self.to_string();
         if printed.parse() == Ok(self) { printed } else { self.0.to_string() }
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_parses_back() {
+    fn displayed_values_parse_back() {
         for bytes in [1, 1000, 32 << 20, 5 << 30] {
             let size = ByteCount(bytes);
             assert_eq!(size.to_string().parse(), Ok(size), "{size}");
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn no_unit_is_an_error_that_shows_one() {
+    fn a_missing_unit_is_an_error_with_an_example() {
         assert!("fast".parse::<Seconds>().unwrap_err().contains("30s"));
         assert!("big".parse::<ByteCount>().unwrap_err().contains("32 MiB"));
     }

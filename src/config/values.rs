@@ -1,5 +1,5 @@
-//! Values as people write them, in a file, a variable or a flag: read in one way, held against their range, and put into
-//! the one form that the types take. Errors say what to write.
+//! Reads the values of settings as people write them in a file, a variable or a flag: checks their range and converts
+//! them to the form that the configuration types read. Error messages say what to write.
 
 use std::time::Duration;
 
@@ -7,9 +7,9 @@ use toml::Value;
 
 use super::units::{ByteCount, Seconds};
 
-/// What values a setting takes.
+/// The kind of values that a setting accepts.
 pub enum Kind {
-    /// A name: text on one line without white space around it.
+    /// A name: text on one line, without white space around it.
     Name,
     Path,
     Truth,
@@ -21,36 +21,36 @@ pub enum Kind {
         least: f64,
         most: f64,
     },
-    /// In bytes.
+    /// A number of bytes.
     Size {
         least: u64,
         most: u64,
     },
-    /// In milliseconds.
+    /// A length of time in milliseconds. `zero` says whether 0 is allowed too.
     Time {
         zero: bool,
         least: u64,
         most: u64,
     },
-    /// One of these, in any case.
+    /// One of these words, in upper or lower case.
     Word(&'static [&'static str]),
-    /// Text that this function checks and puts into its one form.
+    /// Text that this function checks and normalizes.
     Form(fn(&str) -> Result<String, String>),
-    /// `none`: whether a variable says `none` for the empty list.
+    /// A list. `none` says whether a variable may be `none` for the empty list.
     List {
         item: fn(&str) -> Result<String, String>,
         example: &'static str,
         none: bool,
     },
-    /// API keys, which no error shows; [`crate::keys`] checks them.
+    /// API keys, which no error message shows. [`crate::keys`] checks them.
     Keys,
 }
 
 impl Kind {
-    /// The value of a variable or a flag. `text` is not empty, and trimmed.
+    /// Reads the value of a variable or a flag. `text` is trimmed and not empty.
     ///
     /// # Errors
-    /// What to write.
+    /// A phrase that says what to write.
     pub fn from_text(&self, text: &str) -> Result<Value, String> {
         match self {
             Self::Truth => match text.to_ascii_lowercase().as_str() {
@@ -70,10 +70,10 @@ impl Kind {
                 if items.is_empty() {
                     return Err(match self {
                         Self::List { example, none: true, .. } => {
-                            format!("it holds no entry: write {example}, or none")
+                            format!("it contains no entry: write {example}, or none")
                         }
-                        Self::List { example, .. } => format!("it holds no entry: write {example}"),
-                        _ => "it holds no API key: write keys separated by commas, or unset it".to_owned(),
+                        Self::List { example, .. } => format!("it contains no entry: write {example}"),
+                        _ => "it contains no API key: write keys separated by commas, or unset it".to_owned(),
                     });
                 }
                 self.from_value(&Value::Array(items))
@@ -82,17 +82,19 @@ impl Kind {
         }
     }
 
-    /// The value of a file, in the form that the types take.
+    /// Checks a value from the configuration file, and normalizes it.
     ///
     /// # Errors
-    /// What to write.
+    /// A phrase that says what to write.
     pub fn from_value(&self, value: &Value) -> Result<Value, String> {
         match (self, value) {
             (Self::Name, Value::String(text)) => name(text).map(Value::from),
             (Self::Path, Value::String(text)) if text.is_empty() => {
                 Err("write a path, or leave the setting out".to_owned())
             }
-            (Self::Path, Value::String(text)) if text.contains('\0') => Err("a path has no zero byte".to_owned()),
+            (Self::Path, Value::String(text)) if text.contains('\0') => Err("a path cannot contain a zero \
+                                                                             byte"
+                .to_owned()),
             (Self::Path, Value::String(_)) | (Self::Truth, Value::Boolean(_)) => Ok(value.clone()),
             (Self::Whole { least, most }, Value::Integer(number))
                 if u64::try_from(*number).is_ok_and(|n| (*least..=*most).contains(&n)) =>
@@ -147,7 +149,7 @@ impl Kind {
         }
     }
 
-    /// What is right.
+    /// Returns a phrase that says what to write.
     fn advice(&self) -> String {
         match self {
             Self::Name => "write a name in quotation marks".to_owned(),
@@ -173,16 +175,16 @@ impl Kind {
         }
     }
 
-    /// Whether errors may show the value.
+    /// Returns whether error messages must not show the value.
     pub fn is_secret(&self) -> bool {
         matches!(self, Self::Keys)
     }
 }
 
-/// A name as it may stand in a request, a list and a log.
+/// Checks a name, which may appear in requests, lists and log lines.
 ///
 /// # Errors
-/// What to write.
+/// A phrase that says what to write.
 pub fn name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("write a name that is not empty".to_owned());
@@ -193,7 +195,7 @@ pub fn name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// `text` without white space around it, and without the quotation marks that env files leave around a value.
+/// Returns `text` without white space around it, and without the quotation marks that env files leave around a value.
 pub fn unquoted(text: &str) -> &str {
     let text = text.trim();
     for quote in ['"', '\''] {
@@ -206,19 +208,19 @@ pub fn unquoted(text: &str) -> &str {
     text
 }
 
-/// A path below which all others are: none if `text` is empty or `/`.
+/// Checks the prefix of all paths. The result is empty if `text` is empty or `/`.
 ///
 /// # Errors
-/// What to write.
+/// A phrase that says what to write.
 pub fn path_prefix(text: &str) -> Result<String, String> {
     if matches!(text, "" | "/") {
         return Ok(String::new());
     }
     if text.len() > 1 && text.ends_with('/') {
-        return Err("leave out the slash at its end".to_owned());
+        return Err("leave out the slash at the end".to_owned());
     }
     if matches!(text, "/health" | "/ready" | "/metrics") {
-        return Err("that is the path of a probe: write another one".to_owned());
+        return Err("this is the path of a probe: write another one".to_owned());
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
     let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.chars().all(is_plain);
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn truths_and_words_are_taken_in_any_case() {
+    fn booleans_and_words_are_case_insensitive() {
         for (text, truth) in [("true", true), ("True", true), ("1", true), ("YES", true), ("On", true)] {
             assert_eq!(Kind::Truth.from_text(text), Ok(Value::Boolean(truth)), "{text}");
         }
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_both_ends() {
+    fn numbers_are_limited_at_both_ends() {
         let whole = Kind::Whole { least: 1, most: 100 };
         assert_eq!(whole.from_text("100"), Ok(Value::Integer(100)));
         for text in ["0", "101", "-1", "+1", "1.0", "1e2", "99999999999999999999", "many", "0x10"] {
@@ -266,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_have_both_ends_and_units_that_overflow_are_beyond_them() {
+    fn sizes_and_times_are_limited_at_both_ends_even_on_overflow() {
         let size = Kind::Size { least: 1024, most: 4 << 30 };
         assert_eq!(size.from_text("2 MiB"), Ok(Value::from("2.0 MiB")));
         assert_eq!(size.from_value(&Value::Integer(1500)), Ok(Value::from("1500")));
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_of_a_size_is_the_size() {
+    fn a_displayed_size_is_exact() {
         let size = Kind::Size { least: 1, most: u64::MAX };
         for bytes in [1, 1023, 20_000, 33_554_433, 32 << 20, 5 << 30] {
             let printed = size.from_value(&Value::Integer(bytes)).unwrap();
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_hold_what_they_say_and_nothing_empty() {
+    fn lists_have_no_empty_entries() {
         let list = Kind::List { item: name, example: "a", none: true };
         let texts = |value: Result<Value, String>| value.unwrap().as_array().unwrap().len();
         assert_eq!(texts(list.from_text("a, \"b\" ,'c',")), 3);
@@ -309,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn quotation_marks_of_env_files_are_left_out() {
+    fn quotation_marks_of_env_files_are_removed() {
         for (text, value) in [
             ("\"a\"", "a"),
             (" ' a ' ", "a"),

@@ -1,5 +1,5 @@
-//! The environment as a layer of the configuration. All variables are read in one way: trimmed, without the quotation marks
-//! of env files, and an empty one is as if it were not set.
+//! The environment variables as a layer of the configuration. Every variable is trimmed, the quotation marks of env
+//! files are removed, and an empty variable counts as unset.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,33 +8,34 @@ use super::layers::{ConfigError, nearest};
 use super::settings::{SETTINGS, Setting};
 use super::values::unquoted;
 
-/// The prefix of environment variables.
+/// The prefix of all environment variables.
 pub const PREFIX: &str = "EMBEDDING_SERVER_";
-/// The one that names the configuration file.
+/// The variable with the path of the configuration file.
 pub const CONFIG: &str = "EMBEDDING_SERVER_CONFIG";
-/// The one that has models.
+/// The variable with the models.
 pub const MODELS: &str = "EMBEDDING_SERVER_MODELS";
-/// Variables of this project's tests.
+/// The prefix of variables that only this project's tests use.
 const TEST: &str = "EMBEDDING_SERVER_TEST_";
 
-/// Parts of unknown names that sound as if the variable were to protect the server.
+/// Parts of unknown variable names that suggest that the variable should protect the server.
 const PROTECTING: [&str; 9] = ["KEY", "TLS", "CERT", "AUTH", "TOKEN", "SECRET", "PASSW", "CORS", "ORIGIN"];
 
-/// What the environment says.
+/// The values of the environment variables.
 #[derive(Default)]
 pub struct Variables {
     pub config_file: Option<PathBuf>,
-    /// The variables that are set, with their names.
+    /// The settings whose variables are set, with the variable's name and value.
     pub settings: Vec<(&'static Setting, String, String)>,
     pub models: Vec<String>,
     pub warnings: Vec<String>,
 }
 
 impl Variables {
-    /// Takes the variables that begin with [`PREFIX`].
+    /// Reads the variables that begin with [`PREFIX`].
     ///
     /// # Errors
-    /// When one of them is not valid Unicode, or an unknown one sounds as if it were to protect the server.
+    /// If a variable is not valid UTF-8, or if the name of an unknown one suggests that it should protect the
+    /// server.
     pub fn read(
         environment: impl Iterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
     ) -> Result<Self, ConfigError> {
@@ -60,9 +61,7 @@ impl Variables {
                 found.unknown(&name, text)?;
             } else if text.is_empty() {
                 if setting.is_some_and(|setting| setting.key == "cors_origins") {
-                    found
-                        .warnings
-                        .push(format!("{name} is empty, which is as if unset; write none to allow no origin"));
+                    found.warnings.push(format!("{name} is empty and counts as unset; write none to allow no origin"));
                 }
             } else if let Some(setting) = setting {
                 found.settings.push((setting, name, text.to_owned()));
@@ -72,7 +71,10 @@ impl Variables {
                 let models = text.split(',').map(unquoted).filter(|model| !model.is_empty());
                 found.models.extend(models.map(str::to_owned));
                 if found.models.is_empty() {
-                    return Err(ConfigError(format!("{name} holds no model: write NAME=PATH,NAME=PATH, or unset it")));
+                    return Err(ConfigError(format!(
+                        "{name} contains no model: write NAME=PATH,NAME=PATH, or unset \
+                                                    it"
+                    )));
                 }
             }
         }
@@ -85,12 +87,15 @@ impl Variables {
         let meant = match nearest(short, known) {
             Some(meant) => format!("; did you mean {PREFIX}{meant}?"),
             None => {
-                format!("; `embedding-server check` prints all settings, and {PREFIX}PORT is the form of a variable")
+                format!(
+                    "; `embedding-server check` prints all settings, and the variable of server.port is \
+                         {PREFIX}PORT"
+                )
             }
         };
         if !text.is_empty() && PROTECTING.iter().any(|part| short.contains(part)) {
             return Err(ConfigError(format!(
-                "unknown variable {name}, which sounds as if it were to protect the server{meant}"
+                "unknown variable {name}, whose name suggests that it protects the server{meant}"
             )));
         }
         self.warnings.push(format!("unknown variable {name}{meant}"));
@@ -98,8 +103,9 @@ impl Variables {
     }
 }
 
-/// A service named embedding-server, or embedding-server-something, sets such variables in every pod of its namespace:
-/// EMBEDDING_SERVER_PORT=tcp://..., EMBEDDING_SERVER_SERVICE_HOST, EMBEDDING_SERVER_PORT_5000_TCP_ADDR.
+/// Returns whether Kubernetes set this variable. A service named embedding-server or embedding-server-something sets
+/// such variables in every pod of its namespace: EMBEDDING_SERVER_PORT=tcp://..., EMBEDDING_SERVER_SERVICE_HOST,
+/// EMBEDDING_SERVER_PORT_5000_TCP_ADDR.
 fn set_by_kubernetes(name: &str, text: &str) -> bool {
     let is_address = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
     let of_a_port = || {
@@ -124,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_variable_is_as_if_it_were_not_set() {
+    fn an_empty_variable_counts_as_unset() {
         for value in ["", " ", "\"\"", "''", "\t\n"] {
             let empty: Vec<(String, &str)> = SETTINGS
                 .iter()
@@ -137,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_is_not_ours() {
+    fn variables_that_kubernetes_sets_for_a_service_are_recognized() {
         let found = read(&[
             ("EMBEDDING_SERVER_PORT", "tcp://10.0.0.7:5000"),
             ("EMBEDDING_SERVER_PORT_5000_TCP", "tcp://10.0.0.7:5000"),
@@ -156,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_warned_of_and_refused_if_they_sound_like_protection() {
+    fn unknown_variables_warn_and_are_refused_if_they_suggest_protection() {
         let warned = read(&[("EMBEDDING_SERVER_PROT", "1")]).unwrap().warnings;
         assert_eq!(warned, ["unknown variable EMBEDDING_SERVER_PROT; did you mean EMBEDDING_SERVER_PORT?"]);
         for (name, meant) in [
@@ -175,7 +181,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_variable_of_ours_that_is_not_unicode_is_an_error() {
+    fn a_known_variable_that_is_not_utf8_is_an_error() {
         use std::os::unix::ffi::OsStringExt;
         for name in ["EMBEDDING_SERVER_API_KEYS", "EMBEDDING_SERVER_PORT", CONFIG, MODELS] {
             let broken = OsString::from_vec(b"sk-\xff".to_vec());

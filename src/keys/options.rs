@@ -1,23 +1,23 @@
-//! The options of a key: words of the form `option=value` in its entry.
+//! The options of API keys: words of the form `option=value` in a key's entry.
 
 use std::num::NonZeroU64;
 
-/// What an entry says of its key beside the models.
+/// The options of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
-    /// What the log and the metrics call the key.
+    /// The name of the key in the log and the metrics.
     pub name: Option<String>,
     pub rates: Rates,
 }
 
-/// How much a key may use per minute; `None`: as much as it likes.
+/// The rate limits of a key per minute; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rates {
     pub requests: Option<NonZeroU64>,
     pub tokens: Option<NonZeroU64>,
 }
 
-/// The label of all keys without a name in the metrics, which is therefore no name.
+/// The label that the metrics use for all keys without a name. No key may have it as its name.
 pub const UNNAMED: &str = "unnamed";
 
 const NAME: &str = "name";
@@ -27,11 +27,11 @@ const LONGEST_NAME: usize = 64;
 const HIGHEST_RATE: u64 = 1_000_000_000;
 
 impl Options {
-    /// Takes `word` if it is an option; returns whether it is one.
+    /// Reads `word` if it is an option. Returns whether it is one.
     ///
     /// # Errors
-    /// When the option or its value is not one that there is. Errors continue a sentence that begins with the place, and
-    /// repeat nothing of the word, which may be a key that stands in the wrong place.
+    /// If the option is unknown or its value is invalid. The message continues a sentence that begins with the
+    /// place of the key. It does not quote the word, which may be a key in the wrong place.
     pub fn take(&mut self, word: &str) -> Result<bool, String> {
         let Some((option, value)) = split(word) else { return Ok(false) };
         let given_before = match option {
@@ -55,12 +55,12 @@ impl Rates {
     }
 }
 
-/// Whether `word` begins with one of the options that there are, as an entry may whose key is missing.
+/// Returns whether `word` begins with a known option, as an entry without a key does.
 pub fn is_known(word: &str) -> bool {
     split(word).is_some_and(|(option, _)| [NAME, REQUESTS, TOKENS].contains(&option))
 }
 
-/// The option and its value, if `word` is an option.
+/// Splits `word` into an option and its value, if it is an option.
 fn split(word: &str) -> Option<(&str, &str)> {
     let (option, value) = word.split_once('=')?;
     let is_option = !option.is_empty() && option.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -71,8 +71,8 @@ fn name(value: &str) -> Result<String, String> {
     let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     if value.is_empty() || value.len() > LONGEST_NAME || !value.bytes().all(is_fine) {
         return Err(format!(
-            "has a wrong value for {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces \
-             around the '='"
+            "has an invalid {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces around \
+                         the '='"
         ));
     }
     if value == UNNAMED {
@@ -85,8 +85,8 @@ fn rate(option: &str, value: &str) -> Result<NonZeroU64, String> {
     let number = if value.bytes().all(|b| b.is_ascii_digit()) { value.parse().ok() } else { None };
     number.filter(|rate: &NonZeroU64| rate.get() <= HIGHEST_RATE).ok_or_else(|| {
         format!(
-            "has a wrong value for {option}: write a whole number from 1 to {HIGHEST_RATE} without separators, or leave the \
-             option out"
+                        "has an invalid {option}: write a whole number from 1 to {HIGHEST_RATE} without separators, or leave the option \
+                         out"
         )
     })
 }
@@ -118,25 +118,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_without_repeating_it() {
+    fn errors_do_not_quote_the_option() {
         let (longest, too_long) = ("n".repeat(64), "n".repeat(65));
         assert!(options(&[&format!("name={longest}")]).is_ok());
         for (words, part) in [
             (&["secret=1"][..], "unknown option"),
             (&["requests_per_second=77"], "unknown option"),
-            (&["name="], "wrong value for name"),
-            (&["name=secret/"], "wrong value for name"),
-            (&["name=\u{e9}secret"], "wrong value for name"),
-            (&["name=\"secret\""], "wrong value for name"),
-            (&["name=a=secret"], "wrong value for name"),
+            (&["name="], "invalid name"),
+            (&["name=secret/"], "invalid name"),
+            (&["name=\u{e9}secret"], "invalid name"),
+            (&["name=\"secret\""], "invalid name"),
+            (&["name=a=secret"], "invalid name"),
             (&[&format!("name={too_long}")], "1 to 64"),
             (&["name=unnamed"], "choose another name"),
             (&["name=a", "name=a"], "option name twice"),
             (&["tokens_per_minute=1", "tokens_per_minute=77"], "option tokens_per_minute twice"),
-            (&["requests_per_minute="], "wrong value for requests_per_minute"),
+            (&["requests_per_minute="], "invalid requests_per_minute"),
             (&["requests_per_minute=0"], "from 1 to 1000000000"),
             (&["requests_per_minute=00"], "from 1 to"),
-            (&["tokens_per_minute=1000000001"], "wrong value for tokens_per_minute"),
+            (&["tokens_per_minute=1000000001"], "invalid tokens_per_minute"),
             (&["tokens_per_minute=77777777777777777777777"], "from 1 to"),
             (&["tokens_per_minute=-77"], "from 1 to"),
             (&["tokens_per_minute=+77"], "from 1 to"),

@@ -1,4 +1,5 @@
-//! Request bodies, read: what is wrong with one is said in the API's own words, and what is too much is counted and not kept.
+//! Parses request bodies. Error messages use the words of the API and not those of the parser, and inputs over the
+//! limit are counted without being kept.
 
 mod list;
 
@@ -11,26 +12,26 @@ use serde_json::Number;
 use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
 use list::List;
 
-/// Why a body is no request.
+/// Why a request body is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is no JSON.
+    /// The body is not JSON.
     #[error("{0}")]
     NotJson(String),
-    /// It is JSON of another shape.
+    /// The body is JSON, but does not have the form of the request.
     #[error("{message}")]
     Field { message: String, field: Option<&'static str> },
 }
 
-/// A body that can be read.
+/// A request type that can be parsed from a body.
 pub trait Request: Sized + Send + 'static {
-    /// The fields that it has; others are ignored.
+    /// The names of the request's fields. Other fields are ignored.
     const FIELDS: &'static [&'static str];
 
-    /// Of the fields that were given.
+    /// Creates the request from the values of its fields.
     fn of(fields: Fields, input: Inputs) -> Self;
 
-    /// The fields that hold inputs.
+    /// Returns the fields that hold inputs.
     fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)>;
 }
 
@@ -77,7 +78,7 @@ impl Request for CreateSimilarityRequest {
     }
 }
 
-/// The values of a body's fields. `null` is as good as absent.
+/// The values of the fields of a body. A field with the value `null` counts as missing.
 #[derive(Default)]
 pub struct Fields {
     input: Option<Inputs>,
@@ -85,21 +86,22 @@ pub struct Fields {
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
     dimensions: Option<u64>,
-    /// Names of fields that no request has.
+    /// The names of fields that no request has.
     unknown: Vec<String>,
 }
 
-/// Reads a body. Of a list of inputs the first `max_inputs` are kept, and all are counted.
+/// Parses a body. Of each list of inputs the first `max_inputs` are kept, and all are counted.
 ///
 /// # Errors
-/// When it is no JSON object of the request's fields.
+/// If the body is not a JSON object with the fields of the request.
 pub fn parse<T: Request>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let error = match read(body, max_inputs) {
         Ok(request) => return Ok(request),
         Err(error) => error,
     };
-    // JavaScript cuts strings between the halves of a character, and serde_json takes whole characters only.
+    // JavaScript can cut a string between the two halves of a surrogate pair, and serde_json accepts only whole
+    // pairs.
     match without_lone_surrogates(body) {
         Some(mended) => read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
         None => Err(explain(body, &error)),
@@ -116,7 +118,7 @@ fn read<T: Request>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
     }
 }
 
-/// In the API's words: without those of the parser.
+/// Converts the parser's error into one in the words of the API.
 fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     let text = error.to_string();
     if error.is_data() {
@@ -131,7 +133,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     BodyError::NotJson(if body.iter().all(u8::is_ascii_whitespace) {
         "it is empty".to_owned()
     } else if let Err(error) = std::str::from_utf8(body) {
-        format!("it is not UTF-8 (byte {} is the first that is wrong)", error.valid_up_to() + 1)
+        format!("it is not UTF-8 (the first invalid byte is number {})", error.valid_up_to() + 1)
     } else if error.is_eof() {
         format!("it ends before it is complete, after {} bytes", body.len())
     } else {
@@ -139,7 +141,8 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     })
 }
 
-/// With U+FFFD for halves of characters that stand alone as `\uD800`; `None` where there are none. No place changes.
+/// Returns the body with each unpaired surrogate escape, such as `\uD800`, replaced by the escape of U+FFFD, which has
+/// the same length. Returns `None` if there is none.
 fn without_lone_surrogates(body: &[u8]) -> Option<Vec<u8>> {
     let mut mended: Option<Vec<u8>> = None;
     let mut at = 0;
@@ -161,7 +164,7 @@ fn without_lone_surrogates(body: &[u8]) -> Option<Vec<u8>> {
     mended
 }
 
-/// The bytes of `\uD800`.
+/// The length of an escape such as `\uD800`, in bytes.
 const ESCAPE: usize = 6;
 
 enum Half {
@@ -182,9 +185,9 @@ fn surrogate(body: &[u8], at: usize) -> Option<Half> {
     }
 }
 
-const SHAPES: &str = "a string, an array of strings, an array of token ids or an array of arrays of token ids";
+const SHAPES: &str = "a string, an array of strings, an array of token IDs or an array of arrays of token IDs";
 
-/// Fields of other APIs, and of this one in other words, that people send for `input`.
+/// Names of fields in other APIs, or misnamed fields, that clients send instead of `input`.
 const INSTEAD_OF_INPUT: [&str; 10] =
     ["text", "texts", "prompt", "content", "contents", "sentence", "sentences", "document", "documents", "data"];
 
@@ -204,13 +207,13 @@ fn missing(unknown: &[String], known: &[&str]) -> String {
     message
 }
 
-/// The whole body.
+/// Deserializes the whole body.
 struct Body {
     known: &'static [&'static str],
     max_inputs: usize,
 }
 
-/// Unknown names that are kept, and the characters of one.
+/// How many names of unknown fields are kept, and how many characters of each.
 const UNKNOWN: usize = 8;
 const UNKNOWN_LENGTH: usize = 32;
 
@@ -305,10 +308,10 @@ impl<'de> Visitor<'de> for Body {
 }
 
 fn no_object<E: Error>(found: &str) -> E {
-    E::custom(format!("the body must be a JSON object such as {{\"input\": \"hello\"}}, and it is {found}"))
+    E::custom(format!("the body must be a JSON object such as {{\"input\": \"hello\"}}, but it is {found}"))
 }
 
-/// The name of a field: one that is known, or another.
+/// Deserializes the name of a field: a known one, or the text of an unknown one.
 struct Name(&'static [&'static str]);
 
 impl<'de> DeserializeSeed<'de> for Name {
@@ -332,7 +335,8 @@ impl Visitor<'_> for Name {
     }
 }
 
-/// A value that is neither an array nor an object; the message is the error for those, and for `true` and `false`.
+/// Deserializes a value that is neither an array nor an object. For these, and for `true` and `false`, the error has
+/// this message.
 struct Scalar(&'static str);
 
 enum Value {
@@ -389,9 +393,9 @@ impl<'de> Visitor<'de> for Scalar {
     }
 }
 
-/// `5.0` is an integer too, in JSON Schema's sense and in JavaScript's.
+/// Returns `number` as an integer if it is one: `5.0` is an integer too, as in JSON Schema and JavaScript.
 fn whole(number: f64) -> Option<u64> {
-    // Up to here every whole number is its own f64.
+    // Up to this number, every integer has an exact f64.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     ((0.0..=EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)
 }
@@ -413,7 +417,7 @@ mod tests {
         Input::Text(s.to_owned())
     }
 
-    /// The message, which must name `field`, and none of the parser's words.
+    /// Returns the error message, which must name `field` and contain none of the parser's words.
     fn refused(json: &str, field: &'static str) -> String {
         let Err(BodyError::Field { message, field: found }) = request(json) else { panic!("{json}") };
         assert_eq!(found, Some(field), "{json}: {message}");
@@ -424,19 +428,19 @@ mod tests {
     }
 
     #[test]
-    fn the_four_shapes_of_input() {
+    fn all_four_shapes_of_input_are_parsed() {
         assert_eq!(inputs(r#""hello""#), [text("hello")]);
         assert_eq!(inputs(r#"["a","é\n"]"#), [text("a"), text("é\n")]);
         assert_eq!(inputs("[1,2,4294967295]"), [Input::TokenIds(vec![1, 2, u32::MAX])]);
         assert_eq!(inputs("[[1],[],[2,3]]"), [vec![1], vec![], vec![2, 3]].map(Input::TokenIds));
         assert_eq!(inputs("[1.0,2e1]"), [Input::TokenIds(vec![1, 20])]);
-        // LangChain puts an empty text between arrays of ids.
+        // LangChain puts an empty text between arrays of token IDs.
         assert_eq!(inputs(r#"[[1],""]"#), [Input::TokenIds(vec![1]), text("")]);
         assert_eq!(inputs(r#"["",[4294967295.0]]"#), [text(""), Input::TokenIds(vec![u32::MAX])]);
     }
 
     #[test]
-    fn what_is_no_input_is_named_with_its_place() {
+    fn an_invalid_input_is_named_with_its_position() {
         for (json, place) in [
             ("[]", "'input' is an empty array"),
             ("1", "'input' is a number"),
@@ -470,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_input_is_told_with_what_was_sent_in_its_place() {
+    fn a_missing_input_is_reported_with_the_misnamed_field() {
         assert!(!refused(r#"{"model":"m"}"#, "input").contains("did you mean"));
         for sent in ["inputs", "Input", "text", "texts", "prompt", "imput", "inptu", "documents"] {
             let message = refused(&format!(r#"{{"{sent}":"a"}}"#), "input");
@@ -515,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_told_in_plain_words() {
+    fn invalid_json_is_reported_without_the_parsers_words() {
         let told = |body: &[u8]| match parse::<CreateTokensRequest>(body, 9) {
             Err(BodyError::NotJson(problem)) => problem,
             other => panic!("{other:?}"),
@@ -524,7 +528,7 @@ mod tests {
         assert_eq!(told(br#"{"input":"a"#), "it ends before it is complete, after 11 bytes");
         assert_eq!(told(b"{\"input\":\n\"a\",}"), "it is not valid JSON at byte 15");
         assert_eq!(told(b"{\"input\":\"a\"} x"), "it is not valid JSON at byte 15");
-        assert_eq!(told(b"{\"input\":\"a\xff\"}"), "it is not UTF-8 (byte 12 is the first that is wrong)");
+        assert_eq!(told(b"{\"input\":\"a\xff\"}"), "it is not UTF-8 (the first invalid byte is number 12)");
         for body in ["null", "true", "1", "-1", "0.5", "\"a\"", "[\"a\"]"] {
             let Err(BodyError::Field { message, field: None }) = request(body) else { panic!("{body}") };
             assert!(message.starts_with("the body must be a JSON object"), "{message}");
@@ -532,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn halves_of_characters_are_replaced_in_every_string() {
+    fn unpaired_surrogates_are_replaced_in_every_string() {
         for (sent, expected) in [
             (r"bad \ud83d", "bad \u{fffd}"),
             (r"\ud83d\ude00", "😀"),

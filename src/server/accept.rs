@@ -1,9 +1,9 @@
-//! Content negotiation: what the header `Accept` says of the representations that a resource has (RFC 9110, 12).
+//! Content negotiation: how much the `Accept` header prefers each representation of a resource (RFC 9110, section 12).
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
-/// The media ranges of a request. Without any, every representation is as good as another.
+/// The media ranges of a request. Without any, every representation is equally acceptable.
 pub struct Accept<'a>(Vec<Range<'a>>);
 
 /// One media range, such as `text/*;q=0.5`.
@@ -11,35 +11,35 @@ struct Range<'a> {
     kind: &'a str,
     subtype: &'a str,
     version: Option<&'a str>,
-    /// In thousandths.
+    /// The quality in thousandths.
     quality: u16,
 }
 
-/// How welcome a representation is: compared by quality, then by whether the client named it.
+/// How acceptable a representation is: ordered by quality, then by whether the client named it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Preference {
-    /// In thousandths; 0: not at all.
+    /// The quality in thousandths; 0 means that the representation is not acceptable.
     quality: u16,
-    /// Whether a range named exactly this media type, and not only `*/*` or all of its kind.
+    /// Whether a media range names exactly this media type, and not only `*/*` or `type/*`.
     named: bool,
 }
 
 impl Preference {
-    /// Whether a range named exactly this media type.
+    /// Returns whether a media range names exactly this media type.
     pub fn is_named(self) -> bool {
         self.named
     }
 }
 
 impl<'a> Accept<'a> {
-    /// The ranges of all `Accept` headers together. Ranges that are not well-formed are ignored.
+    /// Reads the media ranges of all `Accept` headers. Malformed ranges are ignored.
     pub fn new(headers: &'a HeaderMap) -> Self {
         let lists = headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
         Self(lists.flat_map(|list| split(list, ',')).filter_map(Range::parse).collect())
     }
 
-    /// What the client thinks of the media type `kind/subtype`, of this version if the type has versions: the most
-    /// specific range that matches decides.
+    /// Returns the client's preference for the media type `kind/subtype`, with `version` if the type has versions. The
+    /// most specific matching range decides.
     pub fn preference(&self, kind: &str, subtype: &str, version: Option<&str>) -> Preference {
         if self.0.is_empty() {
             return Preference { quality: 1000, named: false };
@@ -56,7 +56,7 @@ impl<'a> Accept<'a> {
 }
 
 impl<'a> Range<'a> {
-    /// The least specificity of a range that names the media type.
+    /// The lowest specificity of a range that names the media type.
     const NAMED: u8 = 2;
 
     fn parse(text: &'a str) -> Option<Self> {
@@ -75,7 +75,7 @@ impl<'a> Range<'a> {
         Some(range)
     }
 
-    /// `None` where the range does not match the media type.
+    /// Returns how specific the range is for this media type, or `None` if it does not match.
     fn specificity(&self, kind: &str, subtype: &str, version: Option<&str>) -> Option<u8> {
         if (self.kind, self.subtype) == ("*", "*") {
             return Some(0);
@@ -94,13 +94,13 @@ impl<'a> Range<'a> {
     }
 }
 
-/// A quality, `0.25`, as thousandths.
+/// Parses a quality such as `0.25` into thousandths.
 fn thousandths(text: &str) -> Option<u16> {
     let quality: f64 = text.parse().ok()?;
     (0.0..=1.0).contains(&quality).then(|| (quality * 1000.0).round() as u16)
 }
 
-/// The parts of a list between separators that stand outside quotes.
+/// Splits a list at separators that are outside quotation marks.
 fn split(text: &str, separator: char) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     text.split(move |c| {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_named_is_refused_and_no_header_takes_all() {
+    fn an_unnamed_type_is_not_acceptable_and_no_header_accepts_all() {
         let named = headers(&["application/json , TEXT/HTML ; Q=0 , x/y;q=7, broken, text/plain;a=\"b,c;q=0\""]);
         let accept = Accept::new(&named);
         assert_eq!(accept.preference("text", "html", None), Preference { quality: 0, named: false });

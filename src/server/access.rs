@@ -1,4 +1,4 @@
-//! Around every request: its id, its counts, and its one line in the log.
+//! The access log: gives every request an ID, counts it, and writes one log line for it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,21 +21,21 @@ use super::stages::SERVER_TIMING;
 use super::trace::{self, TRACE_PARENT};
 use crate::registry::{Entry, Registry};
 
-/// On every response; taken from the request where it has one.
+/// The header with the ID of a request. It is on every response; a request may bring its own ID.
 pub const REQUEST_ID: &str = "x-request-id";
 
 const CLIENT_REQUEST_ID: &str = "x-client-request-id";
 const LONGEST_ID: usize = 128;
 
-/// How much of a client's words the log repeats.
+/// The longest texts from a client that the log repeats, in bytes.
 const LONGEST_METHOD: usize = 32;
 const LONGEST_PATH: usize = 256;
 const LONGEST_FORWARDED_FOR: usize = 256;
 
-/// The route of a request that has none, in the log and the metrics.
+/// The route of requests that match no route, in the log and in the metrics.
 const NO_ROUTE: &str = "-";
 
-/// What the log and the metrics say of a request beyond its head; handlers put it into their response.
+/// What a handler reports to the access log and the metrics, as an extension of its response.
 #[derive(Clone)]
 pub struct Accounting {
     pub entry: Arc<Entry>,
@@ -43,19 +43,19 @@ pub struct Accounting {
     pub tokens: usize,
 }
 
-/// Where requests are counted.
+/// The access log, and the counters of each route and model.
 pub struct Log {
-    /// Whether there is a line for each request, and not for failures of the server alone.
+    /// Whether every request gets a line (`log.access`), and not only requests that fail with a 5xx status.
     all_requests: bool,
     metrics: Arc<Metrics>,
     routes: Vec<(String, OfRoute)>,
     others: OfRoute,
-    /// By their place in the configuration.
+    /// The counters of the models, in the order of the configuration.
     models: Vec<OfModel>,
 }
 
 impl Log {
-    /// Of a router with these paths, for these models.
+    /// Returns the log for a router with these paths and these models.
     pub fn new(metrics: Arc<Metrics>, paths: &[String], registry: &Registry, all_requests: bool) -> Self {
         let routes = paths.iter().map(|path| (path.clone(), metrics.route(path))).collect();
         let models = registry.models().iter().map(|entry| metrics.model(entry.id())).collect();
@@ -67,10 +67,11 @@ impl Log {
     }
 }
 
-/// Gives every request an id, the client's own if it sent one, counts it, and logs it when its answer begins, in one line without
-/// texts, vectors or keys.
+/// Runs `next`, counts the request, and logs it when its response begins, in one line without texts, vectors or keys.
+/// The request gets an ID: the client's own if it sent one, otherwise a new one.
 ///
-/// `route` is the path that the request matched, if any. `next` also tells whose key opened the route, if it asks for one.
+/// `route` is the path that the request matched, if any. `next` also returns the API key that gave access to the route,
+/// if the route needs a key.
 pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
     log: &Log,
     route: Option<&str>,
@@ -122,7 +123,7 @@ pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
     if status.is_server_error() && route != "/ready" {
         line!(warn);
     } else if !log.all_requests {
-        // Switched off by log.access.
+        // The setting log.access is false.
     } else if matches!(route, "/health" | "/ready" | "/metrics") {
         line!(debug);
     } else {
@@ -132,20 +133,19 @@ pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
     if let Some(trace) = trace {
         response.headers_mut().insert(TRACE_PARENT, trace.into_header());
     }
-    // One that lies ready is as good as sent.
+    // A complete body counts as sent: it is written to the socket at once.
     if response.body().size_hint().exact().is_none() {
         return response.map(|body| Body::new(Sending::new(body, in_flight)));
     }
     response
 }
 
-/// What the line of a request says beyond that where the log shows debug: the client's own words, in bounds. The log escapes
-/// them.
+/// Further fields of the log line at level debug: texts from the client, cut to a maximum length. The log escapes them.
 struct Details {
-    /// Without the query, which may hold secrets.
+    /// The path without the query, which may hold secrets.
     path: String,
     client: Option<String>,
-    /// As a proxy, or the client itself, claims.
+    /// The value of `x-forwarded-for`, as a proxy, or the client itself, claims it.
     forwarded_for: Option<String>,
 }
 
@@ -164,13 +164,13 @@ impl Details {
     }
 }
 
-/// The first bytes of `text`, whole characters, at most `max`.
+/// Returns the beginning of `text`: whole characters, at most `max` bytes.
 fn beginning(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
     text.get(..end).unwrap_or_default()
 }
 
-/// An answer that is still being made while it is sent, and what must live until then.
+/// A response body that is produced while it is sent, and a value that must live until all of it is sent.
 pub struct Sending<T> {
     body: Body,
     _until_sent: T,
@@ -202,7 +202,7 @@ impl<T: Unpin> hyper::body::Body for Sending<T> {
     }
 }
 
-/// The client's own id, if it is short and printable.
+/// Returns the ID that the client sent, if it is short and printable.
 fn sent_id(headers: &HeaderMap) -> Option<&HeaderValue> {
     [REQUEST_ID, CLIENT_REQUEST_ID].iter().find_map(|name| headers.get(*name)).filter(|id| {
         let id = id.as_bytes();

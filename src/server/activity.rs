@@ -1,4 +1,4 @@
-//! What is in flight on one connection: a request counts from its head to the last byte of its answer.
+//! The requests in flight on one connection. A request is in flight from its head to the last byte of its response.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,44 +11,45 @@ use axum::http::Version;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
-/// How many times in a row, evenly spread over a limit, a connection must be found idle to have been idle for that long.
+/// How many times in a row, evenly spread over a time limit, a connection must be found idle to count as idle for all
+/// of it.
 const LOOKS: u32 = 8;
 
-/// What is in flight on one connection.
+/// The requests in flight on one connection.
 #[derive(Debug, Default)]
 pub struct Activity {
     requests: AtomicUsize,
-    /// All requests that have begun.
+    /// The number of requests that have begun since the connection was opened.
     begun: AtomicUsize,
-    /// Whether bytes of an answer wait until the client reads.
+    /// Whether bytes of a response wait for the client to read.
     blocked: AtomicBool,
 }
 
-/// A request in flight on its connection, until this is dropped.
+/// One request in flight on its connection. It ends when this is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<Activity>);
 
 impl Activity {
-    /// A request begins.
+    /// Records that a request begins.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
-    /// Whether the connection takes no more bytes at the moment.
+    /// Records whether the connection accepts no more bytes at the moment.
     pub fn set_blocked(&self, blocked: bool) {
         if self.blocked.load(Ordering::Relaxed) != blocked {
             self.blocked.store(blocked, Ordering::Relaxed);
         }
     }
 
-    /// How many requests have begun whose answers are not sent to the last byte.
+    /// Returns the number of requests that have begun and whose responses are not completely sent.
     pub fn in_flight(&self) -> usize {
         self.requests.load(Ordering::Relaxed).max(usize::from(self.blocked.load(Ordering::Relaxed)))
     }
 
-    /// Resolves when nothing has been in flight for about `limit`.
+    /// Resolves when no request has been in flight for about `limit`.
     pub async fn idle_for(&self, limit: Duration) {
         let (mut begun, mut looks) = (self.begun.load(Ordering::Relaxed), 0);
         while looks < LOOKS {
@@ -66,8 +67,8 @@ impl Drop for InFlight {
     }
 }
 
-/// The body of an answer. Its request is in flight until this and all bytes that it gave out are dropped: HTTP/2 keeps what
-/// the client's window does not admit yet.
+/// A response body that keeps its request in flight until the body, and all bytes that came out of it, are dropped. The
+/// HTTP/2 implementation holds bytes back until the client's flow-control window has room for them.
 pub struct AnswerBody {
     body: Body,
     request: Arc<InFlight>,
@@ -80,7 +81,7 @@ impl AnswerBody {
     }
 }
 
-/// Bytes of an answer, and its request.
+/// Bytes of a response, which keep the request in flight.
 struct Part {
     bytes: Bytes,
     _request: Arc<InFlight>,
@@ -102,7 +103,7 @@ impl hyper::body::Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if self.version <= Version::HTTP_11 {
-            // Written at once, or the connection is blocked.
+            // HTTP/1 writes the bytes at once, or else the connection counts as blocked.
             return Poll::Ready(frame);
         }
         let part = |bytes| Bytes::from_owner(Part { bytes, _request: Arc::clone(&self.request) });
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_is_idle_when_its_last_request_ended_that_long_ago() {
+    async fn a_connection_is_idle_for_the_limit_after_its_last_request() {
         const LIMIT: Duration = Duration::from_millis(400);
         let activity = Arc::new(Activity::default());
         let requests = async {
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_in_flight_until_the_last_of_its_bytes_is_dropped() {
+    async fn a_request_is_in_flight_until_its_last_bytes_are_dropped() {
         let activity = Arc::new(Activity::default());
         let mut body = AnswerBody::new(Body::from("answer"), activity.begin(), Version::HTTP_2);
         assert_eq!(body.size_hint().exact(), Some(6));

@@ -1,15 +1,30 @@
-//! How much work may be in flight, and for how long.
+//! Admission: decides whether a request is accepted or refused with status 429, and limits how long it may take.
 //!
-//! One rule for every shape of input: a request weighs its body's bytes, which are at least its tokens, and
-//! [`INPUT`] for each of its inputs, which is about what an answer to it takes. Requests are admitted while all of them
-//! together weigh at most `server.max_in_flight`; one that is alone always is.
+//! Every request has a weight in bytes, its share of the in-flight budget (`server.max_in_flight`): the bytes of its
+//! body that have arrived, plus [`INPUT`] bytes for each input, which is about the size of the response to one input. A
+//! request is accepted while the weights of all requests in flight add up to at most the budget. A request that is the
+//! only one in flight is always accepted.
 //!
-//! Bytes weigh once they have arrived: what a client announces takes no memory, and it may never send it. Under overload,
-//! however, most requests are refused, and a server that reads their bodies first has little time left for the others. So a
-//! request is refused unread where its announced bytes and [`Admission::expected`] for its inputs do not fit. What
-//! was announced is kept free for it until it arrives, within a quarter of the limit for all requests; so announcements
-//! alone never make a server refuse what it has room for. A thread that refuses takes requests in batches:
-//! [`Admission::gather`].
+//! Announced bytes (`Content-Length`) do not count as weight, because they take no memory and may never arrive. Under
+//! overload, however, most requests are refused, and a server that first reads their bodies has little time left for
+//! the others. So a request is refused without reading its body if its announced bytes and the weight that its inputs
+//! are expected to have ([`Admission::expected`]) do not fit. Once a body is being read, its announced bytes are kept
+//! free until they arrive. At most a quarter of the budget is kept free in this way, so announcements alone never make
+//! the server refuse a request that fits. While requests are being refused, a thread handles them in batches
+//! ([`Admission::gather`]).
+//!
+//! # Example
+//!
+//! The budget is 64 MiB (65,536 KiB), and requests in flight weigh 64,512 KiB. Recent requests had one input each, so
+//! the inputs of a request are expected to weigh 4 KiB.
+//!
+//! 1. Request A announces 500 KiB: 64,512 + 500 + 4 = 65,016 KiB fit, so its body is read. 504 KiB are kept free for
+//!    it.
+//! 2. Request B announces 800 KiB: 64,512 + 504 + 800 + 4 = 65,820 KiB do not fit, so B gets status 429 without its
+//!    body being read.
+//! 3. The body of A has arrived and holds 100 inputs, which weigh 400 KiB in place of the expected 4 KiB:
+//!    64,512 + 500 + 400 = 65,412 KiB fit, so A is answered. The expected weight rises by an eighth, to 4.5 KiB.
+//! 4. The response to A is sent. Its 900 KiB are free again, so a retry of B now fits.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,20 +44,21 @@ use super::State;
 use super::clients::{WINDOW, Wait, Waiting};
 use super::error::ApiError;
 
-/// What an input weighs beside its bytes: the base64 of 768 dimensions.
+/// The weight of one input beside its bytes, in bytes: the size of 768 dimensions in base64.
 pub const INPUT: u64 = 4 << 10;
 
-/// How long requests gather where some were refused. Little beside what those that were admitted wait for their turn.
+/// How long a thread collects requests into a batch after requests were refused. This is short compared with the time
+/// that accepted requests wait for a worker.
 const GATHERING: Duration = Duration::from_millis(8);
 
-/// The longest answer that may lie ready on an HTTP/2 connection without weighing anything.
+/// The largest response, in bytes, that may wait unsent on an HTTP/2 connection without keeping its weight.
 const UNWEIGHED: u64 = 4 << 10;
 
-/// The weight of all requests in flight.
+/// The in-flight budget: the weights of all requests in flight.
 #[derive(Debug, Default)]
 pub struct Admission {
     all: AtomicU64,
-    /// What is announced and has not arrived.
+    /// The bytes that are announced and have not arrived yet, over all requests.
     announced: AtomicU64,
     expected: AtomicU64,
     /// Whether a request was refused since the last [`Admission::gather`].
@@ -50,40 +66,42 @@ pub struct Admission {
     waiting: Arc<Waiting>,
 }
 
-/// What one request weighs, until its answer is sent.
+/// The weight of one request, held until its response is sent.
 #[derive(Debug)]
 pub struct Weight {
     in_flight: Arc<Admission>,
     own: AtomicU64,
-    /// What is announced and has not arrived, inputs included.
+    /// The bytes that are announced and have not arrived yet, with the expected weight of the inputs.
     announced: AtomicU64,
-    /// What of `own` stands for inputs that are not counted yet.
+    /// The part of `own` that stands for inputs which are not counted yet.
     expected: AtomicU64,
     max: u64,
     timeout: Duration,
-    /// When the whole body had arrived.
+    /// The time at which the whole body had arrived.
     received: OnceLock<Instant>,
     pub wait: Wait,
 }
 
 impl Admission {
-    /// In bytes.
+    /// Returns the weight of all requests in flight, in bytes.
     pub fn in_flight(&self) -> u64 {
         self.all.load(Ordering::Relaxed)
     }
 
-    /// For a thread that is about to wait for its sockets: where requests are refused, `wait_while_busy` blocks it for that
-    /// long at most, while more gather. To be woken for each of them, in the midst of the work on others, costs about as
-    /// much as to refuse it.
+    /// Blocks a thread that is about to wait for its sockets, if requests were refused since the last call, so that
+    /// more requests arrive meanwhile and are handled together. `wait_while_busy` blocks for at most the given time,
+    /// and only while the worker threads are busy. Waking up for each request alone costs about as much as refusing it.
     pub fn gather(&self, wait_while_busy: impl FnOnce(Duration)) {
         if self.refused.swap(false, Ordering::Relaxed) {
             wait_while_busy(GATHERING);
         }
     }
 
-    /// What the inputs of a request weigh at least, by those of late: down to the lightest at once, up by an eighth at most.
+    /// Returns the expected weight of a request's inputs, from recent requests. It falls at once to the weight of the
+    /// lightest request, and rises by at most an eighth per request.
     ///
-    /// Where that is too much, all are refused until none is in flight; the next one is admitted, and corrects it.
+    /// If the expectation is too high, requests are refused until none is in flight. The next request is then accepted
+    /// and corrects the expectation.
     fn expected(&self) -> u64 {
         self.expected.load(Ordering::Relaxed)
     }
@@ -94,7 +112,7 @@ impl Admission {
         self.expected.store(inputs.min(risen), Ordering::Relaxed);
     }
 
-    /// A request that weighs nothing yet; `timeout` is how long the server may take for it.
+    /// Registers a request, whose weight is zero at first. `timeout` is how long the server may work on it.
     pub fn enter(self: &Arc<Self>, max: u64, timeout: Duration) -> Arc<Weight> {
         Arc::new(Weight {
             in_flight: Arc::clone(self),
@@ -110,10 +128,10 @@ impl Admission {
 }
 
 impl Weight {
-    /// Keeps free what a body of `bytes` bytes will weigh, 0 where their number is not known, and what its inputs will.
+    /// Keeps room for a body of `bytes` bytes (0 if the length is unknown) and for the expected weight of its inputs.
     ///
     /// # Errors
-    /// When that is more than may be in flight, and other requests are.
+    /// If the room is not there and other requests are in flight.
     pub fn announce(&self, bytes: u64) -> Result<(), ApiError> {
         let weight = bytes.saturating_add(self.in_flight.expected());
         self.check(weight)?;
@@ -122,21 +140,21 @@ impl Weight {
         Ok(())
     }
 
-    /// Adds bytes that have arrived.
+    /// Adds `bytes` bytes that have arrived to the weight.
     ///
     /// # Errors
-    /// When that is more than may be in flight, and other requests are.
+    /// If they do not fit and other requests are in flight.
     pub fn arrived(&self, bytes: u64) -> Result<(), ApiError> {
         self.add(bytes)?;
         self.keep_no_longer(bytes);
         Ok(())
     }
 
-    /// The whole body has arrived: adds what its inputs are expected to weigh. From here on it is the server that takes the
-    /// time.
+    /// Records that the whole body has arrived, and adds the expected weight of its inputs. The time limit of the
+    /// server starts now.
     ///
     /// # Errors
-    /// When that is more than may be in flight, and other requests are.
+    /// If the inputs do not fit and other requests are in flight.
     pub fn received(&self) -> Result<(), ApiError> {
         self.wait.end();
         let _ = self.received.set(Instant::now());
@@ -147,10 +165,10 @@ impl Weight {
         Ok(())
     }
 
-    /// Puts the inputs in the place of those that were expected.
+    /// Replaces the expected weight of the inputs by the weight of `count` inputs.
     ///
     /// # Errors
-    /// When that is more than may be in flight, and other requests are.
+    /// If they do not fit and other requests are in flight.
     pub fn add_inputs(&self, count: usize) -> Result<(), ApiError> {
         let weight = INPUT.saturating_mul(count as u64);
         self.in_flight.learn(weight);
@@ -162,7 +180,7 @@ impl Weight {
         Ok(())
     }
 
-    /// Takes `weight` away again.
+    /// Subtracts `weight` bytes from the weight.
     pub fn release(&self, weight: u64) {
         let own = self.own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |own| own.checked_sub(weight));
         if own.is_ok() {
@@ -191,7 +209,7 @@ impl Weight {
         Ok(())
     }
 
-    /// Whether `weight` more would fit, beside what is kept free for others.
+    /// Checks whether `weight` more bytes would fit beside the room that is kept for other requests.
     fn check(&self, weight: u64) -> Result<(), ApiError> {
         let missing = || {
             let all = self.in_flight.all.load(Ordering::Relaxed);
@@ -222,31 +240,32 @@ impl Weight {
         self.own.load(Ordering::Relaxed)
     }
 
-    /// How long the client may stay below the least rate.
+    /// Returns the time over which a client's transfer rate is averaged.
     pub fn window(&self) -> Duration {
         WINDOW.min(self.timeout)
     }
 
-    /// The request may wait for its client for long from here on: others may have it give way.
+    /// Registers the request as one that may wait long for its client. It may be abandoned to make room for others.
     pub fn may_wait(self: &Arc<Self>) {
         self.in_flight.waiting.add(self);
     }
 
-    /// Weighs nothing any longer, and ends.
+    /// Abandons the request: frees its weight and ends it.
     pub fn give_up(&self) {
         let own = self.own.swap(0, Ordering::Relaxed);
         self.in_flight.all.fetch_sub(own, Ordering::Relaxed);
         self.wait.give_up();
     }
 
-    /// Resolves once the server has taken `timeout` since the whole body had arrived, or has not read it at all.
+    /// Resolves when the server has worked on the request for longer than `timeout` after the body had arrived, or when
+    /// no handler reads the body at all.
     async fn is_late(&self) {
         let mut end = Instant::now() + self.timeout;
         loop {
             tokio::time::sleep_until(end).await;
             let begin = match self.received.get() {
                 Some(received) => *received,
-                // The body is still arriving, which has limits of its own.
+                // The body is still arriving, which has its own limits.
                 None if self.wait.waits() => Instant::now(),
                 None => return,
             };
@@ -265,7 +284,8 @@ impl Drop for Weight {
     }
 }
 
-/// Gives a request that brings work its weight and its deadline. What is not answered by then is dropped with its work.
+/// Runs `next` with a weight and a time limit for a request that brings work (POST). When the time is over, the request
+/// is dropped together with its work, and the client gets status 503.
 pub async fn admit<F: Future<Output = Response<Body>>>(
     state: &State,
     mut request: Request,
@@ -284,7 +304,8 @@ pub async fn admit<F: Future<Output = Response<Body>>>(
         response = next(request) => response,
         () = weight.is_late() => return ApiError::too_slow(max).into_response(),
     };
-    // On HTTP/1 an answer that lies ready is as good as sent; on HTTP/2 its client may hold it back.
+    // On HTTP/1 a complete response is written to the socket at once. On HTTP/2 the client may delay it by flow
+    // control.
     match response.body().size_hint().exact() {
         Some(size) if !multiplexed || size <= UNWEIGHED => response,
         _ => response.map(|body| {
@@ -295,7 +316,7 @@ pub async fn admit<F: Future<Output = Response<Body>>>(
     }
 }
 
-/// An answer that is sent as fast as its client takes it.
+/// A response body that keeps its request's weight until the client has received it.
 struct Answer {
     body: Body,
     weight: Arc<Weight>,
@@ -309,7 +330,7 @@ impl hyper::body::Body for Answer {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // Whoever asks for the next piece has sent the one before.
+        // The next piece is requested only after the piece before was sent.
         self.weight.wait.end();
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &frame {
@@ -340,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_admitted_up_to_the_limit_and_given_back() {
+    fn weights_are_accepted_up_to_the_budget_and_freed() {
         let all = Arc::new(Admission::default());
         let (first, second) = (enter(&all, 100), enter(&all, 100));
         assert_eq!((first.arrived(60), second.arrived(40)), (Ok(()), Ok(())));
@@ -357,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_is_alone_is_admitted_whatever_it_weighs() {
+    fn a_single_request_is_accepted_whatever_its_weight() {
         let all = Arc::new(Admission::default());
         let alone = enter(&all, 100);
         assert_eq!((alone.announce(700), alone.arrived(700), alone.add_inputs(1000)), (Ok(()), Ok(()), Ok(())));
@@ -365,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn announced_bytes_are_kept_free_within_a_quarter_and_take_no_room_from_a_request_that_is_alone() {
+    fn announced_bytes_are_kept_free_up_to_a_quarter_of_the_budget() {
         let all = Arc::new(Admission::default());
         let announced: Vec<_> = (0..10).map(|_| enter(&all, 100)).collect();
         for weight in &announced {
@@ -377,7 +398,7 @@ mod tests {
             (small.arrived(10), enter(&all, 100).announce(65), enter(&all, 100).announce(66)),
             (Ok(()), Ok(()), refused())
         );
-        // What has arrived is no longer kept free beside.
+        // Bytes that have arrived are no longer kept free in addition.
         assert_eq!(announced[0].arrived(20), Ok(()));
         drop(announced);
         assert_eq!((all.in_flight(), enter(&all, 100).announce(90)), (10, Ok(())));
@@ -385,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_fit_with_the_inputs_that_requests_have_is_refused_unread() {
+    fn a_request_whose_expected_inputs_do_not_fit_is_refused_unread() {
         let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
         for _ in 0..200 {
             assert_eq!(enter(&all, max).add_inputs(8), Ok(()));
@@ -394,7 +415,7 @@ mod tests {
         assert_eq!(held.arrived(4 * INPUT), Ok(()));
         let unread = |bytes| enter(&all, max).announce(bytes);
         assert_eq!((unread(0), unread(INPUT)), (Ok(()), refused()));
-        // One with fewer inputs, and more is read again; one with many changes little.
+        // A request with few inputs lowers the expectation at once, and one with many raises it only a little.
         assert_eq!(enter(&all, max).add_inputs(2), Ok(()));
         assert_eq!((unread(6 * INPUT), unread(7 * INPUT)), (Ok(()), refused()));
         assert_eq!(enter(&all, max).add_inputs(1000), refused());
@@ -402,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs_that_are_expected_take_their_place_until_they_are_counted() {
+    fn the_expected_weight_counts_until_the_inputs_are_counted() {
         let (all, max) = (Arc::new(Admission::default()), 20 * INPUT);
         for _ in 0..200 {
             assert_eq!(enter(&all, max).add_inputs(8), Ok(()));
@@ -412,7 +433,7 @@ mod tests {
             assert_eq!((weight.announce(INPUT), weight.arrived(INPUT), weight.received()), (Ok(()), Ok(()), Ok(())));
         }
         assert_eq!((all.in_flight(), third.announce(INPUT)), (18 * INPUT, refused()));
-        // Fewer, more, and more than there is room for.
+        // Fewer inputs than expected, more, and more than fit.
         assert_eq!((first.add_inputs(5), all.in_flight()), (Ok(()), 15 * INPUT));
         assert_eq!((second.add_inputs(10), all.in_flight()), (Ok(()), 17 * INPUT));
         drop(second);
@@ -424,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_gather_once_after_a_refusal() {
+    fn a_thread_waits_for_more_requests_once_after_a_refusal() {
         let all = Arc::new(Admission::default());
         let alone = enter(&all, 100);
         assert_eq!(alone.arrived(100), Ok(()));
@@ -437,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn an_expectation_that_admits_nothing_is_corrected_by_the_first_request_that_is_alone() {
+    fn a_too_high_expectation_is_corrected_by_a_single_request() {
         let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
         for _ in 0..200 {
             let _ = enter(&all, max).add_inputs(1000);

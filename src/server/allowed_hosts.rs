@@ -1,7 +1,8 @@
-//! Which `Host` a request may name, on a server that only this machine reaches and that asks for no key.
+//! Protection against DNS rebinding: checks the `Host` of requests to a server that is on a loopback address and has no
+//! API keys.
 //!
-//! Such a server trusts whoever reaches it. A web page can reach it too, by DNS rebinding: a name of the page's own, that
-//! comes to mean 127.0.0.1. The browser then sends that name as `Host`.
+//! Such a server trusts everyone who can reach it. A web page can reach it too, by DNS rebinding: the page's own host
+//! name is made to resolve to 127.0.0.1, and the browser then sends requests with that name as their `Host`.
 
 use std::net::IpAddr;
 
@@ -14,11 +15,11 @@ use super::State;
 use super::error::ApiError;
 use crate::config::host::Host;
 
-/// The hosts that requests may name; `None`: any.
+/// The hosts that requests may name, or `None` if they may name any.
 pub struct AllowedHosts(Option<Vec<String>>);
 
 impl AllowedHosts {
-    /// Of this configuration.
+    /// Returns the allowed hosts for the configuration of `state`.
     pub fn new(state: &State) -> Self {
         let server = &state.config.server;
         let any = !state.keys.is_empty()
@@ -34,14 +35,14 @@ impl AllowedHosts {
         }))
     }
 
-    /// Lets a request pass that names an allowed host, or none at all.
+    /// Accepts a request that names an allowed host, or names none.
     ///
     /// # Errors
-    /// When it names another.
+    /// If the request names another host.
     pub fn pass(&self, request: &Request) -> Result<(), ApiError> {
         let Some(allowed) = &self.0 else { return Ok(()) };
         let headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
-        // Where HTTP/2 has it, and a request that was meant for a proxy.
+        // HTTP/2 requests, and requests that were meant for a proxy, name the host in the URI.
         let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         for host in headers.chain(authority) {
             if !is_plainly_local(host) && !is_allowed(host, allowed) {
@@ -52,7 +53,8 @@ impl AllowedHosts {
     }
 }
 
-/// What nearly all requests have, found without reading more of it.
+/// Returns whether `host` is 127.0.0.1 or localhost, with or without a port. Almost all requests have such a host, and
+/// this check is faster than parsing it.
 fn is_plainly_local(host: &[u8]) -> bool {
     let rest = host.strip_prefix(b"127.0.0.1").or_else(|| host.strip_prefix(b"localhost"));
     matches!(rest, Some([] | [b':', ..])) && rest.is_some_and(|rest| rest.iter().skip(1).all(u8::is_ascii_digit))
@@ -60,7 +62,7 @@ fn is_plainly_local(host: &[u8]) -> bool {
 
 fn is_allowed(host: &[u8], allowed: &[String]) -> bool {
     let Ok(authority) = Authority::try_from(host) else { return false };
-    // `Authority` takes a user name, and any text after the colon.
+    // `Authority` also accepts a user name, and any text after the colon.
     let is_port = |rest: &str| {
         rest.is_empty() || rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()))
     };
@@ -72,7 +74,8 @@ fn is_allowed(host: &[u8], allowed: &[String]) -> bool {
     if let Ok(address) = bare.parse::<IpAddr>() {
         return address.to_canonical().is_loopback() || allowed.iter().any(|known| known.parse() == Ok(address));
     }
-    // The public DNS has no names of one label, so no page can have one: they are of this machine or its network.
+    // The public DNS has no names of a single label, so such a name belongs to this machine or its network and not to a
+    // page.
     !host.contains('.') || host.ends_with(".localhost") || allowed.contains(&host)
 }
 
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_that_a_page_can_have_are_refused() {
+    fn only_hosts_that_a_web_page_can_have_are_refused() {
         let allowed = ["embeddings.example".to_owned(), "10.0.0.7".to_owned()];
         for host in [
             "localhost",

@@ -1,6 +1,7 @@
-//! Who may ask, and for which models.
+//! Checks API keys, and restricts what each key may see.
 //!
-//! A key with a list of models sees a server that has only those: [`View`] is the one way from a handler to the models.
+//! A key with a list of models sees a server that has only these models. Handlers reach the models only through
+//! [`View`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,14 +17,14 @@ use super::metrics::OfKey;
 use super::rates::{Exceeded, Limiter};
 use crate::keys::{Key, UNNAMED};
 
-/// The headers that hold nothing but a key: Azure's, and that of API gateways and of Anthropic's clients.
+/// The headers that hold nothing but a key: Azure's, and the one of API gateways and Anthropic's clients.
 const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];
 
-/// The server as far as the request's key may see it.
+/// The server's state, restricted to what the request's API key may see.
 pub struct View(pub Arc<State>);
 
 impl View {
-    /// What the key of a request with these extensions may see of `state`.
+    /// Returns `state` restricted for a request with these extensions.
     pub fn of(extensions: &Extensions, state: &Arc<State>) -> Self {
         Self(Arc::clone(extensions.get::<Arc<State>>().unwrap_or(state)))
     }
@@ -37,17 +38,17 @@ impl FromRequestParts<Arc<State>> for View {
     }
 }
 
-/// On a request that brought a key which is known.
+/// The extension of a request that has a known API key.
 #[derive(Clone, Copy)]
 struct KnownKey;
 
-/// Whether a request with these extensions may learn which models and files there are: it brought a key that is known, or
+/// Returns whether a request with these extensions may learn the names of models and files: it has a known API key, or
 /// the server has no keys.
 pub fn may_see_names(extensions: &Extensions, state: &State) -> bool {
     state.keys.is_empty() || extensions.get::<KnownKey>().is_some()
 }
 
-/// A key, as its requests to the routes that ask for one are counted and limited.
+/// An API key, with the counters and rate limits of the requests that use it.
 pub struct Caller {
     name: Option<String>,
     pub counts: OfKey,
@@ -63,20 +64,20 @@ impl Caller {
         }
     }
 
-    /// What the configuration calls the key.
+    /// Returns the name that the configuration gives the key.
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
 
-    /// Takes one request of those that the key may make.
+    /// Takes one request from the key's rate limits.
     ///
     /// # Errors
-    /// When the key has to wait.
+    /// If the key has to wait.
     pub fn take_request(&self) -> Result<(), Exceeded> {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take_request(Instant::now()))
     }
 
-    /// Adds to an answer what is left of the key's limits.
+    /// Adds the headers that describe the key's rate limits to a response.
     pub fn describe_limits(&self, headers: &mut HeaderMap) {
         if let Some(limiter) = &self.limiter {
             limiter.describe(headers, Instant::now());
@@ -84,24 +85,25 @@ impl Caller {
     }
 }
 
-/// What a key opens.
+/// What one key gives access to.
 struct Door {
-    /// What it may see; `None`: everything.
+    /// The state that the key may see, or `None` if it may see everything.
     view: Option<Arc<State>>,
     caller: Caller,
 }
 
-/// The keys of a server, and what each opens.
+/// The API keys of a server, and what each gives access to.
 pub struct Doors {
     state: Arc<State>,
-    /// By key.
+    /// What each key gives access to, in the order of the keys.
     doors: Vec<Door>,
-    /// The routes that ask for a key.
+    /// The paths of the routes that need a key.
     closed: Vec<String>,
 }
 
 impl Doors {
-    /// `closed` are the paths of the routes that ask for a key, if the server has any.
+    /// Returns the gate for the keys of `state`. `closed` are the paths of the routes that need a key, if there are
+    /// keys.
     pub fn new(state: &Arc<State>, closed: Vec<String>) -> Self {
         let door = |key: &Key| {
             let caller = Caller::new(state, key);
@@ -110,17 +112,18 @@ impl Doors {
         Self { state: Arc::clone(state), doors: state.keys.iter().map(door).collect(), closed }
     }
 
-    /// Lets a request to `route` pass whose key is known, with what it may see. Returns the key if `route` asks for one.
+    /// Checks the key of a request to `route`, and attaches the state that the key may see to the request. Returns the
+    /// key if the route needs one.
     ///
     /// # Errors
-    /// When a key is needed, and none of those that were sent is known.
+    /// If the route needs a key, and the request has no known one.
     pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<Option<&Caller>, ApiError> {
         if self.doors.is_empty() {
             return Ok(None);
         }
         let is_closed = route.is_some_and(|route| self.closed.iter().any(|closed| closed == route));
         let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
-        // A route that is open to all tells more to those who have a key.
+        // A known key is recorded even on a public route, which may then tell more.
         let Some(key) = known else {
             return match sent_keys(request.headers()).next() {
                 _ if !is_closed => Ok(None),
@@ -137,8 +140,8 @@ impl Doors {
     }
 }
 
-/// The keys in `Authorization: Bearer KEY` and in the headers that hold a key alone, of which there may be several: a
-/// client's own placeholder may stand beside the key that a gateway adds.
+/// Returns the keys in `Authorization: Bearer KEY` and in the headers that hold only a key. There may be several: a
+/// client may send its own placeholder next to the key that a gateway adds.
 fn sent_keys(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
     let bearer = headers.get_all(AUTHORIZATION).into_iter().filter_map(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(b"bearer".len())?;

@@ -1,4 +1,4 @@
-//! The socket that the server opens: at `server.host` and `server.port`, or, with `unix:PATH`, a Unix socket.
+//! Opens the listening socket: at `server.host` and `server.port`, or at a Unix socket (`unix:PATH`).
 
 use std::io::ErrorKind;
 
@@ -9,11 +9,11 @@ use crate::config::Config;
 #[cfg(unix)]
 use crate::config::host::Host;
 
-/// Binds the configured address or Unix socket. `localhost` is both loopback addresses, as far as the machine has them:
-/// clients try either of them first.
+/// Binds the configured address or Unix socket. For `localhost` it binds both loopback addresses that the machine has,
+/// because clients try either of them first.
 ///
 /// # Errors
-/// With the address, and the setting that changes it.
+/// A sentence with the address and the setting that changes it.
 pub async fn bind(config: &Config) -> Result<Listeners, String> {
     let (host, port) = (&config.server.host, config.server.port);
     #[cfg(unix)]
@@ -28,7 +28,7 @@ pub async fn bind(config: &Config) -> Result<Listeners, String> {
     }
     let mut listeners: Vec<Listener> = Vec::new();
     for mut address in addresses {
-        // Port 0 is chosen by the system for the first address, and taken for the second one, too.
+        // If the port is 0, the system chooses it for the first address, and the second address uses the same port.
         if let Some(Listener::Tcp(first)) = listeners.first() {
             address.set_port(first.local_addr().map_err(|e| failed(&e))?.port());
         }
@@ -44,13 +44,13 @@ pub async fn bind(config: &Config) -> Result<Listeners, String> {
     }
 }
 
-/// Whether the machine lacks an address of this kind, as one without IPv6 does.
+/// Returns whether the machine has no address of this kind, for example because it has no IPv6.
 fn is_missing(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::Unsupported)
         || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// What to do about an address that cannot be bound.
+/// Returns the remedy for an address that cannot be bound.
 fn advice(error: &std::io::Error, port: u16) -> &'static str {
     match (error.kind(), port) {
         (ErrorKind::AddrInUse, 5000) if cfg!(target_os = "macos") => {
@@ -59,10 +59,11 @@ fn advice(error: &std::io::Error, port: u16) -> &'static str {
         }
         (ErrorKind::AddrInUse, _) => "; set server.port or --port to a free port (0 takes any)",
         (ErrorKind::PermissionDenied, 1..1024) => {
-            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: set server.port or --port to a higher port"
+            "; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE: set server.port or --port to a \
+             higher port"
         }
         (ErrorKind::AddrNotAvailable, _) => {
-            "; set server.host or --host to an address of this machine, or to 0.0.0.0 for all"
+            "; set server.host or --host to an address of this machine, or to 0.0.0.0 for all of them"
         }
         _ => "; set server.host and server.port",
     }
@@ -84,14 +85,14 @@ mod unix {
 
     use super::super::listen::{Listener, Listeners};
 
-    /// How long another process may lock the directory before the socket is bound without the lock.
+    /// How long to wait for another process that locks the directory. After that the socket is bound without the lock.
     const LOCK: Duration = Duration::from_secs(1);
 
-    /// The file of a socket that this process has bound. It is removed when this is dropped, unless another file has
-    /// taken its place.
+    /// The file of a socket that this process has bound. Dropping it removes the file, unless another file has taken
+    /// its place.
     pub struct SocketFile {
         path: PathBuf,
-        /// Its device and inode.
+        /// The device and the inode of the file.
         identity: (u64, u64),
     }
 
@@ -112,13 +113,13 @@ mod unix {
         }
     }
 
-    /// Listens on `path`. A socket that is there and on which nobody listens is removed first.
+    /// Listens on `path`. An existing socket on which no process listens is removed first.
     ///
     /// # Errors
-    /// What is wrong with `path`, and what to do.
+    /// A sentence with what is wrong with `path`, and the remedy.
     pub fn bind(path: &Path) -> Result<Listeners, String> {
-        // Two servers that start at once must not take the socket of the other for one on which nobody listens: it
-        // refuses connections between bind(2) and listen(2).
+        // Two servers that start at the same time must not each remove the other's socket: between bind(2) and
+        // listen(2) a socket refuses connections and looks as if no process listened on it.
         let _lock = path.parent().and_then(lock);
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -132,7 +133,7 @@ mod unix {
         Ok(Listeners::with_file(Listener::Unix(listener), file))
     }
 
-    /// Locks the directory until the file is dropped. `None` where that is not possible.
+    /// Locks the directory until the returned file is dropped. Returns `None` if the lock cannot be taken.
     fn lock(directory: &Path) -> Option<File> {
         let directory = File::open(directory).ok()?;
         let deadline = Instant::now() + LOCK;
@@ -156,27 +157,29 @@ mod unix {
                 _ => "a file that is not a socket",
             };
             return Err(format!(
-                "{kind} is in its place, which is not removed; remove it, or set server.host or --host to another path"
+                "the path is {kind}, which the server does not remove; remove it, or set server.host or --host to \
+                 another path"
             ));
         }
         match connect(path) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                tracing::info!(path = %path.display(), "removing a Unix socket on which nobody listens");
+                tracing::info!(path = %path.display(), "removing a Unix socket on which no process listens");
                 std::fs::remove_file(path).map_err(|error| format!("the old socket cannot be removed: {error}"))
             }
-            // A full queue (WouldBlock) and a socket of another type are also somebody's.
+            // A socket with a full queue (WouldBlock), or of another type, also belongs to another process.
             Ok(()) | Err(_) if is_gone(path) => Ok(()),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
-                "there is a socket already, and it cannot be seen whether another process listens on it: {error}; remove \
-                 it, or set server.host or --host to another path"
+                "there is a socket already, and this process may not check whether another process listens on it: {error}; \
+                 remove it, or set server.host or --host to another path"
             )),
             Ok(()) | Err(_) => {
-                Err("another process listens on it; stop that, or set server.host or --host to another path".to_owned())
+                Err("another process listens on it; stop that process, or set server.host or --host to another path"
+                    .to_owned())
             }
         }
     }
 
-    /// Connects without waiting for a place in the queue of connections.
+    /// Connects without waiting if the queue of incoming connections is full.
     fn connect(path: &Path) -> io::Result<()> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
@@ -187,10 +190,10 @@ mod unix {
         std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
-    /// What to do about a path that cannot be bound.
+    /// Returns the remedy for a path that cannot be bound.
     fn advice(error: &io::Error) -> &'static str {
         match error.kind() {
-            ErrorKind::NotFound => "; create its directory, or set server.host or --host to another path",
+            ErrorKind::NotFound => "; create the directory, or set server.host or --host to another path",
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "; the user of this process must be able to write to the directory"
             }
@@ -213,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn localhost_is_one_port_on_both_loopback_addresses() {
+    async fn localhost_binds_the_same_port_on_both_loopback_addresses() {
         let has_ipv6 = TcpListener::bind("[::1]:0").await.is_ok();
         let listeners = bind(&on_localhost(0)).await.unwrap();
         let port = listeners.address().unwrap().port();
@@ -223,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_another_server_has_on_one_of_them_is_an_error() {
+    async fn a_port_in_use_on_one_loopback_address_is_an_error() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(taken) = TcpListener::bind(address).await else { continue };
             let port = taken.local_addr().unwrap().port();

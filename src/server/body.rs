@@ -1,4 +1,5 @@
-//! Receives the body of a request: how large it may be, how slowly it may arrive, and what it weighs meanwhile.
+//! Receives request bodies: limits their size and how slowly they may arrive, and counts their weight while they
+//! arrive.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,16 +14,16 @@ use super::clients::{LEAST_RATE, WINDOW};
 use super::error::ApiError;
 use crate::config::units::{ByteCount, Seconds};
 
-/// The most memory that is taken for a body of which nothing has arrived.
+/// The most memory, in bytes, that is allocated for a body before any of it has arrived.
 const FIRST_CAPACITY: usize = 64 << 10;
 
-/// How often it is looked whether a body still arrives.
+/// The interval at which the arrival of a body is checked.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Receives all of `body`.
 ///
 /// # Errors
-/// When it is larger than `max`, arrives too slowly, or there is no room for it.
+/// If the body is larger than `max`, arrives too slowly, or does not fit into the in-flight budget.
 pub async fn read(mut body: Body, max: ByteCount, weight: Option<&Arc<Weight>>) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().exact();
     if announced.is_some_and(|size| size > max.0) {
@@ -70,11 +71,11 @@ async fn receive(
     Ok(())
 }
 
-/// A stretch of time in which a client has to send at least so many bytes.
+/// A period of time in which a client must send at least a certain number of bytes.
 struct Window {
     length: Duration,
     begin: Instant,
-    /// What had arrived when it began, and when it was looked at last.
+    /// The number of bytes that had arrived when the period began, and at the last check.
     before: usize,
     seen: usize,
 }
@@ -84,10 +85,10 @@ impl Window {
         Self { length, begin: Instant::now(), before: 0, seen: 0 }
     }
 
-    /// `arrived` bytes are here, and not all.
+    /// Checks the client's progress: `arrived` bytes have arrived, and the body is not complete.
     ///
     /// # Errors
-    /// When the client is too slow, or has to give way to others.
+    /// If the client is too slow, or its request was abandoned to make room for others.
     fn look(&mut self, arrived: usize, weight: Option<&Arc<Weight>>) -> Result<(), ApiError> {
         let least = (LEAST_RATE as f64 * self.length.as_secs_f64()) as usize;
         let is_over = self.begin.elapsed() >= self.length;

@@ -1,4 +1,4 @@
-//! The certificate chain and the private key of HTTPS, and what is wrong with them in words for an operator.
+//! Reads the certificate chain and the private key for HTTPS, with error messages for operators.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -8,10 +8,10 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
-/// Reads the chain from `cert` and its key from `key`, both PEM.
+/// Reads the certificate chain from `cert` and its private key from `key`, both in PEM format.
 ///
 /// # Errors
-/// With the setting and the file that are at fault, and what to do.
+/// A sentence with the setting and the file that are wrong, and the remedy.
 pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
     let in_cert = |problem: &dyn Display| format!("server.tls_cert, {}: {problem}", cert.display());
     let in_key = |problem: &dyn Display| format!("server.tls_key, {}: {problem}", key.display());
@@ -36,7 +36,7 @@ pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
         .with_no_client_auth();
     builder.with_single_cert(chain, private).map_err(|error| match error {
         Error::InconsistentKeys(_) => in_key(&format_args!(
-            "the private key does not belong to the certificate in {}; give the key that the certificate was made for, \
+            "the private key does not belong to the certificate in {}; set the key that the certificate was made for, \
              and put the server's own certificate first in its file, before those of the authorities",
             cert.display()
         )),
@@ -44,18 +44,19 @@ pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
             in_cert(&format_args!("the first certificate cannot be read ({error:?}); write or copy the file again"))
         }
         error => in_key(&format_args!(
-            "the private key cannot be used ({error}); expected RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or Ed25519"
+            "the private key cannot be used ({error}); expected RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or \
+             Ed25519"
         )),
     })
 }
 
-/// The file, which must be text. `tool` is the part of openssl that makes it so.
+/// Reads the file and checks that it is text. `tool` is the openssl command that converts it to PEM.
 fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
     let bytes = crate::files::read(path).map_err(|e| e.to_string())?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
     match bytes.as_slice() {
         [] => Err("the file is empty".to_owned()),
-        // An ASN.1 sequence; PKCS #12 begins with the number 3.
+        // DER begins with an ASN.1 sequence. In PKCS #12 the number 3 follows.
         [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x80, 2, 1, 3, ..] => {
             Err(format!("the file is PKCS #12, not PEM; convert it: openssl pkcs12 -in {} -nodes", path.display()))
         }
@@ -68,7 +69,7 @@ fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-/// What the sections of a PEM file are called.
+/// Returns the labels of the sections in a PEM file.
 fn labels(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
     let label = |line: &str| Some(line.trim().strip_prefix("-----BEGIN ")?.strip_suffix("-----")?.to_owned());
@@ -82,14 +83,13 @@ fn no_certificate(labels: &[String]) -> String {
             .to_owned();
     }
     if has("CERTIFICATE REQUEST") {
-        return "the file holds a certificate request; give the certificate that the authority issued for it"
-            .to_owned();
+        return "the file holds a certificate request; set the certificate that the authority issued for it".to_owned();
     }
     let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
     format!("the file holds {found}; expected PEM with the certificate chain (-----BEGIN CERTIFICATE-----)")
 }
 
-/// Why a file with these sections gives no key, if it does not.
+/// Returns why a file with these sections has no usable private key, or `None` if it has one.
 fn no_key(labels: &[String], text: &[u8]) -> Option<String> {
     let has = |part: &str| labels.iter().any(|label| label.contains(part));
     let encrypted = has("ENCRYPTED PRIVATE KEY") || memchr::memmem::find(text, b"Proc-Type: 4,ENCRYPTED").is_some();
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn every_mistake_in_the_certificate_files_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let names = || vec!["localhost".to_owned()];

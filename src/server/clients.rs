@@ -1,9 +1,11 @@
-//! How long a request may wait for its client: for more of its body, or until more of its answer is taken.
+//! Slow clients: how long a request may wait for its client to send its body or to receive its response.
 //!
-//! What a request holds counts against `server.max_in_flight` until its answer is sent, so a client that sends or reads
-//! slowly, or not at all, takes room from all others. Two rules bound that. A client that stays below [`LEAST_RATE`] is
-//! cut off. And a request that does not fit makes room for itself: requests that wait for their clients give way, those
-//! that have waited longest first, and the largest first where waiting requests hold more than half of the room.
+//! A request keeps its weight in the in-flight budget until its response is sent, so a client that sends or reads
+//! slowly, or not at all, takes room from all others. Two rules limit this:
+//!
+//! - A client that stays below [`LEAST_RATE`] for [`WINDOW`] is disconnected.
+//! - If a new request does not fit, requests that wait for their clients are abandoned to make room: those that have
+//!   waited longest first, or the heaviest first if waiting requests hold more than half of the budget.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -13,32 +15,33 @@ use futures_util::future::{AbortHandle, Abortable, Aborted};
 
 use super::admission::Weight;
 
-/// Bytes that a client has to send or to take each second, on average over [`WINDOW`].
+/// The minimum transfer rate of a client in bytes per second, averaged over [`WINDOW`].
 pub const LEAST_RATE: u64 = 4 << 10;
 pub const WINDOW: Duration = Duration::from_secs(30);
 
-/// A client that moves fewer bytes each second than this, after a pause of [`PAUSE`], gives way where there is no room.
+/// A request whose client transfers fewer bytes per second than this, after a pause of [`PAUSE`], may be abandoned if
+/// there is no room for another request.
 const BRISK_RATE: u64 = 32 << 10;
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How often clients that have to give way are looked for, after none was found.
+/// The pause between two searches for requests to abandon after a search without success, in milliseconds.
 const SEARCH_INTERVAL: u64 = 100;
 
-/// How often clients below [`LEAST_RATE`] are looked for.
+/// The interval between two searches for clients below [`LEAST_RATE`].
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
-    /// Ends the task that sends the answer: a connection of HTTP/1, a stream of HTTP/2.
+        /// Ends the task that sends the response: a whole connection on HTTP/1, one stream on HTTP/2.
     static TASK: AbortHandle;
 }
 
-/// Makes `task` end where a client that it sends an answer to is cut off.
+/// Wraps `task` so that it ends if the client that it sends a response to is disconnected.
 pub fn abortable<F: Future>(task: F) -> impl Future<Output = Result<F::Output, Aborted>> {
     let (handle, registration) = AbortHandle::new_pair();
     TASK.scope(handle, Abortable::new(task, registration))
 }
 
-/// Runs the streams of an HTTP/2 connection so that each can be ended alone.
+/// Runs each stream of an HTTP/2 connection as its own task, so that each can be ended alone.
 #[derive(Debug, Clone, Copy)]
 pub struct Streams;
 
@@ -51,46 +54,46 @@ impl<F: Future + Send + 'static> hyper::rt::Executor<F> for Streams {
     }
 }
 
-/// Milliseconds since the first call; never 0.
+/// Returns the milliseconds since the first call, plus one: the result is never 0.
 fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let elapsed = START.get_or_init(Instant::now).elapsed();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// What one request waits for.
+/// Whether, and since when, one request waits for its client.
 #[derive(Debug, Default)]
 pub struct Wait {
-    /// Since when, by [`now`]; 0: the request does not wait for its client.
+    /// The time (of [`now`]) since which the request waits, or 0 if it does not wait for its client.
     since: AtomicU64,
-    /// The bytes that the client has been given to take.
+    /// The size of the piece that the client has to receive, in bytes.
     piece: AtomicU64,
     given_up: AtomicBool,
-    /// Whether the request is in a [`Waiting`].
+    /// Whether the request is listed in a [`Waiting`].
     listed: AtomicBool,
     task: OnceLock<AbortHandle>,
 }
 
 impl Wait {
-    /// From now on the request waits for its client, which has `piece` bytes to take.
+    /// Records that the request waits from now on, and that the client has `piece` bytes to receive.
     pub fn begin(&self, piece: u64) {
         self.piece.store(piece, Ordering::Relaxed);
         self.since.store(now(), Ordering::Relaxed);
     }
 
-    /// The client has moved.
+    /// Records that the client has sent or received something.
     pub fn end(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
 
-    /// The task that is to be ended where the client is cut off: the one that this is called in.
+    /// Makes the current task the one that is ended if the client is disconnected.
     pub fn may_end_this_task(&self) {
         if let Ok(task) = TASK.try_with(Clone::clone) {
             let _ = self.task.set(task);
         }
     }
 
-    /// Whether the request had to give way to another one.
+    /// Returns whether the request was abandoned to make room for another one.
     pub fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
@@ -102,12 +105,13 @@ impl Wait {
         }
     }
 
-    /// Whether the request waits for its client.
+    /// Returns whether the request waits for its client.
     pub fn waits(&self) -> bool {
         self.since.load(Ordering::Relaxed) != 0
     }
 
-    /// How long the request has waited, in milliseconds, beyond `pause` and the time that its piece takes at `rate`.
+    /// Returns by how many milliseconds the request has waited longer than `pause` plus the time that its piece takes
+    /// at `rate` bytes per second, or `None` if it has not.
     fn overdue(&self, pause: Duration, rate: u64) -> Option<u64> {
         let since = self.since.load(Ordering::Relaxed);
         if since == 0 {
@@ -118,18 +122,18 @@ impl Wait {
     }
 }
 
-/// The requests that wait, or may wait, for their clients for long.
+/// The requests that wait, or may wait, long for their clients.
 #[derive(Debug, Default)]
 pub struct Waiting {
     list: Mutex<List>,
-    /// When [`Waiting::make_room`] looks again, by [`now`].
+    /// The time (of [`now`]) from which [`Waiting::make_room`] searches again.
     search_at: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct List {
     requests: Vec<Listed>,
-    /// Whether a task sweeps the list.
+    /// Whether a task is checking the list for slow clients.
     swept: bool,
 }
 
@@ -144,8 +148,8 @@ impl Waiting {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a request, which leaves when it is dropped. While there are any, a task of the runtime that this is called in
-    /// looks every second for clients that are too slow.
+    /// Adds a request, which leaves the list when it is dropped. As long as the list is not empty, a task on the
+    /// current runtime checks it every second for clients that are too slow.
     pub fn add(self: &Arc<Self>, request: &Arc<Weight>) {
         if request.wait.listed.swap(true, Ordering::Relaxed) {
             return;
@@ -155,7 +159,7 @@ impl Waiting {
         if !list.swept {
             list.swept = true;
             let sweep = Sweep { waiting: Arc::clone(self), ended: false };
-            // The list must not be locked where the runtime drops the task at once.
+            // The lock is released first, because the runtime may drop the task at once, which locks the list again.
             drop(list);
             tokio::spawn(async move {
                 let mut sweep = sweep;
@@ -167,7 +171,7 @@ impl Waiting {
         }
     }
 
-    /// Says whether any requests are left.
+    /// Disconnects clients below [`LEAST_RATE`]. Returns whether any requests are left in the list.
     fn cut_off_slow_clients(&self) -> bool {
         let mut list = self.list();
         list.requests.retain(|listed| {
@@ -175,7 +179,7 @@ impl Waiting {
             if request.wait.overdue(request.window(), LEAST_RATE).is_none() {
                 return true;
             }
-            tracing::info!("a client takes its answer too slowly: it is cut off");
+            tracing::info!("a client receives its response too slowly: the connection is closed");
             request.give_up();
             false
         });
@@ -183,8 +187,8 @@ impl Waiting {
         list.swept
     }
 
-    /// Has requests give way that hold `bytes` or more, of the `max` bytes that all may hold. Says whether there were
-    /// enough; otherwise none gives way.
+    /// Abandons waiting requests that together hold at least `bytes` of the `max` bytes of the budget. Returns whether
+    /// there were enough; if not, none is abandoned.
     pub fn make_room(&self, bytes: u64, max: u64) -> bool {
         let now = now();
         if now < self.search_at.load(Ordering::Relaxed) {
@@ -203,7 +207,7 @@ impl Waiting {
         if all <= max / 2 {
             found.retain(|(overdue, ..)| overdue.is_some());
         }
-        // Those that are overdue come first.
+        // Requests that have waited too long come first.
         found.sort_by_key(|(overdue, weight, _)| std::cmp::Reverse((*overdue, *weight)));
         let mut given = 0;
         let least = found.iter().position(|(_, weight, _)| {
@@ -215,22 +219,25 @@ impl Waiting {
             return false;
         };
         for (_, weight, request) in found.into_iter().take(last + 1) {
-            tracing::info!(bytes = weight, "a request that waits for its client gives way to another one");
+            tracing::info!(
+                bytes = weight,
+                "a request that waits for its slow client is abandoned to make room for another one"
+            );
             request.give_up();
         }
         true
     }
 }
 
-/// A task that looks for slow clients.
+/// The task that checks the list for slow clients.
 struct Sweep {
     waiting: Arc<Waiting>,
-    /// It found none left, and has said so in the list.
+    /// Whether the task found the list empty, and has already recorded that it ends.
     ended: bool,
 }
 
 impl Drop for Sweep {
-    /// Its runtime ends before it does: the next request starts another one.
+    /// Records that the task has ended, if its runtime ended first: the next request then starts another task.
     fn drop(&mut self) {
         if !self.ended {
             self.waiting.list().swept = false;

@@ -1,5 +1,5 @@
-//! Request bodies that are compressed: `Content-Encoding` (RFC 9110, 8.4). Transfers that are compressed, which hardly
-//! anybody sends, are refused.
+//! Decompresses request bodies (`Content-Encoding`, RFC 9110, section 8.4). Compressed transfers (`Transfer-Encoding`),
+//! which almost no client sends, are refused.
 
 use std::io::Read;
 
@@ -12,18 +12,18 @@ use super::admission::Weight;
 use super::error::ApiError;
 use crate::config::units::ByteCount;
 
-/// The codings that are decoded, as `Accept-Encoding` names them.
+/// The supported content codings, in the form of the `Accept-Encoding` header.
 pub const ACCEPTED: &str = "gzip, deflate, zstd";
 
-/// The most codings of one body.
+/// The largest number of codings that one body may have.
 const MOST: usize = 4;
 
-/// The largest window of zstd, as a power of two: 8 MiB, the most that a content coding may need (RFC 9659).
+/// The largest zstd window, as a power of two: 8 MiB, the most that a content coding may require (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
 
 const PIECE: usize = 64 << 10;
 
-/// A way in which a body is compressed.
+/// A content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     Gzip,
@@ -31,10 +31,10 @@ pub enum Coding {
     Zstd,
 }
 
-/// The codings of a body in the order in which they were applied; none for a body that is as it is.
+/// Returns the codings of a body in the order in which they were applied; the list is empty for an uncompressed body.
 ///
 /// # Errors
-/// When one is not known, or there are too many.
+/// If a coding is not supported, or there are too many.
 pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
     let mut codings = Vec::new();
     for value in headers.get_all(CONTENT_ENCODING) {
@@ -55,10 +55,10 @@ pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
     Ok(codings)
 }
 
-/// Checks that a body is transferred as it is, in chunks or not (RFC 9112, 6.1).
+/// Checks that a body has no transfer coding other than `chunked` (RFC 9112, section 6.1).
 ///
 /// # Errors
-/// When there is another transfer coding, whose bytes would be taken for the body's.
+/// If there is another transfer coding. Its bytes would be taken for the bytes of the body.
 pub fn check_transfer(headers: &HeaderMap) -> Result<(), ApiError> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -68,10 +68,10 @@ pub fn check_transfer(headers: &HeaderMap) -> Result<(), ApiError> {
     }
 }
 
-/// Decodes `body`, of which at most `max` bytes may come, and which `weight` is to count in the place of `body`.
+/// Decompresses `body` to at most `max` bytes. `weight` then counts the result in place of `body`.
 ///
 /// # Errors
-/// When it is broken, too large, or there is no room for it.
+/// If the body is not valid, decompresses to more than `max` bytes, or does not fit into the in-flight budget.
 pub fn decode(body: &[u8], codings: &[Coding], max: ByteCount, weight: Option<&Weight>) -> Result<Vec<u8>, ApiError> {
     let mut decoded: Option<Vec<u8>> = None;
     for coding in codings.iter().rev() {
@@ -94,7 +94,7 @@ pub fn decode(body: &[u8], codings: &[Coding], max: ByteCount, weight: Option<&W
     Ok(decoded.unwrap_or_default())
 }
 
-/// What has been decoded so far.
+/// The bytes that have been decompressed so far.
 struct Output<'a> {
     bytes: Vec<u8>,
     max: ByteCount,
@@ -124,9 +124,9 @@ impl Output<'_> {
     }
 }
 
-/// Decodes `deflate`: zlib's format, or the bare one that some clients send under that name.
+/// Decompresses `deflate`: the zlib format, or the raw format that some clients send under this name.
 fn inflate(encoded: &[u8], output: &mut Output<'_>) -> Result<(), ApiError> {
-    // The method is deflate, and the check of the header is a multiple of 31 (RFC 1950, 2.2).
+    // In a zlib header the method is 8 (deflate), and the two bytes are a multiple of 31 (RFC 1950, section 2.2).
     let is_zlib =
         matches!(*encoded, [method, flags, ..] if method & 15 == 8 && u16::from_be_bytes([method, flags]) % 31 == 0);
     let mut decoder = Decompress::new(is_zlib);
@@ -139,7 +139,7 @@ fn inflate(encoded: &[u8], output: &mut Output<'_>) -> Result<(), ApiError> {
         output.push(piece.get(..length).unwrap_or_default())?;
         match status {
             Status::StreamEnd if decoder.total_in() == encoded.len() as u64 => return Ok(()),
-            Status::StreamEnd => return Err(ApiError::broken_coding("bytes follow its end")),
+            Status::StreamEnd => return Err(ApiError::broken_coding("there are bytes after its end")),
             _ if length == 0 && decoder.total_in() == taken => {
                 return Err(ApiError::broken_coding("it ends too early"));
             }
@@ -177,7 +177,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// `bytes` in each of the forms that are understood.
+    /// Returns `bytes` in each of the supported codings.
     fn encoded(bytes: &[u8]) -> Vec<(Coding, Vec<u8>)> {
         let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
         zlib.write_all(bytes).unwrap();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn codings_have_no_case_and_may_be_several() {
+    fn codings_are_case_insensitive_and_may_be_combined() {
         use Coding::{Deflate, Gzip, Zstd};
         assert_eq!(codings(&[]), Ok(vec![]));
         assert_eq!(codings(&["", "identity", " Identity , identity"]), Ok(vec![]));
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_encoded_is_decoded_and_weighs_what_it_is() {
+    fn a_body_is_decoded_and_its_weight_is_the_decoded_size() {
         let text: Vec<u8> = (0..300_000_u32).map(|i| (i % 7 * i % 251) as u8).collect();
         for (coding, body) in encoded(&text) {
             let all = Arc::new(Admission::default());
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_refused_where_it_passes_the_limit() {
+    fn a_decompression_bomb_is_refused_at_the_limit() {
         for (coding, body) in encoded(&vec![b' '; (1 << 20) + 1]) {
             assert_eq!(decode(&body, &[coding], MAX, None).unwrap_err().into_status(), 413, "{coding:?}");
             let all = Arc::new(Admission::default());
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_refused() {
+    fn invalid_compressed_bodies_are_refused() {
         for (coding, body) in encoded(b"a text that is long enough to be cut, a text that is long enough to be cut") {
             for length in 1..body.len() {
                 let cut = decode(&body[..length], &[coding], MAX, None);

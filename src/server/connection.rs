@@ -1,4 +1,21 @@
-//! One connection: the handshake, HTTP/1.1 or HTTP/2 on it, and when it is given up.
+//! The life of one connection: TLS handshake, HTTP/1.1 or HTTP/2, and the reasons for which the connection is closed.
+//!
+//! # Example
+//!
+//! With the default settings (`header_timeout` 75 s, `request_timeout` 60 s, `drain_timeout` 30 s):
+//!
+//! 1. At 0 s a connection is accepted and assigned to the socket thread that has the fewest connections.
+//! 2. The TLS handshake must end by 10 s, and the head of the first request must have arrived 75 s after that.
+//! 3. A request arrives at 1 s and its response is sent at 3 s. From 1 s to 3 s the connection has one request in
+//!    flight.
+//! 4. No further request arrives. At about 78 s the connection has been idle for `header_timeout`, so the server
+//!    announces that it will close it (GOAWAY on HTTP/2). One second later, if still nothing is in flight, it closes
+//!    the connection.
+//! 5. If instead the client had stopped reading at 2 s, with part of the response unsent, the connection would have
+//!    been closed once the client had stayed below the minimum rate ([`super::clients`]; only for streamed responses
+//!    and for HTTP/2), or after 75 s in which no byte moved in either direction ([`Transport`]).
+//! 6. If the server had been stopped at 2 s, it would have sent the response with `connection: close`, and closed the
+//!    connection at 3 s, or cut it off at 32 s if the response had not been sent by then.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
@@ -28,10 +45,10 @@ use super::tls::{Accepted, Tls};
 use super::transport::{Bytes, Transport};
 use super::{Serving, State};
 
-/// How long a TLS handshake may take.
+/// The time limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Serves the connections of one listener.
+/// Serves the connections of one server.
 pub struct Connections<'a> {
     threads: &'a SocketThreads,
     drain: &'a Drain,
@@ -43,7 +60,8 @@ pub struct Connections<'a> {
 }
 
 impl<'a> Connections<'a> {
-    /// Of this server, on `threads`. The state itself is not kept: another may take its place, and it must be free to go.
+    /// Serves connections on `threads`. The state itself is not kept, because a reload replaces it and it must then be
+    /// freed.
     pub fn new(state: &State, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
         let limit = descriptors::Connections::of(state.config.server.max_connections);
         Self {
@@ -57,7 +75,7 @@ impl<'a> Connections<'a> {
         }
     }
 
-    /// Serves the connection in the background, or refuses it if there are too many.
+    /// Serves a connection in the background, or refuses it if `server.max_connections` are open.
     pub async fn serve(&self, socket: Socket, peer: Peer) {
         let (serving, refusals) = (Arc::clone(&self.serving), Arc::clone(&self.refusals));
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
@@ -74,7 +92,7 @@ impl<'a> Connections<'a> {
         self.refuse(socket).await;
     }
 
-    /// Tells a connection that there are too many, if there is a place for that.
+    /// Answers a connection over the limit with an error, if there is room for that, and closes it.
     pub async fn refuse(&self, socket: Socket) {
         self.refusals.over_limit();
         let Some(place) = self.surplus.enter().await else { return };
@@ -124,7 +142,7 @@ async fn serve(
         let bad_host = refuse::bad_host(&request).inspect(|reason| refusals.malformed(peer, reason));
         let received = received.clone();
         let mut request = RequestBody::of(request, &received);
-        // For the access log, which shows addresses at this level alone.
+        // Only the access log uses the address, and it shows addresses only at this level.
         if tracing::enabled!(tracing::Level::DEBUG) {
             request.extensions_mut().insert(peer);
         }
@@ -146,7 +164,7 @@ async fn serve(
             biased;
             result = connection.as_mut() => return result,
             () = watcher.draining() => {}
-            // Also one that answers every PING, and one whose first bytes never come to an end.
+                        // This also ends clients that answer every PING, and clients whose first request never ends.
             () = activity.idle_for(header_timeout) => {}
         }
         connection.as_mut().graceful_shutdown();
@@ -156,10 +174,11 @@ async fn serve(
             () = watcher.given_up(&activity) => Ok(()),
         }
     };
-    abortable(connection).await.unwrap_or_else(|_| Err("its client takes its answer too slowly".into()))
+    abortable(connection).await.unwrap_or_else(|_| Err("the client receives its response too slowly".into()))
 }
 
-/// The bytes of a connection, decrypted where they are encrypted. `None` where that ended it.
+/// Returns the connection's byte stream, decrypted if the server uses TLS, or `None` if the handshake ended the
+/// connection.
 async fn handshake(
     tls: &Tls,
     socket: Socket,
@@ -171,7 +190,7 @@ async fn handshake(
         Ok(Accepted::Stream(stream)) => Ok(Some(stream)),
         Ok(Accepted::Closed) => Ok(None),
         Ok(Accepted::PlainHttp(stream)) => {
-            refusals.malformed(peer, &"plain HTTP on a port that speaks HTTPS");
+            refusals.malformed(peer, &"plain HTTP on an HTTPS port");
             refuse::plain_http(stream).await;
             Ok(None)
         }
@@ -183,7 +202,7 @@ async fn handshake(
     }
 }
 
-/// Resolves when a connection that has not come to HTTP yet must go.
+/// Resolves when the server stops while a connection is still in its handshake.
 async fn give_up(watcher: &mut Watcher, activity: &Activity) {
     watcher.draining().await;
     watcher.given_up(activity).await;
@@ -192,7 +211,7 @@ async fn give_up(watcher: &mut Watcher, activity: &Activity) {
 pub fn protocol(header_timeout: Duration) -> auto::Builder<Streams> {
     let mut builder = auto::Builder::new(Streams);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    // A client that is gone without a word, and has no request that would find out.
+    // This finds clients that disappeared without closing the connection while no request would notice it.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(header_timeout);
     builder
 }

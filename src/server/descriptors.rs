@@ -1,14 +1,14 @@
-//! How many connections there are descriptors for, and the one that is kept in reserve.
+//! File descriptors: how many connections they allow, and a spare one for answering when none is left.
 
 use std::fs::File;
 
-/// Connections over the limit that are told so at the same time.
+/// The number of connections over the limit that are answered with an error at the same time.
 const SURPLUS: usize = 256;
 
-/// Descriptors that are kept for files: models and keys at a reload.
+/// The number of descriptors that are reserved for files, such as models and keys at a reload.
 const FILES: usize = 16;
 
-/// How many connections may be open, and how many more while they are told that they are too many.
+/// How many connections may be served, and how many more may be open while they are answered with an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
     pub served: usize,
@@ -16,7 +16,8 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// As many as `server.max_connections` says, or as this process can have open. Says so in the log where that is less.
+    /// Returns the limits for `server.max_connections`, or lower ones if the process may not open that many files. The
+    /// log then has a warning.
     pub fn of(max_connections: usize) -> Self {
         let wanted = Self { served: max_connections, surplus: SURPLUS };
         let Some((limit, open)) = limit().zip(open()) else { return wanted };
@@ -41,7 +42,7 @@ impl Connections {
     }
 }
 
-/// The limit of open files.
+/// Returns the limit of open files.
 fn limit() -> Option<usize> {
     #[cfg(unix)]
     return rlimit::getrlimit(rlimit::Resource::NOFILE)
@@ -51,12 +52,12 @@ fn limit() -> Option<usize> {
     None
 }
 
-/// How many files are open.
+/// Returns the number of open files.
 fn open() -> Option<usize> {
     Some(std::fs::read_dir("/dev/fd").ok()?.count())
 }
 
-/// A descriptor that is given up to take a connection when no other is free.
+/// A spare descriptor, which is closed to accept a connection when no other descriptor is free.
 #[derive(Debug)]
 pub struct Reserve(Option<File>);
 
@@ -70,12 +71,12 @@ impl Reserve {
         Self(self.0.or_else(|| File::open(null).ok()))
     }
 
-    /// Takes a descriptor for the reserve, if it has none and one is free.
+    /// Opens the spare descriptor again, if it is closed and a descriptor is free.
     pub fn refill(&mut self) {
         *self = Self(self.0.take()).refilled();
     }
 
-    /// Frees the descriptor. Whether there was one.
+    /// Closes the spare descriptor. Returns whether it was open.
     pub fn give_up(&mut self) -> bool {
         self.0.take().is_some()
     }
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reserve_is_given_up_once_until_it_is_refilled() {
+    fn the_spare_descriptor_is_closed_once_until_it_is_opened_again() {
         let mut reserve = Reserve::new();
         assert_eq!((reserve.give_up(), reserve.give_up()), (true, false));
         reserve.refill();

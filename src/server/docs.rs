@@ -1,5 +1,5 @@
-//! GET /openapi.json: the description that the routes give of themselves. GET /docs: the same as a page, from assets in
-//! the binary alone.
+//! GET /openapi.json: the OpenAPI description of the routes. GET /docs: a page that shows it, made only of files inside
+//! the binary.
 
 use std::sync::LazyLock;
 
@@ -23,20 +23,20 @@ pub const DESCRIPTION: &str = "/openapi.json";
 pub const PAGE: &str = "/docs";
 pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 
-/// RapiDoc as npm has it, compressed (assets/rapidoc).
+/// The page's script, RapiDoc, as npm publishes it, compressed (see assets/rapidoc).
 const RAPIDOC: &[u8] = include_bytes!("../../assets/rapidoc/rapidoc-min.js.gz");
 
-/// The sections of the page at [`PAGE`], in its order.
+/// The tags that group the operations, in the order of the page at [`PAGE`].
 const TAGS: [(&str, &str); 4] = [
-    ("embeddings", "OpenAI's API, with the paths of Azure OpenAI and of old clients as well."),
+    ("embeddings", "Embeddings, as in OpenAI's API. The paths of Azure OpenAI and of older clients work too."),
     ("models", "The models that this server offers, as in OpenAI's API."),
-    ("tools", "What OpenAI's API does not have: the tokens of a text, and similarities without vectors."),
-    ("operations", "Probes and metrics for those who run the server."),
+    ("tools", "Tokens of texts and similarities between texts. OpenAI's API does not have these."),
+    ("operations", "Health probes and metrics for operators."),
 ];
 
 type Answer<T> = ([(HeaderName, &'static str); 1], T);
 
-/// What stands before the routes.
+/// Returns the description without its routes.
 pub fn introduction() -> OpenApi {
     let mut info = Info::new("embedding-server", env!("CARGO_PKG_VERSION"));
     info.description = Some(env!("CARGO_PKG_DESCRIPTION").to_owned());
@@ -45,15 +45,16 @@ pub fn introduction() -> OpenApi {
     OpenApiBuilder::new().info(info).tags(Some(TAGS.map(tag))).build()
 }
 
-/// The description as the routes give it. `closed` are the paths of those that ask for a key, if any does.
+/// Returns the complete description as JSON. `closed` are the paths of the routes that need an API key, empty if none
+/// does.
 pub fn of_routes(api: OpenApi, closed: &[String]) -> Value {
-    // A description of strings and numbers always serializes.
+    // A description consists of strings and numbers, which always serialize.
     let mut api = serde_json::to_value(api).unwrap_or_default();
     if !closed.is_empty() {
         describe_keys(&mut api, closed);
     }
     if let Some(Value::Object(paths)) = api.get_mut("paths") {
-        // axum's way to say that a parameter may hold slashes, which OpenAPI cannot say.
+        // axum writes `{*id}` for a parameter that may contain slashes. OpenAPI has no notation for that.
         for path in paths.keys().filter(|path| path.contains("{*")).cloned().collect::<Vec<_>>() {
             if let Some(item) = paths.remove(&path) {
                 paths.insert(path.replace("{*", "{"), item);
@@ -63,7 +64,7 @@ pub fn of_routes(api: OpenApi, closed: &[String]) -> Value {
     api
 }
 
-/// The ways to send a key, any of which is enough.
+/// Describes the ways to send an API key, any one of which is enough.
 fn describe_keys(api: &mut Value, closed: &[String]) {
     let header = |name| json!({"type": "apiKey", "in": "header", "name": name});
     let schemes = [
@@ -83,7 +84,7 @@ fn describe_keys(api: &mut Value, closed: &[String]) {
     }
 }
 
-/// Schemas whose example names a model: the pointer to the name.
+/// JSON pointers to the model names in the examples of the schemas.
 const MODELS_IN_EXAMPLES: [&str; 8] = [
     "CreateEmbeddingRequest/example/model",
     "CreateEmbeddingResponse/example/model",
@@ -95,8 +96,9 @@ const MODELS_IN_EXAMPLES: [&str; 8] = [
     "ListModelsResponse/example/data/0/id",
 ];
 
-/// The description with the default model's name in all examples, and this server's limits as far as the models are loaded;
-/// to those who have no key, with OpenAI's name of a model and without the limits of models.
+/// Returns the description for this server: its examples name the default model, and its schemas have the server's
+/// limits and those of the models that are loaded. Without a known API key, on a server that has keys, the examples
+/// name OpenAI's model and the limits of the models are left out.
 pub fn description(mut api: Value, state: &State, extensions: &Extensions) -> Answer<Bytes> {
     let may_see_names = may_see_names(extensions, state);
     let model = json!(if may_see_names { state.config.default_model() } else { DEFAULT_MODEL_ID });
@@ -139,12 +141,12 @@ pub fn description(mut api: Value, state: &State, extensions: &Extensions) -> An
     ([(CONTENT_TYPE, "application/json")], api.to_string().into())
 }
 
-/// What all answers here say to a browser beside their content type: nobody guesses another type, and no page that is
-/// linked to learns where its reader came from.
+/// Security headers of all responses of this file: browsers must not guess another content type, and pages that are
+/// linked to must not learn the URL of this one.
 const HARDENED: [(HeaderName, &str); 3] =
     [(X_CONTENT_TYPE_OPTIONS, "nosniff"), (REFERRER_POLICY, "no-referrer"), (CACHE_CONTROL, "no-cache")];
 
-/// What the page may do. Its own script is allowed by its digest; RapiDoc writes styles into the page.
+/// The content security policy of the page. Its inline script is allowed by a digest; RapiDoc adds inline styles.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let scripts = HTML.split("<script>").skip(1).filter_map(|rest| rest.split("</script>").next());
     let digests: String =
@@ -158,7 +160,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 
 const HTML: &str = include_str!("../../assets/docs.html");
 
-/// The page, without its link to the playground where there is none.
+/// Returns the page. Its link to the playground is removed if `server.playground` is false.
 pub fn page(playground: bool) -> impl IntoResponse {
     const LINK: &str = "<a href=\"./\">Playground</a>";
     let html = if playground { HTML.to_owned() } else { HTML.replace(LINK, "") };

@@ -1,5 +1,5 @@
-//! How a server stops: every connection is told to finish, one without a request in flight is closed after a moment, and
-//! what is left is cut at the deadline.
+//! Draining: every connection is asked to finish, an idle one is closed after a moment, and what is left at the
+//! deadline is cut off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,11 +9,11 @@ use tokio::sync::watch;
 
 use super::activity::Activity;
 
-/// How long a connection without a request in flight stays open once it was told to finish: for a request that the client
-/// sent before it could know (RFC 9113, 6.8).
+/// How long a connection without a request in flight stays open after it was asked to finish, for a request that the
+/// client sent before it could know (RFC 9113, section 6.8).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How long connections may take to close when they are cut.
+/// How long connections may take to close after they were cut off.
 const CUT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,13 +23,13 @@ enum Phase {
     Cut,
 }
 
-/// The stop of one server.
+/// Controls the draining of one server.
 pub struct Drain {
     phase: watch::Sender<Phase>,
     cut: Arc<AtomicUsize>,
 }
 
-/// A connection's view of the stop. The connection counts as open while this lives.
+/// One connection's view of [`Drain`]. The connection counts as open until this is dropped.
 pub struct Watcher {
     phase: watch::Receiver<Phase>,
     cut: Arc<AtomicUsize>,
@@ -44,35 +44,35 @@ impl Drain {
         Watcher { phase: self.phase.subscribe(), cut: Arc::clone(&self.cut) }
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn open(&self) -> usize {
         self.phase.receiver_count()
     }
 
-    /// Tells all connections to finish, and waits until they have.
+    /// Asks all connections to finish, and waits until they have.
     pub async fn finish(&self) {
         self.phase.send_replace(Phase::Draining);
         self.phase.closed().await;
     }
 
-    /// Closes all connections at once. Returns how many requests that cut.
+    /// Closes all connections at once. Returns the number of requests that this cut off.
     pub async fn cut(&self) -> usize {
         self.phase.send_replace(Phase::Cut);
         let closed = tokio::time::timeout(CUT, self.phase.closed()).await;
-        // A connection whose thread is too busy to close it is counted as one with a request.
+        // If a thread is too busy to close its connection, the connection counts as one request.
         let stuck = if closed.is_err() { self.open() } else { 0 };
         self.cut.load(Ordering::Relaxed) + stuck
     }
 }
 
 impl Watcher {
-    /// Resolves when the connection must finish.
+    /// Resolves when the connection is asked to finish.
     pub async fn draining(&mut self) {
-        // An error means that the server is gone.
+        // An error means that the server no longer exists.
         let _ = self.phase.wait_for(|phase| *phase >= Phase::Draining).await;
     }
 
-    /// Resolves when a connection that must finish has had nothing in flight for a moment, or when it is cut.
+    /// Resolves when a connection that must finish has had no request in flight for a moment, or when it is cut off.
     pub async fn given_up(&mut self, activity: &Activity) {
         let cut = async {
             let _ = self.phase.wait_for(|phase| *phase == Phase::Cut).await;
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_idle_connection_lingers_and_a_busy_one_is_cut_and_counted() {
+    async fn draining_closes_idle_connections_after_a_moment_and_cuts_off_busy_ones() {
         let drain = Drain::new();
         let (idle, busy) = (Arc::new(Activity::default()), Arc::new(Activity::default()));
         let _request = busy.begin();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_are_cut_before_they_were_told_to_finish() {
+    async fn connections_can_be_cut_off_without_draining_first() {
         let drain = Drain::new();
         let activity = Arc::new(Activity::default());
         let _requests = [activity.begin(), activity.begin()];

@@ -1,8 +1,9 @@
-//! POST /v1/embeddings: parse, find the model, tokenize, pool, write.
+//! POST /v1/embeddings: reads the request, tokenizes its inputs, pools the vectors and writes the response.
 //!
-//! Two jobs on the workers: the first tokenizes every input, so that all errors of the request are known before its
-//! answer begins; the second pools and writes, and its pieces are sent as they come. A request of a line or two is done
-//! where it is: handing it over would cost more than it does.
+//! A request is two jobs on the worker threads. The first tokenizes every input, so that all errors of the request are
+//! known before its response begins. The second pools and writes in slices, which are sent while later slices are still
+//! being written. A request of a few hundred bytes is processed on the socket thread instead, because handing it over
+//! would take longer than processing it.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -29,21 +30,23 @@ use crate::openai::{CreateEmbeddingRequest, CreateEmbeddingResponse, EncodingFor
 use crate::workers;
 use crate::yield_point::{Undisturbed, YieldPoint};
 
-/// Numbers read in a slice of pooling, about 1 ms at 4 G/s; and bytes of answer in one, so that the pieces stay small.
+/// The limits of a pooling slice: how many table numbers it reads (about 1 ms at 4 billion per second), and how many
+/// bytes of response it writes, so that the pieces stay small.
 pub const POOL_SLICE: usize = 4 << 20;
 pub const WRITE_SLICE: usize = 64 << 10;
 
-/// The same on a device, which reads far more in that time, and to which every call costs tens of microseconds.
+/// The same limits for a device, which reads far more in that time, and for which every call costs tens of
+/// microseconds.
 pub const DEVICE_POOL_SLICE: usize = 1 << 30;
 const DEVICE_WRITE_SLICE: usize = 4 << 20;
 
-/// The longest answer that is written on the async thread. Some 0.1 ms in the worst case.
+/// The longest response, in bytes, that is written on the socket thread: about 0.1 ms in the worst case.
 const ANSWER_HERE: usize = 64 << 10;
 
-/// The path that nearly all requests have.
+/// The path of almost all requests.
 pub const PATH: &str = "/v1/embeddings";
 
-/// [`create`] without a router.
+/// Does what [`create`] does, without axum's router.
 pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
     let View(state) = View::of(request.extensions(), state);
     let answered = match Json::from_request(request, &state).await {
@@ -55,14 +58,14 @@ pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
 
 /// Create embeddings
 ///
-/// Returns one vector for each input, as OpenAI's API does.
+/// Returns one embedding vector for each input, as OpenAI's API does.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
     tag = "embeddings",
     operation_id = "createEmbedding",
     request_body = CreateEmbeddingRequest,
-    responses((status = OK, description = "One embedding for each input, in the order of the inputs", body = CreateEmbeddingResponse), ApiError)
+    responses((status = OK, description = "One embedding per input, in the order of the inputs", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create(
     View(state): View,
@@ -71,14 +74,14 @@ pub async fn create(
     answer(&state, request, weight.as_deref()).await
 }
 
-/// Create embeddings (old OpenAI clients)
+/// Create embeddings (older OpenAI clients)
 ///
-/// The engine in the path selects the model. Everything else is as for `/v1/embeddings`.
+/// The engine ID in the path selects the model. Everything else is as for `/v1/embeddings`.
 #[utoipa::path(
     post,
     path = "/v1/engines/{id}/embeddings",
     tag = "embeddings",
-    params(("id" = String, Path, description = "The id or alias of a model; `model` in the body is ignored")),
+    params(("id" = String, Path, description = "The ID or an alias of a model; `model` in the body is ignored")),
     request_body = CreateEmbeddingRequest,
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
@@ -92,14 +95,14 @@ pub async fn of_engine(
 
 /// Create embeddings (Azure OpenAI clients)
 ///
-/// The deployment name selects the model. Everything else is as for `/v1/embeddings`.
+/// The deployment ID in the path selects the model. Everything else is as for `/v1/embeddings`.
 #[utoipa::path(
     post,
     path = "/openai/deployments/{id}/embeddings",
     tag = "embeddings",
     params(
-        ("id" = String, Path, description = "The deployment: the id or alias of a model; `model` in the body is ignored"),
-        ("api-version" = Option<String>, Query, description = "Ignored: all versions get the same answer"),
+        ("id" = String, Path, description = "The deployment ID: the ID or an alias of a model; `model` in the body is ignored"),
+        ("api-version" = Option<String>, Query, description = "Ignored: the response is the same for all versions"),
     ),
     request_body = CreateEmbeddingRequest,
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
@@ -136,11 +139,11 @@ async fn answer(
 }
 
 thread_local! {
-    /// A slice's vectors, until they are written.
+        /// The vectors of the current slice, reused from slice to slice.
     static VECTORS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All that is needed to write an answer.
+/// What is needed to write the response.
 struct Answer {
     embedder: Arc<Embedder>,
     stages: Arc<Stages>,
@@ -153,7 +156,7 @@ struct Answer {
 impl Answer {
     async fn respond(self, state: &State) -> Result<Response<Body>, ApiError> {
         let answer_size = write::size_of_embedding(self.dimensions, self.encoding_format);
-        // Either limit ends a slice: sizes are shares of the slice that an input takes.
+        // A slice ends at whichever of the two limits it reaches first: the sizes are shares of a slice.
         const WHOLE: usize = 1 << 30;
         let (pool_slice, write_slice) = match self.embedder.wants_whole_batches() {
             true => (DEVICE_POOL_SLICE, DEVICE_WRITE_SLICE),
@@ -178,10 +181,12 @@ impl Answer {
         Ok(stream::json(Body::from(body)))
     }
 
-    /// The piece of the answer that holds the embeddings of `range`; the first has the head, the last the tail.
+    /// Pools and writes the embeddings of the inputs in `range`. The first piece of the response begins with its head,
+    /// and the last ends with its tail.
     fn write(&self, range: Range<usize>, at: &dyn YieldPoint) -> Result<Bytes, EmbedError> {
         let tokens = self.tokens.get(range.clone()).unwrap_or_default();
-        // Taken out, since where a long text yields, another answer is written inside of this one.
+        // The buffer is taken out of the thread local, because another response may be written inside this slice, at a
+        // yield point of a long text.
         let mut vectors = VECTORS.take();
         vectors.resize(tokens.len() * self.dimensions, 0.0);
         let pool = || self.embedder.pool_in_steps(range.start, tokens, self.dimensions, &mut vectors, at);

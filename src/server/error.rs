@@ -1,4 +1,4 @@
-//! OpenAI's errors: the only file that knows status codes.
+//! HTTP errors in OpenAI's format. This is the only file that knows status codes.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
 use crate::workers::Panicked;
 
-/// An answer that is an error, in OpenAI's shape.
+/// An error response in OpenAI's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
@@ -24,31 +24,32 @@ pub struct ApiError {
     code: Option<&'static str>,
     param: Option<String>,
     message: String,
-    /// In seconds, where it is another time than [`RETRY_AFTER_SECONDS`].
+    /// The value of `retry-after` in seconds, if it differs from [`RETRY_AFTER_SECONDS`].
     retry_after: Option<u64>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
-/// The code of an error that names the codings to use instead.
+/// The code of the error whose response lists the supported content encodings.
 const UNSUPPORTED_CODING: &str = "unsupported_content_encoding";
 
-/// After how long a client may ask again where asking again helps. The SDKs wait that long and then double it.
+/// The value of `retry-after` if retrying helps. OpenAI's SDKs wait that long and then double the time.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
-/// How much of a client's own words a message repeats.
+/// The longest texts from a client that a message repeats, in bytes.
 const LONGEST_METHOD: usize = 32;
 const LONGEST_PATH: usize = 200;
 const LONGEST_NAME: usize = 100;
 
-/// What the metrics count an error as: its code, or what it has in place of one. On every response that is an error.
+/// The error code under which the metrics count a response, as an extension of every error response. An error without a
+/// code has a class here all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorClass(pub &'static str);
 
 impl ErrorClass {
     pub const MODEL_DAMAGED: Self = Self("model_damaged");
-    /// A key has reached its own limit, whereas `rate_limit_exceeded` is the server's.
+    /// A key has reached its own rate limit. (The server's own limit has the class `rate_limit_exceeded`.)
     pub const KEY_RATE_LIMIT: Self = Self("key_rate_limit_exceeded");
 }
 
@@ -67,13 +68,13 @@ impl ApiError {
         self
     }
 
-    /// The body is no JSON at all.
+    /// The body is not JSON.
     pub fn not_json(problem: &str) -> Self {
         let message = format!("We could not parse the JSON body of your request: {problem}.");
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message)
     }
 
-    /// The body is JSON of another shape.
+    /// The body is JSON, but does not have the fields of the request.
     pub fn invalid_field(message: &str, field: Option<&str>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
         match field {
@@ -82,23 +83,25 @@ impl ApiError {
         }
     }
 
-    /// More inputs than `max` in `field`.
+    /// `field` holds more than `max` inputs.
     pub fn too_many_inputs(field: &str, inputs: usize, max: usize) -> Self {
         let message = format!(
-            "'{field}' holds {inputs} inputs; this server takes at most {max} in one request (its setting server.max_inputs)"
+            "'{field}' holds {inputs} inputs; this server accepts at most {max} in one request (the setting \
+             server.max_inputs)"
         );
         Self::invalid_field(&message, Some(field))
     }
 
     pub fn model_not_found(model: &str) -> Self {
         let message = format!(
-            "The model `{}` does not exist or you do not have access to it. GET /v1/models lists what there is.",
+            "The model `{}` does not exist or you do not have access to it. GET /v1/models lists the models that you \
+             can use.",
             bounded(model, LONGEST_NAME)
         );
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).param("model").code("model_not_found")
     }
 
-    /// No route has this path; `advice` says in whole sentences what was probably meant.
+    /// No route has this path. `advice` says in whole sentences which URL the client probably meant.
     pub fn no_such_path(method: &Method, path: &str, advice: Option<&str>) -> Self {
         let (method, path) = (bounded(method.as_str(), LONGEST_METHOD), bounded(path, LONGEST_PATH));
         let mut message = format!("Invalid URL ({method} {path}).");
@@ -110,27 +113,32 @@ impl ApiError {
 
     pub fn method_not_allowed(method: &Method, path: &str) -> Self {
         let (method, path) = (bounded(method.as_str(), LONGEST_METHOD), bounded(path, LONGEST_PATH));
-        let message = format!("Not allowed to {method} on {path}. The header `Allow` of this answer names what is.");
+        let message = format!(
+            "{method} is not allowed for {path}. The `Allow` header of this response lists the allowed methods."
+        );
         Self::new(StatusCode::METHOD_NOT_ALLOWED, INVALID_REQUEST, message).code("method_not_supported")
     }
 
     pub fn content_type(found: &str) -> Self {
         let found = bounded(found, LONGEST_NAME);
-        let message = format!("Unsupported content type: '{found}'. Send the header `Content-Type: application/json`.");
+        let message = format!(
+            "Unsupported content type: '{found}'. Send the body as JSON with the header `Content-Type: \
+             application/json`."
+        );
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code("unsupported_content_type")
     }
 
-    /// A `Content-Encoding` that is not decoded.
+    /// The server does not support this `Content-Encoding`.
     pub fn content_coding(found: &str) -> Self {
         let found: String = found.chars().take(64).collect();
         let message = format!(
-            "Unsupported content encoding: '{found}'. Send the body as it is, or compressed by one of: {}.",
+            "Unsupported content encoding: '{found}'. Send the body uncompressed, or compress it with one of: {}.",
             coding::ACCEPTED
         );
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code(UNSUPPORTED_CODING)
     }
 
-    /// A `Transfer-Encoding` other than `chunked`.
+    /// The request has a `Transfer-Encoding` other than `chunked`.
     pub fn transfer_coding() -> Self {
         let message =
             "Unsupported transfer encoding. Send the body with a Content-Length, or with `Transfer-Encoding: chunked`.";
@@ -139,31 +147,32 @@ impl ApiError {
 
     /// The body cannot be decompressed.
     pub fn broken_coding(error: impl std::fmt::Display) -> Self {
-        let message =
-            format!("We could not decompress the body of your request as its Content-Encoding says: {error}.");
+        let message = format!(
+            "We could not decompress the body of your request according to its Content-Encoding header: {error}."
+        );
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code("invalid_content_encoding")
     }
 
-    /// `size` where the client announced it.
+    /// The body is larger than `max`. `size` is the length that the client announced, if it did.
     pub fn body_too_large(size: Option<u64>, max: crate::config::units::ByteCount) -> Self {
         let size = size.map_or_else(String::new, |size| format!(" of {}", crate::config::units::ByteCount(size)));
         let message = format!(
-            "The request body{size} is larger than {max}, the limit of this server (its setting server.max_body)."
+            "The request body{size} is larger than {max}, the limit of this server (the setting server.max_body)."
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).code("request_too_large")
     }
 
-    /// The token ids of `field` stand for `size` bytes of text.
+    /// The token IDs of `field` stand for `size` bytes of text, more than `max`.
     pub fn text_too_large(field: &str, size: u64, max: crate::config::units::ByteCount) -> Self {
         let size = crate::config::units::ByteCount(size);
         let message = format!(
-            "The token ids in '{field}' stand for a text of {size}; this server takes at most {max}, as much as a text may \
-             have (its setting server.max_body). Send fewer token ids."
+            "The token ids in '{field}' stand for a text of {size}; this server accepts at most {max} of text (the setting \
+             server.max_body). Send fewer token ids."
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).param(field).code("request_too_large")
     }
 
-    /// The client stopped sending in the middle of its body.
+    /// The client stopped sending before the end of its body.
     pub fn body_cut_short() -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, "The request body ended before its announced length.")
     }
@@ -173,108 +182,115 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready")
     }
 
-    /// As [`ApiError::loading`], for clients that may not know which models there are.
+    /// Like [`ApiError::loading`], for clients that may not learn which models there are.
     pub fn loading_models() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: models are loading.").code("not_ready")
     }
 
-    /// The table of a model was cut short under the server.
+    /// The table file of a model was cut short or changed while the server was using it.
     pub fn damaged(error: &EmbedError) -> Self {
-        let message = format!("{error}. The server must load it again.");
+        let message = format!("{error}. The server must load the model again.");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code(ErrorClass::MODEL_DAMAGED.0)
     }
 
-    /// As [`ApiError::damaged`], without the name of the file.
+    /// Like [`ApiError::damaged`], without the name of the file.
     pub fn damaged_model() -> Self {
         const MESSAGE: &str =
-            "The table of a model was changed or cut short while it was in use. The server must load it again.";
+            "The table of a model was changed or cut short while it was in use. The server must load the model again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, MESSAGE).code(ErrorClass::MODEL_DAMAGED.0)
     }
 
-    /// No key was sent.
+    /// The request has no API key.
     pub fn no_key() -> Self {
-        let message = "You didn't provide an API key. Send it in the header `Authorization: Bearer YOUR_KEY`, `api-key: YOUR_KEY` or `x-api-key: YOUR_KEY`.";
+        let message = "You didn't provide an API key. Send it in the header `Authorization: Bearer YOUR_KEY`, \
+                       `api-key: YOUR_KEY` or `x-api-key: YOUR_KEY`.";
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message)
     }
 
-    /// A key was sent that this server does not know; the message shows its end at most.
+    /// The request has an API key that the server does not know. The message shows at most the end of the key.
     pub fn wrong_key(sent: &[u8]) -> Self {
         const SHOWN: usize = 4;
         let end = sent.len().checked_sub(SHOWN).filter(|rest| *rest >= 2 * SHOWN).and_then(|rest| sent.get(rest..));
         let end =
             end.filter(|end| end.iter().all(u8::is_ascii_graphic)).map(String::from_utf8_lossy).unwrap_or_default();
-        let message = format!("Incorrect API key provided: ***{end}. Ask who runs this server for one.");
+        let message = format!("Incorrect API key provided: ***{end}. Ask the operator of this server for a valid key.");
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, message).code("invalid_api_key")
     }
 
-    /// What is being worked on is as much as `server.max_in_flight` allows.
+    /// The requests in flight use up the in-flight budget.
     pub fn overloaded() -> Self {
-        let message = "This server has as much work in flight as it takes (its setting server.max_in_flight). Please retry after a second.";
+        let message = "This server is overloaded: the requests in flight have reached its limit (the setting \
+                       server.max_in_flight). Please retry after a second.";
         Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded")
     }
 
-    /// A request for a host that is not this server's, as a web page makes it by DNS rebinding.
+    /// The request names a host that is not this server's, as a web page's request does after DNS rebinding.
     pub fn host_not_allowed(host: &[u8]) -> Self {
         let shown: String = host.iter().take(64).map(|b| char::from(*b)).filter(char::is_ascii_graphic).collect();
         let message = format!(
-            "This server is for clients on its own machine, and this request is for the host '{shown}'. If that is a name \
-             of this server, add it to the setting server.allowed_hosts, or configure API keys."
+            "This server accepts requests only from its own machine, and this request is for the host '{shown}'. If that is \
+             a name of this server, add it to the setting server.allowed_hosts, or configure API keys."
         );
         Self::new(StatusCode::FORBIDDEN, INVALID_REQUEST, message).code("host_not_allowed")
     }
 
     /// As many connections are open as `server.max_connections` allows.
     pub fn too_many_connections() -> Self {
-        let message = "This server has as many connections as it takes (its setting server.max_connections).";
+        let message = "This server has reached its limit of open connections (the setting server.max_connections). \
+                       Please retry later.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("too_many_connections")
     }
 
-    /// The code of requests that are not HTTP as it is spoken here.
+    /// The code of errors about requests that are not valid HTTP for this server.
     pub const BAD_HTTP: &'static str = "bad_http";
 
-    /// A request over plain HTTP on a port that speaks HTTPS.
+    /// The request arrived as plain HTTP on an HTTPS port.
     pub fn plain_http() -> Self {
         let message =
-            "This port speaks HTTPS, and the request came over plain HTTP. Use a URL that begins with https://.";
+            "This port expects HTTPS, and the request was sent as plain HTTP. Use a URL that begins with https://.";
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code(Self::BAD_HTTP)
     }
 
-    /// A request of HTTP/1.1 without one valid `Host`; `reason` says what it is instead.
+    /// An HTTP/1.1 request does not have exactly one valid `Host` header. `reason` says what it has instead.
     pub fn bad_host(reason: &str) -> Self {
-        let message = format!("This is {reason}. HTTP/1.1 demands exactly one, with the server's name.");
+        let message = format!("This is {reason}. HTTP/1.1 requires exactly one, with the name of the server.");
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message).code(Self::BAD_HTTP)
     }
 
-    /// A head that is not HTTP/1.1, or is larger than it may be, by the status that hyper gives it. `too_great_a_length`: it
-    /// is its Content-Length that is too large.
+    /// The head of the request is not HTTP/1.1, or is too large. `status` is the status that hyper chose for it, and
+    /// `too_great_a_length` says whether its Content-Length is what hyper found too large.
     pub fn malformed_head(status: &str, too_great_a_length: bool) -> Self {
         let (status, message) = match status {
             "431" if too_great_a_length => {
-                (StatusCode::BAD_REQUEST, "The header `Content-Length` announces more bytes than a body can have.")
+                (StatusCode::BAD_REQUEST, "The `Content-Length` header announces more bytes than a body can have.")
             }
             "431" => (
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The head of the request is too large: this server takes at most 100 header fields and about 400 KiB.",
+                "The head of the request is too large: this server accepts at most 100 header fields and about 400 \
+                 KiB.",
             ),
             "414" => {
-                (StatusCode::URI_TOO_LONG, "The URL of the request is too long: this server takes at most 64 KiB.")
+                (StatusCode::URI_TOO_LONG, "The URL of the request is too long: this server accepts at most 64 KiB.")
             }
             _ => (StatusCode::BAD_REQUEST, "The request is not valid HTTP/1.1."),
         };
         Self::new(status, INVALID_REQUEST, message).code(Self::BAD_HTTP)
     }
 
-    /// Within `window` the client sent less than `least` bytes a second.
+    /// The client sent less than `least` bytes per second, averaged over `window`.
     pub fn body_too_slow(least: ByteCount, window: Seconds) -> Self {
         let message = format!(
-            "The request body arrived too slowly: this server expects at least {least} a second on average over {window}."
+            "The request body arrived too slowly: this server expects at least {least} per second, averaged over \
+             {window}."
         );
         Self::new(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, message).code("request_timeout")
     }
 
     /// The server took longer than `max` to answer.
     pub fn too_slow(max: crate::config::units::Seconds) -> Self {
-        let message = format!("No answer within {max}, the limit of this server (its setting server.request_timeout).");
+        let message = format!(
+            "The request was not answered within {max}, the limit of this server (the setting server.request_timeout)."
+        );
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("timeout")
     }
 
@@ -282,12 +298,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, "Not ready: shutting down.").code("shutting_down")
     }
 
-    /// The path holds what is no UTF-8.
+    /// The path of the URL is not UTF-8 after percent-decoding.
     pub fn invalid_path() -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, "The path of this URL is not UTF-8.")
     }
 
-    /// Another field than `input` holds what [`EmbedError`] calls an input.
+    /// Returns the error with `field` as its `param`, for inputs that are in another field than `input`.
     #[must_use]
     pub fn of_field(self, field: &str) -> Self {
         if self.param.as_deref() == Some("input") { self.param(field) } else { self }
@@ -298,7 +314,7 @@ impl ApiError {
         self.status.as_u16()
     }
 
-    /// The status and the body, for an answer that is written by hand.
+    /// Returns the status and the body, for a response that is written without axum.
     pub fn into_parts(self) -> (StatusCode, Vec<u8>) {
         (self.status, self.body())
     }
@@ -326,7 +342,8 @@ impl ApiError {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             SERVER,
-            "The server had an error while processing your request. Its log has more under this answer's x-request-id.",
+            "The server had an error while processing your request. The server's log has the details under the \
+             x-request-id of this response.",
         )
     }
 }
@@ -343,22 +360,24 @@ impl From<EmbedError> for ApiError {
             | EmbedError::TooManyTokens { .. }
             | EmbedError::Tokenizer { .. } => bad_request("input"),
             EmbedError::Damaged { .. } => {
-                tracing::error!(%error, "replace tables by rename, then reload; or set memory = \"copy\"");
+                tracing::error!(%error, "the file of a table was changed in place; replace such files by renaming a \
+                                         new one into place, then reload, or set memory = \"copy\"");
                 Self::damaged(&error)
             }
             EmbedError::TooLarge { .. } => {
-                tracing::error!(%error, "set normalize = true for this model, or scale its table down");
+                tracing::error!(%error, "a vector is too large for 32-bit floats; set normalize = true for this model, \
+                                         or scale its table down");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, format!("{error}."))
             }
             EmbedError::NotFinite { .. } => {
-                tracing::error!(%error, "a table in memory or on a device gave a sum that is not finite");
+                tracing::error!(%error, "a table in memory or on a device produced a sum that is not finite");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, SERVER, format!("{error}."))
             }
             EmbedError::Device { message } => {
                 tracing::error!(message, "the device failed");
                 Self::internal()
             }
-            // Nobody is there to read it.
+            // The client is gone, so nobody receives this response.
             EmbedError::Stopped(_) => Self::internal(),
         }
     }
@@ -367,7 +386,7 @@ impl From<EmbedError> for ApiError {
 impl From<Exceeded> for ApiError {
     fn from(exceeded: Exceeded) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, exceeded.resource.name(), exceeded.to_string());
-        // Whole seconds, after which the request is let in for sure.
+        // Rounded up to whole seconds, so that a retry after that time is accepted.
         let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000);
         let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX).max(RETRY_AFTER_SECONDS));
         Self { retry_after, ..error.code("rate_limit_exceeded") }
@@ -375,7 +394,7 @@ impl From<Exceeded> for ApiError {
 }
 
 impl From<TooManyTokens> for ApiError {
-    /// No 429, which clients repeat.
+    /// The status is 413 and not 429, because SDKs retry a 429.
     fn from(error: TooManyTokens) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, error.to_string())
             .param("input")
@@ -385,12 +404,12 @@ impl From<TooManyTokens> for ApiError {
 
 impl From<Panicked> for ApiError {
     fn from(Panicked(message): Panicked) -> Self {
-        tracing::error!(message, "a request panicked");
+        tracing::error!(message, "the processing of a request panicked");
         Self::internal()
     }
 }
 
-/// The begin of `text` where it is longer than `max` bytes.
+/// Returns `text`, cut to `max` bytes and followed by "..." if it is longer.
 fn bounded(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
         return Cow::from(text);
@@ -399,7 +418,7 @@ fn bounded(text: &str, max: usize) -> Cow<'_, str> {
     Cow::from(format!("{}...", text.get(..end).unwrap_or_default()))
 }
 
-/// What the description says of every route that takes a body.
+/// The error responses that the OpenAPI description lists for every route with a request body.
 impl utoipa::IntoResponses for ApiError {
     fn responses() -> BTreeMap<String, RefOr<utoipa::openapi::Response>> {
         let content = || Content::new(Some(Ref::from_schema_name("ErrorResponse")));
@@ -410,16 +429,16 @@ impl utoipa::IntoResponses for ApiError {
         [
             (
                 StatusCode::BAD_REQUEST,
-                "The request is not one that this server or model takes; `param` names the field",
+                "The request is not valid for this server or model; `param` names the field",
             ),
-            (StatusCode::UNAUTHORIZED, "No API key, or one that this server does not know"),
-            (StatusCode::NOT_FOUND, "No such model, or none that the key may use"),
+            (StatusCode::UNAUTHORIZED, "The API key is missing or unknown"),
+            (StatusCode::NOT_FOUND, "There is no such model, or the API key may not use it"),
             (StatusCode::REQUEST_TIMEOUT, "The body arrived too slowly"),
-            (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`, or has more tokens than the key may use in a minute"),
-            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or compressed in a way that is not supported; `Accept-Encoding` names those that are"),
-            (StatusCode::TOO_MANY_REQUESTS, "Too much work in flight, or the key has used what it may use in a minute; `Retry-After` says when to ask again"),
-            (StatusCode::INTERNAL_SERVER_ERROR, "The server's fault"),
-            (StatusCode::SERVICE_UNAVAILABLE, "Not ready; `Retry-After` says when to ask again"),
+            (StatusCode::PAYLOAD_TOO_LARGE, "The body is larger than `server.max_body`, or has more tokens than the API key may use per minute"),
+            (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not declared as JSON, or its compression is not supported; `Accept-Encoding` lists the supported ones"),
+            (StatusCode::TOO_MANY_REQUESTS, "The server is overloaded, or the API key has reached its limit per minute; `Retry-After` says when to retry"),
+            (StatusCode::INTERNAL_SERVER_ERROR, "The server failed"),
+            (StatusCode::SERVICE_UNAVAILABLE, "The server or the model is not ready; `Retry-After` says when to retry"),
         ]
         .map(of)
         .into()

@@ -1,5 +1,5 @@
-//! The two formats of /metrics. The series are written as OpenMetrics text; the older text format of Prometheus is made
-//! from that.
+//! The two text formats of /metrics. The metrics are encoded as OpenMetrics; the older Prometheus text format is
+//! derived from that text.
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -8,7 +8,7 @@ use super::accept::Accept;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus's text format 0.0.4, which every reader of metrics knows.
+    /// Prometheus's text format 0.0.4, which every metrics reader knows.
     Text,
     OpenMetrics,
 }
@@ -17,11 +17,11 @@ impl Format {
     pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
     pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-    /// OpenMetrics where it is asked for, by name or because the text format is not wanted; else the text format.
+    /// Returns OpenMetrics if the client prefers it or does not accept the text format, and otherwise the text format.
     pub fn negotiate(accept: &Accept<'_>) -> Self {
         let openmetrics = accept.preference("application", "openmetrics-text", Some("1.0.0"));
         let text = accept.preference("text", "plain", Some("0.0.4"));
-        // Between two that are named and equally welcome, the richer one.
+        // If the client names both with the same quality, the richer format is used.
         let wins = openmetrics > text || (openmetrics == text && openmetrics.is_named());
         if wins { Self::OpenMetrics } else { Self::Text }
     }
@@ -33,7 +33,7 @@ impl Format {
         }
     }
 
-    /// `openmetrics` in this format.
+    /// Converts `openmetrics` into this format.
     pub fn write(self, openmetrics: String) -> String {
         match self {
             Self::Text => text_format(&openmetrics),
@@ -42,7 +42,8 @@ impl Format {
     }
 }
 
-/// In the text format, HELP and TYPE bear the name of the samples, suffix included, and there are fewer types.
+/// Converts OpenMetrics to the text format, in which HELP and TYPE use the sample names with their suffixes, and which
+/// has fewer metric types.
 fn text_format(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len());
     let mut help = None;
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_sent_to_those_who_ask_for_it() {
+    fn openmetrics_is_chosen_if_the_client_prefers_it() {
         const PROMETHEUS: &str = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
             application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,\
             text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_format_names_types_as_it_names_samples() {
+    fn the_text_format_uses_sample_names_in_type_lines() {
         let openmetrics = "# HELP a Requests.\n# TYPE a counter\n# UNIT a seconds\na_total{b=\"# TYPE\"} 1\n\
                            # HELP c What runs.\n# TYPE c info\nc_info{d=\"e\"} 1\n# TYPE f unknown\nf 2\n\
                            # HELP g Open.\n# TYPE g gauge\ng -1\n# EOF\n";

@@ -1,4 +1,4 @@
-//! GET /health: the process lives. GET /ready: it can take requests.
+//! GET /health: whether the process is alive. GET /ready: whether it accepts requests.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,12 +22,12 @@ pub struct Status {
 
 /// Liveness probe
 ///
-/// Answers 200 as long as the process runs. It never needs an API key.
+/// Answers 200 as long as the process is running. It never needs an API key.
 #[utoipa::path(
     get,
     path = "/health",
     tag = "operations",
-    responses((status = OK, description = "The process runs", body = Status))
+    responses((status = OK, description = "The process is running", body = Status))
 )]
 pub async fn health() -> Json<Status> {
     Json(Status { status: "ok" })
@@ -35,15 +35,15 @@ pub async fn health() -> Json<Status> {
 
 /// Readiness probe
 ///
-/// Answers 200 once every model is loaded, and 503 while models load, after a table's file was cut short, and during shutdown. It
-/// never needs an API key.
+/// Answers 200 once every model is loaded. Answers 503 while models are loading, after the file of a table was damaged
+/// while in use, and during shutdown. It never needs an API key.
 #[utoipa::path(
     get,
     path = "/ready",
     tag = "operations",
     responses(
-        (status = OK, description = "The server takes requests", body = Status),
-        (status = SERVICE_UNAVAILABLE, description = "Loading, shutting down, or the file of a table was damaged in use", body = ErrorResponse<'_>),
+        (status = OK, description = "The server accepts requests", body = Status),
+        (status = SERVICE_UNAVAILABLE, description = "Models are loading, the server is shutting down, or the file of a table was damaged while in use", body = ErrorResponse<'_>),
     )
 )]
 pub async fn ready(Shared(state): Shared<Arc<State>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {

@@ -1,4 +1,5 @@
-//! From a request's inputs to the tokens that are pooled: what embeddings, tokens and similarities begin with.
+//! Resolves the model of a request and tokenizes its inputs, for all three POST routes (embeddings, tokenize,
+//! similarity).
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,39 +19,41 @@ use crate::registry::Entry;
 use crate::workers;
 use crate::yield_point::{Undisturbed, YieldPoint};
 
-/// Bytes of text in a slice of tokenizing: about 4 ms at 4 MB/s.
+/// The size of a tokenizing slice in bytes of text: about 4 ms at 4 MB/s.
 const TOKENIZE_SLICE: usize = 16 << 10;
 
-/// What is done on the async thread: at most this much text. Some 0.1 ms in the worst case.
+/// The most text, in bytes, that is tokenized on the socket thread: about 0.1 ms in the worst case.
 const TEXT_HERE: usize = 512;
 
-/// Numbers that are read in a microsecond of pooling.
+/// How many table numbers are pooled in a microsecond.
 const NUMBERS_A_MICROSECOND: u64 = 4096;
 
-/// The model that a request names, loaded, and the times that the request takes.
+/// The loaded model that a request names, and the times that the request spends in each stage.
 pub struct Asked {
     pub entry: Arc<Entry>,
     pub embedder: Arc<Embedder>,
     pub stages: Arc<Stages>,
 }
 
-/// Inputs that may be tokenized: they are within the limits that are known before.
+/// Inputs that have passed all checks that are possible before tokenizing.
 pub struct Admitted {
     inputs: Vec<Input>,
-    /// The bytes of each one's text.
+    /// The length of each input's text, in bytes.
     bytes: Vec<usize>,
 }
 
 impl Admitted {
-    /// Whether handing the inputs to another thread would cost more than to tokenize them.
+    /// Returns whether tokenizing the inputs takes less time than handing them to a worker thread.
     pub fn are_short(&self) -> bool {
         self.bytes.iter().sum::<usize>() <= TEXT_HERE
     }
 }
 
 impl Asked {
+    /// Returns the model with this ID or alias, or the default model for `None`.
+    ///
     /// # Errors
-    /// When there is no such model, or it is still loading.
+    /// If there is no such model, or it is still loading.
     pub fn of(state: &State, model: Option<&str>) -> Result<Self, ApiError> {
         let entry = state
             .registry
@@ -61,11 +64,11 @@ impl Asked {
         Ok(Self { entry: Arc::clone(entry), embedder: Arc::clone(embedder), stages })
     }
 
-    /// Counts what the inputs of `field` stand for: their number, and the text that is made of token ids, which may be
-    /// many times as long as the ids.
+    /// Checks the inputs of `field` against the limits, and adds to `weight` the text that token IDs stand for, which
+    /// may be many times as long as the IDs.
     ///
     /// # Errors
-    /// When that is over a limit, or more than may be in flight beside what is.
+    /// If the text is longer than `server.max_body`, or does not fit into the in-flight budget.
     pub fn admit(
         &self,
         state: &State,
@@ -90,10 +93,11 @@ impl Asked {
         Ok(Admitted { inputs, bytes })
     }
 
-    /// The tokens of `inputs`, made where we are if `here`, else on the workers. All errors of an input come from here.
+    /// Tokenizes the inputs, on the current thread if `here` is true, and otherwise on the worker threads. All errors
+    /// that an input can have are found here.
     ///
     /// # Errors
-    /// When an input is not one that the model takes.
+    /// If the model does not accept one of the inputs.
     pub async fn tokens(&self, state: &State, admitted: Admitted, here: bool) -> Result<Vec<PooledTokens>, ApiError> {
         let Admitted { inputs, bytes } = admitted;
         if here {
@@ -101,7 +105,7 @@ impl Asked {
             return Ok(workers::here(|| self.stages.time(Stage::Tokenize, tokens))??);
         }
         let longest = bytes.iter().copied().max().filter(|&bytes| bytes > TOKENIZE_SLICE).unwrap_or_default();
-        // At worst a microsecond a byte.
+        // The estimate is the worst case of one microsecond per byte.
         let longest = Duration::from_micros(longest as u64);
         let slices = slices(bytes.into_iter(), TOKENIZE_SLICE);
         let mut tokens = Vec::with_capacity(inputs.len());
@@ -117,7 +121,7 @@ impl Asked {
         Ok(tokens)
     }
 
-    /// The answer to `inputs` inputs of `tokens` tokens, as the log, the metrics and the client are to see it.
+    /// Adds to `response` what the access log, the metrics and the client report about it.
     pub fn account(self, mut response: Response<Body>, inputs: usize, tokens: usize) -> Response<Body> {
         response.headers_mut().insert(SERVER_TIMING, self.stages.header());
         response.extensions_mut().insert(Accounting { entry: self.entry, inputs, tokens });
@@ -125,17 +129,17 @@ impl Asked {
     }
 }
 
-/// How long the longest of texts takes to pool, if that is more than a few milliseconds; else zero.
+/// Returns how long the longest text takes to pool, or zero if that is at most a few milliseconds.
 pub fn longest_to_pool(tokens: &[PooledTokens], dimensions: usize) -> Duration {
     let most = tokens.iter().map(PooledTokens::len).max().unwrap_or_default();
     let micros = (most as u64).saturating_mul(dimensions as u64) / NUMBERS_A_MICROSECOND;
     Some(Duration::from_micros(micros)).filter(|time| *time > Duration::from_millis(4)).unwrap_or_default()
 }
 
-/// Charges the key of the request with its tokens, where they are limited, and returns how many there are.
+/// Charges the tokens to the request's API key, if the key's tokens are limited, and returns their number.
 ///
 /// # Errors
-/// When they are more than the key may ever use at once.
+/// If the key may never use that many tokens at once.
 pub fn charge(state: &State, tokens: &[PooledTokens]) -> Result<usize, ApiError> {
     let count = count(tokens);
     if let Some(limiter) = &state.limiter {
@@ -144,7 +148,7 @@ pub fn charge(state: &State, tokens: &[PooledTokens]) -> Result<usize, ApiError>
     Ok(count)
 }
 
-/// How many tokens are pooled in all: what `usage` counts.
+/// Returns the total number of pooled tokens, which is what `usage` reports.
 pub fn count(tokens: &[PooledTokens]) -> usize {
     tokens.iter().map(PooledTokens::len).sum()
 }
@@ -159,7 +163,8 @@ fn tokens_of(
     range.zip(inputs).map(|(index, input)| embedder.tokens_in_steps(index, input, at)).collect()
 }
 
-/// Cuts items of the given sizes into ranges of at least one item and, beyond that, at most `max` in all.
+/// Splits items of the given sizes into ranges. A range holds at least one item; further items are added while their
+/// total size is at most `max`.
 pub fn slices(sizes: impl Iterator<Item = usize>, max: usize) -> Vec<Range<usize>> {
     let mut slices: Vec<Range<usize>> = Vec::new();
     let mut filled = 0;

@@ -1,4 +1,4 @@
-//! Request bodies of JSON: every rejection is one of OpenAI's errors.
+//! Reads JSON request bodies. Every rejection is an error in OpenAI's format.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use super::error::ApiError;
 use super::{body, coding};
 use crate::openai::{self, BodyError};
 
-/// Bodies over this are parsed off the async threads.
+/// The largest body, in bytes, that is parsed on the socket thread.
 const PARSE_INLINE: usize = 64 << 10;
 
-/// A body of type `T`, and the request's weight, for what is found to be made of the body.
+/// The parsed body, and the weight of the request, to which later steps add what they make of the body.
 pub struct Json<T>(pub T, pub Option<Arc<Weight>>);
 
 impl<T: openai::Request> FromRequest<Arc<State>> for Json<T> {
@@ -42,7 +42,7 @@ impl<T: openai::Request> FromRequest<Arc<State>> for Json<T> {
             let parsed = state.workers.run(1, decode_and_parse).next().await;
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
-        // Before they are weighed: to send such a request again would not help.
+        // This is checked before the inputs are weighed, because retrying such a request would not help.
         if let Some((field, inputs)) = parsed.lists().find(|(_, inputs)| inputs.count > max_inputs) {
             return Err(ApiError::too_many_inputs(field, inputs.count, max_inputs));
         }

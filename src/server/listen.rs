@@ -1,4 +1,4 @@
-//! Where connections come from, and their sockets.
+//! Listening sockets and the sockets of connections, over TCP and Unix sockets.
 
 use std::future::poll_fn;
 use std::io;
@@ -15,40 +15,41 @@ use tokio::net::{UnixListener, UnixStream};
 use super::bind::SocketFile;
 use super::transport::limit_unsent;
 
-/// All sockets that one server listens on.
+/// The sockets that a server listens on.
 pub struct Listeners {
-    /// Removed before its socket is closed: until then no other server takes the path, so the file is this one's.
+    /// The file of the Unix socket. It is dropped before the socket is closed, so that the path cannot belong to
+    /// another server when the file is removed.
     #[cfg(unix)]
     _file: Option<SocketFile>,
     sockets: Vec<Listener>,
 }
 
-/// A socket that the server listens on.
+/// One socket that the server listens on.
 pub enum Listener {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix(UnixListener),
 }
 
-/// The socket of a connection.
+/// The socket of one connection.
 pub enum Socket {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
 }
 
-/// A socket on its way from one runtime to another.
+/// The socket of a connection while it moves from one runtime to another.
 pub enum DetachedSocket {
     Tcp(std::net::TcpStream),
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// Who is at the other end of a connection, for the log.
+/// The other end of a connection, for the log.
 #[derive(Debug, Clone, Copy)]
 pub enum Peer {
     Address(SocketAddr),
-    /// Clients of a Unix socket have no address.
+    /// A client of a Unix socket, which has no address.
     Local,
 }
 
@@ -78,10 +79,10 @@ impl From<Vec<Listener>> for Listeners {
 }
 
 impl Listeners {
-    /// The next connection on any of them.
+    /// Accepts the next connection on any of the sockets.
     ///
     /// # Errors
-    /// When the system gives no connection although there is one.
+    /// If the system fails to accept a connection.
     pub async fn accept(&self) -> io::Result<(Socket, Peer)> {
         poll_fn(|context| {
             let mut polls = self.sockets.iter().map(|listener| listener.poll_accept(context));
@@ -92,13 +93,13 @@ impl Listeners {
 }
 
 impl Listeners {
-    /// A Unix socket whose file goes with it.
+    /// Returns the listener of a Unix socket whose file is removed with it.
     #[cfg(unix)]
     pub fn with_file(socket: Listener, file: SocketFile) -> Self {
         Self { _file: Some(file), sockets: vec![socket] }
     }
 
-    /// Where the first of them listens, if that is TCP.
+    /// Returns the address of the first socket, if it is a TCP socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self.sockets.first()? {
             Listener::Tcp(listener) => listener.local_addr().ok(),
@@ -107,8 +108,8 @@ impl Listeners {
         }
     }
 
-    /// Where each of them listens: `http://127.0.0.1:5000`, `unix:/run/embedding-server.sock`. `prefix` is what
-    /// all paths begin with.
+    /// Returns where each socket listens, such as `http://127.0.0.1:5000` or `unix:/run/embedding-server.sock`.
+    /// `prefix` is the prefix of all paths.
     pub fn places(&self, scheme: &str, prefix: &str) -> Vec<String> {
         let place = |listener: &Listener| match listener {
             Listener::Tcp(listener) => Some(format!("{scheme}://{}{prefix}", listener.local_addr().ok()?)),
@@ -126,7 +127,7 @@ impl Listener {
     fn poll_accept(&self, context: &mut Context<'_>) -> Poll<io::Result<(Socket, Peer)>> {
         match self {
             Self::Tcp(listener) => listener.poll_accept(context).map_ok(|(stream, address)| {
-                // Answers are single writes; waiting to fill a packet only delays them.
+                // Each response is a single write, so waiting for more data to fill a packet would only delay it.
                 let _ = stream.set_nodelay(true);
                 limit_unsent(&stream);
                 (Socket::Tcp(stream), Peer::Address(address))
@@ -140,10 +141,10 @@ impl Listener {
 }
 
 impl Socket {
-    /// Takes the socket out of this runtime.
+    /// Deregisters the socket from the current runtime.
     ///
     /// # Errors
-    /// When the system refuses it.
+    /// If the system refuses it.
     pub fn detach(self) -> io::Result<DetachedSocket> {
         Ok(match self {
             Self::Tcp(stream) => DetachedSocket::Tcp(stream.into_std()?),
@@ -152,10 +153,11 @@ impl Socket {
         })
     }
 
-    /// Waits for the first byte, which stays to be read. `None` at the end, and where bytes can only be read.
+    /// Waits for the first byte without consuming it. Returns `None` at the end of the stream, and for Unix sockets,
+    /// which cannot be peeked.
     ///
     /// # Errors
-    /// When the connection is broken.
+    /// If the connection is broken.
     pub async fn first_byte(&self) -> io::Result<Option<u8>> {
         match self {
             Self::Tcp(stream) => {
@@ -169,10 +171,10 @@ impl Socket {
 }
 
 impl DetachedSocket {
-    /// Puts the socket into this runtime.
+    /// Registers the socket with the current runtime.
     ///
     /// # Errors
-    /// When the system refuses it.
+    /// If the system refuses it.
     pub fn attach(self) -> io::Result<Socket> {
         Ok(match self {
             Self::Tcp(stream) => Socket::Tcp(TcpStream::from_std(stream)?),
@@ -182,7 +184,7 @@ impl DetachedSocket {
     }
 }
 
-/// Calls the same method of whichever stream it is.
+/// Calls the same method of the stream inside a [`Socket`].
 macro_rules! forward {
     ($socket:expr, $method:ident($($argument:expr),*)) => {
         match $socket.get_mut() {

@@ -1,9 +1,9 @@
-//! What hyper answers by itself to a head that it cannot read has no body. Here it gets one in the API's shape.
+//! Gives hyper's own responses to unreadable request heads, which have no body, a body in the format of the API.
 
 use super::error::ApiError;
 
-/// An answer in the place of `bytes`, if these are hyper's own refusal of a request. `head` is what was read of that
-/// request, if it came at once.
+/// Returns a response that replaces `bytes`, if `bytes` are hyper's own refusal of a request. `head` holds what was
+/// read of the request, if one read brought all of it.
 pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
     if !bytes.starts_with(b"HTTP/1.1 4") {
         return None;
@@ -16,7 +16,7 @@ pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
             "content-length: 0" => bare = true,
             "connection: close" => {}
             _ if line.starts_with("date: ") => date = line,
-            // An answer of ours.
+            // This is a response of the server itself.
             _ => return None,
         }
     }
@@ -34,12 +34,12 @@ pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
     Some([head.into_bytes(), body].concat())
 }
 
-/// Whether it is the length of the body that hyper calls too large.
+/// Returns whether hyper refused the head because of its Content-Length.
 fn has_too_great_a_length(head: &[u8]) -> bool {
     let lines =
         head.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.trim_end().split_once(':'));
     let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    // The two greatest numbers stand for other things in hyper.
+    // hyper reserves the two largest numbers for other purposes.
     lengths.any(|(_, length)| length.trim().parse::<u64>().is_ok_and(|length| length >= u64::MAX - 1))
 }
 

@@ -1,7 +1,8 @@
-//! GET /metrics: counters and histograms as Prometheus reads them.
+//! GET /metrics: counters, gauges and histograms for Prometheus.
 //!
-//! Every series that a request can touch is made at the start, so a request adds to plain atomics. Labels are routes of
-//! the router, configured model ids and names of keys, and the server's own error codes: nothing that a client sends.
+//! Every series that a request can touch is created at the start, so counting a request only adds to atomic numbers.
+//! Label values are the router's routes, configured model IDs and key names, and the server's own error codes. Nothing
+//! that a client sends becomes a label value.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,17 +29,17 @@ use super::stages::Stage;
 use crate::openai::ErrorResponse;
 use crate::{line_queue, workers};
 
-/// Upper bounds of the buckets of every histogram, in seconds: from a cached word to a full batch.
+/// The upper bounds of the histogram buckets in seconds, from a single short input to a full batch.
 const BOUNDS: [f64; 18] =
     [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// Durations, counted by [`BOUNDS`].
+/// A histogram of durations with the buckets of [`BOUNDS`].
 #[derive(Debug, Clone, Default)]
 pub struct Histogram(Arc<Buckets>);
 
 #[derive(Debug, Default)]
 struct Buckets {
-    /// The last counts what is over all bounds.
+    /// The counts of the buckets; the last one is for values above all bounds.
     counts: [AtomicU64; BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
 }
@@ -73,25 +74,25 @@ impl EncodeMetric for Histogram {
     }
 }
 
-/// Results of a reload.
+/// The results that a reload can have, as label values.
 pub const RELOADED: &str = "reloaded";
 pub const REFUSED: &str = "refused";
 
-/// Of statuses. The few redirects count among the first.
+/// The classes of status codes that are label values. The few 3xx responses count as 2xx.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
 
 type Labels = Vec<(&'static str, String)>;
 
-/// What is counted of one route.
+/// The counters of one route.
 #[derive(Debug, Clone)]
 pub struct OfRoute {
-    /// By the classes of [`CLASSES`].
+    /// The counters, in the order of [`CLASSES`].
     requests: [Counter; CLASSES.len()],
     duration: Histogram,
 }
 
 impl OfRoute {
-    /// An answer began `duration` after its request came.
+    /// Counts a response that began `duration` after the headers of its request had arrived.
     pub fn answered(&self, status: u16, duration: Duration) {
         let [fine, client, server] = &self.requests;
         match status {
@@ -103,7 +104,7 @@ impl OfRoute {
     }
 }
 
-/// What is counted of one model.
+/// The counters of one model.
 #[derive(Debug)]
 pub struct OfModel {
     inputs: Counter,
@@ -117,7 +118,7 @@ impl OfModel {
     }
 }
 
-/// What is counted of one key, or of all keys without a name.
+/// The counters of one API key, or of all keys without a name together.
 #[derive(Debug)]
 pub struct OfKey {
     requests: Counter,
@@ -126,7 +127,7 @@ pub struct OfKey {
 }
 
 impl OfKey {
-    /// A request with the key was answered, for that many inputs and tokens.
+    /// Counts a response to a request with this key, with its inputs and tokens.
     pub fn answered(&self, inputs: usize, tokens: usize) {
         self.requests.inc();
         self.inputs.inc_by(inputs as u64);
@@ -134,7 +135,7 @@ impl OfKey {
     }
 }
 
-/// All that is counted.
+/// All metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
     series: Series,
@@ -164,41 +165,41 @@ impl Default for Metrics {
         let mut series = Series::default();
         let of_server = |name: &str| format!("embedding_server_{name}");
         let requests = Family::default();
-        series.register(of_server("requests"), "Answers by route and class of status", requests.clone());
+        series.register(of_server("requests"), "Responses, by route and class of status", requests.clone());
         let durations = Family::default();
-        let text = "Time from a request's headers to the first byte of its answer, by route";
+        let text = "Time from the headers of a request to the first byte of its response, in seconds, by route";
         series.register(of_server("request_duration_seconds"), text, durations.clone());
         let errors = Family::default();
-        series.register(of_server("errors"), "Answers that are errors, by code", errors.clone());
+        series.register(of_server("errors"), "Error responses, by error code", errors.clone());
         let in_flight = Gauge::default();
         series.register(
             of_server("requests_in_flight"),
-            "Requests whose answer has not been sent yet",
+            "Requests whose response has not been sent completely",
             in_flight.clone(),
         );
 
         let bytes_in_flight = Gauge::default();
-        let text = "Weight in bytes of the requests in flight, up to server.max_in_flight";
+        let text = "Bytes reserved by the requests in flight; the limit is server.max_in_flight";
         series.register(of_server("bytes_in_flight"), text, bytes_in_flight.clone());
         let connections = Gauge::default();
         series.register(of_server("connections"), "Open connections", connections.clone());
 
         let by_stage: Family<[(&'static str, &'static str); 1], Histogram> = Family::default();
-        let text =
-            "Time that a request spent in a stage, added up over all threads; queue: waiting for the first thread";
+        let text = "Time that a request spent in a stage, in seconds, summed over all threads; queue is the wait for \
+                    the first worker thread";
         series.register(of_server("stage_duration_seconds"), text, by_stage.clone());
         let stages = Stage::ALL.map(|stage| by_stage.get_or_create_owned(&[("stage", stage.name())]));
         let waiting = Gauge::default();
-        series.register(of_server("queue_depth"), "Jobs that wait for a thread", waiting.clone());
+        series.register(of_server("queue_depth"), "Jobs that are waiting for a worker thread", waiting.clone());
 
         let inputs: Family<Labels, Counter> = Family::default();
-        series.register(of_server("inputs"), "Inputs answered, by model", inputs.clone());
+        series.register(of_server("inputs"), "Embedded, tokenized or compared inputs, by model", inputs.clone());
         let tokens: Family<Labels, Counter> = Family::default();
-        series.register(of_server("tokens"), "Tokens counted in usage, by model", tokens.clone());
+        series.register(of_server("tokens"), "Tokens reported in usage, by model", tokens.clone());
         let of_keys = [
-            ("key_requests", "Answers to requests that need a key, by the key's name"),
-            ("key_inputs", "Inputs answered, by the name of the key"),
-            ("key_tokens", "Tokens counted in usage, by the name of the key"),
+            ("key_requests", "Responses to requests that need an API key, by name of the key"),
+            ("key_inputs", "Embedded, tokenized or compared inputs, by name of the API key"),
+            ("key_tokens", "Tokens reported in usage, by name of the API key"),
         ];
         let [key_requests, key_inputs, key_tokens] = of_keys.map(|(name, text)| {
             let family: Family<Labels, Counter> = Family::default();
@@ -208,11 +209,15 @@ impl Default for Metrics {
         let table_bytes = Family::default();
         series.register(
             of_server("table_bytes"),
-            "Size of a loaded model's table as stored, in bytes",
+            "Size of a loaded model's embedding table as stored, in bytes",
             table_bytes.clone(),
         );
         let loaded = Family::default();
-        series.register(of_server("model_loaded"), "1 once a model answers", loaded.clone());
+        series.register(
+            of_server("model_loaded"),
+            "Whether a model is loaded: 1, or 0 while it is loading",
+            loaded.clone(),
+        );
 
         let reloads: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
         series.register(of_server("reloads"), "Reloads of the configuration, by result", reloads.clone());
@@ -220,9 +225,13 @@ impl Default for Metrics {
             drop(reloads.get_or_create(&[("result", result)]));
         }
         let panics = Counter::default();
-        series.register(of_server("panics"), "Panics, each of which failed its request", panics.clone());
+        series.register(
+            of_server("panics"),
+            "Panics while processing a request, each of which failed its request",
+            panics.clone(),
+        );
         let dropped_lines = Counter::default();
-        let text = "Lines of the log that were dropped because standard error was not read or could not be written";
+        let text = "Log lines that were dropped because standard error was not read or could not be written";
         series.register(of_server("log_lines_dropped"), text, dropped_lines.clone());
 
         let build = Info::new([
@@ -234,12 +243,12 @@ impl Default for Metrics {
         let resident = Gauge::default();
         series.register(
             "process_resident_memory_bytes",
-            "Resident memory, the tables' mapped pages included",
+            "Resident memory in bytes, including the mapped pages of tables",
             resident.clone(),
         );
         let started: Gauge<f64, AtomicU64> = Gauge::default();
         started.set(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64());
-        series.register("process_start_time_seconds", "When the server started, in Unix seconds", started);
+        series.register("process_start_time_seconds", "Time at which the server started, in Unix seconds", started);
         Self {
             series,
             requests,
@@ -266,7 +275,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// The counts of the route with this path.
+    /// Returns the counters of the route with this path.
     pub fn route(&self, path: &str) -> OfRoute {
         let label = |name, value: &str| (name, value.to_owned());
         let requests =
@@ -274,18 +283,18 @@ impl Metrics {
         OfRoute { requests, duration: self.durations.get_or_create_owned(&vec![label("route", path)]) }
     }
 
-    /// An answer that is an error.
+    /// Counts an error response.
     pub fn failed(&self, code: &'static str) {
         self.errors.get_or_create(&[("code", code)]).inc();
     }
 
-    /// The counts of the model with this id.
+    /// Returns the counters of the model with this ID.
     pub fn model(&self, id: &str) -> OfModel {
         let label = model_label(id);
         OfModel { inputs: self.inputs.get_or_create_owned(&label), tokens: self.tokens.get_or_create_owned(&label) }
     }
 
-    /// The counts of the keys that the metrics call so.
+    /// Returns the counters of the key with this name.
     pub fn key(&self, name: &str) -> OfKey {
         let label = vec![("key", name.to_owned())];
         OfKey {
@@ -295,12 +304,12 @@ impl Metrics {
         }
     }
 
-    /// A configuration was read again: [`RELOADED`] or [`REFUSED`].
+    /// Counts a reload with the result [`RELOADED`] or [`REFUSED`].
     pub fn reloaded(&self, result: &'static str) {
         self.reloads.get_or_create(&[("result", result)]).inc();
     }
 
-    /// Counts a connection as open for as long as what it gives back lives.
+    /// Counts a connection as open until the returned guard is dropped.
     pub fn connect(&self) -> InFlight {
         self.connections.inc();
         InFlight(self.connections.clone())
@@ -312,19 +321,19 @@ impl Metrics {
         }
     }
 
-    /// Counts a request as in flight for as long as what it gives back lives.
+    /// Counts a request as in flight until the returned guard is dropped.
     pub fn enter(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
-    /// The text of a scrape, as OpenMetrics.
+    /// Returns all metrics in the OpenMetrics text format.
     pub fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
         self.waiting.set(signed(state.workers.waiting()));
         self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
         self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
         self.dropped_lines.inc_by(line_queue::dropped().saturating_sub(self.dropped_lines.get()));
-        // Not those of models that a reload removed.
+        // The series of models that a reload has removed must go.
         self.loaded.clear();
         self.table_bytes.clear();
         for entry in state.registry.models() {
@@ -342,7 +351,7 @@ impl Metrics {
     }
 }
 
-/// A request that is not answered yet, or a connection that is open.
+/// Keeps a gauge raised by one until it is dropped: for a request that is not answered yet, or an open connection.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 
@@ -368,10 +377,10 @@ fn signed(n: usize) -> i64 {
     responses(
         (
             status = OK,
-            description = "Prometheus's text format, or OpenMetrics if `Accept` asks for it",
+            description = "The metrics in Prometheus's text format, or in OpenMetrics if `Accept` asks for it",
             content((String = Format::TEXT), (String = Format::OPENMETRICS)),
         ),
-        (status = INTERNAL_SERVER_ERROR, description = "The server's fault", body = ErrorResponse<'_>),
+        (status = INTERNAL_SERVER_ERROR, description = "The server failed", body = ErrorResponse<'_>),
     )
 )]
 pub async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
@@ -389,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_is_counted_in_the_first_bucket_that_holds_it() {
+    fn a_duration_is_counted_in_the_first_bucket_that_includes_it() {
         let histogram = Histogram::default();
         for micros in [0, 10, 11, 10_000_000, 10_000_001] {
             histogram.observe(Duration::from_micros(micros));

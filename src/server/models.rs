@@ -1,4 +1,4 @@
-//! GET /v1/models and GET /v1/models/{id}; model ids in paths.
+//! GET /v1/models and GET /v1/models/{id}, and reading model IDs from paths.
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path};
@@ -8,7 +8,7 @@ use super::authorize::View;
 use super::error::ApiError;
 use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, Model};
 
-/// A model's name in the path, percent-decoded.
+/// The name of a model in the path, percent-decoded.
 pub struct Id(pub String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
@@ -24,7 +24,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
 /// List the models
 ///
-/// Ids and aliases, because clients look a name up here before they use it. With an API key only the models that the key may use.
+/// Lists IDs and aliases, because clients check here that a name exists before they use it. With an API key, only the
+/// models that the key may use are listed.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -45,14 +46,14 @@ pub async fn list(View(state): View) -> Json<ListModelsResponse> {
 /// Get one model
 #[utoipa::path(
     get,
-    // A wildcard: ids may hold a slash, and clients send it both plain and as %2F.
+        // The path has a wildcard because an ID may contain a slash, which clients send both plain and as %2F.
     path = "/v1/models/{*id}",
     tag = "models",
     operation_id = "retrieveModel",
-    params(("id" = String, Path, description = "The id or alias of a model")),
+    params(("id" = String, Path, description = "The ID or an alias of a model")),
     responses(
         (status = OK, description = "The model", body = Model),
-        (status = NOT_FOUND, description = "No such model", body = ErrorResponse<'_>),
+        (status = NOT_FOUND, description = "There is no such model", body = ErrorResponse<'_>),
         (status = BAD_REQUEST, description = "The path is not UTF-8", body = ErrorResponse<'_>),
     )
 )]

@@ -1,5 +1,4 @@
-//! Which route a path means: clients write the same path in several ways. And what was probably meant by a path that no
-//! route has.
+//! Maps the ways in which clients write a path to routes, and advises clients whose path matches no route.
 
 use std::borrow::Cow;
 
@@ -7,10 +6,10 @@ use axum::http::Uri;
 
 use super::embeddings;
 
-/// The first segments of the API's paths below `/v1`. They answer without `/v1`, and below `/openai`, too.
+/// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
 const RESOURCES: [&str; 5] = ["embeddings", "models", "engines", "tokenize", "similarity"];
 
-/// Resources of OpenAI's API, and of other servers' APIs, that this server does not have.
+/// Resources of OpenAI's API and of other servers' APIs that this server does not have.
 const FOREIGN: [&str; 21] = [
     "assistants",
     "audio",
@@ -35,21 +34,21 @@ const FOREIGN: [&str; 21] = [
     "vector_stores",
 ];
 
-/// The routes of probes and Prometheus. They ask the server itself, and not by way of the proxy that a prefix is for.
+/// The routes for probes and Prometheus, which call the server directly and not through the proxy that adds the prefix.
 const WITHOUT_PREFIX: [&str; 3] = ["/health", "/ready", "/metrics"];
 
-/// A path that no route has.
+/// A path that matches no route.
 const NO_ROUTE: &str = "/-";
 
-/// From this likeness on, one path is taken for the other misspelt.
+/// Paths whose similarity is above this are considered misspellings of each other.
 const ALIKE: f64 = 0.9;
 
-/// The address that a client asked for, in the extensions of a request whose path was rewritten.
+/// The URI that the client asked for, as an extension of requests whose path was rewritten.
 #[derive(Debug, Clone)]
 pub struct Original(pub Uri);
 
-/// The path of the route that `path` means, if there is such a route: with single slashes, without one at the end, and
-/// below `/v1` where clients leave that out or write `/openai/v1`.
+/// Returns the path of the route that `path` means, if there is one: repeated slashes and a slash at the end are
+/// removed, and `/v1` is added if the client left it out or wrote `/openai/v1`.
 pub fn canonical(path: &str) -> Cow<'_, str> {
     let path = single_slashes(path);
     let path = match path.strip_suffix('/') {
@@ -61,11 +60,11 @@ pub fn canonical(path: &str) -> Cow<'_, str> {
     if is_of_the_api(rest) { Cow::from(format!("/v1{rest}")) } else { path }
 }
 
-/// As [`canonical`], on a server whose paths all begin with `prefix`, which may be empty. A path outside of it becomes one
-/// that no route has.
+/// Like [`canonical`], for a server whose paths all begin with `prefix`, which may be empty. A path without the prefix
+/// is mapped to one that matches no route.
 pub fn route<'a>(path: &'a str, prefix: &str) -> Cow<'a, str> {
     if prefix.is_empty() {
-        // What nearly all requests have, and what is looked at no further.
+        // Almost all requests have this path, so it is compared first.
         return if path == embeddings::PATH { Cow::from(path) } else { canonical(path) };
     }
     match without_prefix(path, prefix) {
@@ -75,8 +74,8 @@ pub fn route<'a>(path: &'a str, prefix: &str) -> Cow<'a, str> {
     }
 }
 
-/// What follows `prefix` in `path`. The routes of probes and Prometheus need no prefix; `None` for every other path
-/// without it.
+/// Returns the rest of `path` after `prefix`, or `None` if it does not begin with the prefix. The routes for probes and
+/// Prometheus need no prefix.
 pub fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<Cow<'a, str>> {
     let path = single_slashes(path);
     if WITHOUT_PREFIX.contains(&path.strip_suffix('/').unwrap_or(&path)) {
@@ -92,8 +91,8 @@ pub fn without_prefix<'a>(path: &'a str, prefix: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// The relative address to which a browser is redirected, if the relative links of the page at `route` do not work at the
-/// path `asked`: `/docs` must have no slash at its end, and `/` must have one, also below a prefix.
+/// Returns the relative URL to which a browser is redirected if the relative links of the page at `route` would not
+/// work under the path `asked`: `/docs` must not end in a slash, and `/`, also below a prefix, must.
 pub fn redirect(route: &str, asked: &str) -> Option<String> {
     let trimmed = asked.trim_end_matches('/');
     let slashes = asked.len() - trimmed.len();
@@ -105,12 +104,12 @@ pub fn redirect(route: &str, asked: &str) -> Option<String> {
     }
 }
 
-/// Whether `path` is the API's with `/v1` left out.
+/// Returns whether `path` is a path of the API without its `/v1`.
 fn is_of_the_api(path: &str) -> bool {
     path.strip_prefix('/').is_some_and(|path| RESOURCES.contains(&path.split('/').next().unwrap_or_default()))
 }
 
-/// Makes one slash of several: a client whose base URL ends in one asks for `/v1//embeddings`.
+/// Replaces repeated slashes by one. A client whose base URL ends in a slash asks for `/v1//embeddings`.
 fn single_slashes(path: &str) -> Cow<'_, str> {
     if !path.contains("//") {
         return Cow::from(path);
@@ -124,8 +123,8 @@ fn single_slashes(path: &str) -> Cow<'_, str> {
     Cow::from(single)
 }
 
-/// What to do about a path that no route has, as a sentence. `base` is the base URL that clients are to be given, `known`
-/// the paths of the routes, which are below `prefix`.
+/// Returns advice for a client whose path matches no route, as a sentence. `base` is the base URL that clients should
+/// use, and `known` are the paths of the routes, which are below `prefix`.
 pub fn advice(path: &str, base: &str, prefix: &str, known: &[String]) -> Option<String> {
     let Some(path) = without_prefix(path, prefix) else {
         return Some(format!("All paths of this server begin with {prefix}: set base_url to {base}."));
@@ -134,15 +133,15 @@ pub fn advice(path: &str, base: &str, prefix: &str, known: &[String]) -> Option<
     let path = path.trim_end_matches('/');
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     let at_end = |resource: &&str| path.strip_suffix(*resource).is_some_and(|before| before.ends_with('/'));
-    // A base URL that is wrong, or that holds the path already, leaves the resource at the end.
+    // If the base URL is wrong, or already contains the path of the resource, the path still ends in the resource.
     if RESOURCES.iter().any(&at_end) || ["", "/v1", "/openai", "/openai/v1"].contains(&path) {
         return Some(format!("Set base_url to {base}: clients of OpenAI's API append the rest."));
     }
     let of_v1 = segments.iter().find(|segment| !matches!(**segment, "v1" | "v2" | "api" | "openai" | "v1beta"));
     if of_v1.is_some_and(|first| FOREIGN.contains(first)) || FOREIGN.iter().any(at_end) {
         return Some(format!(
-            "This server answers embeddings, and no other API of OpenAI's or of other servers: set base_url to {base} \
-             and ask for POST /embeddings below it."
+            "This server has only the embeddings API, and no other API of OpenAI or other servers: set base_url to {base} \
+             and send POST /embeddings."
         ));
     }
     let fixed = known.iter().filter(|known| !known.contains('{'));
@@ -157,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_that_clients_write_mean_the_same_route() {
+    fn different_spellings_of_a_path_mean_the_same_route() {
         for (path, route) in [
             ("/v1/embeddings", "/v1/embeddings"),
             ("/v1/embeddings/", "/v1/embeddings"),
@@ -188,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_no_route_has_says_what_was_probably_meant() {
+    fn an_unknown_path_gets_advice() {
         let known =
             ["/v1/embeddings", "/v1/models", "/v1/models/{*id}", "/v1/similarity", "/health", "/metrics", "/docs"];
         let known = known.map(str::to_owned);
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn below_a_prefix_all_paths_begin_with_it_except_those_of_probes() {
+    fn with_a_prefix_only_probes_are_found_without_it() {
         for (path, expected) in [
             ("/models/a/v1/embeddings", "/v1/embeddings"),
             ("/models/a/embeddings/", "/v1/embeddings"),
@@ -260,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_are_redirected_to_where_relative_links_of_pages_work() {
+    fn pages_are_redirected_so_that_relative_links_work() {
         for (route, asked, location) in [
             ("/", "/", None),
             ("/", "//", None),

@@ -1,4 +1,5 @@
-//! GET /: a page to try the server in a browser, from assets in the binary alone. It knows the API and nothing else.
+//! GET /: a page for trying out the server in a browser, made only of files inside the binary. The page uses only the
+//! API.
 
 use axum::Router;
 use axum::http::HeaderName;
@@ -9,10 +10,11 @@ use axum::routing::get;
 
 pub const PAGE: &str = "/";
 
-/// The page, its style, its two scripts, and the card of the built-in model.
+/// The paths of the page, its style sheet, its two scripts, and the model card of the built-in model.
 pub const PATHS: [&str; 5] = [PAGE, "/playground.css", "/playground.js", "/playground-map.js", "/model-card"];
 
-/// The page may load only what this server sends, may hold nothing inline and may not be framed, because it can hold an API key.
+/// The content security policy of the page. The page can hold an API key, so it may load only what this server sends,
+/// may have no inline script or style, and may not be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
@@ -22,7 +24,7 @@ const JS: &str = include_str!("../../assets/playground/playground.js");
 const MAP_JS: &str = include_str!("../../assets/playground/playground-map.js");
 const MODEL_CARD: &str = include_str!("../../models/default/README.md");
 
-/// The page's link to the API reference, which is left out where `server.docs` is false.
+/// The page's link to the API reference, which is removed if `server.docs` is false.
 const DOCS_LINK: &str = "<a href=\"docs\">API reference</a>";
 
 type Answer<T> = ([(HeaderName, &'static str); 5], T);
@@ -42,7 +44,7 @@ fn asset<T>(kind: &'static str, text: T) -> Answer<T> {
     let headers = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),
-        // The files belong together, and those of another release differ.
+        // The files belong together, and another release of the server has other files.
         (CACHE_CONTROL, "no-cache"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),

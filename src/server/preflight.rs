@@ -1,5 +1,5 @@
-//! What can be known of a configuration before a port is bound and before a model is loaded. `check`, the start and each
-//! reload ask here, and so refuse the same things in the same words.
+//! Checks a configuration before a port is bound and a model is loaded. The command `check`, the start of the server
+//! and each reload call it, so they refuse the same mistakes with the same messages.
 
 use super::tls::Tls;
 use crate::checkpoint::Checkpoint;
@@ -8,11 +8,11 @@ use crate::config::{Config, Model};
 use crate::error::LoadError;
 use crate::location::Location;
 
-/// Looks up the host, and reads the API keys, the certificate, and the headers of each model that is on this machine. Returns the dimensions of
-/// each model's vectors, where they are known already.
+/// Resolves the host, and reads the API keys, the certificate, and the file headers of each local model. Returns the
+/// dimensions of each model's vectors, or `None` if they are not known before the model is fetched.
 ///
 /// # Errors
-/// When `config` cannot be served.
+/// If `config` cannot be served.
 pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
     config.server.host.check().map_err(ConfigError)?;
     super::keys(config)?;
@@ -32,7 +32,7 @@ fn dimensions(model: &Model) -> Result<Option<usize>, LoadError> {
             settings.check(&path, preview.dimensions)?;
             Ok(Some(settings.dimensions.unwrap_or(preview.dimensions)))
         }
-        // It may have to be fetched first.
+        // The model may have to be downloaded first.
         #[cfg(feature = "hub")]
         Location::Hub(_) => settings.check(&model.path, usize::MAX).map(|()| settings.dimensions),
         #[cfg(not(feature = "hub"))]

@@ -1,8 +1,12 @@
-//! How much each API key may use per minute: token buckets of requests and of tokens.
+//! Rate limits of API keys: a token bucket of requests and one of tokens, per minute.
 //!
-//! A bucket begins full, holds what one minute allows, and fills at an even pace. It is stored as the time at which it will
-//! be full again: what is taken moves that time on, and where it is more than a minute away the level is below zero.
-//! So a rate that a reload changes keeps the share of the minute that has been used.
+//! A bucket starts full, holds what one minute allows, and refills at a constant rate. It is stored as the time at
+//! which it will be full again. Taking from the bucket moves that time later; if it is more than a minute away, the
+//! level is below zero. Because times are stored and not levels, a reload that changes a rate keeps the used share of
+//! the minute.
+//!
+//! For example, with 60 requests per minute a request costs 1 s. Ten requests at once move the time at which the bucket
+//! is full to 10 s from now, which leaves 50 requests; after 4 s it holds 54.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,10 +19,10 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::keys::{Keys, Rates};
 
-/// In nanoseconds.
+/// One minute in nanoseconds.
 const MINUTE: u64 = 60_000_000_000;
 
-/// What is limited.
+/// What a rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
     Requests,
@@ -26,7 +30,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// As the type of OpenAI's errors.
+    /// Returns the `type` that OpenAI's errors have for it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Requests => "requests",
@@ -35,12 +39,12 @@ impl Resource {
     }
 }
 
-/// A key has used what it may use for now.
+/// A key has reached a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exceeded {
     pub resource: Resource,
     limit: u64,
-    /// More than the limit where the level is below zero.
+    /// What the key has used of the limit; more than the limit if the bucket's level is below zero.
     used: u64,
     pub wait: Duration,
 }
@@ -50,7 +54,7 @@ impl fmt::Display for Exceeded {
         let Self { limit, used, .. } = self;
         let (unit, requested) = match self.resource {
             Resource::Requests => ("requests per min (RPM)", "1"),
-            // The body has not been read.
+            // The body has not been read, so the number of tokens is not known.
             Resource::Tokens => ("tokens per min (TPM)", "1 or more"),
         };
         let wait = written(self.wait);
@@ -62,7 +66,7 @@ impl fmt::Display for Exceeded {
     }
 }
 
-/// One request has more tokens than its key may use in a minute.
+/// One request has more tokens than its key may use in a whole minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyTokens {
     limit: u64,
@@ -74,21 +78,21 @@ impl fmt::Display for TooManyTokens {
         let Self { limit, requested } = self;
         write!(
             f,
-            "Request too large for this API key on tokens per min (TPM): Limit {limit}, Requested {requested}. To retry does \
+            "Request too large for this API key on tokens per min (TPM): Limit {limit}, Requested {requested}. Retrying does \
              not help: send fewer or shorter inputs in one request."
         )
     }
 }
 
-/// One bucket of one key.
+/// One token bucket of one key.
 #[derive(Debug, Default)]
 struct Bucket {
-    /// When it is full, in nanoseconds since the [`Usage`] began.
+    /// The time at which the bucket is full again, in nanoseconds since its [`Usage`] began.
     full_at: AtomicU64,
 }
 
 impl Bucket {
-    /// Takes `count` where that leaves the level at zero at least, else tells how long it takes until it does.
+    /// Takes `count` if the level stays at or above zero. Otherwise returns how long it takes until that is possible.
     fn take(&self, count: u64, limit: NonZeroU64, now: u64) -> Result<(), Duration> {
         let cost = cost(count, limit);
         let take = |full_at: u64| {
@@ -101,29 +105,29 @@ impl Bucket {
         }
     }
 
-    /// As [`Bucket::take`], but takes nothing.
+    /// Like [`Bucket::take`], without taking anything.
     fn check(&self, count: u64, limit: NonZeroU64, now: u64) -> Result<(), Duration> {
         let wait = wait(self.full_at.load(Ordering::Relaxed), cost(count, limit), now);
         if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
-    /// Takes `count`, whatever the level is then.
+    /// Takes `count` even if the level falls below zero.
     fn charge(&self, count: u64, limit: NonZeroU64, now: u64) {
         let charge = |full_at: u64| Some(full_at.max(now).saturating_add(cost(count, limit)));
         let _ = self.full_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, charge);
     }
 
-    /// How long it takes to be full.
+    /// Returns the time until the bucket is full, in nanoseconds.
     fn reset(&self, now: u64) -> u64 {
         self.full_at.load(Ordering::Relaxed).saturating_sub(now)
     }
 
-    /// How many are left.
+    /// Returns how many can be taken now.
     fn remaining(&self, limit: NonZeroU64, now: u64) -> u64 {
         share(MINUTE.saturating_sub(self.reset(now)), limit)
     }
 
-    /// How many have been taken and not been filled in again, rounded up.
+    /// Returns how many have been taken and not refilled, rounded up.
     fn used(&self, limit: NonZeroU64, now: u64) -> u64 {
         let reset = self.reset(now);
         if reset <= MINUTE {
@@ -133,13 +137,14 @@ impl Bucket {
     }
 }
 
-/// How long a bucket takes to fill in `count`, rounded down to a nanosecond, so that a full bucket always holds its limit.
+/// Returns the nanoseconds in which a bucket refills by `count`, rounded down, so that a full bucket always holds its
+/// limit.
 fn cost(count: u64, limit: NonZeroU64) -> u64 {
     let nanoseconds = u128::from(count) * u128::from(MINUTE) / u128::from(limit.get());
     u64::try_from(nanoseconds).unwrap_or(u64::MAX)
 }
 
-/// How many are filled in within that time.
+/// Returns by how many a bucket refills in that many nanoseconds.
 fn share(nanoseconds: u64, limit: NonZeroU64) -> u64 {
     let count = u128::from(nanoseconds) * u128::from(limit.get()) / u128::from(MINUTE);
     u64::try_from(count).unwrap_or(u64::MAX)
@@ -150,7 +155,7 @@ fn wait(full_at: u64, cost: u64, now: u64) -> Duration {
     Duration::from_nanos(full_at.saturating_sub(now.saturating_add(MINUTE)))
 }
 
-/// What one key has used of late.
+/// The buckets of one key.
 #[derive(Debug)]
 struct Usage {
     began: Instant,
@@ -158,13 +163,13 @@ struct Usage {
     tokens: Bucket,
 }
 
-/// What all keys with a rate have used of late, by the digest of the key.
+/// The buckets of all keys that have a rate limit, by the digest of the key.
 #[derive(Clone, Default)]
 pub struct AllUsage(Arc<HashMap<[u8; 32], Arc<Usage>>>);
 
 impl AllUsage {
-    /// That of `keys`, where `self` is that of the configuration before: what is known of a key stays, and a key that is
-    /// no longer there or has no rate any more is forgotten.
+    /// Returns the buckets for `keys`, the keys of a new configuration. Keys that were there before keep their buckets;
+    /// keys that are gone, or no longer have a limit, are forgotten.
     #[must_use]
     pub fn of_keys(&self, keys: &Keys, now: Instant) -> Self {
         let usage = keys.iter().filter(|key| key.rates().is_limited()).map(|key| {
@@ -174,13 +179,13 @@ impl AllUsage {
         Self(Arc::new(usage.collect()))
     }
 
-    /// What holds a key to its `rates`, if it has any.
+    /// Returns the limiter of a key, if the key has rate limits.
     pub fn limiter(&self, digest: &[u8; 32], rates: Rates) -> Option<Limiter> {
         self.0.get(digest).map(|usage| Limiter { rates, usage: Arc::clone(usage) })
     }
 }
 
-/// Holds one key to its rates.
+/// Enforces the rate limits of one key.
 #[derive(Debug)]
 pub struct Limiter {
     rates: Rates,
@@ -188,7 +193,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Whether tokens are limited.
+    /// Returns whether the key's tokens are limited.
     pub fn limits_tokens(&self) -> bool {
         self.rates.tokens.is_some()
     }
@@ -197,11 +202,11 @@ impl Limiter {
         u64::try_from(now.saturating_duration_since(self.usage.began).as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Takes one request. How many tokens it has is known only once it is tokenized; at least one must be left. A request
-    /// that is refused takes nothing.
+    /// Takes one request. Its number of tokens is known only after tokenizing, so here at least one token must be left.
+    /// A refused request takes nothing.
     ///
     /// # Errors
-    /// When it has to wait.
+    /// If the key has to wait.
     pub fn take_request(&self, now: Instant) -> Result<(), Exceeded> {
         let now = self.at(now);
         let exceeded = |resource, bucket: &Bucket, limit: NonZeroU64, wait| Exceeded {
@@ -220,10 +225,10 @@ impl Limiter {
         Ok(())
     }
 
-    /// Charges the tokens of a request that was let in, if there are as many or not.
+    /// Charges the tokens of an accepted request, even if the bucket's level falls below zero.
     ///
     /// # Errors
-    /// When they are more than a whole minute allows. Nothing is charged then.
+    /// If they are more than a whole minute allows. Nothing is charged then.
     pub fn charge_tokens(&self, count: u64, now: Instant) -> Result<(), TooManyTokens> {
         let Some(limit) = self.rates.tokens else { return Ok(()) };
         if count > limit.get() {
@@ -233,7 +238,7 @@ impl Limiter {
         Ok(())
     }
 
-    /// Adds to an answer what the limits are and what is left of them, in OpenAI's headers.
+    /// Adds the key's limits, and what is left of them, to a response, in the headers of OpenAI's API.
     pub fn describe(&self, headers: &mut HeaderMap, now: Instant) {
         let now = self.at(now);
         let of =
@@ -260,7 +265,8 @@ const TOKENS: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset-tokens"),
 ];
 
-/// As OpenAI writes it: `20ms`, `8.64s`, `6m0s`. Rounded up, so that nobody comes back too early.
+/// Formats a time as OpenAI does: `20ms`, `8.64s`, `6m0s`. It is rounded up, so that a client does not come back too
+/// early.
 fn written(time: Duration) -> String {
     let milliseconds = time.as_nanos().div_ceil(1_000_000);
     if (1..1000).contains(&milliseconds) {
@@ -290,7 +296,7 @@ mod tests {
         usage.limiter(key.digest(), key.rates()).unwrap()
     }
 
-    /// A limiter of a key with these options, made at `start`.
+    /// Returns the limiter of a key with these options, created at `start`.
     fn of(options: &str, start: Instant) -> Limiter {
         let keys = keys(&format!("k {options}"));
         limiter(&AllUsage::default().of_keys(&keys, start), &keys)
@@ -304,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minutes_worth_may_be_used_at_once_and_comes_back_evenly() {
+    fn a_full_bucket_can_be_used_at_once_and_refills_evenly() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let limiter = of("requests_per_minute=60", start);
@@ -334,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_holds_its_limit_whatever_that_is() {
+    fn a_full_bucket_holds_exactly_its_limit() {
         let start = Instant::now();
         for limit in [1, 2, 3, 7, 11, 997, 59_999] {
             let limiter = of(&format!("requests_per_minute={limit} tokens_per_minute={limit}"), start);
@@ -346,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_charged_below_zero_and_the_next_request_waits_for_the_first_one() {
+    fn tokens_are_charged_below_zero_and_the_next_request_waits() {
         let start = Instant::now();
         let at = |milliseconds| start + Duration::from_millis(milliseconds);
         let limiter = of("tokens_per_minute=600 requests_per_minute=10", start);
@@ -367,18 +373,18 @@ mod tests {
     }
 
     #[test]
-    fn more_tokens_than_a_minute_allows_are_refused_and_not_charged() {
+    fn more_tokens_than_the_limit_are_refused_and_not_charged() {
         let start = Instant::now();
         let limiter = of("tokens_per_minute=600", start);
         let error = limiter.charge_tokens(601, start).unwrap_err().to_string();
-        assert!(error.contains("Limit 600, Requested 601") && error.contains("To retry does not help"), "{error}");
+        assert!(error.contains("Limit 600, Requested 601") && error.contains("Retrying does not help"), "{error}");
         assert_eq!(headers(&limiter, start), ["", "", "", "600", "600", "0s"]);
         assert_eq!(limiter.charge_tokens(600, start), Ok(()));
         assert_eq!(of("requests_per_minute=1", start).charge_tokens(u64::MAX, start), Ok(()), "no limit of tokens");
     }
 
     #[test]
-    fn a_reload_keeps_what_a_key_has_used_for_as_long_as_the_key_has_a_rate() {
+    fn a_reload_keeps_the_usage_of_keys_that_still_have_a_limit() {
         let start = Instant::now();
         let (before, other) = (keys("k requests_per_minute=10"), keys("other requests_per_minute=10"));
         let usage = AllUsage::default().of_keys(&before, start);
@@ -389,7 +395,7 @@ mod tests {
         for (entry, remaining) in [
             ("k name=renamed m requests_per_minute=10", "5"),
             (&format!("{digest} requests_per_minute=10"), "5"),
-            // The share of the minute that is used stays.
+            // The used share of the minute stays the same.
             ("k requests_per_minute=100", "50"),
             ("k requests_per_minute=2", "1"),
             ("other requests_per_minute=10", "10"),
@@ -405,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_openai_writes_them() {
+    fn durations_are_formatted_as_by_openai() {
         for (milliseconds, text) in [
             (0, "0s"),
             (1, "1ms"),

@@ -1,5 +1,5 @@
-//! What is refused before it is a request: connections over the limit, plain HTTP where HTTPS is spoken, and bytes that are
-//! not HTTP at all.
+//! Refuses connections and bytes that never become a request: connections over the limit, plain HTTP on an HTTPS port,
+//! and bytes that are not HTTP.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -27,17 +27,17 @@ use super::request_body::RequestBody;
 use super::throttle::Throttle;
 use super::transport::{Bytes, Transport};
 
-/// How long a connection that is refused may take, from its first byte to the end of the answer.
+/// How long a refused connection may take, from its first byte to the end of the response.
 pub const REFUSAL: Duration = Duration::from_secs(2);
 
-/// How long a connection over the limit waits until one before it is closed.
+/// How long a connection over the limit waits for a slot that another one is leaving.
 const MAKE_ROOM: Duration = Duration::from_millis(500);
 
-/// The paths that are answered when the server has no connection to spare: an orchestrator that cannot ask would restart a
-/// server that works.
+/// The last path segments that are answered even on a connection over the limit. An orchestrator that cannot reach them
+/// would restart a working server.
 const PROBES: [&str; 3] = ["health", "ready", "metrics"];
 
-/// Counts and logs what is refused.
+/// Counts and logs refused connections.
 #[derive(Debug)]
 pub struct Refusals {
     metrics: Arc<Metrics>,
@@ -54,20 +54,21 @@ impl Refusals {
         }
     }
 
-    /// A connection sent what is not HTTP, or not TLS where that is spoken.
+    /// Records that a connection did not speak HTTP, or not TLS on an HTTPS port.
     pub fn malformed(&self, peer: Peer, reason: &dyn Display) {
         self.metrics.failed(ApiError::BAD_HTTP);
-        tracing::debug!(%peer, %reason, "a connection was refused: it does not speak the protocol of this server");
+        tracing::debug!(%peer, %reason, "a connection was refused: the client does not speak the protocol of this \
+                                         server");
         if let Some(count) = self.malformed.event() {
             tracing::warn!(
                 count,
-                "connections were refused that do not speak the protocol of this server, the last one because: {reason}; \
-                 log.level = \"debug\" shows each with its address"
+                "connections were refused whose clients do not speak the protocol of this server; the reason of the last one: \
+                 {reason}; log.level = \"debug\" shows each with its address"
             );
         }
     }
 
-    /// A connection ended with `error`, which is counted where the client broke the protocol.
+    /// Records that a connection ended with `error`, which counts as refused if the client violated the protocol.
     pub fn ended(&self, peer: Peer, error: &(dyn Error + Send + Sync + 'static)) {
         match protocol_error(error) {
             Some(reason) => self.malformed(peer, &reason),
@@ -75,15 +76,15 @@ impl Refusals {
         }
     }
 
-    /// A connection is over `server.max_connections`.
+    /// Records a connection over `server.max_connections`.
     pub fn over_limit(&self) {
         if let Some(count) = self.over_limit.event() {
-            tracing::warn!(count, "connections are refused: server.max_connections are open");
+            tracing::warn!(count, "connections are refused: server.max_connections are already open");
         }
     }
 }
 
-/// How the client broke the protocol, if it was that.
+/// Returns how the client violated the protocol, if this is what `error` says.
 fn protocol_error(error: &(dyn Error + Send + Sync + 'static)) -> Option<String> {
     let http = error.downcast_ref::<hyper::Error>()?;
     let cause = http.source();
@@ -92,17 +93,17 @@ fn protocol_error(error: &(dyn Error + Send + Sync + 'static)) -> Option<String>
     broken.then(|| cause.map_or_else(|| http.to_string(), |cause| format!("{http}: {cause}")))
 }
 
-/// Why the `Host` of a request is not one, as RFC 9112, 3.2, demands of HTTP/1.1.
+/// Returns what is wrong with the `Host` of a request, of which HTTP/1.1 requires exactly one (RFC 9112, section 3.2).
 pub fn bad_host<B>(request: &Request<B>) -> Option<&'static str> {
     if request.version() != Version::HTTP_11 {
         return None;
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) => Some("a request without the header `Host`"),
-        (_, Some(_)) => Some("a request with more than one header `Host`"),
+        (None, _) => Some("a request without a `Host` header"),
+        (_, Some(_)) => Some("a request with more than one `Host` header"),
         (Some(host), None) => {
-            // A bit test for each byte, since every request comes by.
+            // This runs for every request, so each byte costs only a bit test.
             let fine = |byte: &u8| {
                 let foreign = matches!(
                     byte,
@@ -110,21 +111,22 @@ pub fn bad_host<B>(request: &Request<B>) -> Option<&'static str> {
                 );
                 byte.is_ascii_graphic() && !foreign
             };
-            (!host.as_bytes().iter().all(fine)).then_some("a request with an invalid header `Host`")
+            (!host.as_bytes().iter().all(fine)).then_some("a request with an invalid `Host` header")
         }
     }
 }
 
-/// The answer to a request that cannot be taken: the last one of its connection.
+/// Returns the response to a refused request. It is the last response of its connection.
 pub fn answer(error: ApiError, request: Request<Body>) -> Response<Body> {
-    // Its body is received behind the answer.
+    // The body is received and discarded in the background.
     drop(request);
     let mut response = error.into_response();
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// Answers the first request of a connection over the limit, and closes it: the probes as ever, all else with the reason.
+/// Answers the first request of a connection over the limit, and closes the connection. Probes are answered as always,
+/// every other request with an error.
 pub async fn over_limit(serving: Arc<ArcSwapOption<Serving>>, metrics: Arc<Metrics>, stream: Box<dyn Bytes>) {
     serve_once(stream, move |request| {
         let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
@@ -143,7 +145,7 @@ pub async fn over_limit(serving: Arc<ArcSwapOption<Serving>>, metrics: Arc<Metri
     .await;
 }
 
-/// Answers plain HTTP on a port that speaks HTTPS, and closes.
+/// Answers plain HTTP on an HTTPS port, and closes the connection.
 pub async fn plain_http(stream: Box<dyn Bytes>) {
     serve_once(stream, |request| std::future::ready(answer(ApiError::plain_http(), request))).await;
 }
@@ -163,17 +165,18 @@ async fn serve_once<F: Future<Output = Response<Body>> + Send + 'static>(
     let _ = tokio::time::timeout(REFUSAL, builder.serve_connection(TokioIo::new(stream), service)).await;
 }
 
-/// The connections over the limit that are open until they have been told so. Where more come than have a place, those
-/// that came first are closed: the last to come may be a probe.
+/// The connections over the limit that are open until they have been answered with an error. If more of them arrive
+/// than there are slots, the oldest are closed first, because the newest may be a probe.
 #[derive(Debug)]
 pub struct Surplus {
     places: Arc<Semaphore>,
-    /// How many are open before the first is closed for the next. Its place is free a little later.
+    /// How many connections may be open before the oldest one is closed for a new one. It is less than the number of
+    /// slots, because a closed connection frees its slot a little later.
     wanted: usize,
     open: Mutex<VecDeque<oneshot::Sender<()>>>,
 }
 
-/// Where a connection over the limit is open.
+/// The slot of one connection over the limit.
 #[derive(Debug)]
 pub struct Place {
     _place: OwnedSemaphorePermit,
@@ -181,12 +184,12 @@ pub struct Place {
 }
 
 impl Surplus {
-    /// Of at most `most` connections.
+    /// Allows at most `most` connections over the limit.
     pub fn new(most: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(most)), wanted: most.div_ceil(2), open: Mutex::default() }
     }
 
-    /// A place for one more. `None`: it must be closed at once.
+    /// Returns a slot for one more connection, or `None` if it must be closed at once.
     pub async fn enter(&self) -> Option<Place> {
         let (close, closed) = oneshot::channel();
         {
@@ -198,14 +201,14 @@ impl Surplus {
             }
             open.push_back(close);
         }
-        // Those that were told to close have done so soon.
+        // The connections that were told to close do so soon.
         let place = tokio::time::timeout(MAKE_ROOM, Arc::clone(&self.places).acquire_owned()).await;
         Some(Place { _place: place.ok()?.ok()?, closed })
     }
 }
 
 impl Place {
-    /// Runs `connection` until it ends or another one needs its place.
+    /// Runs `connection` until it ends, or until another connection needs its slot.
     pub async fn keep(self, connection: impl Future<Output = ()>) {
         tokio::select! {
             () = connection => {}
@@ -219,7 +222,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_first_connections_over_the_limit_are_closed_for_the_last() {
+    async fn the_oldest_connections_over_the_limit_are_closed_for_new_ones() {
         let surplus = Surplus::new(4);
         let (first, second) = (surplus.enter().await.unwrap(), surplus.enter().await.unwrap());
         assert_eq!(surplus.places.available_permits(), 2);
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_http_1_1_has_one_valid_host() {
+    fn an_http_1_1_request_needs_exactly_one_valid_host() {
         let hosts = |version, hosts: &[&str]| {
             let request = hosts.iter().fold(Request::builder().version(version), |r, host| r.header(HOST, *host));
             bad_host(&request.body(()).unwrap())

@@ -1,5 +1,5 @@
-//! Another configuration in the place of the one that is served, without a request that fails: at SIGHUP, or when the
-//! files that it names have changed.
+//! Reloading the configuration without failing a request: at SIGHUP, or when the configuration file or a file that it
+//! names has changed.
 
 use std::future::Future;
 use std::path::Path;
@@ -12,15 +12,15 @@ use crate::config::layers::ConfigError;
 use crate::registry;
 use crate::stamp::Stamp;
 
-/// A signal that the configuration is to be read again.
+/// The signal to reload the configuration.
 pub trait Hangup {
     fn recv(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// SIGHUP. Where there is none, never.
+/// Listens for SIGHUP. On systems without SIGHUP the signal never arrives.
 ///
 /// # Errors
-/// When the system refuses the signal handler.
+/// If the system refuses the signal handler.
 pub fn hangup() -> std::io::Result<impl Hangup> {
     #[cfg(unix)]
     {
@@ -46,8 +46,9 @@ pub fn hangup() -> std::io::Result<impl Hangup> {
     }
 }
 
-/// Reads the configuration again by `read` at each `hangup`, and, every `server.reload_interval`, when `file` or a file
-/// that it names is another than before; for ever. What cannot be served is refused, and the log says why.
+/// Reloads the configuration with `read` at each `hangup`. If `server.reload_interval` is set, also checks at that
+/// interval whether `file` or a file that it names has changed. Never returns. A configuration that cannot be served is
+/// refused, and the log says why.
 pub async fn watch<R>(mut state: Arc<State>, mut hangup: impl Hangup, file: Option<&Path>, read: R)
 where
     R: Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
@@ -63,7 +64,8 @@ where
             () = hangup.recv() => {}
             () = tick => {
                 let now = stamp(&state.config, file);
-                // What still changes is looked at again: a file that is being written is not read.
+                                // A file that is still being written is not read: a change counts only once two checks
+                                // find the same files.
                 if now == seen || settling.replace(now.clone()).as_ref() != Some(&now) {
                     continue;
                 }
@@ -84,7 +86,7 @@ where
             }
             Err(error) => {
                 state.metrics.reloaded(REFUSED);
-                tracing::error!("the new configuration is refused; the old one stays in use: {error}");
+                tracing::error!("the new configuration is refused, and the old one stays in use: {error}");
                 state.check_files();
             }
         }
@@ -95,7 +97,7 @@ async fn reload(
     state: &State,
     read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(Arc<State>, Searches), Box<dyn std::error::Error + Send + Sync>> {
-    // Files and their headers are read, on a disk that may be slow: this thread accepts connections meanwhile.
+    // Reading files and their headers can be slow, and this thread also accepts connections.
     let config = tokio::task::spawn_blocking(read).await??;
     for (setting, fixed) in [
         ("server.host", config.server.host == state.config.server.host),
@@ -106,7 +108,7 @@ async fn reload(
         ("log.format", config.log.format == state.config.log.format),
     ] {
         if !fixed {
-            tracing::warn!("{setting} has changed, which takes a restart to take effect");
+            tracing::warn!("{setting} has changed; restart the server for the change to take effect");
         }
     }
     let next = Arc::new(state.next(config)?);
@@ -118,22 +120,22 @@ async fn reload(
 }
 
 impl State {
-    /// Finds the models whose files were overwritten in place. They are served from those files and not from what was
-    /// loaded, so they answer with an error until a reload succeeds.
+    /// Finds models whose files were overwritten in place. The models read these files directly, so their requests are
+    /// answered with an error until a reload succeeds.
     fn check_files(&self) {
         for entry in self.registry.models() {
             if let Some(damage) = entry.embedder().and_then(|embedder| embedder.check_file()) {
                 tracing::error!(
                     model = entry.id(),
-                    "{damage}; its requests are answered with 503 until the model can be loaded again. \
-                     Write a new checkpoint beside it and rename it into place"
+                    "{damage}; requests for it are answered with 503 until the model can be loaded again. \
+                     Write a new checkpoint to another path and rename it into place"
                 );
             }
         }
     }
 }
 
-/// Of all files that a configuration comes from and names.
+/// Returns the stamp of the configuration file and all files that the configuration names.
 fn stamp(config: &Config, file: Option<&Path>) -> Stamp {
     let server = &config.server;
     let named = [&server.api_key_file, &server.tls_cert, &server.tls_key].into_iter().filter_map(Option::as_deref);

@@ -1,14 +1,16 @@
-//! The body of a request as it arrives on its connection, and what becomes of a body that is not read to its end.
+//! The body of a request as it arrives on its connection, and what happens to a body that is not read to its end.
 //!
-//! Many answers are given before the body has arrived: the key is wrong, the path does not exist, the body is too large.
-//! Most clients send their whole body before they read. If the connection were closed at that point, the system would
-//! reset it, and the client would never see the answer (RFC 9112, 9.6). So the rest of a body that is dropped unread is
-//! received behind the answer and discarded, and the connection is good for the next request. A body that is too large
-//! for that, or that the client holds back until it gets leave to send, ends the connection instead: the answer says
-//! `connection: close`, and [`super::transport`] closes in an orderly way. On HTTP/2 only the stream ends, by RST_STREAM
-//! with NO_ERROR (RFC 9113, 8.1).
+//! Many requests are answered before their body has arrived: the key is wrong, the path does not exist, the body is too
+//! large. Most clients send their whole body before they read. If the server closed the connection at that point, the
+//! system would reset it, and the client would never see the response (RFC 9112, section 9.6). So if a handler drops a
+//! body, the rest of it is received and discarded in the background, and the connection can be used for the next
+//! request.
 //!
-//! Everything that answers requests gets its body from here, so no handler has to think of it.
+//! If the body is too large for that, or if the client waits for `100 Continue`, the connection ends instead: the
+//! response says `connection: close`, and [`super::transport`] closes the connection in an orderly way. On HTTP/2 only
+//! the stream ends, with RST_STREAM and NO_ERROR (RFC 9113, section 8.1).
+//!
+//! All request bodies of the server are of this type, so no handler has to deal with this.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,28 +26,28 @@ use tokio::runtime::Handle;
 
 use super::transport::{FIRST_READ, Received};
 
-/// The most bytes of a body that are discarded to keep its connection.
+/// The largest body, in bytes, that is discarded to keep its connection open.
 const DISCARDED: u64 = 64 << 20;
 
-/// How long a client may take to send at least [`DISCARDED_LEAST`] more bytes of a body that is discarded, and how often
-/// it may do so.
+/// The limits on a body that is discarded: a client must send at least [`DISCARDED_LEAST`] bytes in each window of this
+/// length, and may take this many windows.
 const DISCARD_WINDOW: Duration = Duration::from_secs(5);
 const DISCARDED_LEAST: u64 = 20 << 10;
 const DISCARD_WINDOWS: usize = 60;
 
-/// The body of one request. Dropped before its end, it is discarded or ends its connection.
+/// The body of one request. If it is dropped before its end, the rest is discarded, or its connection is closed.
 pub struct RequestBody {
-    /// `None` at its end.
+    /// The rest of the body, or `None` at its end.
     incoming: Option<Incoming>,
     received: Received,
-    /// HTTP/1 has one request at a time on a connection.
+    /// Whether the request has the connection to itself, as on HTTP/1.
     alone: bool,
-    /// The client sends nothing before it is told to go on, which the first read does.
+    /// Whether the client waits for `100 Continue`, which the first read of the body sends.
     waits: bool,
 }
 
 impl RequestBody {
-    /// Gives `request` a body that may be dropped at any time. `received` belongs to its connection.
+    /// Gives `request` a body that may be dropped at any time. `received` belongs to the connection.
     pub fn of(request: Request<Incoming>, received: &Received) -> Request<Body> {
         let alone = request.version() <= Version::HTTP_11;
         if !alone {
@@ -67,14 +69,14 @@ impl RequestBody {
     }
 }
 
-/// Adds to an answer that its connection will be closed, where the body that was not read makes that necessary.
+/// Adds `connection: close` to a response if the unread body requires closing the connection.
 pub fn close_if_unread(response: &mut Response<Body>, received: &Received) {
     if received.must_close() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
-/// Whether the client waits for `100 Continue`. Expectations are compared without case (RFC 9110, 10.1.1).
+/// Returns whether the client waits for `100 Continue`. Expectations are case-insensitive (RFC 9110, section 10.1.1).
 fn waits_for_leave(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
@@ -115,17 +117,18 @@ impl Drop for RequestBody {
             }
             return;
         }
-        // Without a runtime the connection is ending, too.
+        // If there is no runtime, the connection is ending too.
         if let Ok(runtime) = Handle::try_current() {
             let received = self.received.clone();
-            // Where the kernel can drop the bytes; HTTP/2 has the frames of other requests between those of a body.
+            // Only the kernel of an HTTP/1 connection can drop the bytes: on HTTP/2, frames of other requests are
+            // between those of a body.
             let length = length.filter(|length| self.alone && *length > FIRST_READ as u64);
             runtime.spawn(discard(incoming, length, received));
         }
     }
 }
 
-/// Receives a body to its end and keeps nothing of it. `length` is what of it can be dropped by the kernel.
+/// Receives the rest of a body and discards it. `length` is the length of the body if the kernel may drop its bytes.
 async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
     let mut all = 0;
     for _ in 0..DISCARD_WINDOWS {
@@ -133,7 +136,7 @@ async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
         let rest = async {
             while let Some(Ok(frame)) = body.frame().await {
                 let piece = frame.data_ref().map_or(0, Bytes::len) as u64;
-                // The first piece is what was read together with the head.
+                // The first piece was read together with the head of the request.
                 if all == 0
                     && let Some(length) = length
                 {
@@ -156,5 +159,5 @@ async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
             Err(_) => {}
         }
     }
-    tracing::debug!(bytes = all, "a client is still sending a body that is refused: its connection is closed");
+    tracing::debug!(bytes = all, "a client is still sending the body of a refused request: its connection is closed");
 }

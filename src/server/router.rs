@@ -1,4 +1,5 @@
-//! Each route once, with its description, and what surrounds them all.
+//! The routes of the server, each registered once together with its OpenAPI description, and the steps that every
+//! request passes before and after its handler.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -30,10 +31,11 @@ use super::{
 };
 use crate::workers;
 
-/// The routes of the description that never ask for a key; those beside the description do not either. The metrics are
-/// as `server.metrics_need_key` says.
+/// The described routes that never need an API key. Whether /metrics needs one is the setting
+/// `server.metrics_need_key`.
+/// Routes without a description (the pages) never need one.
 const OPEN: [&str; 2] = ["/health", "/ready"];
-/// What tells a client when to ask again, as OpenAI names it.
+/// The headers in which OpenAI's API tells a client when to retry.
 const RETRY_HEADERS: [&str; 7] = [
     "retry-after",
     "x-ratelimit-limit-requests",
@@ -45,17 +47,17 @@ const RETRY_HEADERS: [&str; 7] = [
 ];
 const METRICS: &str = "/metrics";
 
-/// By which a proxy tells the scheme that its client used.
+/// The header in which a proxy reports the scheme that its client used.
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The service, for a listener or for a test.
+/// The HTTP service: answers requests, both for connections and for tests.
 #[derive(Clone)]
 pub struct Routes {
     routes: Router,
     around: Arc<Around>,
 }
 
-/// All routes of a server.
+/// Builds all routes of a server.
 pub fn router(state: &Arc<State>) -> Routes {
     let server = &state.config.server;
     let described = OpenApiRouter::with_openapi(docs::introduction())
@@ -124,12 +126,14 @@ impl Routes {
         Self { routes, around }
     }
 
-    /// Answers a request. Nearly all ask for embeddings, and not from a browser: they are spared the way through the router.
+    /// Answers a request. Almost all requests are POST /v1/embeddings and do not come from a browser; these skip axum's
+    /// router and CORS.
     pub async fn answer(self, request: Request) -> Response<Body> {
         let around = Arc::clone(&self.around);
         let mut response = self.route(request).await;
         if around.state.draining.load(Ordering::Relaxed) {
-            // The next request is for another server: closed only later, the connection might already carry it.
+            // The next request must go to another server. Were the connection closed only later, the client might
+            // already have sent that request on it.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -165,9 +169,9 @@ impl Routes {
     }
 }
 
-/// What every request passes.
+/// The steps that every request passes, whatever its route.
 struct Around {
-    /// The routes of pages that have relative links.
+    /// The routes of pages that contain relative links.
     pages: Vec<&'static str>,
     state: Arc<State>,
     log: access::Log,
@@ -176,7 +180,8 @@ struct Around {
 }
 
 impl Around {
-    /// From the outside: log and counts, the net for panics, hosts, keys and their rates, admission.
+    /// Runs `next` inside all common steps, from the outermost to the innermost: access log and metrics, catching
+    /// panics, checking the host, checking the key and its rate limits, admission.
     async fn answer<F: Future<Output = Response<Body>>>(
         &self,
         route: Option<&str>,
@@ -199,7 +204,7 @@ impl Around {
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
             let mut answer =
                 answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response());
-            // The message names a file, which is for those who run the server. The log has it.
+            // The message names a file, which only the operator should see. The log has the message.
             if !self.state.keys.is_empty() && answer.extensions().get() == Some(&ErrorClass::MODEL_DAMAGED) {
                 answer = ApiError::damaged_model().into_response();
             }
@@ -222,7 +227,7 @@ impl Around {
     }
 }
 
-/// The same address with another path.
+/// Returns `uri` with its path replaced.
 fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     match uri.query() {
         Some(query) => format!("{path}?{query}").parse().ok(),
@@ -230,12 +235,12 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     }
 }
 
-/// The address as the client wrote it.
+/// Returns the URI as the client wrote it.
 fn original(request: &Request) -> &Uri {
     request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri)
 }
 
-/// The base URL for clients of OpenAI's API, at the host that this request was sent to.
+/// Returns the base URL that an OpenAI client should use, with the host that this request was sent to.
 fn base_url(state: &State, request: &Request) -> String {
     const LONGEST_HOST: usize = 255;
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -247,7 +252,8 @@ fn base_url(state: &State, request: &Request) -> String {
     format!("{scheme}://{host}{}/v1", state.config.server.path_prefix)
 }
 
-/// Browsers ask for `authorization` by name: `*` does not cover it, so the names asked for are mirrored.
+/// Returns the CORS layer, or `None` if no origin is allowed. The requested headers are mirrored, because the wildcard
+/// `*` does not cover `authorization`.
 fn cors(origins: &[String]) -> Option<CorsLayer> {
     if origins.is_empty() {
         return None;
@@ -307,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_fails_its_request_alone_and_is_counted() {
+    async fn a_panic_fails_only_its_request_and_is_counted() {
         async fn on_a_worker(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
             super::super::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
         }
@@ -332,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_answered_in_time_is_dropped_and_told_whose_fault_it_is() {
+    async fn a_request_over_the_time_limit_is_dropped_with_the_right_error() {
         async fn on_the_server(axum::Extension(weight): axum::Extension<Arc<admission::Weight>>) {
             weight.received().unwrap();
             std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! POST /v1/similarity: cosines of texts.
+//! POST /v1/similarity: returns the cosine similarities of texts, without their vectors.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::embedder::PooledTokens;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::pooling::{dot, normalize};
 
-/// Numbers that are multiplied and added in a microsecond.
+/// How many products are computed and added in a microsecond.
 const PRODUCTS_A_MICROSECOND: u64 = 1000;
 
 /// Compare texts
@@ -30,7 +30,7 @@ const PRODUCTS_A_MICROSECOND: u64 = 1000;
     tag = "tools",
     request_body = CreateSimilarityRequest,
     responses(
-        (status = OK, description = "One row for each query (for each input if there are no queries), one number in it for each input", body = CreateSimilarityResponse),
+        (status = OK, description = "One row per query (per input if there are no queries), with one number per input", body = CreateSimilarityResponse),
         ApiError,
     )
 )]
@@ -50,7 +50,7 @@ pub async fn create(
     let queries = asked.admit(&state, weight.as_deref(), "queries", queries)?;
     let rows = if asked_for == 0 { columns } else { asked_for };
     if let Some(weight) = &weight {
-        // The work and the answer grow with the product, which the body does not tell.
+        // The work and the response grow with the number of pairs, which the size of the body does not show.
         weight.arrived((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
     }
     let short = (inputs.are_short(), queries.are_short());
@@ -94,7 +94,8 @@ pub async fn create(
     Ok(asked.account(response.await?, count, usage))
 }
 
-/// The vectors of `tokens`, at length 1 whatever the model's setting is: their products are cosines.
+/// Pools `tokens` and scales every vector to length 1, whatever the model's settings are, so that dot products are
+/// cosines.
 async fn unit_vectors(
     state: &State,
     asked: &Asked,
@@ -114,7 +115,7 @@ async fn unit_vectors(
         let mut vectors = vec![0.0; tokens.len() * dimensions];
         stages.time(Stage::Pool, || embedder.pool_in_steps(first, tokens, dimensions, &mut vectors, at))?;
         for vector in vectors.chunks_mut(dimensions.max(1)) {
-            // A vector that was pooled is finite.
+            // Pooled vectors are finite, so scaling them cannot fail.
             let _ = normalize(vector);
         }
         Ok::<_, crate::error::EmbedError>(vectors)

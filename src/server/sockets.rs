@@ -1,8 +1,8 @@
-//! The threads that connections live on: each has a runtime of its own, and a connection stays where it began.
+//! The threads that serve connections: each has its own runtime, and a connection stays on its thread.
 //!
-//! Under one runtime for all threads a request that comes wakes a second thread, in case there is more to do, and the
-//! connections' state wanders between the cores' caches. Here nothing is shared that a request touches. What would hold up
-//! the other connections of a thread is done by [`crate::workers`].
+//! With one runtime for all threads, an incoming request also wakes a second thread in case there is more to do, and
+//! the state of connections moves between the caches of CPU cores. Here a request touches nothing that threads share.
+//! Work that would delay the other connections of a thread runs on [`crate::workers`].
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::listen::{DetachedSocket, Socket};
 
-/// As many threads as the process may use. Dropping it cuts the connections that are open.
+/// The socket threads, one for each CPU that the process may use. Dropping them closes all connections.
 pub struct SocketThreads(Vec<SocketThread>);
 
 struct SocketThread {
@@ -24,14 +24,14 @@ struct SocketThread {
     _stop: oneshot::Sender<()>,
 }
 
-/// A connection that counts as its thread's while this lives.
+/// An open connection, counted for its thread until this is dropped.
 struct Open(Arc<AtomicUsize>);
 
 impl SocketThreads {
-    /// `before_park` is what a thread does before it waits for its sockets.
+    /// Starts the threads. Each calls `before_park` before it waits for its sockets.
     ///
     /// # Errors
-    /// When the system gives no threads, or no descriptors.
+    /// If the system does not provide the threads or their descriptors.
     pub fn start(before_park: impl Fn() + Clone + Send + Sync + 'static) -> io::Result<Self> {
         let count = thread::available_parallelism().map_or(1, usize::from);
         let threads = (0..count).map(|n| {
@@ -57,13 +57,13 @@ impl SocketThreads {
         };
         thread.connections.fetch_add(1, Ordering::Relaxed);
         let open = Open(Arc::clone(&thread.connections));
-        // Out of the accepting runtime's poll, into the thread's own.
+        // The socket is registered with the accepting runtime and must move to the runtime of the thread.
         let socket = socket.detach();
         thread.runtime.spawn(async move {
             let _open = open;
             match socket.and_then(DetachedSocket::attach) {
                 Ok(socket) => serve(socket).await,
-                Err(error) => tracing::debug!(%error, "connection lost"),
+                Err(error) => tracing::debug!(%error, "a connection was lost"),
             }
         });
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_are_spread_stay_where_they_began_and_are_cut_with_their_threads() {
+    async fn connections_are_spread_over_threads_and_closed_with_them() {
         let threads = SocketThreads::start(|| {}).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut clients = Vec::new();

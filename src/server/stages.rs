@@ -1,4 +1,5 @@
-//! What a request spends where: observed in the metrics when it ends, and told to the client in `server-timing`.
+//! The time that a request spends in each stage: added to the metrics when the request ends, and sent in
+//! `server-timing`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +9,12 @@ use axum::http::HeaderValue;
 
 use super::metrics::Metrics;
 
-/// On the answers that a model gave, as browsers and proxies read it (<https://www.w3.org/TR/server-timing/>).
+/// The header with the times so far, as browsers and proxies read it (<https://www.w3.org/TR/server-timing/>).
 pub const SERVER_TIMING: &str = "server-timing";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Waiting for a thread.
+    /// The wait for a worker thread.
     Queue,
     Tokenize,
     Pool,
@@ -33,7 +34,7 @@ impl Stage {
     }
 }
 
-/// The times of one request, added up over its slices and the threads that ran them.
+/// The times of one request, summed over its slices and the threads that ran them.
 #[derive(Debug)]
 pub struct Stages {
     nanoseconds: [AtomicU64; Stage::ALL.len()],
@@ -51,7 +52,7 @@ impl Stages {
         }
     }
 
-    /// Runs `work` and adds what it took.
+    /// Runs `work` and adds the time that it took.
     pub fn time<T>(&self, stage: Stage, work: impl FnOnce() -> T) -> T {
         let started = Instant::now();
         let result = work();
@@ -59,7 +60,7 @@ impl Stages {
         result
     }
 
-    /// What is to be called by each slice of a job made now: the first adds how long it waited.
+    /// Returns a function that each slice of a new job must call; the first slice adds the time that the job waited.
     pub fn queued(self: &Arc<Self>) -> impl Fn(usize) + Send + Sync + use<> {
         let (stages, since) = (Arc::clone(self), Instant::now());
         move |slice| {
@@ -73,7 +74,7 @@ impl Stages {
         self.nanoseconds.get(stage as usize).map_or(Duration::ZERO, |n| Duration::from_nanos(n.load(Ordering::Relaxed)))
     }
 
-    /// What was spent so far, in milliseconds; of a streamed answer that is its first piece.
+    /// Returns the times so far in milliseconds. For a streamed response that is the time until its first piece.
     pub fn header(&self) -> HeaderValue {
         let mut text = String::with_capacity(80);
         let mut number = itoa::Buffer::new();
@@ -82,7 +83,7 @@ impl Stages {
             let (whole, thousandths) = ((microseconds / 1000) as u64, (microseconds % 1000) as u64);
             let separator = if text.is_empty() { "" } else { ", " };
             text.extend([separator, stage.name(), ";dur=", number.format(whole), "."]);
-            // The leading zeros, by way of a fourth digit.
+            // The leading zeros come from formatting a fourth digit and dropping it.
             text.push_str(number.format(1000 + thousandths).get(1..).unwrap_or_default());
         }
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
@@ -93,7 +94,7 @@ impl Drop for Stages {
     fn drop(&mut self) {
         for stage in Stage::ALL {
             let spent = self.spent(stage);
-            // A request that failed on the way has no time in the stages that it did not reach.
+            // A request that failed early has no time in the stages that it did not reach.
             if stage == Stage::Queue || !spent.is_zero() {
                 self.metrics.stage(stage, spent);
             }
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_milliseconds() {
+    fn stage_times_are_in_milliseconds() {
         let stages = Stages::new(&Arc::default());
         stages.add(Stage::Queue, Duration::from_nanos(999));
         stages.add(Stage::Tokenize, Duration::from_micros(7));

@@ -1,4 +1,4 @@
-//! An answer written slice by slice on the workers, and sent as the slices finish.
+//! Responses that worker threads write slice by slice, and that are sent while later slices are still being written.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,36 +17,38 @@ use crate::error::EmbedError;
 use crate::workers::{Panicked, Slices};
 use crate::yield_point::YieldPoint;
 
-/// Answers with what `write` makes of each slice from 0 to `count - 1`, of which the longest takes about `longest`.
+/// Responds with the output of `write` for the slices 0 to `count - 1`, of which the longest takes about `longest`.
 ///
 /// # Errors
-/// When the first slice fails: what fails later cuts the answer short.
+/// If the first slice fails. If a later slice fails, the response has begun and its connection is closed.
 pub async fn respond<F>(state: &State, count: usize, longest: Duration, write: F) -> Result<Response<Body>, ApiError>
 where
     F: Fn(usize, &dyn YieldPoint) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
     let mut job = state.workers.run_next(count, longest, write);
-    // The first piece before the status: a device that fails, or a panic, is an error still.
+    // The first slice is awaited before the status is chosen, so that a failing device or a panic still becomes an
+    // error.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;
     let body =
         if count <= 1 { Body::from(first) } else { Body::new(Pieces { first: Some(first), job }.boxed_unsync()) };
     Ok(json(body))
 }
 
-/// An answer of JSON.
+/// Returns a JSON response with this body.
 pub fn json(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// The pieces of a long answer, as they are written.
+/// The body of a long response, sent in pieces while they are being written.
 struct Pieces {
     first: Option<Bytes>,
     job: Slices<Result<Bytes, EmbedError>>,
 }
 
-/// The answer has begun and cannot be finished: the connection is cut, so that no client takes it for whole.
+/// The reason why a response that has begun cannot be finished. The connection is closed, so that no client takes the
+/// response for a complete one.
 #[derive(Debug, thiserror::Error)]
 enum Cut {
     #[error("a worker panicked: {}", .0.0)]
@@ -71,7 +73,7 @@ impl hyper::body::Body for Pieces {
             })
             .inspect(|piece| {
                 if let Err(error) = piece {
-                    tracing::error!(%error, "an answer was cut short");
+                    tracing::error!(%error, "a response was cut short");
                 }
             })
         })

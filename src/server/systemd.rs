@@ -1,17 +1,19 @@
-//! What systemd is told of the server's state (sd_notify(3)), and the sockets that it has opened for it (sd_listen_fds(3)).
-//! Where systemd did not ask for the one or give the other, nothing happens.
+//! Tells systemd about the server's state (sd_notify(3)), and takes over sockets that systemd has opened
+//! (sd_listen_fds(3)).
+//! Without systemd these functions do nothing.
 
 use std::io;
 
 use super::listen::Listeners;
 
-/// The server answers requests.
+/// Tells systemd that the server answers requests.
 pub fn ready() {
     #[cfg(unix)]
     tell(&[sd_notify::NotifyState::Ready]);
 }
 
-/// The configuration is being read again. [`ready`] ends that, whatever comes of it.
+/// Tells systemd that the configuration is being reloaded. A call of [`ready`] ends this state, also if the reload
+/// failed.
 pub fn reloading() {
     #[cfg(unix)]
     if let Ok(now) = sd_notify::NotifyState::monotonic_usec_now() {
@@ -19,7 +21,7 @@ pub fn reloading() {
     }
 }
 
-/// The server takes no more requests.
+/// Tells systemd that the server is shutting down.
 pub fn stopping() {
     #[cfg(unix)]
     tell(&[sd_notify::NotifyState::Stopping]);
@@ -28,14 +30,14 @@ pub fn stopping() {
 #[cfg(unix)]
 fn tell(state: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(false, state) {
-        tracing::warn!(%error, "systemd cannot be told of the server's state");
+        tracing::warn!(%error, "cannot notify systemd of the server's state");
     }
 }
 
-/// The sockets that were passed to this process to listen on, if any were.
+/// Returns the listening sockets that were passed to this process, if any.
 ///
 /// # Errors
-/// When one of them is not a listening TCP or Unix socket.
+/// If one of them is not a listening TCP or Unix socket.
 pub fn passed_sockets() -> io::Result<Option<Listeners>> {
     #[cfg(unix)]
     {

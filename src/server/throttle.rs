@@ -1,9 +1,9 @@
-//! Log lines that a client can cause, kept from filling the log.
+//! A rate limit for log lines that clients can cause, so that they cannot fill the log.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets one of many like events through in a while.
+/// Reports at most one event of a kind per interval, with the number of events since the last report.
 #[derive(Debug)]
 pub struct Throttle {
     every: Duration,
@@ -21,7 +21,7 @@ impl Throttle {
         Self { every, state: Mutex::default() }
     }
 
-    /// One more event. `Some` when it is time to tell: how many events there were since the last time.
+    /// Counts one event. If a report is due, returns the number of events since the last report.
     pub fn event(&self) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.events += 1;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_event_is_told_at_once_and_others_as_a_number_later() {
+    fn the_first_event_is_reported_at_once_and_later_ones_as_a_count() {
         let throttle = Throttle::new(Duration::from_secs(3600));
         assert_eq!([(); 3].map(|()| throttle.event()), [Some(1), None, None]);
         throttle.state.lock().unwrap().told = Instant::now().checked_sub(Duration::from_secs(3601));

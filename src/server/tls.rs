@@ -1,4 +1,4 @@
-//! HTTPS: the certificate, and the handshake. In a build without the feature `tls`, the error that says so.
+//! TLS: the handshake of HTTPS connections. A build without the feature `tls` refuses a configured certificate.
 
 use std::io;
 
@@ -6,12 +6,12 @@ use super::listen::Socket;
 use super::transport::Bytes;
 use crate::config::Server;
 
-/// What became of a connection before HTTP.
+/// The result of a handshake.
 pub enum Accepted {
     Stream(Box<dyn Bytes>),
-    /// It speaks plain HTTP on a port that speaks HTTPS.
+    /// The client speaks plain HTTP on an HTTPS port.
     PlainHttp(Box<dyn Bytes>),
-    /// It was closed before it said anything.
+    /// The client closed the connection before it sent anything.
     Closed,
 }
 
@@ -20,10 +20,10 @@ pub struct Tls(Option<tokio_rustls::TlsAcceptor>);
 
 #[cfg(feature = "tls")]
 impl Tls {
-    /// Reads the certificate chain and the key that `server` names, if it does.
+    /// Reads the certificate chain and the private key that `server` names, if it names them.
     ///
     /// # Errors
-    /// When they cannot be read, or do not belong together.
+    /// If they cannot be read, or do not belong together.
     pub fn read(server: &Server) -> Result<Self, String> {
         let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
         let mut config = super::certificate::read(cert, key)?;
@@ -31,13 +31,15 @@ impl Tls {
         Ok(Self(Some(std::sync::Arc::new(config).into())))
     }
 
+    /// Performs the TLS handshake, if TLS is configured.
+    ///
     /// # Errors
-    /// When the client does not speak TLS, or none that we do.
+    /// If the client does not speak TLS, or no version of it that the server supports.
     pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
         let Some(acceptor) = &self.0 else { return Ok(Accepted::Stream(plain(socket))) };
         match (socket.first_byte().await?, &socket) {
             (None, Socket::Tcp(_)) => Ok(Accepted::Closed),
-            // The first letter of a method. A TLS handshake begins with 22.
+            // Plain HTTP begins with a capital letter, the method; a TLS handshake begins with the byte 22.
             (Some(b'A'..=b'Z'), _) => Ok(Accepted::PlainHttp(plain(socket))),
             _ => Ok(Accepted::Stream(Box::new(acceptor.accept(socket).await?))),
         }
@@ -51,7 +53,7 @@ pub struct Tls;
 impl Tls {
     pub fn read(server: &Server) -> Result<Self, String> {
         match &server.tls_cert {
-            Some(_) => Err("server.tls_cert is set, and this build has no feature `tls`".to_owned()),
+            Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".to_owned()),
             None => Ok(Self),
         }
     }

@@ -1,4 +1,4 @@
-//! POST /v1/tokenize: the tokens that are pooled for each input.
+//! POST /v1/tokenize: returns the tokens that are pooled for each input.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,13 +18,15 @@ use super::{stream, write};
 use crate::embedder::{Embedder, PooledTokens};
 use crate::openai::{CreateTokensRequest, CreateTokensResponse};
 
-/// Tokens written in one go, and about the bytes that one takes: an input of 32 MiB is not one piece of the answer.
+/// The number of tokens in a run, and the estimated response bytes per token. A 32 MiB input is split into many runs,
+/// so its tokens are not one piece of the response.
 const TOKENS: usize = 4096;
 const BYTES_PER_TOKEN: usize = 12;
 
 /// List the tokens of texts
 ///
-/// Returns the tokens that the model takes the mean of: with its special tokens, without tokens that have no row in the table.
+/// Returns the tokens over which the model takes the mean. They include its special tokens, and exclude tokens that
+/// have no row in the table.
 #[utoipa::path(
     post,
     path = "/v1/tokenize",
@@ -59,14 +61,14 @@ pub async fn create(
     Ok(asked.account(response.await?, count, usage))
 }
 
-/// A stretch of the ids or of the pieces of one input.
+/// A run of the IDs, or of the pieces, of one input.
 struct Part {
     input: usize,
     pieces: bool,
     tokens: Range<usize>,
 }
 
-/// All parts in the order of the answer; an input without tokens has two empty ones.
+/// Returns all runs in the order in which the response lists them. An input without tokens has two empty runs.
 fn parts(tokens: &[PooledTokens]) -> Vec<Part> {
     let starts = |len: usize| (0..len.max(1)).step_by(TOKENS);
     let of_input = |(input, tokens): (usize, &PooledTokens)| {
@@ -118,7 +120,7 @@ impl Answer {
             if place > 0 {
                 out.push(b',');
             }
-            // Numbers and strings always serialize, and a Vec takes every write.
+            // Numbers and strings always serialize, and a Vec accepts every write.
             let _ = if part.pieces {
                 piece.clear();
                 self.embedder.pieces().write(id, &mut piece);

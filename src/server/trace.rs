@@ -1,17 +1,17 @@
-//! W3C trace context: a request's trace is logged, passed on, and with the feature `otlp` continued by a span.
+//! W3C trace context: the trace of a request is logged and returned, and the feature `otlp` continues it with a span.
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 
-/// `00-TRACE-PARENT-FLAGS` in hex (<https://www.w3.org/TR/trace-context/#traceparent-header>). Sent back, so that a client
-/// that began no trace of its own learns which one its request is in.
+/// The header `00-TRACE-PARENT-FLAGS` in hexadecimal (<https://www.w3.org/TR/trace-context/#traceparent-header>).
+/// Responses have it too, so that a client without a trace of its own learns the trace of its request.
 pub const TRACE_PARENT: &str = "traceparent";
 
-/// The trace that a request is in.
+/// The trace that a request belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace(HeaderValue);
 
 impl Trace {
-    /// As the client says; one that is not valid counts as none.
+    /// Returns the trace that the client sent. An invalid header counts as none.
     fn sent(headers: &HeaderMap) -> Option<Self> {
         let header = headers.get(TRACE_PARENT)?;
         let mut parts = header.to_str().ok()?.split('-');
@@ -22,11 +22,11 @@ impl Trace {
             part(length).filter(|id| id.bytes().any(|b| b != b'0'))?;
         }
         part(2)?;
-        // Later versions may add parts; this one has none to add, and ff is never one.
+        // Later versions may add parts, version 00 has none to add, and version ff is never valid.
         (version != "ff" && (version != "00" || parts.next().is_none())).then(|| Self(header.clone()))
     }
 
-    /// 32 hex digits.
+    /// Returns the ID of the trace: 32 hexadecimal digits.
     pub fn id(&self) -> &str {
         self.0.to_str().ok().and_then(|text| text.get(3..35)).unwrap_or_default()
     }
@@ -36,8 +36,8 @@ impl Trace {
     }
 }
 
-/// The span around a request, and the trace it is in. Without the feature `otlp`, or without an endpoint to send spans
-/// to, there is no span.
+/// Returns the span around a request, and the trace that the request belongs to. Without the feature `otlp`, or without
+/// an endpoint for spans, there is no span.
 #[cfg_attr(not(feature = "otlp"), expect(unused_variables, reason = "what a span is made of"))]
 pub fn begin(headers: &HeaderMap, method: &Method, route: &str) -> (tracing::Span, Option<Trace>) {
     let sent = Trace::sent(headers);
@@ -51,7 +51,7 @@ pub fn begin(headers: &HeaderMap, method: &Method, route: &str) -> (tracing::Spa
 
 #[cfg(feature = "otlp")]
 pub mod otlp {
-    //! Spans to an OpenTelemetry collector.
+    //! Sends spans to an OpenTelemetry collector.
 
     use axum::http::{HeaderValue, Method};
     use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
@@ -67,16 +67,17 @@ pub mod otlp {
 
     use super::Trace;
 
-    /// Of the spans alone, so that the log can leave them out.
+    /// The target of the spans, by which the log leaves them out.
     pub const TARGET: &str = "embedding_server::trace";
 
-    /// The variables that ask for spans to be sent; the others of OpenTelemetry's are honoured, too.
+    /// The environment variables that enable spans. OpenTelemetry's other variables apply too.
     const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"];
 
-    /// What sends spans, where the environment names an endpoint. It must be shut down for the last ones to be sent.
+    /// Returns the provider that sends spans, if the environment names an endpoint. Shutting it down sends the last
+    /// spans.
     ///
     /// # Errors
-    /// When the environment's settings make no exporter.
+    /// If the environment's settings do not make a valid exporter.
     pub fn provider() -> Result<Option<SdkTracerProvider>, String> {
         if !ENDPOINTS.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
             return Ok(None);
@@ -84,7 +85,7 @@ pub mod otlp {
         let exporter = SpanExporter::builder()
             .with_http()
             .build()
-            .map_err(|e| format!("no spans can be sent: {e}; check the OTEL_EXPORTER_OTLP_ variables"))?;
+            .map_err(|e| format!("spans cannot be sent: {e}; check the OTEL_EXPORTER_OTLP_ variables"))?;
         let resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
         let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
             Some(_) => resource,
@@ -93,7 +94,7 @@ pub mod otlp {
         Ok(Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource.build()).build()))
     }
 
-    /// The layer that gives the provider the requests' spans.
+    /// Returns the tracing layer that hands the spans of requests to the provider.
     pub fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -104,7 +105,7 @@ pub mod otlp {
             .with_filter(filter_fn(|metadata| metadata.target() == TARGET))
     }
 
-    /// As [`super::begin`].
+    /// Does what [`super::begin`] describes.
     pub fn span(sent: Option<Trace>, method: &Method, route: &str) -> (tracing::Span, Option<Trace>) {
         let span = tracing::info_span!(
             target: TARGET,
@@ -123,7 +124,7 @@ pub mod otlp {
             return (span, sent);
         }
         if let Some(parent) = sent.as_ref().and_then(remote) {
-            // Fails only for a span that has begun, or without the layer.
+            // This fails only for a span that has already begun, or without the layer.
             let _ = span.set_parent(Context::new().with_remote_span_context(parent));
         }
         let context = span.context();
@@ -151,9 +152,9 @@ mod tests {
         Trace::sent(&headers).map(|trace| trace.id().to_owned())
     }
 
-    /// The examples of the specification, and what it forbids.
+    /// The cases are the examples of the specification, and what it forbids.
     #[test]
-    fn a_valid_trace_parent_is_taken_and_no_other() {
+    fn only_a_valid_traceparent_is_accepted() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         assert_eq!(id(&format!("00-{trace}-00f067aa0ba902b7-01")).as_deref(), Some(trace));
         assert_eq!(id(&format!("cc-{trace}-00f067aa0ba902b7-01-what-the-future-will-be-like")).as_deref(), Some(trace));

@@ -1,13 +1,14 @@
-//! The bytes of one connection, below HTTP: when nothing moves any more, and what is discarded unread.
+//! The byte stream of one connection, below HTTP: when it times out, which bytes it discards unread, and how it is
+//! closed.
 //!
-//! A body that is refused has to be received all the same: a client that is still sending it does not read the answer.
-//! Under overload that is most of the bytes that come. Those of plain TCP are dropped by the kernel, uncopied
-//! ([`Received::skip`]). For that they must not have been read together with the head, so the first read of a request is a
-//! small one.
+//! The body of a refused request must still be received, because a client does not read the response while it is
+//! sending. Under overload most of the incoming bytes are of this kind. On plain TCP the kernel drops them without
+//! copying ([`Received::skip`]). This works only for bytes that were not read together with the head of the request, so
+//! the first read of a request is small.
 //!
-//! Where a connection is closed although its client may still be sending, its writing half is closed first, and what comes
-//! is discarded for a while: bytes that arrive at a closed socket reset the connection, and the client loses the answer
-//! (RFC 9112, 9.6).
+//! If a connection is closed while its client may still be sending, the writing half is closed first, and incoming
+//! bytes are discarded for a while. Otherwise bytes that arrive at the closed socket would reset the connection, and
+//! the client would lose the response (RFC 9112, section 9.6).
 
 use std::cell::RefCell;
 use std::io;
@@ -25,15 +26,15 @@ use tokio::time::{Instant, Sleep};
 use super::activity::Activity;
 use super::malformed;
 
-/// The most bytes of a request's first read: a head, and a body that is not worth refusing.
+/// The size limit of the first read of a request, in bytes: a head, and a body that is not worth refusing unread.
 pub const FIRST_READ: usize = 2 << 10;
 
-/// How many bytes the kernel takes of an answer before it can send them. Up to the size of its buffers, megabytes, and for
-/// as long as a slow client needs for them, it would not be seen whether the client takes anything.
+/// The number of bytes that the kernel accepts beyond what it can send at once. By default it accepts up to the size of
+/// its buffers, which is megabytes, and the server could not see for minutes whether a slow client receives anything.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 32 << 10;
 
-/// Has the kernel take only what it can send soon.
+/// Makes the kernel accept only as many bytes as it can send soon.
 pub fn limit_unsent(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
@@ -41,36 +42,38 @@ pub fn limit_unsent(stream: &TcpStream) {
     let _ = stream;
 }
 
-/// How long a connection that is being closed takes what its client still sends, how long it waits for more, and how many
-/// bytes it takes. nginx calls it a lingering close.
+/// Limits of a lingering close, as nginx calls it: how long incoming bytes are discarded in total, how long without any
+/// arriving, and how many of them.
 const LINGER: Duration = Duration::from_secs(10);
 const LINGER_IDLE: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 1 << 30;
 
-/// The bytes of one read of what is discarded.
+/// The size of one read of bytes that are discarded.
 const SCRATCH: usize = 16 << 10;
-/// How many bytes are read first of all, to tell HTTP/2 by its preface.
+/// The length of HTTP/2's connection preface, which is read first to tell HTTP/2 from HTTP/1.
 const PREFACE: usize = 24;
 
-/// How long requests are still answered after the client has ended its side of the connection. It may have shut down that
-/// side alone; more often it is gone, and its work must not go on for long.
+/// How long requests in flight continue after the client has closed its sending side. The client may have closed only
+/// that side; more often it is gone, and the work for it should end soon.
 const HALF_CLOSED: Duration = Duration::from_secs(1);
 
-/// A connection's bytes, encrypted or not.
+/// The byte stream of a connection: TCP, a Unix socket, or TLS.
 pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Discards at most `most` bytes, and says how many: 0 at the end. `None` where they can only be read.
+    /// Discards at most `most` incoming bytes and returns how many there were, 0 at the end of the stream. Returns
+    /// `None` if the stream cannot discard bytes without reading them.
     fn poll_skip(&mut self, _context: &mut Context<'_>, _most: u64) -> Option<Poll<io::Result<usize>>> {
         None
     }
 }
 
 impl Bytes for TcpStream {
-    /// By `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
+    /// Uses `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
     #[cfg(target_os = "linux")]
     fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
         const SKIP: usize = 256 << 10;
         thread_local! {
-            /// Says how many bytes to discard: nothing is written to it, so that it takes no memory.
+                        /// The buffer whose capacity tells the kernel how many bytes to discard. Nothing is written to
+                        /// it, so it takes no memory.
             static NOWHERE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
         }
         NOWHERE.with_borrow_mut(|nowhere| {
@@ -101,34 +104,34 @@ impl Bytes for tokio_rustls::server::TlsStream<super::listen::Socket> {}
 #[cfg(test)]
 impl Bytes for tokio::io::DuplexStream {}
 
-/// What is known of the bytes that a connection receives: shared by its stream and its requests.
+/// What is known about the bytes that a connection receives. The connection's stream and its requests share it.
 #[derive(Debug, Clone, Default)]
 pub struct Received(Arc<Receiving>);
 
 #[derive(Debug, Default)]
 struct Receiving {
-    /// How many of the next bytes nobody will look at.
+    /// How many of the next bytes may be discarded unread.
     skip: AtomicU64,
-    /// Whether bytes were read that belong to a request which has not ended.
+    /// Whether bytes of a request were read whose body has not ended yet.
     unfinished: AtomicBool,
-    /// Whether the answer that is being given is the last one.
+    /// Whether the connection must be closed after the current response.
     close: AtomicBool,
-    /// Whether many requests share the connection at the same time (HTTP/2).
+    /// Whether several requests share the connection at the same time (HTTP/2).
     multiplexed: AtomicBool,
 }
 
 impl Received {
-    /// Discards the next `bytes` bytes, none of which has been read.
+    /// Discards the next `bytes` bytes. None of them may have been read yet.
     pub fn skip(&self, bytes: u64) {
         self.0.skip.store(bytes, Ordering::Relaxed);
     }
 
-    /// The body of the request has been received to its end.
+    /// Records that the body of the request has been received completely.
     pub fn body_ended(&self) {
         self.0.unfinished.store(false, Ordering::Relaxed);
     }
 
-    /// The body of the request will not be received to its end.
+    /// Records that the body of the request will not be received completely.
     pub fn close_after_answer(&self) {
         self.0.close.store(true, Ordering::Relaxed);
     }
@@ -137,50 +140,52 @@ impl Received {
         self.0.close.load(Ordering::Relaxed)
     }
 
-    /// The connection is HTTP/2.
+    /// Records that the connection is HTTP/2.
     pub fn is_multiplexed(&self) {
         self.0.multiplexed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the client is likely to be sending, as far as that is known.
+    /// Returns whether the client is probably still sending, as far as this is known.
     fn is_unfinished(&self) -> bool {
         self.0.unfinished.load(Ordering::Relaxed) && !self.0.multiplexed.load(Ordering::Relaxed)
     }
 }
 
-/// A stream on which something has to move, in either direction: where nothing does for `limit`, it fails. That ends
-/// connections that never send a request, and those whose client does not read the answer.
+/// A stream that fails if no byte moves in either direction for `limit`. This ends connections that never send a
+/// request, and connections whose client does not read the response.
 pub struct Transport<S> {
     stream: S,
     limit: Duration,
     moved: Instant,
     alarm: Pin<Box<Sleep>>,
     activity: Arc<Activity>,
-    /// Set once the client has ended its side: until when that is kept from HTTP, which would drop the requests in flight.
+    /// The time until which HTTP does not learn that the client has closed its sending side. Once HTTP learns it, it
+    /// drops the requests in flight. `None` until the client closes its side.
     half_closed: Option<Pin<Box<Sleep>>>,
     received: Received,
-    /// Bytes that were discarded and not given out yet.
+    /// The number of bytes that were discarded and not yet reported to HTTP as read.
     skipped: usize,
-    /// Whether nothing but a preface was read since something was written.
+    /// Whether the next read is the first one of a request: nothing but a preface was read since the last write.
     begins: bool,
-    /// Once the writing half is closed.
+    /// Set once the writing half is closed.
     closing: Option<Closing>,
-    /// How much the first read of a request brought, if it was the only one.
+    /// The length of the first read of the current request, if it was the only read.
     first: Option<usize>,
-    /// What is written in the place of bytes that hyper wrote, and how much of it is.
+    /// A response that replaces hyper's own, and how many of its bytes are written.
     replacement: Option<(Vec<u8>, usize)>,
 }
 
 thread_local! {
-    /// What the last first read of any connection of this thread brought. Hyper parses it at once, and refuses it at once.
+        /// The bytes of the latest first read on this thread. Hyper parses a head, and refuses it, right after reading
+        /// it.
     static FIRST: RefCell<[u8; FIRST_READ]> = const { RefCell::new([0; FIRST_READ]) };
 }
 
-/// What is left to discard before a stream is closed.
+/// The remaining limits while incoming bytes are discarded before a connection is closed.
 struct Closing {
     until: Instant,
     bytes: u64,
-    /// Whether to wait for what has not arrived yet.
+    /// Whether to wait for bytes that have not arrived yet.
     waits: bool,
 }
 
@@ -206,7 +211,8 @@ impl<S> Transport<S> {
         self.received.clone()
     }
 
-    /// What a transfer came to. Pending: the task is woken when it is too late.
+    /// Returns `transfer`, or a timeout error if the transfer is pending and nothing has moved for `limit`. The task is
+    /// woken when the time is over.
     fn check<T>(&mut self, context: &mut Context<'_>, transfer: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if transfer.is_ready() {
             self.moved = Instant::now();
@@ -222,14 +228,14 @@ impl<S> Transport<S> {
         }
     }
 
-    /// What bytes that were offered came to.
+    /// Records the result of a write, and checks the time limit.
     fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.begins = true;
         self.activity.set_blocked(written.is_pending());
         self.check(context, written)
     }
 
-    /// Ready when HTTP may see that the client has ended its side.
+    /// Returns `Ready` when HTTP may learn that the client has closed its sending side.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.activity.in_flight() == 0 {
             return Poll::Ready(());
@@ -239,7 +245,8 @@ impl<S> Transport<S> {
 }
 
 impl Transport<Box<dyn Bytes>> {
-    /// Writes another answer in the place of `bytes`, if these are hyper's own refusal.
+    /// Writes another response in place of `bytes`, if `bytes` are the response with which hyper itself refuses a
+    /// request.
     fn poll_replace(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
             let first = self.first;
@@ -272,7 +279,7 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         let skip = self.received.0.skip.load(Ordering::Relaxed);
         if self.skipped == 0 && skip > 0 {
             match self.stream.poll_skip(context, skip) {
-                // Read like all else.
+                // The bytes are read and discarded like all others.
                 None => self.received.skip(0),
                 Some(skipped) => {
                     self.skipped = ready!(self.check(context, skipped))?;
@@ -341,7 +348,7 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        // What TLS has taken may wait here.
+        // TLS may hold back bytes that it has accepted.
         self.activity.set_blocked(flushed.is_pending());
         flushed
     }
@@ -358,7 +365,7 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
 }
 
 impl Transport<Box<dyn Bytes>> {
-    /// Discards what the client still sends: to its end, while it sends, and within limits.
+    /// Discards what the client still sends, until the stream ends, the client pauses, or a limit is reached.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(closing) = self.closing.as_mut() else { return Poll::Ready(()) };
         loop {
@@ -402,7 +409,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stream_on_which_nothing_moves_fails_and_whatever_moves_puts_that_off() {
+    async fn a_stream_fails_after_a_time_without_any_transfer() {
         const LIMIT: Duration = Duration::from_millis(200);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let started = Instant::now();
@@ -412,7 +419,7 @@ mod tests {
             theirs.write_all(&[byte]).await.unwrap();
             assert_eq!(stream.read_u8().await.unwrap(), byte);
         }
-        // The other end no longer reads.
+        // The other end has stopped reading.
         let error = loop {
             if let Err(error) = stream.write_all(&[0; 16]).await {
                 break error;
@@ -423,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_is_kept_back_while_a_request_is_answered_but_not_for_long() {
+    async fn a_half_closed_connection_continues_briefly_for_a_request_in_flight() {
         let activity = Arc::new(Activity::default());
         let (ours, theirs) = tokio::io::duplex(64);
         let mut stream =
@@ -438,7 +445,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_wants_is_thrown_away_and_not_a_byte_more() {
+    async fn exactly_the_skipped_bytes_are_discarded() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, (duplex, mut other)) = (listener.accept().await.unwrap().0, tokio::io::duplex(1 << 20));
@@ -463,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_begins_with_a_small_read_and_goes_on_with_large_ones() {
+    async fn the_first_read_of_a_request_is_small() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
         let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60), Arc::default());
         let mut buffer = vec![0; 1 << 17];

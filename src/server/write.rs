@@ -1,13 +1,13 @@
-//! Writes the answer to POST /v1/embeddings, piece by piece, straight into bytes.
+//! Writes the responses of the POST routes directly as bytes, piece by piece.
 //!
-//! `{"object":"list","data":[` EMBEDDING `,` EMBEDDING ... `],"model":...,"usage":{...}}`
+//! The shape is `{"object":"list","data":[` ENTRY `,` ENTRY ... `],"model":...,"usage":{...}}`.
 
 use crate::decimal;
 use crate::openai::EncodingFormat;
 
 pub const HEAD: &[u8] = br#"{"object":"list","data":["#;
 
-/// Appends one entry of `data`.
+/// Appends one entry of `data` with an embedding.
 pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: EncodingFormat) {
     if index > 0 {
         out.push(b',');
@@ -26,7 +26,7 @@ pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: Encodi
     out.push(b'}');
 }
 
-/// Appends one row of a matrix of cosines, an entry of `data`.
+/// Appends one entry of `data` with a row of the matrix of cosine similarities.
 pub fn similarity(out: &mut Vec<u8>, index: usize, cosines: &[f32]) {
     if index > 0 {
         out.push(b',');
@@ -45,10 +45,10 @@ fn base64(out: &mut Vec<u8>, vector: &[f32]) {
     }
 }
 
-/// Appends what follows `data`.
+/// Appends what follows the entries of `data`.
 pub fn tail(out: &mut Vec<u8>, model: &str, tokens: usize) {
     out.extend_from_slice(br#"],"model":"#);
-    // A string always serializes, and a Vec takes every write.
+    // A string always serializes, and a Vec accepts every write.
     let _ = serde_json::to_writer(&mut *out, model);
     let mut number = itoa::Buffer::new();
     let tokens = number.format(tokens);
@@ -57,7 +57,7 @@ pub fn tail(out: &mut Vec<u8>, model: &str, tokens: usize) {
     }
 }
 
-/// About how many bytes one embedding takes.
+/// Returns about how many bytes one embedding takes.
 pub fn size_of_embedding(dimensions: usize, format: EncodingFormat) -> usize {
     let number = match format {
         EncodingFormat::Float => 14,
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pieces_make_one_answer_whose_numbers_parse_back() {
+    fn the_pieces_form_a_response_whose_numbers_parse_back() {
         let vectors = [[1.0f32, -1.0e-9, 0.1], [f32::MIN_POSITIVE, 0.333_333_34, -1.0]];
         for format in [EncodingFormat::Float, EncodingFormat::Base64] {
             let mut out = HEAD.to_vec();

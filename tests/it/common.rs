@@ -1,4 +1,4 @@
-//! A server in this process on a free port, and the committed checkpoints.
+//! A server inside the test process on a free port, and the committed checkpoints.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
-/// A committed checkpoint, by its directory's name.
+/// Returns the path of a committed checkpoint, by the name of its directory.
 pub fn checkpoint(name: &str) -> PathBuf {
     fixtures("checkpoints").join(name)
 }
 
-/// A committed checkpoint that must not load.
+/// Returns the path of a committed checkpoint that must not load.
 pub fn broken(name: &str) -> PathBuf {
     fixtures("broken").join(name)
 }
@@ -26,19 +26,20 @@ pub fn fixtures(kind: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(kind)
 }
 
-/// `EMBEDDING_SERVER_TEST_DEVICE`: where every server of these tests makes its vectors, all of them. Unset: the CPU.
+/// Returns the device on which every server of these tests computes its vectors, from the variable
+/// `EMBEDDING_SERVER_TEST_DEVICE`. Without it, servers use the CPU.
 pub fn test_device() -> Option<DeviceChoice> {
     let name = std::env::var("EMBEDDING_SERVER_TEST_DEVICE").ok()?;
     Some(DeviceChoice::try_from(name).unwrap())
 }
 
-/// Whether two ways to a vector give the same: every bit on the CPU, and what rounding leaves on a device, whose sums depend
-/// on the batch.
+/// Returns whether two vectors of the same text are the same: in every bit on the CPU, and up to rounding on a device,
+/// whose sums depend on the batch.
 pub fn same(a: &[f32], b: &[f32]) -> bool {
     if test_device().is_some() { difference(a, b) < 1e-5 } else { a == b }
 }
 
-/// A copy of a committed checkpoint that a test may change.
+/// Returns a copy of a committed checkpoint that the test may change.
 pub fn copy_of(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(checkpoint(name)).unwrap() {
@@ -48,7 +49,7 @@ pub fn copy_of(name: &str) -> tempfile::TempDir {
     dir
 }
 
-/// A running server, stopped when dropped.
+/// A running server, which stops when it is dropped.
 pub struct TestApp {
     pub address: String,
     runtime: Option<Runtime>,
@@ -56,7 +57,7 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// The tiny Llama as `text-embedding-3-small`, changed by `change`; on [`test_device`], if there is one.
+    /// Starts a server with the tiny Llama as `text-embedding-3-small`, configured by `change`, on [`test_device`].
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
         let models = vec![Model::new("text-embedding-3-small", checkpoint("llama"))];
         let mut config = Config { models, ..Config::default() };
@@ -87,7 +88,7 @@ impl TestApp {
         format!("http://{}{path}", self.address)
     }
 
-    /// POST /v1/embeddings.
+    /// Sends POST /v1/embeddings.
     pub fn embed(&self, body: &Value) -> Answer {
         self.post("/v1/embeddings", "application/json", body.to_string().as_bytes())
     }
@@ -96,7 +97,7 @@ impl TestApp {
         Answer::read(agent().post(self.url(path)).header("content-type", content_type).send(body).unwrap())
     }
 
-    /// A request with these headers; without a body it is a GET.
+    /// Sends a request with these headers: a POST with `body`, or a GET without one.
     pub fn send(&self, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
         let method = if body.is_some() { "POST" } else { "GET" };
         let mut request = ureq::http::Request::builder().method(method).uri(self.url(path));
@@ -112,7 +113,7 @@ impl TestApp {
         Answer::read(agent().get(self.url(path)).call().unwrap())
     }
 
-    /// The vectors of a request that must succeed.
+    /// Returns the vectors of a request that must succeed.
     pub fn vectors(&self, body: &Value) -> Vec<Vec<f32>> {
         let answer = self.embed(body);
         assert_eq!(answer.status, 200, "{body}: {}", answer.body);
@@ -137,7 +138,7 @@ pub fn agent() -> ureq::Agent {
         .into()
 }
 
-/// A response, read whole.
+/// A response with its whole body.
 pub struct Answer {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
@@ -155,7 +156,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Checks OpenAI's error shape; gives back `(status, type, code, param, message)`.
+    /// Checks that the response has OpenAI's error shape, and returns `(status, type, code, param, message)`.
     pub fn error(&self) -> (u16, &str, Option<&str>, Option<&str>, &str) {
         assert_eq!(self.header("content-type"), "application/json");
         let object = self.body.as_object().unwrap();
@@ -200,7 +201,7 @@ pub fn length(vector: &[f32]) -> f64 {
     vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
 }
 
-/// The largest difference of two vectors' numbers.
+/// Returns the largest difference between the numbers of two vectors.
 pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)

@@ -1,4 +1,4 @@
-//! Configuration: the shipped file, layers and their origins, mistakes and their remedies.
+//! Configuration: the documented file, the layers and their origins, and mistakes with their remedies.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -27,12 +27,12 @@ fn merge(text: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Effec
 }
 
 #[test]
-fn the_shipped_file_is_the_defaults_and_has_every_key() {
+fn the_documented_file_has_every_key_with_its_default() {
     let text = shipped();
     if cfg!(feature = "default-model") {
         assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
     }
-    // Uncommented, each optional key must be one that the types take.
+    // Each optional key must be accepted once its comment sign is removed.
     let all: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -48,14 +48,14 @@ fn the_shipped_file_is_the_defaults_and_has_every_key() {
         .map(|line| format!("{line}\n"))
         .collect();
     let config: Config = toml::from_str(&all).unwrap();
-    // Each shown value is one that a configuration may have, in the layers too.
+    // Each value that the file shows must be accepted by the layers too.
     let shown = merge(&all, &[], Flags::default()).unwrap();
     assert_eq!(shown.config, config);
     if cfg!(feature = "default-model") {
         assert_eq!(merge(&text, &[], Flags::default()).unwrap().config, Config::default());
     }
     let keys: BTreeSet<String> = toml::Table::try_from(&config.models[0]).unwrap().keys().cloned().collect();
-    // serde itself lists the fields when it meets another.
+    // serde lists all fields in its error about an unknown one.
     let error =
         toml::from_str::<Config>("[[models]]\nid = \"a\"\npath = \"b\"\nnot_a_key = 1").unwrap_err().to_string();
     let fields: BTreeSet<String> = error.split('`').skip(3).step_by(2).map(str::to_owned).collect();
@@ -64,7 +64,7 @@ fn the_shipped_file_is_the_defaults_and_has_every_key() {
 }
 
 #[test]
-fn file_environment_and_flags_override_in_this_order_and_are_named() {
+fn later_layers_override_earlier_ones_and_each_value_has_its_origin() {
     let text = "[server]\nport = 1\nhost = \"127.0.0.2\"\nmax_inputs = 3\n[[models]]\nid = \"a\"\npath = \"/a\"\nnormalize = false";
     let environment = [("EMBEDDING_SERVER_PORT", "2"), ("EMBEDDING_SERVER_HOST", "127.0.0.3"), ("OTHER", "x")];
     let flags = Flags { port: Some(3), models: vec!["a=/b".to_owned(), "/c".to_owned()], ..Flags::default() };
@@ -92,8 +92,8 @@ fn file_environment_and_flags_override_in_this_order_and_are_named() {
 }
 
 #[test]
-fn every_setting_is_a_field_of_the_types_and_every_field_a_setting() {
-    // serde itself lists the fields when it meets another.
+fn the_list_of_settings_and_the_fields_of_the_types_are_the_same() {
+    // serde lists all fields in its error about an unknown one.
     let fields = |text: &str| {
         let error = toml::from_str::<Config>(text).unwrap_err().to_string();
         let list = error.split_once("expected one of").or(error.split_once("expected")).unwrap().1.to_owned();
@@ -109,7 +109,7 @@ fn every_setting_is_a_field_of_the_types_and_every_field_a_setting() {
 }
 
 #[test]
-fn every_environment_variable_that_the_file_names_is_taken() {
+fn every_environment_variable_in_the_documented_file_is_read() {
     let values = [
         ("DEFAULT_MODEL", "b"),
         ("HOST", "::1"),
@@ -149,7 +149,7 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!(named, values.iter().map(|(name, _)| *name).collect());
     let environment = values.iter().map(|(name, value)| (format!("EMBEDDING_SERVER_{name}"), (*value).to_owned()));
     let merged = effective(&Flags::default(), environment).unwrap();
-    // With API keys, any host is allowed.
+    // With API keys, requests may name any host.
     assert!(matches!(merged.warnings.as_slice(), [one] if one.contains("allowed_hosts")), "{:?}", merged.warnings);
     let Config { server, log, models, .. } = &merged.config;
     assert!(!server.metrics && !server.docs && !server.playground);
@@ -170,9 +170,9 @@ fn every_environment_variable_that_the_file_names_is_taken() {
     assert_eq!(models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
-/// A service named embedding-server puts these into every pod of its namespace.
+/// A service named embedding-server causes Kubernetes to set these variables in every pod of its namespace.
 #[test]
-fn what_kubernetes_sets_is_not_taken_for_configuration() {
+fn variables_that_kubernetes_sets_are_ignored() {
     let environment = [
         ("EMBEDDING_SERVER_PORT", "tcp://10.0.0.7:5000"),
         ("EMBEDDING_SERVER_PORT_5000_TCP_ADDR", "10.0.0.7"),
@@ -185,16 +185,16 @@ fn what_kubernetes_sets_is_not_taken_for_configuration() {
 }
 
 #[test]
-fn mistakes_are_named_with_their_place_and_their_remedy() {
+fn mistakes_in_the_file_are_reported_with_line_and_remedy() {
     let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
     let cases: &[(&str, &[&str])] = &[
         ("[server]\nprot = 1", &["line 2", "prot", "[server]", "did you mean \"port\"?"]),
         ("[sever]\nport = 1", &["line 1", "unknown section [sever]", "did you mean [server]?"]),
-        ("[metrics]\na = 1", &["line 1", "\"metrics\"", "belongs into [server]"]),
+        ("[metrics]\na = 1", &["line 1", "\"metrics\"", "belongs in [server]"]),
         ("[tuning]\na = 1", &["line 1", "unknown section [tuning]", "[[models]]"]),
-        ("port = 1", &["line 1", "\"port\"", "belongs into [server]"]),
+        ("port = 1", &["line 1", "\"port\"", "belongs in [server]"]),
         ("[server]\ndefault_model = \"a\"", &["line 2", "above all sections"]),
-        ("[server]\nlevel = \"info\"", &["line 2", "belongs into [log]"]),
+        ("[server]\nlevel = \"info\"", &["line 2", "belongs in [log]"]),
         ("[models]\nid = \"a\"", &["line 1", "[[models]]"]),
         ("[[server]]\nport = 1", &["line 1", "write [server]"]),
         ("server = 1", &["line 1", "server is a section"]),
@@ -229,7 +229,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
         ("[[models]]\nid = \"a\"\npath = \"\"", &["line 3", "write a path"]),
         ("[[models]]\nid = \"a\"\npath = \"b\"\naliases = [\"c\", \"\"]", &["line 4", "entry 2"]),
         ("[server]\ntls_cert = \"\"", &["line 2", "write a path"]),
-        ("[server]\nhost = \"0.0.0.0:80\"", &["line 2", "server.host", "80 as the setting port"]),
+        ("[server]\nhost = \"0.0.0.0:80\"", &["line 2", "server.host", "80 as the setting server.port"]),
         ("[server]\ncors_origins = [\"page.example\"]", &["line 2", "page.example", "https://"]),
         ("[server]\ncors_origins = [\"\"]", &["line 2", "entry 1"]),
         ("[server]\ncors_origins = \"*\"", &["line 2", "write a list"]),
@@ -245,7 +245,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
             "[[models]]\nid = \"a\"\npath = \"b\"\n[[models]]\nid = \"c\"\npath = \"b\"\naliases = [\"a\"]",
             &["line 4", "\"a\"", "twice", "line 1"],
         ),
-        (&format!("default_model = \"z\"\n{model}"), &["\"z\"", "there is a"]),
+        (&format!("default_model = \"z\"\n{model}"), &["\"z\"", "the models are a"]),
     ];
     for (text, parts) in cases {
         let error = merge(text, &[], Flags::default()).expect_err(text);
@@ -262,7 +262,7 @@ fn mistakes_are_named_with_their_place_and_their_remedy() {
 }
 
 #[test]
-fn wrong_variables_and_flags_are_named_with_their_remedy() {
+fn mistakes_in_variables_and_flags_are_reported_with_their_remedy() {
     for (name, value, part) in [
         ("PORT", "many", "server.port is \"many\": write a whole number from 0 to 65535"),
         ("PORT", "70000", "from 0 to 65535"),
@@ -280,8 +280,8 @@ fn wrong_variables_and_flags_are_named_with_their_remedy() {
         ("MODELS", ",", "NAME=PATH"),
         ("MODELS", "a=", "NAME=PATH"),
         ("MODELS", "=/a", "NAME=PATH"),
-        ("MODELS", "a=/a,a=/b", "give names"),
-        ("MODELS", "/a,/b", "give names"),
+        ("MODELS", "a=/a,a=/b", "give each a name"),
+        ("MODELS", "/a,/b", "give each a name"),
     ] {
         let name = format!("EMBEDDING_SERVER_{name}");
         let error = merge("", &[(&name, value)], Flags::default()).expect_err(value);
@@ -293,7 +293,7 @@ fn wrong_variables_and_flags_are_named_with_their_remedy() {
         (Flags { device: Some("gpu".to_owned()), ..Flags::default() }, ["--device", "cuda:N"]),
         (
             Flags { models: vec!["./a".to_owned(), "./b".to_owned()], ..Flags::default() },
-            ["--model", "give names: --model NAME=PATH"],
+            ["--model", "give each a name: --model NAME=PATH"],
         ),
         (Flags { models: vec!["m=./a".to_owned(), "m=./b".to_owned()], ..Flags::default() }, ["--model", "\"m\""]),
         (Flags { models: vec![String::new()], ..Flags::default() }, ["--model", "NAME=PATH"]),
@@ -304,7 +304,7 @@ fn wrong_variables_and_flags_are_named_with_their_remedy() {
 }
 
 #[test]
-fn variables_are_read_in_one_way() {
+fn every_variable_is_trimmed_and_an_empty_one_counts_as_unset() {
     let text = "[server]\nport = 1\nhost = \"127.0.0.2\"\napi_keys = [\"sk-file\"]\ncors_origins = []\n[log]\nformat = \"json\"";
     let file = file(text);
     let path = file.path().to_str().unwrap().to_owned();
@@ -340,7 +340,7 @@ fn variables_are_read_in_one_way() {
 }
 
 #[test]
-fn one_model_without_a_name_answers_to_all_of_openais() {
+fn a_single_model_without_a_name_has_all_names_of_openais_models() {
     let names = |flags: &[&str], text: &str| {
         let flags = Flags { models: flags.iter().map(|f| (*f).to_owned()).collect(), ..Flags::default() };
         let models = merge(text, &[], flags).unwrap().config.models;
@@ -357,7 +357,7 @@ fn one_model_without_a_name_answers_to_all_of_openais() {
 }
 
 #[test]
-fn files_of_other_encodings_are_named_and_one_byte_order_mark_is_left_out() {
+fn other_encodings_are_reported_and_a_byte_order_mark_is_skipped() {
     let read = |bytes: &[u8]| {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();

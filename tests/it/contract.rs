@@ -1,4 +1,4 @@
-//! OpenAI's contract, over a socket.
+//! The HTTP API against OpenAI's contract, over a socket.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -15,7 +15,7 @@ fn app() -> TestApp {
 }
 
 #[test]
-fn the_documented_request_answers_in_openais_shape() {
+fn the_documented_request_gets_a_response_in_openais_format() {
     let answer = app().embed(&json!({"input": "hello", "model": "text-embedding-3-small"}));
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "application/json");
@@ -30,7 +30,7 @@ fn the_documented_request_answers_in_openais_shape() {
 }
 
 #[test]
-fn all_four_shapes_of_input_answer() {
+fn all_four_shapes_of_input_are_accepted() {
     let app = app();
     for (input, count) in
         [(json!("a"), 1), (json!(["a", "b"]), 2), (json!([15339, 1917]), 1), (json!([[15339], [1917, 220]]), 2)]
@@ -40,7 +40,7 @@ fn all_four_shapes_of_input_answer() {
 }
 
 #[test]
-fn cl100k_ids_are_the_text_that_they_stand_for() {
+fn cl100k_token_ids_get_the_vector_of_their_text() {
     let app = app();
     let ids = app.embed(&json!({"input": [[15339, 1917], [9080, 22656, 91416]]}));
     let texts = app.embed(&json!({"input": ["hello world", "日本 😀"]}));
@@ -49,7 +49,7 @@ fn cl100k_ids_are_the_text_that_they_stand_for() {
 }
 
 #[test]
-fn ids_that_stand_for_more_text_than_a_body_may_have_are_refused_before_it_is_made() {
+fn token_ids_for_more_text_than_max_body_are_refused_before_they_are_decoded() {
     let app = TestApp::start(|c| {
         c.server.max_body = ByteCount(100_000);
         c.server.max_in_flight = ByteCount(100_000);
@@ -57,7 +57,7 @@ fn ids_that_stand_for_more_text_than_a_body_may_have_are_refused_before_it_is_ma
         let capped = Model { max_input_tokens: Some(100), ..Model::new("capped", checkpoint("llama")) };
         c.models.extend([own, capped]);
     });
-    // 128 spaces each.
+    // Each token ID stands for 128 spaces.
     for (path, field) in [("/v1/embeddings", "input"), ("/v1/tokenize", "input"), ("/v1/similarity", "queries")] {
         let mut body = json!({"input": "a"});
         for ids in [json!(vec![58_040; 800]), json!(vec![vec![58_040; 80]; 10])] {
@@ -71,7 +71,7 @@ fn ids_that_stand_for_more_text_than_a_body_may_have_are_refused_before_it_is_ma
     }
     assert_eq!(app.embed(&json!({"input": vec![58_040; 700]})).status, 200);
     assert_eq!(app.embed(&json!({"input": vec![7; 10_000], "model": "own"})).status, 200);
-    // As long as it may be, and known to be too many tokens before they are all made.
+    // The text is just within the limit, and is known to have too many tokens before all of them are made.
     let answer = app.embed(&json!({"input": ["", "a b ".repeat(20_000)], "model": "capped"}));
     let (status, _, _, param, message) = answer.error();
     assert_eq!((status, param), (400, Some("input")));
@@ -79,7 +79,7 @@ fn ids_that_stand_for_more_text_than_a_body_may_have_are_refused_before_it_is_ma
 }
 
 #[test]
-fn strings_and_marks_that_other_parsers_take_are_taken() {
+fn unpaired_surrogates_and_a_byte_order_mark_are_accepted() {
     let app = app();
     let post = |body: &[u8]| app.post("/v1/embeddings", "application/json", body);
     let answer = post(br#"{"input":["ok","bad \ud83d"],"model":"","encoding_format":null,"user":"\udc00"}"#);
@@ -104,7 +104,7 @@ fn strings_and_marks_that_other_parsers_take_are_taken() {
 }
 
 #[test]
-fn a_list_over_the_limit_is_refused_for_its_length_whatever_its_items_are() {
+fn a_list_over_the_limit_is_refused_for_its_length_before_its_items_are_checked() {
     let app = TestApp::start(|c| c.server.max_inputs = 10);
     for item in [json!(""), json!([]), json!("a"), json!([1])] {
         let answer = app.embed(&json!({"input": vec![item; 10_000]}));
@@ -118,7 +118,7 @@ fn a_list_over_the_limit_is_refused_for_its_length_whatever_its_items_are() {
 }
 
 #[test]
-fn base64_holds_the_floats_bit_for_bit() {
+fn base64_has_the_same_bits_as_the_floats() {
     let app = app();
     let input = json!(["a", "안녕하세요", "a longer text with more tokens in it", ""]);
     let floats = app.vectors(&json!({"input": input}));
@@ -147,8 +147,8 @@ fn dimensions_are_a_renormalized_prefix() {
 }
 
 #[test]
-fn a_text_without_tokens_is_the_first_unit_vector_and_counts_nothing() {
-    // Qwen's tokenizer adds no BOS.
+fn a_text_without_tokens_gets_the_first_unit_vector_and_zero_usage() {
+    // Qwen's tokenizer adds no BOS token.
     let app = TestApp::start(|c| c.models = vec![Model::new("m", checkpoint("qwen"))]);
     let answer = app.embed(&json!({"input": ["", "a"], "dimensions": 3}));
     assert_eq!(answer.vectors()[0], [1.0, 0.0, 0.0]);
@@ -158,7 +158,7 @@ fn a_text_without_tokens_is_the_first_unit_vector_and_counts_nothing() {
 
 #[test]
 fn empty_inputs_can_be_refused() {
-    // The first adds a BOS to every text, the second does not.
+    // The first model's tokenizer adds a BOS token to every text, and the second one's does not.
     for name in ["llama", "qwen"] {
         let app = TestApp::start(|c| {
             let strict = |id: &str| Model { empty_input: EmptyInput::Reject, ..Model::new(id, checkpoint(name)) };
@@ -178,7 +178,7 @@ fn empty_inputs_can_be_refused() {
 }
 
 #[test]
-fn settings_change_the_vector_as_they_say() {
+fn model_settings_change_the_vectors_as_documented() {
     let app = TestApp::start(|c| {
         let model = |id: &str| Model::new(id, checkpoint("llama"));
         c.models = vec![
@@ -207,7 +207,7 @@ fn settings_change_the_vector_as_they_say() {
 }
 
 #[test]
-fn token_ids_of_the_models_own_are_range_checked_and_can_be_refused() {
+fn token_ids_of_the_models_vocabulary_are_range_checked_and_can_be_refused() {
     let app = TestApp::start(|c| {
         let model = |id: &str| Model::new(id, checkpoint("llama"));
         c.models = vec![
@@ -227,7 +227,7 @@ fn token_ids_of_the_models_own_are_range_checked_and_can_be_refused() {
 }
 
 #[test]
-fn a_token_without_a_row_is_left_out_and_not_counted() {
+fn a_token_without_a_row_is_neither_pooled_nor_counted() {
     let app = TestApp::start(|c| c.models = vec![Model::new("m", checkpoint("gemma3-added-token"))]);
     let tokenizer: serde_json::Value =
         serde_json::from_slice(&std::fs::read(checkpoint("gemma3-added-token").join("tokenizer.json")).unwrap())
@@ -241,7 +241,7 @@ fn a_token_without_a_row_is_left_out_and_not_counted() {
 }
 
 #[test]
-fn models_are_listed_and_found_under_every_name_and_spelling() {
+fn models_are_listed_and_found_under_every_name_and_url_encoding() {
     let app = TestApp::start(|c| {
         c.models =
             vec![Model { aliases: vec!["org/other name".to_owned()], ..Model::new("org/name", checkpoint("llama")) }];
@@ -262,7 +262,7 @@ fn models_are_listed_and_found_under_every_name_and_spelling() {
 }
 
 #[test]
-fn a_missing_model_is_the_default_and_an_unknown_one_is_not_found() {
+fn a_request_without_model_gets_the_default_and_an_unknown_model_is_404() {
     let app = TestApp::start(|c| {
         c.models = vec![Model::new("a", checkpoint("llama")), Model::new("b", checkpoint("gemma"))];
         c.default_model = Some("b".to_owned());
@@ -277,10 +277,10 @@ fn a_missing_model_is_the_default_and_an_unknown_one_is_not_found() {
 }
 
 #[test]
-fn every_wrong_request_is_an_openai_error() {
+fn every_invalid_request_gets_an_openai_error() {
     let app = app();
     let json = "application/json";
-    /// Path, content type, body; status, code and param of the answer.
+    /// A path, content type and body, and the status, code and param of the response.
     type Case = (&'static str, &'static str, &'static [u8], u16, Option<&'static str>, Option<&'static str>);
     let cases: [Case; 14] = [
         ("/v1/embeddings", json, b"{\"input\":", 400, None, None),
@@ -317,14 +317,14 @@ fn every_wrong_request_is_an_openai_error() {
     }
     assert_eq!(app.get("/v1/embeddings").error().0, 405);
     assert!(app.get("/v1/embeddings").header("allow").contains("POST"));
-    // A body in JSON of another dialect, and none named at all, are JSON too.
+    // A content type of another JSON dialect, and no content type at all, also count as JSON.
     for content_type in ["application/json; charset=utf-8", "application/vnd.api+json", "APPLICATION/JSON"] {
         assert_eq!(app.post("/v1/embeddings", content_type, b"{\"input\":\"a\"}").status, 200, "{content_type}");
     }
 }
 
 #[test]
-fn too_many_inputs_name_the_setting() {
+fn too_many_inputs_are_refused_with_the_name_of_the_setting() {
     let app = TestApp::start(|c| c.server.max_inputs = 3);
     assert_eq!(app.embed(&json!({"input": ["a", "b", "c"]})).status, 200);
     let answer = app.embed(&json!({"input": ["a", "b", "c", "d"]}));
@@ -333,9 +333,9 @@ fn too_many_inputs_name_the_setting() {
     assert!(message.contains("max_inputs"), "{message}");
 }
 
-/// The client writes all it has before it reads, as HTTP libraries do: the answer must be there all the same.
+/// The client writes its whole body before it reads, as HTTP libraries do, and must still receive the response.
 #[test]
-fn a_body_over_the_limit_is_answered_so_that_the_client_can_read_it() {
+fn a_client_can_read_the_response_to_a_body_over_the_limit() {
     let app = TestApp::start(|c| c.server.max_body = ByteCount(1 << 20));
     let body = vec![b' '; 24 << 20];
     for framing in ["announced", "chunked"] {
@@ -360,7 +360,7 @@ fn a_body_over_the_limit_is_answered_so_that_the_client_can_read_it() {
 }
 
 #[test]
-fn a_large_batch_streams_in_order_and_whole() {
+fn a_large_batch_is_streamed_completely_and_in_order() {
     let app = app();
     let texts: Vec<String> = (0..2048).map(|i| format!("text number {i} {}", "word ".repeat(i % 40))).collect();
     let answer = app.embed(&json!({"input": texts}));
@@ -374,7 +374,7 @@ fn a_large_batch_streams_in_order_and_whole() {
 }
 
 #[test]
-fn request_ids_are_made_or_taken_over() {
+fn a_request_id_is_returned_or_generated() {
     let app = app();
     let first = app.get("/v1/models").header("x-request-id").to_owned();
     assert!(first.starts_with("req_") && first.len() == 36);
@@ -389,7 +389,7 @@ fn request_ids_are_made_or_taken_over() {
 }
 
 #[test]
-fn a_browser_may_ask_with_the_headers_that_sdks_send() {
+fn a_browser_may_send_the_headers_of_the_sdks() {
     let app = app();
     let preflight = |app: &TestApp, origin: &str| {
         let request = ureq::http::Request::builder()
@@ -402,7 +402,7 @@ fn a_browser_may_ask_with_the_headers_that_sdks_send() {
             .unwrap();
         agent().run(request).unwrap()
     };
-    // The answer itself, and an error as well.
+    // The headers must also be on the response to the request itself, and on errors.
     for (body, status) in [(r#"{"input":"a"}"#, 200), ("{}", 400)] {
         let request = ureq::post(app.url("/v1/embeddings")).header("origin", "https://page.example");
         let request = request.header("content-type", "application/json").config().http_status_as_error(false).build();
@@ -430,14 +430,14 @@ fn a_browser_may_ask_with_the_headers_that_sdks_send() {
 }
 
 #[test]
-fn health_and_readiness_answer() {
+fn health_and_ready_answer_200() {
     let app = app();
     assert_eq!((app.get("/health").status, app.get("/ready").status), (200, 200));
 }
 
-/// Were a batch served in one piece, the one-line requests sent meanwhile would all wait for its end.
+/// If a batch were processed in one piece, the small requests that are sent meanwhile would all wait for its end.
 #[test]
-fn one_line_requests_are_answered_while_a_batch_is_worked_on() {
+fn small_requests_are_answered_while_a_batch_is_processed() {
     let app = TestApp::start(|c| c.server.threads = 1);
     let texts: Vec<String> = (0..2048).map(|i| format!("{i} {}", "some words of a document ".repeat(20))).collect();
     let batch = json!({"input": texts});
@@ -454,9 +454,9 @@ fn one_line_requests_are_answered_while_a_batch_is_worked_on() {
     assert!(answered >= 10, "{answered} one-line requests were answered during a batch of 2048 documents");
 }
 
-/// Compressed bodies are what they are without their coding.
+/// A compressed body must give the same response as the uncompressed one.
 #[test]
-fn compressed_bodies_are_decoded_and_other_codings_are_refused_with_those_that_there_are() {
+fn compressed_bodies_are_decoded_and_refusals_list_the_supported_codings() {
     let app = TestApp::start(|c| c.server.max_body = ByteCount(100_000));
     let text = json!({"input": "hello"}).to_string();
     let gzip = |text: &str| {

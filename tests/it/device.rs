@@ -141,7 +141,7 @@ fn without_a_device_the_program_ends_or_says_why_it_goes_on() {
     }
     let log = log_of_a_day("auto");
     assert!(
-        log.contains("device = \"auto\" is the CPU") && log.contains("neither the feature cuda nor metal"),
+        log.contains("device = \"auto\" has chosen the CPU") && log.contains("neither the feature cuda nor metal"),
         "{log}"
     );
     let output = command(&["serve", "--port", "0", "--model", &model, "--device", "cuda:1"]).output().unwrap();
@@ -184,7 +184,7 @@ fn a_driver_that_has_no_device_for_us_is_a_clear_error() {
         server.signal("TERM");
         let (code, log) = server.end();
         assert_eq!(code, Some(0), "{log}");
-        assert!(log.contains("\"auto\" is the CPU") && log.contains("device=\"cpu ("), "{log}");
+        assert!(log.contains("\"auto\" has chosen the CPU") && log.contains("device=\"cpu ("), "{log}");
     }
     let server = run("auto", "EMULATED_DEVICES", "1");
     server.wait_until_ready();

@@ -1,4 +1,4 @@
-//! API keys: who is let in, for which models, and that no key is shown.
+//! API keys: which requests they allow, for which models, and that no key is ever shown.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ fn ask(app: &TestApp, key: &str, model: Option<&str>) -> Answer {
 }
 
 #[test]
-fn a_known_key_opens_every_path_and_no_other_does() {
+fn a_known_key_gives_access_to_every_path_and_no_other_key_does() {
     let app = app(|_| {});
     let body = json!({"input": "hello"});
     let paths: [(&str, Option<&Value>); 7] = [
@@ -66,9 +66,9 @@ fn a_known_key_opens_every_path_and_no_other_does() {
     }
 }
 
-/// A gateway adds its key beside whatever the client sent.
+/// A gateway adds its key next to whatever the client sent.
 #[test]
-fn one_known_key_among_those_that_are_sent_is_enough() {
+fn one_known_key_among_several_is_enough() {
     let app = app(|_| {});
     let bearer = |key: &str| format!("Bearer {key}");
     let (right, wrong) = (bearer(ALL), bearer("wrong"));
@@ -95,14 +95,14 @@ fn one_known_key_among_those_that_are_sent_is_enough() {
         assert_eq!(app.send("/v1/embeddings", headers, Some(&json!({"input": "hello"}))).status, status, "{headers:?}");
         assert_eq!(app.send("/v1/models", headers, None).status, status, "{headers:?}");
     }
-    // The models of the key that is known, not those of another one.
+    // The key that is known decides which models are visible, and not the other key.
     let both = [("authorization", wrong.as_str()), ("api-key", SOME)];
     assert_eq!(app.send("/v1/models/a", &both, None).status, 404);
     assert_eq!(app.send("/v1/models/b", &both, None).status, 200);
 }
 
 #[test]
-fn probes_and_pages_take_no_key_and_metrics_as_configured() {
+fn probes_and_pages_need_no_key_and_metrics_as_configured() {
     let preflight = |app: &TestApp| {
         let request = ureq::http::Request::builder()
             .method("OPTIONS")
@@ -127,7 +127,7 @@ fn probes_and_pages_take_no_key_and_metrics_as_configured() {
 }
 
 #[test]
-fn a_key_with_models_sees_these_alone() {
+fn a_key_with_models_sees_only_these_models() {
     let app = app(|_| {});
     let ids = |key: &str| {
         let list = app.send("/v1/models", &[("api-key", key)], None).body;
@@ -154,7 +154,7 @@ fn a_key_with_models_sees_these_alone() {
 }
 
 #[test]
-fn a_key_for_a_model_that_there_is_not_is_refused_at_the_start() {
+fn a_key_for_an_unknown_model_is_refused_at_the_start() {
     let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
     config.server.api_keys = ApiKeys::new([format!("{SOME} a nothing")]);
     let error = State::new(config).err().unwrap().to_string();
@@ -162,7 +162,7 @@ fn a_key_for_a_model_that_there_is_not_is_refused_at_the_start() {
 }
 
 #[test]
-fn metrics_that_need_a_key_need_one_to_be_configured() {
+fn metrics_need_key_requires_a_configured_key() {
     let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
     config.server.metrics_need_key = true;
     let error = State::new(config.clone()).err().unwrap().to_string();
@@ -179,7 +179,7 @@ fn check_refuses_keys_and_certificates_that_serve_refuses() {
         ("api_keys = [\"\"]", None, "entry 1 of server.api_keys is empty"),
         ("api_keys = [\"sk-one x\"]", None, "\"x\", which is not configured"),
         ("api_keys = [\"m\"]", None, "where the key should be"),
-        ("api_keys = [\"sk-one name=\"]", None, "entry 1 of server.api_keys has a wrong value for name"),
+        ("api_keys = [\"sk-one name=\"]", None, "entry 1 of server.api_keys has an invalid name"),
         ("api_keys = [\"sk-one sk_x=sk-two\"]", None, "entry 1 of server.api_keys has an unknown option"),
         ("api_keys = [\"name=a sk-one\"]", None, "entry 1 of server.api_keys begins with an option"),
         ("api_keys = [\"sk-one name=a\", \"sk-two name=a\"]", None, "same name to different keys"),
@@ -189,10 +189,14 @@ fn check_refuses_keys_and_certificates_that_serve_refuses() {
             Some(&b"# x\nsk-one m requests_per_minute=0\n"[..]),
             "line 2 of server.api_key_file",
         ),
-        ("api_key_file = \"FILE\"", Some(&b"sk-one tokens_per_minute=1000000001\n"[..]), "for tokens_per_minute"),
+        (
+            "api_key_file = \"FILE\"",
+            Some(&b"sk-one tokens_per_minute=1000000001\n"[..]),
+            "has an invalid tokens_per_minute",
+        ),
         ("api_keys = [\"sk-one\", \"sk-one m\"]", None, "entry 2 of server.api_keys"),
         ("api_key_file = \"FILE\"", None, "does not exist"),
-        ("api_key_file = \"FILE\"", Some(&b"# none\n"[..]), "holds no key"),
+        ("api_key_file = \"FILE\"", Some(&b"# none\n"[..]), "contains no key"),
         ("api_key_file = \"FILE\"", Some(b"sk-\xff"), "not UTF-8"),
         ("api_key_file = \"DIR\"", None, "directory"),
         ("metrics_need_key = true", None, "metrics_need_key"),
@@ -216,7 +220,7 @@ fn check_refuses_keys_and_certificates_that_serve_refuses() {
 }
 
 #[test]
-fn a_local_server_without_keys_answers_no_page_that_came_by_dns_rebinding() {
+fn a_local_server_without_keys_refuses_dns_rebinding() {
     let ask = |app: &TestApp, host: &str| {
         let body = json!({"input": "hello", "model": "a"});
         ["/v1/embeddings", "/v1/tokenize"].map(|path| app.send(path, &[("host", host)], Some(&body)))
@@ -242,7 +246,7 @@ fn a_local_server_without_keys_answers_no_page_that_came_by_dns_rebinding() {
 }
 
 #[test]
-fn keys_are_neither_logged_nor_printed_and_their_lack_is() {
+fn keys_are_never_shown_and_a_server_without_keys_warns() {
     let dir = tempfile::tempdir().unwrap();
     let (config, keys) = (dir.path().join("c.toml"), dir.path().join("keys"));
     std::fs::File::create(&keys).unwrap().write_all(format!("{ALL}\n{SOME} m\n").as_bytes()).unwrap();
@@ -271,9 +275,9 @@ fn keys_are_neither_logged_nor_printed_and_their_lack_is() {
     }
 }
 
-/// A server that loads its models for as long as it is asked, so that its /ready always has something to tell.
+/// A server whose models never finish loading, so that /ready always names them.
 #[test]
-fn readiness_and_the_description_name_models_only_to_those_with_a_key() {
+fn ready_and_the_description_name_models_only_to_requests_with_a_key() {
     let ask = |state: &Arc<State>, path: &str, key: Option<&str>| {
         let request = axum::http::Request::builder().uri(path);
         let request = match key {
@@ -305,7 +309,7 @@ fn readiness_and_the_description_name_models_only_to_those_with_a_key() {
 }
 
 #[test]
-fn the_description_says_how_keys_are_sent_where_there_are_keys() {
+fn the_description_of_a_server_with_keys_says_how_to_send_them() {
     let api = app(|_| {}).get("/openapi.json").body;
     let schemes = &api["components"]["securitySchemes"];
     assert_eq!(schemes["bearer"], json!({"type": "http", "scheme": "bearer"}));
@@ -324,7 +328,7 @@ fn the_description_says_how_keys_are_sent_where_there_are_keys() {
 }
 
 #[test]
-fn a_server_with_keys_names_the_file_of_a_damaged_table_in_its_log_alone() {
+fn a_server_with_keys_names_a_damaged_file_only_in_its_log() {
     let (table, dir) = (crate::models::layer0(), tempfile::tempdir().unwrap());
     let (config, path) = (dir.path().join("c.toml"), table.path());
     let settings = "[server]\napi_keys = [\"sk-all\", \"sk-one m\"]\n[log]\nformat = \"json\"\naccess = false";
@@ -362,7 +366,7 @@ fn a_server_with_keys_names_the_file_of_a_damaged_table_in_its_log_alone() {
     server.signal("TERM");
     let (_, log) = server.end();
     assert!(log.contains("model.safetensors"), "{log}");
-    // Failures of the server have their line although others have none.
+    // Requests that fail with a 5xx status are logged although others are not.
     let requests: Vec<&str> = log.lines().filter(|line| line.contains("\"message\":\"request\"")).collect();
     assert!(requests.len() == 4 && requests.iter().all(|line| line.contains("\"status\":503")), "{log}");
 }
@@ -372,13 +376,13 @@ fn send_with(app: &TestApp, key: &str, path: &str, input: &str) -> Answer {
 }
 
 #[test]
-fn a_key_with_a_rate_of_requests_is_refused_beyond_it_and_told_of_it() {
+fn a_key_over_its_request_rate_gets_429_and_the_rate_headers() {
     let keys = ["sk-slow requests_per_minute=2", "sk-other requests_per_minute=2", "sk-free"];
     let app = app(|c| c.server.api_keys = ApiKeys::new(keys));
     let limits = |answer: &Answer| {
         ["limit", "remaining", "reset"].map(|what| answer.header(&format!("x-ratelimit-{what}-requests")).to_owned())
     };
-    // These ask for no key.
+    // These routes need no key.
     for path in ["/health", "/ready", "/metrics", "/openapi.json", "/nowhere"] {
         for _ in 0..3 {
             let answer = agent().get(app.url(path)).header("x-api-key", "sk-slow").call().unwrap();
@@ -389,7 +393,7 @@ fn a_key_with_a_rate_of_requests_is_refused_beyond_it_and_told_of_it() {
     let [limit, remaining, reset] = limits(&first);
     assert_eq!((first.status, limit.as_str(), remaining.as_str()), (200, "2", "1"));
     assert!(reset.ends_with('s') && first.header("x-ratelimit-limit-tokens").is_empty(), "{reset}");
-    // A request that fails counts, and has the headers.
+    // A failing request counts too, and has the headers.
     let second = app.send("/v1/models/nothing", &[("authorization", "Bearer sk-slow")], None);
     assert_eq!((second.status, limits(&second)[1].as_str()), (404, "0"));
     for path in ["/v1/embeddings", "/v1/tokenize", "/v1/engines/a/embeddings"] {
@@ -412,12 +416,12 @@ fn a_key_with_a_rate_of_requests_is_refused_beyond_it_and_told_of_it() {
 }
 
 #[test]
-fn tokens_are_charged_to_the_key_and_the_next_request_waits() {
+fn tokens_are_charged_to_the_key_and_delay_its_next_request() {
     let count = {
         let app = app(|c| c.server.api_keys = ApiKeys::default());
         send_with(&app, "", "/v1/embeddings", "hello").body["usage"]["total_tokens"].as_u64().unwrap()
     };
-    // Enough for one request, and less than for two.
+    // The limit is enough for one request and not for two.
     let limit = count + 1;
     let entry = |n: usize| format!("sk-{n} tokens_per_minute={limit} a");
     let app = app(|c| c.server.api_keys = ApiKeys::new((0..3).map(entry)));
@@ -430,7 +434,7 @@ fn tokens_are_charged_to_the_key_and_the_next_request_waits() {
             (413, "invalid_request_error", Some("request_too_large"), Some("input"))
         );
         assert!(
-            message.contains(&format!("Limit {limit}, Requested ")) && message.contains("retry does not help"),
+            message.contains(&format!("Limit {limit}, Requested ")) && message.contains("Retrying does not help"),
             "{message}"
         );
         assert_eq!(large.header("x-ratelimit-remaining-tokens"), limit.to_string(), "nothing is charged");
@@ -438,7 +442,7 @@ fn tokens_are_charged_to_the_key_and_the_next_request_waits() {
         assert_eq!((fine.status, fine.header("x-ratelimit-limit-tokens")), (200, limit.to_string().as_str()), "{path}");
         assert_eq!(fine.header("x-ratelimit-remaining-tokens"), "1");
         assert!(fine.header("x-ratelimit-limit-requests").is_empty());
-        // One token is left, so this one is let in, and leaves less than none.
+        // One token is left, so this request is accepted, and the level falls below zero.
         let last = send_with(&app, &key, path, "hello");
         assert_eq!((last.status, last.header("x-ratelimit-remaining-tokens")), (200, "0"), "{path}");
         let refused = send_with(&app, &key, path, "hello");
@@ -450,7 +454,7 @@ fn tokens_are_charged_to_the_key_and_the_next_request_waits() {
 }
 
 #[test]
-fn keys_with_names_are_counted_and_logged_by_them_and_a_reload_keeps_what_is_used() {
+fn named_keys_are_counted_and_logged_and_a_reload_keeps_their_usage() {
     let dir = tempfile::tempdir().unwrap();
     let (config, keys, path) = (dir.path().join("c.toml"), dir.path().join("keys"), checkpoint("llama"));
     let digest = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
@@ -527,7 +531,7 @@ fn keys_with_names_are_counted_and_logged_by_them_and_a_reload_keeps_what_is_use
 }
 
 #[test]
-fn without_keys_there_are_no_counts_of_keys() {
+fn without_keys_there_are_no_key_metrics() {
     let app = app(|c| c.server.api_keys = ApiKeys::default());
     assert_eq!(send_with(&app, "any", "/v1/embeddings", "hello").status, 200);
     let metrics = agent().get(app.url("/metrics")).call().unwrap().into_body().read_to_string().unwrap();

@@ -1,4 +1,4 @@
-//! Overload, slow clients, clients that go away.
+//! Overload, slow clients, and clients that disconnect.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -28,7 +28,7 @@ fn wait(what: impl Fn() -> bool) {
     }
 }
 
-/// A request whose body of `length` bytes the server waits for.
+/// Opens a request with a body of `length` bytes and waits until the server is reading the body.
 fn in_flight(app: &TestApp, length: usize) -> BufReader<TcpStream> {
     let mut stream = TcpStream::connect(&app.address).unwrap();
     write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n").unwrap();
@@ -39,14 +39,15 @@ fn in_flight(app: &TestApp, length: usize) -> BufReader<TcpStream> {
     reader
 }
 
-/// A body that has arrived but for its end, of which a byte comes now and then. It holds room for all of it.
+/// A request whose body has arrived except for its end, with one more byte from time to time. It holds the weight of
+/// the whole body.
 struct Held {
     go_on: Sender<()>,
     thread: JoinHandle<String>,
 }
 
 impl Held {
-    /// One input, and `length` bytes at least.
+    /// Creates a request with one input of at least `length` bytes.
     fn new(app: &TestApp, length: usize) -> Self {
         const DRIPS: usize = 10_000;
         let body = json!({"input": "a".repeat(length - 12)}).to_string();
@@ -67,7 +68,7 @@ impl Held {
         Self { go_on, thread }
     }
 
-    /// Sends the end. Gives back the answer.
+    /// Sends the end of the body and returns the response.
     fn finish(self) -> String {
         let _ = self.go_on.send(());
         self.thread.join().unwrap()
@@ -82,9 +83,10 @@ fn rest(mut stream: impl Read) -> String {
     }
 }
 
-/// The same weight in each of the four shapes: one input and as many bytes, or as many inputs.
+/// The same weight in each of the four shapes of input: one input with that many bytes, or the corresponding number of
+/// inputs.
 #[test]
-fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
+fn requests_over_the_in_flight_budget_are_refused_in_every_shape_until_there_is_room() {
     let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(60_000));
     let held = Held::new(&app, 20_000);
     let shapes = |inputs: usize| {
@@ -98,11 +100,11 @@ fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
         assert!(message.contains("max_in_flight"), "{message}");
         assert_eq!(answer.header("retry-after"), "1");
     }
-    // Room for one input, and for what takes no work.
+    // There is room for one more input, and for requests without work.
     assert_eq!((app.embed(&json!({"input": "a"})).status, app.get("/v1/models").status), (200, 200));
     let answer = held.finish();
     assert!(answer.contains("HTTP/1.1 200"), "{answer}");
-    // More than the limit, and alone.
+    // This request is larger than the limit, and the only one.
     wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
     for body in shapes(20) {
         assert_eq!(app.embed(&body).status, 200);
@@ -110,9 +112,9 @@ fn work_over_the_limit_is_refused_whatever_its_shape_until_there_is_room() {
     }
 }
 
-/// What is announced takes no room from others, however much it is and however long it stays away.
+/// Announced bytes take no room from other requests, however many they are and however long they do not arrive.
 #[test]
-fn bodies_that_do_not_arrive_take_no_room() {
+fn announced_bodies_that_do_not_arrive_take_no_room() {
     let app = TestApp::start(|c| {
         c.server.max_in_flight = ByteCount(100_000);
         c.server.max_body = ByteCount(100_000);
@@ -124,9 +126,10 @@ fn bodies_that_do_not_arrive_take_no_room() {
     }
 }
 
-/// A client that stops in the middle of its body holds what it has sent, until somebody else needs the room.
+/// A client that stops in the middle of its body keeps the weight of what it has sent until another request needs the
+/// room.
 #[test]
-fn a_body_that_stopped_arriving_gives_way() {
+fn a_body_that_has_stopped_arriving_is_abandoned_to_make_room() {
     let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
     let mut stopped = in_flight(&app, 19_000);
     stopped.get_mut().write_all(&[b' '; 18_000]).unwrap();
@@ -136,9 +139,9 @@ fn a_body_that_stopped_arriving_gives_way() {
     assert!(answer.contains("HTTP/1.1 408"), "{answer}");
 }
 
-/// Slow, but faster than the least rate, in which the limit for the server's own time is long over.
+/// The body arrives slowly but above the minimum rate, for much longer than the limit on the server's own time.
 #[test]
-fn a_body_that_arrives_slowly_is_taken() {
+fn a_body_that_arrives_slowly_is_accepted() {
     let app = TestApp::start(|c| c.server.request_timeout = Seconds(Duration::from_secs(1)));
     let body = json!({"input": "a ".repeat(20_000)}).to_string();
     let mut stream = in_flight(&app, body.len());
@@ -152,9 +155,9 @@ fn a_body_that_arrives_slowly_is_taken() {
     assert!(answer.contains("HTTP/1.1 200"), "{answer}");
 }
 
-/// What is refused is discarded to its last byte, and no further: the connection is good for the next request.
+/// A refused body is discarded up to its last byte and not further, so the connection works for the next request.
 #[test]
-fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
+fn a_connection_survives_large_refused_bodies() {
     let app = TestApp::start(|c| {
         c.server.max_in_flight = ByteCount(60_000);
         c.server.max_body = ByteCount(1_000_000);
@@ -174,7 +177,7 @@ fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
         }
         stream.read_exact(&mut vec![0; length]).unwrap();
     };
-    // Of which each piece looks like the next request.
+    // Each piece of the body looks like another request.
     let refused = "GET / HTTP/1.1\r\n\r\n".repeat(50_000 / 18);
     for _ in 0..3 {
         ask(&refused, "429");
@@ -185,9 +188,9 @@ fn a_connection_outlives_the_large_bodies_that_are_refused_on_it() {
     held.finish();
 }
 
-/// Sent in chunks, nobody knows beforehand how much it will be.
+/// The body is sent in chunks, so its length is not known in advance.
 #[test]
-fn a_body_that_grows_over_the_limit_is_refused_where_it_does() {
+fn a_chunked_body_is_refused_once_it_exceeds_the_limit() {
     let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(60_000));
     let held = Held::new(&app, 20_000);
     let mut stream = TcpStream::connect(&app.address).unwrap();
@@ -205,7 +208,7 @@ fn a_body_that_grows_over_the_limit_is_refused_where_it_does() {
 }
 
 #[test]
-fn who_sends_no_head_in_time_is_cut() {
+fn a_connection_without_a_request_head_in_time_is_closed() {
     let app = TestApp::start(|c| {
         c.server.header_timeout = SHORT;
         c.server.request_timeout = SHORT;
@@ -218,7 +221,7 @@ fn who_sends_no_head_in_time_is_cut() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
         assert!(started.elapsed() < Duration::from_secs(20));
     }
-    // A head that drips, faster than the limit for silence: the whole of it has its limit.
+    // This head arrives byte by byte, faster than the idle timeout: the whole head has a time limit too.
     let mut stream = TcpStream::connect(&app.address).unwrap();
     stream.write_all(b"POST /v1/embeddings HTTP/1.1\r\nx-slow: ").unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -230,7 +233,7 @@ fn who_sends_no_head_in_time_is_cut() {
 }
 
 #[test]
-fn who_sends_no_body_in_time_is_told() {
+fn a_body_that_does_not_arrive_in_time_is_answered_with_408() {
     let app = TestApp::start(|c| c.server.request_timeout = SHORT);
     let mut stream = in_flight(&app, 100);
     stream.get_mut().write_all(b"{").unwrap();
@@ -240,7 +243,7 @@ fn who_sends_no_body_in_time_is_told() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_and_the_next_is_served_when_there_is_room() {
+fn a_connection_over_the_limit_gets_503_and_a_later_one_is_served() {
     let app = TestApp::start(|c| c.server.max_connections = 2);
     let ask = || {
         let mut stream = TcpStream::connect(&app.address).unwrap();
@@ -276,9 +279,9 @@ fn send(app: &TestApp, path: &str, body: &Value) -> TcpStream {
     stream
 }
 
-/// 4 MB of text on one thread take seconds; its client does not wait for them.
+/// Tokenizing 4 MB of text on one thread takes seconds, and the client disconnects before that.
 #[test]
-fn the_work_of_a_client_that_goes_away_is_dropped() {
+fn the_work_for_a_disconnected_client_is_dropped() {
     let app = TestApp::start(|c| c.server.threads = 1);
     let texts: Vec<String> = (0..2048).map(|i| format!("{i} words of a text ").repeat(120)).collect();
     let stream = send(&app, "/v1/embeddings", &json!({"input": texts}));
@@ -290,9 +293,10 @@ fn the_work_of_a_client_that_goes_away_is_dropped() {
     assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
 }
 
-/// Many answers that nobody reads, on HTTP/1.1 and as streams of one HTTP/2 connection: they give way to others.
+/// Many responses that no client reads, on HTTP/1.1 and as streams of one HTTP/2 connection, are abandoned to make
+/// room.
 #[test]
-fn answers_that_are_not_read_give_way() {
+fn unread_responses_are_abandoned_to_make_room() {
     let dir = models::layer0();
     for h2 in [false, true] {
         let app = TestApp::start(|c| {
@@ -310,7 +314,7 @@ fn answers_that_are_not_read_give_way() {
     }
 }
 
-/// `count` requests on an HTTP/2 connection whose client never lets the server send a byte of an answer.
+/// Sends `count` requests on an HTTP/2 connection whose client never lets the server send a byte of a response.
 fn h2_requests_without_window(app: &TestApp, path: &str, body: &str, count: u32) -> TcpStream {
     use crate::refused::{DATA, HEADERS, SETTINGS, frame, h2_headers};
     let mut stream = TcpStream::connect(&app.address).unwrap();
@@ -329,9 +333,9 @@ fn h2_requests_without_window(app: &TestApp, path: &str, body: &str, count: u32)
     stream
 }
 
-/// 50 MB that nobody reads: kept in the sockets' buffers at most, and cut.
+/// A response of 50 MB that nobody reads fills at most the sockets' buffers before the connection is closed.
 #[test]
-fn a_client_that_does_not_read_its_answer_is_cut() {
+fn a_client_that_does_not_read_its_response_is_disconnected() {
     let dir = models::layer0();
     let app = TestApp::start(|c| {
         c.models = vec![Model::new("m", dir.path())];
@@ -347,10 +351,10 @@ fn a_client_that_does_not_read_its_answer_is_cut() {
     }
 }
 
-/// Two threads have a long text each, of one word, which cannot be cut: a short request does not wait for them, and they end
-/// with their clients.
+/// Two threads each have a long text that is a single word and cannot be split. A small request does not wait for them,
+/// and their work ends when their clients disconnect.
 #[test]
-fn a_long_text_lets_others_have_their_turns_and_ends_with_its_client() {
+fn a_long_text_yields_to_small_requests_and_ends_with_its_client() {
     for name in ["llama", "qwen2"] {
         let app = TestApp::start(|c| {
             c.server.threads = 2;
@@ -365,7 +369,7 @@ fn a_long_text_lets_others_have_their_turns_and_ends_with_its_client() {
         };
         let clients = [begin(&app), begin(&app)];
         wait(|| metric(&app, "embedding_server_bytes_in_flight") > (16 << 20) as f64);
-        // More text than is tokenized where it arrives.
+        // This is more text than is tokenized on the socket thread.
         for _ in 0..20 {
             assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
         }

@@ -1,6 +1,6 @@
-//! The one integration binary: real requests over a socket, real checkpoints, the real command line.
+//! The integration tests in one binary: real requests over a socket, real checkpoints, and the real command line.
 
-// Tests say what must hold by panicking.
+// Tests fail by panicking.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 mod architecture;

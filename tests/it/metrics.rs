@@ -1,4 +1,4 @@
-//! What can be seen of a running server: /metrics, the dashboard made of it, stage times and trace context.
+//! What an operator can observe of a running server: /metrics, the dashboard, stage times and trace context.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::common::{TestApp, agent, checkpoint};
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What /metrics answers to this `Accept`: the content type and the text.
+/// Returns the content type and the text of /metrics for this `Accept` header.
 fn metrics(app: &TestApp, accept: &str) -> (String, String) {
     let mut response = agent().get(app.url("/metrics")).header("accept", accept).call().unwrap();
     let vary: Vec<_> = response.headers().get_all("vary").iter().map(|value| value.to_str().unwrap()).collect();
@@ -31,7 +31,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// The samples of a scrape, by name and labels as written.
+/// Returns the samples of /metrics, by name with labels.
 fn scrape(app: &TestApp) -> BTreeMap<String, f64> {
     let (kind, text) = metrics(app, "application/openmetrics-text; version=1.0.0");
     assert_eq!(kind, OPENMETRICS);
@@ -39,7 +39,8 @@ fn scrape(app: &TestApp) -> BTreeMap<String, f64> {
     samples(&text)
 }
 
-/// Scrapes until `what` holds: a request is counted when its answer has left, which its client may be quicker than.
+/// Scrapes until `what` holds. A request is counted when its response is sent, and the client may receive it before
+/// that.
 fn scrape_until(app: &TestApp, what: impl Fn(&BTreeMap<String, f64>) -> bool) -> BTreeMap<String, f64> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -95,7 +96,7 @@ fn requests_inputs_tokens_and_errors_are_counted() {
         (r#"embedding_server_stage_duration_seconds_count{stage="serialize"}"#, 3.0),
         (r#"embedding_server_model_loaded{model="b"}"#, 1.0),
         ("embedding_server_queue_depth", 0.0),
-        // The scrape itself.
+        // The scrape counts itself.
         ("embedding_server_requests_in_flight", 1.0),
     ];
     for (name, value) in expected {
@@ -103,7 +104,7 @@ fn requests_inputs_tokens_and_errors_are_counted() {
     }
     let labels = samples.keys().filter(|name| name.contains("client")).collect::<Vec<_>>();
     assert!(labels.is_empty(), "a client's text is a label: {labels:?}");
-    // 355 rows of 16 numbers in bf16.
+    // The table has 355 rows of 16 numbers in bf16.
     assert_eq!(samples[r#"embedding_server_table_bytes{model="a"}"#], 355.0 * 16.0 * 2.0);
     assert!(samples["process_resident_memory_bytes"] > 1e6);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
@@ -112,9 +113,10 @@ fn requests_inputs_tokens_and_errors_are_counted() {
     assert!(samples.keys().any(|name| name.starts_with(&version)));
 }
 
-/// What a reader of the text format relies on: one TYPE, of the format's types, before the samples that bear its name.
+/// What a reader of the text format relies on: one TYPE line with a type of the format, before the samples with its
+/// name.
 #[test]
-fn without_being_asked_for_openmetrics_metrics_are_the_text_format() {
+fn metrics_are_in_the_text_format_unless_openmetrics_is_asked_for() {
     const SUFFIXES: [&str; 3] = ["_bucket", "_sum", "_count"];
     let app = two_models();
     app.embed(&json!({"input": "a"}));
@@ -148,9 +150,9 @@ fn without_being_asked_for_openmetrics_metrics_are_the_text_format() {
     }
 }
 
-/// Buckets count upwards, and their bounds are the same for every histogram.
+/// Bucket counts are cumulative, and the bounds are the same for every histogram.
 #[test]
-fn buckets_are_fixed_and_cumulative() {
+fn histogram_buckets_are_fixed_and_cumulative() {
     let app = two_models();
     app.embed(&json!({"input": "a"}));
     let samples = scrape(&app);
@@ -176,7 +178,7 @@ fn buckets_are_fixed_and_cumulative() {
     }
 }
 
-/// Names of metrics in a query: what stands before a selector.
+/// Returns the names of metrics in a query: the words before a selector.
 fn names_in(query: &str) -> BTreeSet<String> {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     query
@@ -187,7 +189,7 @@ fn names_in(query: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_dashboard_and_the_metrics_name_the_same() {
+fn the_dashboard_uses_exactly_the_metrics_that_exist() {
     let dashboard: Value = serde_json::from_str(include_str!("../../grafana/dashboard.json")).unwrap();
     let targets =
         dashboard["panels"].as_array().unwrap().iter().filter_map(|panel| panel["targets"].as_array()).flatten();
@@ -210,7 +212,7 @@ fn metrics_can_be_switched_off() {
 }
 
 #[test]
-fn answers_tell_what_each_stage_took() {
+fn responses_report_the_time_of_each_stage() {
     let app = two_models();
     for path in ["/v1/embeddings", "/v1/tokenize", "/v1/similarity"] {
         let answer = app.post(path, "application/json", br#"{"input": ["hello", "world"]}"#);
@@ -230,7 +232,7 @@ fn answers_tell_what_each_stage_took() {
 }
 
 #[test]
-fn a_valid_trace_parent_comes_back_and_no_other() {
+fn only_a_valid_traceparent_is_returned() {
     let app = two_models();
     let send = |value: &str| {
         let response = agent().get(app.url("/health")).header("traceparent", value).call().unwrap();

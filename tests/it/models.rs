@@ -1,4 +1,4 @@
-//! Models that are too large to be committed, made where a test needs them.
+//! Checkpoints that are too large to commit. The tests that need them create them.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::common::checkpoint;
 pub const ROWS: usize = 4096;
 pub const HIDDEN: usize = 256;
 
-/// bf16 numbers between 2^-7 and 2, of either sign; others for each `seed`.
+/// Returns bf16 numbers of either sign with magnitudes from 2^-7 to 2; each `seed` gives others.
 fn numbers(count: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let next = |_| {
@@ -32,7 +32,8 @@ fn write(path: &Path, tensors: &[(&str, Vec<usize>, Vec<u8>)]) {
     safetensors::serialize_to_file(views, Some(format), path).unwrap();
 }
 
-/// A Llama of two layers in three shards, 6 MB: the table in the second, the norm in the third. Made once.
+/// Returns a Llama checkpoint of two layers in three shards, 6 MB in total, with the table in the second shard and the
+/// norm in the third. It is created once.
 pub fn sharded() -> &'static Path {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -43,7 +44,7 @@ pub fn sharded() -> &'static Path {
     .path()
 }
 
-/// The same table and norm as a checkpoint of 2 MB that a test may change.
+/// Returns a layer-0 checkpoint of 2 MB with the same table and norm, which the test may change.
 pub fn layer0() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     describe(dir.path());

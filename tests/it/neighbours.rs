@@ -1,4 +1,5 @@
-//! The paths beside OpenAI's: tokens, similarities, models in the path, doubled slashes; and what they refuse.
+//! The endpoints that OpenAI's API does not have: tokens, similarities, models in the path, repeated slashes, and their
+//! errors.
 
 use embedding_server::config::Model;
 use embedding_server::embedder::TokenInput;
@@ -19,9 +20,9 @@ fn similarity(app: &TestApp, body: &Value) -> CreateSimilarityResponse {
     serde_json::from_value(answer.body).unwrap()
 }
 
-/// Every family of tokenizers: the ids are those that are pooled, and the pieces make up the text.
+/// For every tokenizer family, the IDs are those that are pooled, and the pieces join to the text.
 #[test]
-fn tokens_are_those_that_are_pooled_and_spell_the_text() {
+fn tokenize_returns_the_pooled_tokens_and_their_pieces_join_to_the_text() {
     let text = "Hello, wörld  안녕\n🦀 end";
     for name in ["llama", "gemma", "qwen2", "gpt-neox", "bloom", "mistral3"] {
         let app = TestApp::start(|c| {
@@ -50,7 +51,7 @@ fn tokens_are_those_that_are_pooled_and_spell_the_text() {
     }
 }
 
-/// The text of pieces: bytes of their own, `<0xEC>`, put together.
+/// Joins pieces to a text, with pieces such as `<0xEC>` as single bytes.
 fn joined(pieces: &[String]) -> String {
     let pieces = pieces.concat();
     let mut parts = pieces.split("<0x");
@@ -63,15 +64,15 @@ fn joined(pieces: &[String]) -> String {
 }
 
 #[test]
-fn token_ids_of_cl100k_are_told_as_the_models_own() {
+fn cl100k_token_ids_are_returned_as_the_models_own() {
     let app = TestApp::start(|_| {});
     let by_ids = tokens(&app, &json!({"input": [15339, 1917]}));
     assert_eq!(by_ids, tokens(&app, &json!({"input": "hello world"})));
 }
 
-/// Model2Vec leaves the unknown token out of its mean: it is not told either.
+/// Model2Vec leaves the unknown token out of its mean, so /v1/tokenize leaves it out too.
 #[test]
-fn a_token_that_is_not_pooled_is_not_told() {
+fn a_token_that_is_not_pooled_is_not_returned() {
     let app = TestApp::start(|c| c.models = vec![Model::new("m", fixtures("static").join("model2vec"))]);
     for text in ["hello \u{10FFFD}", "the"] {
         let answer = tokens(&app, &json!({"input": text}));
@@ -79,9 +80,9 @@ fn a_token_that_is_not_pooled_is_not_told() {
     }
 }
 
-/// Over many slices: an input with more tokens than are written in one go, between others.
+/// One input has more tokens than a run of the response, and is written in several slices.
 #[test]
-fn long_inputs_are_told_whole() {
+fn all_tokens_of_long_inputs_are_returned() {
     let app = TestApp::start(|_| {});
     let long = "many tokens in one text, ".repeat(3000);
     let answer = tokens(&app, &json!({"input": ["a", long, "", "b"]}));
@@ -94,9 +95,9 @@ fn long_inputs_are_told_whole() {
 }
 
 #[test]
-fn similarities_are_the_cosines_of_the_vectors() {
+fn similarities_are_the_cosine_similarities_of_the_vectors() {
     let texts: Vec<String> = (0..40).map(|i| format!("text {i} {}", "word ".repeat(i * 20))).collect();
-    // Vectors that are not of length 1 have the same cosines.
+    // Vectors whose length is not 1 must have the same cosine similarities.
     let app = TestApp::start(|c| {
         let raw = Model { normalize: Some(false), ..Model::new("raw", checkpoint("llama")) };
         c.models = vec![Model::new("m", checkpoint("llama")), raw];
@@ -128,7 +129,7 @@ fn similarities_are_the_cosines_of_the_vectors() {
 }
 
 #[test]
-fn a_model_in_the_path_is_the_one_that_answers() {
+fn a_model_in_the_path_overrides_the_one_in_the_body() {
     let app = TestApp::start(|c| {
         c.models = vec![Model::new("a", checkpoint("llama")), Model::new("org/b c", checkpoint("gemma"))];
     });
@@ -160,9 +161,9 @@ fn a_model_in_the_path_is_the_one_that_answers() {
     }
 }
 
-/// Open WebUI joins a base URL that ends in a slash with `/embeddings`.
+/// Open WebUI appends `/embeddings` to a base URL that ends in a slash.
 #[test]
-fn doubled_slashes_are_one() {
+fn repeated_slashes_count_as_one() {
     let app = TestApp::start(|_| {});
     let body = br#"{"input":"hello"}"#;
     let expected = app.vectors(&json!({"input": "hello"}));
@@ -174,7 +175,7 @@ fn doubled_slashes_are_one() {
 }
 
 #[test]
-fn what_is_not_a_request_is_refused_in_openais_shape() {
+fn invalid_requests_are_refused_in_openais_format() {
     let app = TestApp::start(|c| {
         c.server.max_inputs = 3;
         c.models[0].max_input_tokens = Some(20);

@@ -1,4 +1,4 @@
-//! The description at /openapi.json: against OpenAI's own (tests/openapi/openai.json) and against the server.
+//! The description at /openapi.json, compared with OpenAI's own (tests/openapi/openai.json) and with the server.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn resolve<'a>(api: &'a Value, schema: &'a Value) -> &'a Value {
     }
 }
 
-/// What JSON a schema admits, as words: `integer`, `"list"` (of an enum), `[[integer]]`, `{}`.
+/// Returns the JSON shapes that a schema accepts as words: `integer`, `"list"` (of an enum), `[[integer]]`, `{}`.
 fn shapes(api: &Value, schema: &Value) -> BTreeSet<String> {
     let schema = resolve(api, schema);
     for choice in ["oneOf", "anyOf"] {
@@ -47,7 +47,8 @@ fn shapes(api: &Value, schema: &Value) -> BTreeSet<String> {
     }
 }
 
-/// A string admits the strings of an enum; what admits anything admits everything.
+/// Returns whether `wide` accepts all that `narrow` does. A string includes the strings of an enum, and `{}` includes
+/// all.
 fn admits(wide: &BTreeSet<String>, narrow: &BTreeSet<String>) -> bool {
     let admitted = |shape: &String| {
         wide.contains(shape) || wide.contains("any") || (shape.starts_with('"') && wide.contains("string"))
@@ -70,7 +71,7 @@ fn schema<'a>(api: &'a Value, name: &str) -> &'a Value {
 }
 
 #[test]
-fn whatever_openais_description_lets_a_client_send_ours_does_too() {
+fn every_request_that_openais_description_allows_is_allowed() {
     let (theirs, ours) = (openais(), description());
     let (their, our) = (schema(&theirs, "CreateEmbeddingRequest"), schema(&ours, "CreateEmbeddingRequest"));
     assert_eq!(names(&their["properties"]), names(&our["properties"]));
@@ -81,7 +82,7 @@ fn whatever_openais_description_lets_a_client_send_ours_does_too() {
             assert_eq!(property.get(key), our["properties"][name].get(key), "{key} of {name}");
         }
     }
-    // The formats are the same ones, not only a string.
+    // The formats must be the same, and not only both be strings.
     let formats = shapes(&ours, &our["properties"]["encoding_format"]);
     assert_eq!(formats, ["\"base64\"", "\"float\"", "null"].map(str::to_owned).into());
     assert!(names(&our["required"]).is_subset(&names(&their["required"])));
@@ -91,14 +92,14 @@ fn whatever_openais_description_lets_a_client_send_ours_does_too() {
         resolve(api, schema)["oneOf"].as_array().unwrap().iter().map(of).collect()
     };
     let (their, our) = (limits(&theirs, &their["properties"]["input"]), limits(&ours, &our["properties"]["input"]));
-    // text, [text], [id], [[id]]; an input of ids may be longer than OpenAI's.
+    // The shapes are text, [text], [id] and [[id]]. An input of token IDs may be longer than OpenAI allows.
     let at_most = json!(2048);
     assert_eq!(their[1..], [(json!(1), at_most.clone()), (json!(1), at_most.clone()), (json!(1), at_most.clone())]);
     assert_eq!(our[1..], [(json!(1), at_most.clone()), (json!(1), Value::Null), (json!(1), at_most)]);
 }
 
 #[test]
-fn whatever_ours_says_that_a_client_gets_openais_does_too() {
+fn every_response_that_the_description_allows_is_allowed_by_openais() {
     let (theirs, ours) = (openais(), description());
     for name in ["CreateEmbeddingResponse", "Embedding", "Model", "ListModelsResponse", "ErrorResponse", "Error"] {
         let (their, our) = (schema(&theirs, name), schema(&ours, name));
@@ -109,7 +110,7 @@ fn whatever_ours_says_that_a_client_gets_openais_does_too() {
         for (field, property) in our["properties"].as_object().unwrap() {
             let mut narrow = shapes(&ours, property);
             if (name, field.as_str()) == ("Embedding", "embedding") {
-                // Their description does not say what base64 answers with; their SDKs expect a string.
+                // OpenAI's description does not say what base64 returns. OpenAI's SDKs expect a string.
                 assert!(narrow.remove("string"));
             }
             let wide = shapes(&theirs, &their["properties"][field]);
@@ -124,7 +125,7 @@ fn whatever_ours_says_that_a_client_gets_openais_does_too() {
 }
 
 #[test]
-fn openais_operations_are_ours_under_v1() {
+fn openais_operations_have_the_same_ids_under_v1() {
     let (theirs, ours) = (openais(), description());
     for (path, operations) in theirs["paths"].as_object().unwrap() {
         let path = format!("/v1{}", path.replace("{model}", "{id}"));
@@ -139,7 +140,7 @@ fn openais_operations_are_ours_under_v1() {
 }
 
 #[test]
-fn every_path_answers_and_every_reference_leads_somewhere() {
+fn every_path_exists_and_every_reference_resolves() {
     let app = TestApp::start(|_| {});
     let api = app.get("/openapi.json").body;
     for (path, operations) in api["paths"].as_object().unwrap() {
@@ -166,10 +167,10 @@ fn every_path_answers_and_every_reference_leads_somewhere() {
 }
 
 #[test]
-fn the_examples_are_real() {
+fn the_examples_match_real_responses() {
     let app = TestApp::start(|c| c.models = vec![Model::new("org/the-model", checkpoint("llama"))]);
     let api = app.get("/openapi.json").body;
-    /// The names of an example's fields, at all depths; of a list those of its first element.
+    /// Returns the field names of an example, at all depths; for a list those of its first element.
     fn fields(example: &Value) -> Value {
         match example {
             Value::Object(map) => map.iter().map(|(name, value)| (name.clone(), fields(value))).collect(),
@@ -203,7 +204,7 @@ fn the_examples_are_real() {
 }
 
 #[test]
-fn limits_are_this_servers() {
+fn the_description_has_the_limits_of_this_server() {
     let dimensions = |api: &Value| schema(api, "CreateEmbeddingRequest")["properties"]["dimensions"]["maximum"].clone();
     let api = description();
     let ids = |api: &Value, shape: &str| schema(api, "Inputs").pointer(shape).unwrap().clone();
@@ -221,7 +222,7 @@ fn limits_are_this_servers() {
 }
 
 #[test]
-fn the_page_comes_from_the_binary_alone_and_can_be_switched_off() {
+fn the_docs_page_loads_only_from_the_server_and_can_be_switched_off() {
     let app = TestApp::start(|_| {});
     let get = |path: &str| agent().get(app.url(path)).call().unwrap();
     let page = get("/docs").body_mut().read_to_string().unwrap();

@@ -1,4 +1,4 @@
-//! The tables of docs/operations.md, held against the program.
+//! Compares the tables of docs/operations.md with the program.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +10,15 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
-/// The words of a text that begin so, in which only capitals, digits and underscores (or their small letters) stand.
+/// Returns the words in `text` that begin with one of `prefixes` and consist of letters, digits and
+/// underscores.
 fn words<'a>(text: &'a str, prefixes: &[&str]) -> BTreeSet<&'a str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix) && word.len() > prefix.len()))
         .collect()
 }
 
-/// The text between this heading and the next one of its kind.
+/// Returns the text between this heading and the next one of the same level.
 fn section<'a>(text: &'a str, heading: &str) -> &'a str {
     let start = text.find(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
     let rest = &text[start + 4..];
@@ -25,7 +26,7 @@ fn section<'a>(text: &'a str, heading: &str) -> &'a str {
 }
 
 #[test]
-fn every_variable_has_its_row() {
+fn every_environment_variable_has_its_row() {
     let (page, file) = (read("docs/operations.md"), read("config/embedding-server.toml"));
     let prefixes = ["EMBEDDING_SERVER_"];
     let mut variables = words(&file, &prefixes);
@@ -36,12 +37,12 @@ fn every_variable_has_its_row() {
 #[test]
 fn every_metric_has_its_row() {
     let page = read("docs/operations.md");
-    // Keys have no line where there are none.
+    // Without keys, /metrics has no line about keys.
     let app = TestApp::start(|c| c.server.api_keys = ApiKeys::new(["sk-one"]));
-    // The counter of errors has no line before the first one.
+    // Before the first error, /metrics has no line about errors.
     assert_eq!(app.get("/nowhere").status, 404);
     let answer = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
-    // OpenMetrics leaves the suffix of a counter and of an info out of its TYPE line.
+    // The TYPE lines of OpenMetrics leave out the suffixes of counters and of the info metric.
     let bare = |name: &str| name.trim_end_matches("_total").trim_end_matches("_info").to_owned();
     let served: BTreeSet<String> =
         answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(bare)).collect();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::checkpoint;
 use crate::process::{Server, command, model};
 
-/// Sends `count` requests that are logged, on one connection, and reads the answers.
+/// Sends `count` requests that are logged, on one connection, and reads the responses.
 fn ask(server: &Server, count: usize) {
     let mut stream = BufReader::new(TcpStream::connect(&server.address).unwrap());
     stream.get_ref().set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -40,9 +40,9 @@ fn dropped_lines(server: &Server) -> u64 {
     line.expect(&text).parse().unwrap()
 }
 
-/// A pipe holds 64 KiB; a thousand lines are more.
+/// A pipe holds 64 KiB, and a thousand lines are more than that.
 #[test]
-fn a_log_that_nobody_reads_stops_neither_requests_nor_the_exit() {
+fn an_unread_log_blocks_neither_requests_nor_the_exit() {
     let mut server = Server::start(&["--model", &model(&checkpoint("llama"))]);
     server.wait_until_ready();
     ask(&server, 1000);
@@ -59,7 +59,7 @@ fn a_log_that_nobody_reads_stops_neither_requests_nor_the_exit() {
 }
 
 #[test]
-fn lines_of_the_log_that_nobody_reads_are_dropped_and_counted() {
+fn lines_of_an_unread_log_are_dropped_and_counted() {
     let mut server = Server::start(&["--log-format", "json", "--model", &model(&checkpoint("llama"))]);
     server.wait_until_ready();
     assert_eq!(dropped_lines(&server), 0);
@@ -68,7 +68,7 @@ fn lines_of_the_log_that_nobody_reads_are_dropped_and_counted() {
         assert!(Instant::now() < deadline, "all lines are kept");
         ask(&server, 2000);
     }
-    // Once somebody reads again the log says so, and goes on.
+    // Once the log is read again, it reports the dropped lines and continues.
     let log = server.child.stderr.take().unwrap();
     let (told, notice) = std::sync::mpsc::channel();
     let reader = std::thread::spawn(move || {
@@ -90,9 +90,9 @@ fn lines_of_the_log_that_nobody_reads_are_dropped_and_counted() {
     assert!(last["message"].as_str().unwrap().contains("drain"), "{last}");
 }
 
-/// Every line that is written before the end of the process is read by a reader who reads slowly.
+/// A slow reader still receives every line that is written before the process ends.
 #[test]
-fn a_reader_who_reads_gets_every_line() {
+fn a_slow_reader_of_the_log_gets_every_line() {
     let mut server = Server::start(&["--model", &model(&checkpoint("llama"))]);
     server.wait_until_ready();
     ask(&server, 3000);
@@ -103,7 +103,7 @@ fn a_reader_who_reads_gets_every_line() {
     assert_eq!((requests, server.child.wait().unwrap().code()), (3000, Some(0)));
 }
 
-/// Commands that end by printing, each of which succeeds where it can print.
+/// Returns commands that print their result and exit, and that succeed if they can print it.
 fn commands() -> Vec<Vec<String>> {
     let llama = checkpoint("llama").display().to_string();
     let list = |args: &[&str]| args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>();
@@ -134,7 +134,7 @@ fn with_stdout(args: &[String], stdout: impl Into<Stdio>) -> (Option<i32>, Strin
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_standard_output_is_an_error_with_an_exit_code_of_its_own() {
+fn a_full_standard_output_exits_with_74() {
     for args in commands() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let (code, said) = with_stdout(&args, full);
@@ -155,7 +155,7 @@ fn a_closed_pipe_ends_a_command_quietly() {
     }
 }
 
-/// What is said on standard error changes no exit code where it cannot be said.
+/// A message that cannot be written to standard error does not change the exit code.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_standard_error_changes_no_exit_code() {

@@ -1,4 +1,4 @@
-//! The ways in which clients write the same path, and what is said about paths that there are not.
+//! The ways in which clients write the same path, and the advice for paths that do not exist.
 
 use embedding_server::config::{Config, Model};
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ fn post(app: &TestApp, path: &str) -> Answer {
     app.post(path, "application/json", br#"{"input": "hello", "queries": null}"#)
 }
 
-/// The routes that the metrics have counted an answer of.
+/// Returns the routes for which the metrics have counted a response.
 fn routes(app: &TestApp) -> Vec<String> {
     let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
     let counted = text.lines().filter_map(|line| line.strip_prefix("embedding_server_requests_total{route=\""));
@@ -27,7 +27,7 @@ fn routes(app: &TestApp) -> Vec<String> {
 }
 
 #[test]
-fn a_base_url_may_lack_v1_or_have_openai_before_it_and_paths_may_end_in_a_slash() {
+fn paths_may_lack_v1_begin_with_openai_or_end_in_a_slash() {
     let app = start(|_| {});
     let expected = post(&app, "/v1/embeddings").body;
     for path in [
@@ -55,7 +55,7 @@ fn a_base_url_may_lack_v1_or_have_openai_before_it_and_paths_may_end_in_a_slash(
     for path in ["/health/", "/ready/", "/openapi.json/"] {
         assert_eq!(app.get(path).status, 200, "{path}");
     }
-    // The metrics know the routes alone.
+    // The metrics know only routes, and not the paths as clients write them.
     let known = [
         "/v1/embeddings",
         "/v1/engines/{id}/embeddings",
@@ -74,7 +74,7 @@ fn a_base_url_may_lack_v1_or_have_openai_before_it_and_paths_may_end_in_a_slash(
 }
 
 #[test]
-fn a_page_of_another_origin_may_ask_for_every_way_to_write_a_path() {
+fn cors_applies_to_every_spelling_of_a_path() {
     let app = start(|_| {});
     for path in ["/embeddings", "/v1/embeddings/", "/openai/v1/embeddings"] {
         let answer = app.send(path, &[("origin", "https://page.example")], Some(&json!({"input": "hello"})));
@@ -83,7 +83,7 @@ fn a_page_of_another_origin_may_ask_for_every_way_to_write_a_path() {
 }
 
 #[test]
-fn a_path_that_there_is_not_says_what_was_probably_meant() {
+fn an_unknown_path_gets_advice_about_the_probable_one() {
     let app = start(|_| {});
     let base = format!("base_url to {}", app.url("/v1"));
     for path in [
@@ -111,9 +111,9 @@ fn a_path_that_there_is_not_says_what_was_probably_meant() {
     assert!(message(&long).len() < 300 && message(&long).contains("xxx..."));
 }
 
-/// The host comes from the client: what is no host is not repeated.
+/// The host comes from the client, so a value that is not a host is not repeated.
 #[test]
-fn the_base_url_that_is_advised_has_the_scheme_and_host_that_the_client_used() {
+fn the_advised_base_url_has_the_clients_scheme_and_host() {
     let app = start(|c| c.server.allowed_hosts = vec!["*".to_owned()]);
     for (host, proto, base) in [
         ("embed.example", "https", "https://embed.example/v1"),
@@ -129,7 +129,7 @@ fn the_base_url_that_is_advised_has_the_scheme_and_host_that_the_client_used() {
 }
 
 #[test]
-fn a_wrong_method_is_told_which_one_is_right() {
+fn a_wrong_method_gets_the_allowed_methods() {
     let app = start(|_| {});
     for (path, allowed) in [("/v1/embeddings/", "POST"), ("/embeddings", "POST"), ("/openai/v1/embeddings", "POST")] {
         let answer = app.get(path);
@@ -139,9 +139,9 @@ fn a_wrong_method_is_told_which_one_is_right() {
     assert_eq!(post(&app, "/models/").header("allow"), "GET,HEAD");
 }
 
-/// An ingress passes the whole path on; a kubelet and Prometheus ask the pod itself.
+/// An ingress passes on the whole path; a kubelet and Prometheus call the pod directly.
 #[test]
-fn all_paths_are_below_the_prefix_and_those_of_probes_without_it_too() {
+fn all_paths_are_below_the_prefix_and_probes_also_without_it() {
     let app = start(|c| c.server.path_prefix = "/models/a".to_owned());
     for path in ["/models/a/v1/embeddings", "/models/a/embeddings/", "/models/a/openai/deployments/b/embeddings"] {
         assert_eq!(post(&app, path).status, 200, "{path}");
@@ -174,7 +174,7 @@ fn all_paths_are_below_the_prefix_and_those_of_probes_without_it_too() {
 }
 
 #[test]
-fn browsers_are_redirected_to_where_the_relative_links_of_a_page_work() {
+fn browsers_are_redirected_so_that_relative_links_work() {
     let no_redirects = ureq::Agent::from(ureq::Agent::config_builder().max_redirects(0).build());
     for (prefix, redirected) in [
         ("", &[("/docs/", "../docs"), ("/docs//", "../../docs")] as &[_]),

@@ -1,11 +1,11 @@
-//! The page at /, as bytes; tests/playground drives it in a browser.
+//! The page at / as bytes. The suite tests/playground drives it in a browser.
 
 use crate::common::{TestApp, agent};
 
 const PATHS: [&str; 4] = ["/", "/playground.css", "/playground.js", "/playground-map.js"];
 
 #[test]
-fn the_page_comes_from_the_binary_alone() {
+fn the_playground_loads_only_from_the_server() {
     let app = TestApp::start(|_| {});
     for (path, kind) in PATHS.into_iter().zip(["text/html", "text/css", "text/javascript", "text/javascript"]) {
         let mut answer = agent().get(app.url(path)).call().unwrap();
@@ -16,14 +16,14 @@ fn the_page_comes_from_the_binary_alone() {
         let policy = header("content-security-policy");
         assert!(policy.starts_with("default-src 'none';") && policy.contains("frame-ancestors 'none'"), "{policy}");
         assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http"), "{policy}");
-        // The one address in them is a name: SVG's.
+        // The only URL in these files is the name of the SVG namespace.
         let text = answer.body_mut().read_to_string().unwrap().replace("http://www.w3.org/2000/svg", "");
         assert!(!text.contains("://"), "{path} names another host");
     }
 }
 
 #[test]
-fn it_can_be_switched_off() {
+fn the_playground_can_be_switched_off() {
     let app = TestApp::start(|c| c.server.playground = false);
     for path in PATHS.into_iter().chain(["/model-card"]) {
         assert_eq!(app.get(path).error().0, 404, "{path}");
@@ -31,7 +31,7 @@ fn it_can_be_switched_off() {
 }
 
 #[test]
-fn it_links_only_to_what_there_is() {
+fn the_playground_links_only_to_pages_that_exist() {
     for docs in [true, false] {
         let app = TestApp::start(|c| c.server.docs = docs);
         let get = |path: &str| agent().get(app.url(path)).call().unwrap();

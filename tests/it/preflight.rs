@@ -1,4 +1,4 @@
-//! What is refused before a port is bound: by `check` and by `serve`, in the same words.
+//! Configurations that `check` and `serve` refuse, with the same message, before a port is bound.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ fn error(output: &Output) -> String {
     text.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{text}")).to_owned()
 }
 
-/// Runs `check` and `serve` with a configuration that neither takes; gives back what both say.
+/// Runs `check` and `serve` with a configuration that both must refuse, and returns their common message.
 fn refusal(dir: &Path, config: &str) -> String {
     let file = dir.join("c.toml");
     std::fs::write(&file, config).unwrap();
@@ -80,7 +80,7 @@ fn check_refuses_what_serve_refuses_before_a_port_is_bound() {
 }
 
 #[test]
-fn every_fixture_that_can_be_served_passes() {
+fn check_accepts_every_fixture_that_can_be_served() {
     let directories = ["checkpoints", "static", "gguf", "refined"].map(fixtures);
     let mut passed = 0;
     for path in directories.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path()) {
@@ -92,14 +92,14 @@ fn every_fixture_that_can_be_served_passes() {
                 assert_eq!(preview.dimensions, opened.table.dimensions(), "{}", path.display());
                 passed += 1;
             }
-            // A tokenizer is not looked at.
+            // The tokenizer is not read before the model is loaded.
             Err(error) => assert!(previewed.is_ok() || previewed == Err(error), "{}", path.display()),
         }
     }
     assert!(passed > 10);
 }
 
-/// Their headers are fine: it shows when they are loaded.
+/// The file headers of these checkpoints are valid; the mistake is found while the model is loaded.
 #[test]
 fn a_model_that_cannot_be_loaded_as_configured_ends_the_server_with_78() {
     for name in ["bad-tokenizer", "vocabulary-past-table"] {
@@ -110,9 +110,9 @@ fn a_model_that_cannot_be_loaded_as_configured_ends_the_server_with_78() {
     }
 }
 
-/// Whatever the level of the log is.
+/// The message must appear whatever the level of the log is.
 #[test]
-fn the_reason_of_the_end_is_always_said() {
+fn the_reason_for_the_exit_is_always_printed() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("c.toml");
     std::fs::write(&config, "[log]\nlevel = \"off\"").unwrap();
@@ -126,9 +126,9 @@ fn the_reason_of_the_end_is_always_said() {
     }
 }
 
-/// As somebody else than the owner of the files: root may look at everything.
+/// The test runs as a user who does not own the files, because root may read everything.
 #[test]
-fn a_directory_that_may_not_be_entered_is_named() {
+fn an_inaccessible_directory_is_named() {
     let (dir, model) = (tempfile::tempdir().unwrap(), copy_of("llama"));
     let inner = dir.path().join("closed").join("model");
     std::fs::create_dir_all(&inner).unwrap();
@@ -159,7 +159,7 @@ fn a_directory_that_may_not_be_entered_is_named() {
 }
 
 #[test]
-fn a_person_is_told_what_is_served_and_where() {
+fn the_banner_names_the_models_and_addresses() {
     use std::io::{BufRead, BufReader};
     let llama = model(&checkpoint("llama"));
     for format in ["text", "json"] {

@@ -1,4 +1,4 @@
-//! The real binary: exit codes, readiness, signals, what it prints.
+//! The real program: exit codes, readiness, signals, and what it prints.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -47,7 +47,7 @@ impl Server {
         Self { child, address }
     }
 
-    /// With `settings` and the fixtures' Llama as model `m`, in a file `c.toml` in `dir`.
+    /// Starts a server with `settings` and the tiny Llama as model `m`, from a file `c.toml` in `dir`.
     pub fn configured(dir: &Path, settings: &str, args: &[&str]) -> Self {
         let (config, path) = (dir.join("c.toml"), checkpoint("llama"));
         std::fs::write(&config, format!("{settings}\n[[models]]\nid = \"m\"\npath = {path:?}")).unwrap();
@@ -71,7 +71,7 @@ impl Server {
         assert!(status.success());
     }
 
-    /// Waits for the end: the exit code and the log.
+    /// Waits for the process to end, and returns its exit code and its log.
     pub fn end(mut self) -> (Option<i32>, String) {
         let mut log = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
@@ -111,7 +111,7 @@ fn a_bad_configuration_exits_with_78_before_a_port_is_bound() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_load_ends_the_process_with_its_error() {
+fn a_checkpoint_that_fails_to_load_ends_the_process_with_its_error() {
     let server = Server::start(&["serve", "--model", &model(&broken("nan"))]);
     let (code, log) = server.end();
     assert_eq!(code, Some(1));
@@ -119,7 +119,7 @@ fn a_checkpoint_that_does_not_load_ends_the_process_with_its_error() {
 }
 
 #[test]
-fn the_default_command_serves_and_sigterm_and_interrupt_end_it_cleanly() {
+fn the_default_command_serves_and_exits_cleanly_on_sigterm_and_sigint() {
     for signal in ["TERM", "INT"] {
         let server = Server::start(&["--model", checkpoint("llama").to_str().unwrap()]);
         server.wait_until_ready();
@@ -142,7 +142,7 @@ fn the_default_command_serves_and_sigterm_and_interrupt_end_it_cleanly() {
 
 #[cfg(feature = "default-model")]
 #[test]
-fn without_any_configuration_the_model_inside_answers_under_its_four_names() {
+fn without_configuration_the_built_in_model_answers_under_its_four_names() {
     let server = Server::start(&[]);
     server.wait_until_ready();
     let ask = |name: &str| {
@@ -167,7 +167,7 @@ fn without_any_configuration_the_model_inside_answers_under_its_four_names() {
 
 #[cfg(feature = "default-model")]
 #[test]
-fn a_configured_model_takes_the_place_of_the_one_inside_which_can_stand_beside_it() {
+fn a_configured_model_replaces_the_built_in_one_or_is_served_next_to_it() {
     let models = |args: &[&str]| {
         let output = output(&[&["check"], args].concat());
         assert!(output.status.success(), "{}", stderr(&output));
@@ -185,7 +185,7 @@ fn a_configured_model_takes_the_place_of_the_one_inside_which_can_stand_beside_i
     );
 }
 
-/// A model whose load is held, by a Hub that does not answer before it is told to.
+/// A model that does not finish loading, because the Hub that it comes from holds its response back.
 #[cfg(feature = "hub")]
 struct HeldInLoading {
     hub: FakeHub,
@@ -207,7 +207,7 @@ impl HeldInLoading {
         Self { hub, cache, answer }
     }
 
-    /// A server that loads it.
+    /// Starts a server that loads the model.
     fn server(&self, args: &[&str]) -> Server {
         let mut command = command(args);
         for (name, _) in std::env::vars() {
@@ -224,10 +224,10 @@ impl HeldInLoading {
     }
 }
 
-/// The port answers before the models are loaded.
+/// The server answers on its port before the models are loaded.
 #[cfg(feature = "hub")]
 #[test]
-fn the_port_is_bound_first_and_ready_says_when() {
+fn the_port_is_bound_before_models_are_loaded() {
     let held = HeldInLoading::new();
     let server = held.server(&[]);
     assert_eq!((server.status("/health"), server.status("/ready"), server.status("/v1/models")), (200, 503, 200));
@@ -239,7 +239,7 @@ fn the_port_is_bound_first_and_ready_says_when() {
     server.wait_until_ready();
 }
 
-/// A request whose body is still arriving at SIGTERM is answered; new connections are not taken.
+/// A request whose body is still arriving at SIGTERM is answered, and new connections are not accepted.
 #[test]
 fn requests_in_flight_are_drained() {
     let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
@@ -247,7 +247,7 @@ fn requests_in_flight_are_drained() {
     let mut stream = TcpStream::connect(&server.address).unwrap();
     let body = r#"{"input":"in flight"}"#;
     write!(stream, "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n", body.len()).unwrap();
-    // The server asks for the body: the request is in flight.
+    // The server has asked for the body, so the request is in flight.
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut line = String::new();
     reader.read_line(&mut line).unwrap();
@@ -265,9 +265,9 @@ fn requests_in_flight_are_drained() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// On a connection that was open, and on a new one.
+/// Requests are sent both on a connection that was open before the signal and on a new one.
 #[test]
-fn requests_are_answered_until_the_balancer_has_noticed() {
+fn requests_are_accepted_during_the_drain_delay() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::configured(dir.path(), "[server]\ndrain_delay = \"4s\"", &[]);
     server.wait_until_ready();
@@ -300,7 +300,7 @@ fn requests_are_answered_until_the_balancer_has_noticed() {
 }
 
 #[test]
-fn what_does_not_end_is_cut_at_the_drain_deadline() {
+fn requests_that_do_not_end_are_cut_off_after_the_drain_timeout() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::configured(dir.path(), "[server]\ndrain_timeout = \"200ms\"", &[]);
     server.wait_until_ready();
@@ -311,7 +311,7 @@ fn what_does_not_end_is_cut_at_the_drain_deadline() {
     server.signal("TERM");
     let (code, log) = server.end();
     assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("drain deadline"), "{log}");
+    assert!(log.contains("server.drain_timeout has passed"), "{log}");
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn the_log_can_be_json() {
 }
 
 #[test]
-fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
+fn the_log_has_the_trace_id_and_no_line_for_scrapes() {
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     for level in ["info", "debug"] {
         let dir = tempfile::tempdir().unwrap();
@@ -351,14 +351,14 @@ fn the_log_has_the_trace_and_is_quiet_on_scrapes() {
 
 #[cfg(feature = "hub")]
 #[test]
-fn health_says_by_its_exit_code_whether_the_server_takes_requests() {
+fn the_exit_code_of_health_says_whether_the_server_is_ready() {
     let held = HeldInLoading::new();
     let server = held.server(&["--host", "0.0.0.0"]);
     let port = server.address.rsplit(':').next().unwrap().to_owned();
     let ask = |more: &[&str]| {
         let mut command = command(&["health"]);
         command.args(more).env("EMBEDDING_SERVER_HOST", "0.0.0.0").env("EMBEDDING_SERVER_PORT", &port);
-        // No proxy is asked for the server on this machine.
+        // The proxy variables do not apply to a server on this machine.
         let output = command.env("http_proxy", "http://127.0.0.1:1").output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &stderr(&output))
     };
@@ -377,7 +377,7 @@ fn health_says_by_its_exit_code_whether_the_server_takes_requests() {
 }
 
 #[test]
-fn completions_and_the_manual_are_of_this_command_line() {
+fn completions_and_the_manual_match_the_command_line() {
     for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let output = output(&["completions", shell]);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -401,7 +401,7 @@ fn completions_and_the_manual_are_of_this_command_line() {
 }
 
 #[test]
-fn a_taken_port_names_the_setting() {
+fn a_port_in_use_is_reported_with_the_setting() {
     let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
     let port = server.address.rsplit(':').next().unwrap();
     let output = output(&["--model", &model(&checkpoint("llama")), "--port", port]);
@@ -409,15 +409,15 @@ fn a_taken_port_names_the_setting() {
     assert!(stderr(&output).contains("server.port"), "{}", stderr(&output));
 }
 
-/// mergekit and save_pretrained write weights with mode 0600; containers run as another user.
+/// mergekit and save_pretrained write weights with mode 0600, and containers run as another user.
 #[test]
-fn an_unreadable_file_says_which_and_what_to_do() {
+fn an_unreadable_file_is_reported_with_a_remedy() {
     let dir = copy_of("llama");
     let weights = dir.path().join("model.safetensors");
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o600)).unwrap();
     let mut inspect = command(&["inspect", dir.path().to_str().unwrap()]);
-    // The owner may always read: be somebody else. Only root can, so others look at mode 0 themselves.
+    // The owner may always read the file, so root runs the command as another user. Other users set mode 0.
     let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if root {
         let copy = dir.path().join("binary");
@@ -434,7 +434,7 @@ fn an_unreadable_file_says_which_and_what_to_do() {
 }
 
 #[test]
-fn inspect_says_what_a_checkpoint_is() {
+fn inspect_describes_a_checkpoint() {
     let output = output(&["inspect", checkpoint("gemma").to_str().unwrap()]);
     let text = String::from_utf8(output.stdout).unwrap();
     for part in [
@@ -462,9 +462,9 @@ fn check_prints_values_and_origins() {
     assert!(line("models.m.path = ").ends_with("# flag --model"));
 }
 
-/// What the client sends is on one line, escaped and cut; the query, which may hold a key, is not there.
+/// Texts from the client are on one line, escaped and cut. The query, which may contain a key, is left out.
 #[test]
-fn an_error_is_logged_with_its_code_and_at_debug_with_its_path_and_client() {
+fn an_error_is_logged_with_its_code_and_at_debug_with_path_and_client() {
     for (level, shown) in [("info", false), ("debug", true)] {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::configured(dir.path(), &format!("[log]\nlevel = {level:?}"), &[]);

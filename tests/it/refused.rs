@@ -1,4 +1,4 @@
-//! Answers that are given before the request's body has arrived: every client gets to read them.
+//! Responses that are sent before the body of the request has arrived: every client must be able to read them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::common::TestApp;
 const KEY: &str = "sk-0123456789abcdef";
 const JSON: &str = "content-type: application/json\r\nauthorization: Bearer sk-0123456789abcdef\r\n";
 
-/// Longer than any of these tests should take; shorter than a client that hangs.
+/// Longer than any of these tests takes, and shorter than the wait for a client that hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn app() -> TestApp {
@@ -22,7 +22,7 @@ fn app() -> TestApp {
     })
 }
 
-/// A client that never looks at an answer before it has sent all of its request.
+/// A client that reads no response before it has sent all of its request.
 struct Client(BufReader<TcpStream>);
 
 impl Client {
@@ -38,14 +38,14 @@ impl Client {
         self.0.get_mut().write_all(bytes).unwrap();
     }
 
-    /// The head and the body in two writes, as Python's http.client sends them.
+    /// Sends the head and the body in two writes, as Python's http.client does.
     fn send(&mut self, request: &str, headers: &str, body: &[u8]) {
         let length = body.len();
         self.write(format!("{request} HTTP/1.1\r\nhost: x\r\n{headers}content-length: {length}\r\n\r\n").as_bytes());
         self.write(body);
     }
 
-    /// The status and the head of the next answer.
+    /// Returns the status and the head of the next response.
     fn answer(&mut self) -> (u16, String) {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -63,13 +63,13 @@ impl Client {
     }
 }
 
-/// Each piece of it looks like the next request.
+/// Returns a body of which each piece looks like another request.
 fn body(length: usize) -> Vec<u8> {
     b"GET / HTTP/1.1\r\n\r\n".iter().copied().cycle().take(length).collect()
 }
 
 #[test]
-fn whoever_sends_all_of_a_refused_body_reads_the_answer_and_may_send_the_next_request() {
+fn a_client_that_sends_all_of_a_refused_body_reads_the_response_and_can_continue() {
     let app = app();
     let refused = [
         ("POST /v1/embeddings", "content-type: application/json\r\nauthorization: Bearer wrong\r\n", 401),
@@ -102,7 +102,7 @@ fn whoever_sends_all_of_a_refused_body_reads_the_answer_and_may_send_the_next_re
 }
 
 #[test]
-fn a_refused_body_in_chunks_is_discarded_and_its_connection_lives() {
+fn a_refused_chunked_body_is_discarded_and_the_connection_stays_open() {
     let app = app();
     let mut client = Client::connect(&app);
     for status in [404, 401, 413] {
@@ -139,7 +139,7 @@ fn a_transfer_coding_other_than_chunked_is_refused() {
 }
 
 #[test]
-fn a_refusal_goes_out_before_its_body_has_arrived() {
+fn a_refusal_is_sent_before_the_body_has_arrived() {
     let app = app();
     for (path, length, status) in [("/v1/embeddings", 2_000_000, 413), ("/v1/nothing", 200_000, 404)] {
         let mut client = Client::connect(&app);
@@ -153,7 +153,7 @@ fn a_refusal_goes_out_before_its_body_has_arrived() {
 }
 
 #[test]
-fn a_body_too_large_to_be_discarded_ends_its_connection_in_an_orderly_way() {
+fn a_body_too_large_to_discard_closes_the_connection_without_a_reset() {
     let app = app();
     let length = 100 << 20;
     let mut client = Client::connect(&app);
@@ -164,7 +164,7 @@ fn a_body_too_large_to_be_discarded_ends_its_connection_in_an_orderly_way() {
 }
 
 #[test]
-fn a_head_that_is_no_request_is_answered_though_its_body_is_still_being_sent() {
+fn an_invalid_head_is_answered_while_its_body_is_still_being_sent() {
     let app = app();
     for head in ["POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", "no request\r\n\r\n"] {
         let mut client = Client::connect(&app);
@@ -175,9 +175,10 @@ fn a_head_that_is_no_request_is_answered_though_its_body_is_still_being_sent() {
     }
 }
 
-/// Expectations have no case, and a client that gets its answer in place of leave to send does not send.
+/// Expectations are case-insensitive, and a client that receives a response instead of `100 Continue` does not send its
+/// body.
 #[test]
-fn a_client_that_waits_for_leave_to_send_is_answered_at_once() {
+fn a_client_that_waits_for_100_continue_is_answered_at_once() {
     let app = app();
     for expect in ["100-continue", "100-Continue", "100-CONTINUE"] {
         for (path, status) in [("/v1/embeddings", 413), ("/v1/nothing", 404)] {
@@ -210,10 +211,10 @@ pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The field block of a POST to `path`, by HPACK without compression.
+/// Returns the field block of a POST to `path`, in HPACK without compression.
 pub fn h2_headers(path: &str, length: usize) -> Vec<u8> {
     let length = length.to_string();
-    // Of the static table: POST, http; then literals with the names of :path, :authority and content-length.
+    // POST and http are in the static table; :path, :authority and content-length are literals with indexed names.
     let mut block = vec![0x83, 0x86];
     for (name, value) in [(&[4][..], path), (&[1], "x"), (&[0x0f, 13], &length)] {
         block.extend_from_slice(name);
@@ -227,7 +228,7 @@ fn headers(stream: u32, path: &str, length: usize) -> Vec<u8> {
     frame(HEADERS, 4, stream, &h2_headers(path, length))
 }
 
-/// The kind, flags, stream and payload of the next frame.
+/// Returns the kind, flags, stream and payload of the next frame.
 fn next_frame(client: &mut Client) -> (u8, u8, u32, Vec<u8>) {
     let mut head = [0; 9];
     client.0.read_exact(&mut head).unwrap();
@@ -236,7 +237,7 @@ fn next_frame(client: &mut Client) -> (u8, u8, u32, Vec<u8>) {
     (head[3], head[4], u32::from_be_bytes([head[5], head[6], head[7], head[8]]), payload)
 }
 
-/// Reads until `stream` was answered to its end; gives back the answer's body.
+/// Reads until the response on `stream` is complete, and returns its body.
 fn h2_answer(client: &mut Client, stream: u32) -> String {
     let mut body = Vec::new();
     loop {
@@ -252,14 +253,14 @@ fn h2_answer(client: &mut Client, stream: u32) -> String {
 }
 
 #[test]
-fn an_upload_over_http2_that_is_refused_is_answered_and_ends_alone() {
+fn a_refused_http2_upload_is_answered_and_ends_only_its_stream() {
     let app = app();
     let mut client = Client::connect(&app);
     client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     client.write(&frame(SETTINGS, 0, 0, &[]));
     client.write(&frame(SETTINGS, 1, 0, &[]));
 
-    // Its answer comes first, and its body is taken nevertheless.
+    // The response comes before the end of the body, and the rest of the body is still accepted.
     client.write(&headers(1, "/v1/nothing", 60_000));
     let answer = h2_answer(&mut client, 1);
     assert!(answer.contains("unknown_url"), "{answer}");
@@ -275,7 +276,7 @@ fn an_upload_over_http2_that_is_refused_is_answered_and_ends_alone() {
         }
     }
 
-    // One that is too large to be discarded is ended without an error, after its answer.
+    // A body that is too large to be discarded is ended without an error after the response.
     client.write(&headers(3, "/v1/nothing", 1_700_000_000));
     let answer = h2_answer(&mut client, 3);
     assert!(answer.contains("unknown_url"), "{answer}");

@@ -1,4 +1,4 @@
-//! SIGHUP and the watch: another configuration under requests, refused ones, tables that are cut short.
+//! Reloads by SIGHUP and by watching files: under requests, with refused configurations, and with damaged tables.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::common::{agent, checkpoint, copy_of};
 use crate::models;
 use crate::process::Server;
 
-/// A server on a configuration file that the test rewrites.
+/// A server whose configuration file the test rewrites.
 struct Configured {
     server: Server,
     dir: TempDir,
@@ -23,7 +23,7 @@ fn write(dir: &Path, settings: &str, models: &[(&str, &Path)]) {
     for (id, path) in models {
         text += &format!("\n[[models]]\nid = {id:?}\npath = {path:?}\n");
     }
-    // As a ConfigMap or a careful editor does.
+    // The file is replaced by renaming, as for a ConfigMap or by a careful editor.
     std::fs::write(dir.join("next"), text).unwrap();
     std::fs::rename(dir.join("next"), dir.join("c.toml")).unwrap();
 }
@@ -70,7 +70,7 @@ impl Configured {
         line.parse().unwrap()
     }
 
-    /// Sends SIGHUP and waits until it has had this result once more.
+    /// Sends SIGHUP and waits until the metric of this result has risen by one.
     fn reload(&self, result: &str) {
         let name = format!("embedding_server_reloads_total{{result=\"{result}\"}}");
         let before = self.metric(&name);
@@ -78,7 +78,7 @@ impl Configured {
         wait(|| self.metric(&name) > before);
     }
 
-    /// The files that are mapped.
+    /// Returns the files that the process has mapped.
     fn maps(&self) -> String {
         std::fs::read_to_string(format!("/proc/{}/maps", self.server.child.id())).unwrap()
     }
@@ -104,7 +104,7 @@ fn loads(log: &[Value], model: &str) -> usize {
 }
 
 #[test]
-fn models_come_go_and_are_renamed_and_what_is_unchanged_is_not_loaded_again() {
+fn models_are_added_removed_and_renamed_without_reloading_unchanged_ones() {
     let (a, b) = (copy_of("llama"), copy_of("gemma"));
     let server = Configured::start("", &[("a", a.path()), ("b", b.path())]);
     let before = server.embed("a");
@@ -127,11 +127,11 @@ fn models_come_go_and_are_renamed_and_what_is_unchanged_is_not_loaded_again() {
 }
 
 #[test]
-fn a_model_whose_files_or_settings_changed_is_loaded_again() {
+fn a_model_with_changed_files_or_settings_is_loaded_again() {
     let dir = copy_of("llama");
     let server = Configured::start("", &[("m", dir.path())]);
     let first = server.embed("m").1["data"].clone();
-    // A link to another checkpoint, as a deployment's `current` is; and the same path once more.
+    // First a link that points to another checkpoint, like a deployment's `current`, and then the same path again.
     let other = copy_of("llama-class");
     for file in ["model.safetensors", "config.json", "tokenizer.json"] {
         std::fs::copy(other.path().join(file), dir.path().join("next")).unwrap();
@@ -149,7 +149,7 @@ fn a_model_whose_files_or_settings_changed_is_loaded_again() {
 }
 
 #[test]
-fn a_broken_configuration_is_refused_and_the_old_one_goes_on() {
+fn an_invalid_configuration_is_refused_and_the_old_one_stays_in_use() {
     let a = copy_of("llama");
     let missing = PathBuf::from("/nowhere/model");
     let nan = crate::common::broken("nan");
@@ -180,7 +180,7 @@ fn a_broken_configuration_is_refused_and_the_old_one_goes_on() {
 }
 
 #[test]
-fn keys_and_limits_change_and_a_changed_port_is_told() {
+fn a_reload_changes_keys_and_limits_and_warns_about_a_changed_port() {
     let a = checkpoint("llama");
     let server = Configured::start("[server]\napi_keys = [\"sk-old\"]", &[("a", &a)]);
     let body = json!({"input": ["x", "y"]});
@@ -194,13 +194,13 @@ fn keys_and_limits_change_and_a_changed_port_is_told() {
     assert_eq!(ask("any"), 400);
     let log = server.log();
     let told = |setting: &str| log.iter().any(|line| line["message"].as_str().is_some_and(|m| m.starts_with(setting)));
-    // The port is a flag's here.
+    // Here a command-line flag sets the port.
     assert!(told("server.threads has changed") && !told("server.port has changed"));
     assert_eq!(loads(&log, "a"), 1);
 }
 
 #[test]
-fn a_reload_that_opens_the_server_to_everybody_is_as_loud_as_such_a_start() {
+fn a_reload_without_keys_warns_as_a_start_does() {
     let a = checkpoint("llama");
     let server = Configured::start("[server]\nhost = \"0.0.0.0\"\napi_keys = [\"sk-old\"]", &[("a", &a)]);
     server.write("[server]\nhost = \"0.0.0.0\"", &[("a", &a)]);
@@ -210,9 +210,10 @@ fn a_reload_that_opens_the_server_to_everybody_is_as_loud_as_such_a_start() {
     assert_eq!(log.iter().filter(warned).count(), 1, "{log:?}");
 }
 
-/// The body of a request is on its way while its model is replaced: it is answered by the table that it was for.
+/// The body of a request is still arriving while its model is replaced. The model that the request was sent for answers
+/// it.
 #[test]
-fn requests_in_flight_finish_on_the_old_models() {
+fn requests_in_flight_finish_with_the_old_models() {
     let (a, b) = (copy_of("llama"), copy_of("gemma"));
     let server = Configured::start("", &[("a", a.path())]);
     let (_, before) = server.embed("a");
@@ -234,7 +235,7 @@ fn requests_in_flight_finish_on_the_old_models() {
 }
 
 #[test]
-fn a_changed_file_is_seen_without_a_signal_where_that_is_asked_for() {
+fn a_changed_file_is_reloaded_if_an_interval_is_set() {
     let a = copy_of("llama");
     let keys = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(keys.path(), "sk-old").unwrap();
@@ -242,7 +243,7 @@ fn a_changed_file_is_seen_without_a_signal_where_that_is_asked_for() {
     let server = Configured::start(&settings, &[("a", a.path())]);
     let models = |key: &str| server.send("/v1/models", key, None);
     assert_eq!((models("sk-old").0, models("sk-new").0), (200, 401));
-    // Half written, so that `sk-new` lacks its models still: refused. The file as the server started with it was not.
+    // A half-written file, in which `sk-new` has no models yet, is refused. The file at the start was complete.
     std::fs::write(keys.path(), "sk-newer\nsk-new").unwrap();
     wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 1.0);
     assert_eq!((models("sk-old").0, models("sk-new").0), (200, 401));
@@ -251,20 +252,20 @@ fn a_changed_file_is_seen_without_a_signal_where_that_is_asked_for() {
     assert_eq!(models("sk-old").0, 401);
     server.write(&settings, &[("a", a.path()), ("b", a.path())]);
     wait(|| models("sk-new").1["data"].as_array().unwrap().len() == 2);
-    // Emptied by mistake: refused, and the keys go on.
+    // A file that was emptied by mistake is refused, and the keys stay valid.
     std::fs::write(keys.path(), "").unwrap();
     wait(|| server.metric("embedding_server_reloads_total{result=\"refused\"}") == 2.0);
     assert_eq!((models("sk-new").0, models("").0), (200, 401));
 }
 
-/// The table of `dir` loses its rows but for the header.
+/// Truncates the table of `dir` to its header.
 fn cut_short(dir: &Path) {
     let file = std::fs::OpenOptions::new().write(true).open(dir.join("model.safetensors")).unwrap();
     file.set_len(4096).unwrap();
 }
 
 #[test]
-fn a_table_that_is_cut_short_under_the_server_is_an_error_until_it_is_loaded_again() {
+fn a_truncated_table_is_an_error_until_it_is_loaded_again() {
     let (cut, whole) = (models::layer0(), copy_of("llama"));
     let server = Configured::start("", &[("cut", cut.path()), ("whole", whole.path())]);
     let before = server.embed("cut");
@@ -286,7 +287,7 @@ fn a_table_that_is_cut_short_under_the_server_is_an_error_until_it_is_loaded_aga
     assert_eq!(loads(&log, "whole"), 1);
 }
 
-/// Writes over all but the first `kept` bytes of `dir`'s table, in place.
+/// Overwrites all but the first `kept` bytes of the table of `dir` in place.
 fn overwrite(dir: &Path, kept: usize, change: impl Fn(u8) -> u8) {
     let path = dir.join("model.safetensors");
     let bytes = std::fs::read(&path).unwrap();
@@ -303,15 +304,15 @@ fn is_damaged((status, error): &(u16, Value), how: &str) {
 }
 
 #[test]
-fn a_table_that_is_overwritten_in_place_is_damaged_once_its_reload_is_refused() {
-    // Garbage everywhere, and numbers that are fine but not those of the norms that were computed at load.
+fn a_table_overwritten_in_place_counts_as_damaged_once_its_reload_is_refused() {
+    // Once with garbage everywhere, and once with valid numbers that do not match the norms computed at load.
     for (kept, change) in [(0, (|_| 0xff) as fn(u8) -> u8), (4096, |byte| byte & !1)] {
         let (changed, whole) = (copy_of("llama"), copy_of("llama"));
         let server = Configured::start("", &[("m", changed.path()), ("whole", whole.path())]);
         let fine = server.embed("whole");
         let before = server.embed("m");
         overwrite(changed.path(), kept, change);
-        // Refused for another reason than the table.
+        // The reload is refused for a reason other than the table.
         server.write("nonsense = 1", &[]);
         server.reload("refused");
         let answer = server.embed("m");
@@ -328,7 +329,7 @@ fn a_table_that_is_overwritten_in_place_is_damaged_once_its_reload_is_refused() 
 }
 
 #[test]
-fn a_table_that_is_replaced_by_a_broken_one_is_served_from_the_old_file() {
+fn a_table_replaced_by_an_invalid_one_is_served_from_the_old_file() {
     let dir = copy_of("llama");
     let server = Configured::start("", &[("m", dir.path())]);
     let before = server.embed("m");
@@ -339,7 +340,7 @@ fn a_table_that_is_replaced_by_a_broken_one_is_served_from_the_old_file() {
 }
 
 #[test]
-fn a_sum_that_is_not_finite_is_damage_and_never_the_vector_of_an_empty_text() {
+fn a_sum_that_is_not_finite_is_reported_as_damage() {
     for settings in ["", "normalize = false\n"] {
         let dir = copy_of("llama");
         let config = tempfile::tempdir().unwrap();
@@ -357,7 +358,7 @@ fn a_sum_that_is_not_finite_is_damage_and_never_the_vector_of_an_empty_text() {
 }
 
 #[test]
-fn a_copied_table_outlives_its_file() {
+fn a_copied_table_is_independent_of_its_file() {
     let dir = models::layer0();
     let settings = tempfile::tempdir().unwrap();
     let config = settings.path().join("c.toml");

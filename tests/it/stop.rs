@@ -1,4 +1,4 @@
-//! How the server stops: what may delay it, what is cut, and what a second signal does.
+//! How the server stops: what may delay the stop, what is cut off, and what a second signal does.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::common::checkpoint;
 use crate::process::{Server, command, model};
 
-/// Of HTTP/2: its preface, and SETTINGS without a setting.
+/// The preface of HTTP/2 and an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Far less than `drain_timeout`, and far more than a busy machine takes.
+/// Much less than `drain_timeout`, and much more than a busy machine needs.
 const SOON: Duration = Duration::from_secs(20);
 
 fn open(server: &Server, bytes: &[u8]) -> TcpStream {
@@ -19,7 +19,7 @@ fn open(server: &Server, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// A request whose body the server waits for.
+/// Opens a request and waits until the server is reading its body.
 fn in_flight(server: &Server) -> BufReader<TcpStream> {
     let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 15\r\n\r\n";
     let mut reader = BufReader::new(open(server, head.as_bytes()));
@@ -30,7 +30,7 @@ fn in_flight(server: &Server) -> BufReader<TcpStream> {
     reader
 }
 
-/// A server that waits for requests longer than any test does.
+/// Starts a server whose time limits for requests are longer than any test.
 fn patient(dir: &tempfile::TempDir, settings: &str) -> Server {
     let server = Server::configured(dir.path(), &format!("[server]\ndrain_timeout = \"300s\"\n{settings}"), &[]);
     server.wait_until_ready();
@@ -44,7 +44,7 @@ fn connections_without_a_request_in_flight_do_not_delay_a_stop() {
     let (half_preface, half_head) = (&PREFACE[..14], b"GET /health HTTP/1.1\r\nhost: x");
     let mut idle: Vec<TcpStream> =
         [b"".as_slice(), PREFACE, half_preface, half_head].map(|bytes| open(&server, bytes)).into();
-    // One that was used, and begins another request.
+    // This connection has been used, and begins another request.
     for rest in [b"".as_slice(), half_head] {
         let mut stream = open(&server, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
         let mut answer = Vec::new();
@@ -56,7 +56,7 @@ fn connections_without_a_request_in_flight_do_not_delay_a_stop() {
         stream.write_all(rest).unwrap();
         idle.push(stream);
     }
-    // HTTP/2 is spoken: the server has sent its SETTINGS.
+    // The connection is HTTP/2, because the server has sent its SETTINGS.
     idle[1].read_exact(&mut [0; 9]).unwrap();
     let started = Instant::now();
     server.signal("TERM");
@@ -66,9 +66,9 @@ fn connections_without_a_request_in_flight_do_not_delay_a_stop() {
 }
 
 #[test]
-fn a_second_signal_cuts_what_the_first_one_lets_finish() {
+fn a_second_signal_cuts_off_requests_in_flight() {
     for (first, second) in [("TERM", "INT"), ("INT", "TERM"), ("TERM", "TERM")] {
-        for (settings, phase) in [("", "draining"), ("drain_delay = \"300s\"", "no longer ready")] {
+        for (settings, phase) in [("", "draining"), ("drain_delay = \"300s\"", "shutting down")] {
             let dir = tempfile::tempdir().unwrap();
             let server = patient(&dir, settings);
             let request = in_flight(&server);
@@ -92,7 +92,7 @@ fn a_second_signal_cuts_what_the_first_one_lets_finish() {
 }
 
 #[test]
-fn a_second_signal_without_requests_in_flight_is_no_failure() {
+fn a_second_signal_without_requests_in_flight_exits_with_0() {
     let dir = tempfile::tempdir().unwrap();
     let server = patient(&dir, "drain_delay = \"300s\"");
     let _idle = open(&server, PREFACE);
@@ -107,16 +107,17 @@ fn a_second_signal_without_requests_in_flight_is_no_failure() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// Whatever the server takes its time for before it serves.
+/// The signal arrives while the server is still starting.
 #[test]
-fn a_hangup_at_the_start_does_not_end_the_process() {
+fn a_sighup_during_the_start_does_not_end_the_process() {
     let mut starting = command(&["--port", "0", "--config", "/dev/stdin"])
         .args(["--model", &model(&checkpoint("llama"))])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // More than a pipe holds: once all of it is written, the server is reading its configuration, whose end does not come.
+    // This is more than a pipe holds: once it is written, the server is reading its configuration, which does not
+    // end.
     let mut feed = starting.stdin.take().unwrap();
     feed.write_all(format!("# {}\n", "x".repeat(256 << 10)).as_bytes()).unwrap();
     let hangup = std::process::Command::new("kill").args(["-HUP", &starting.id().to_string()]).status().unwrap();
@@ -129,9 +130,10 @@ fn a_hangup_at_the_start_does_not_end_the_process() {
     let _ = (starting.kill(), starting.wait());
 }
 
-/// `printf 'GET / HTTP/1.1 ...' | nc -N`: the whole request, then the end of the client's side.
+/// The client does what `printf 'GET / HTTP/1.1 ...' | nc -N` does: it sends a whole request and then closes its
+/// sending side.
 #[test]
-fn a_client_that_ends_its_side_after_its_request_is_answered() {
+fn a_client_that_closes_its_sending_side_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let server = patient(&dir, "");
     let texts = serde_json::json!({"input": (0..200).map(|i| format!("text number {i}")).collect::<Vec<_>>()});
@@ -149,7 +151,7 @@ fn a_client_that_ends_its_side_after_its_request_is_answered() {
 }
 
 #[test]
-fn a_connection_without_streams_is_idle_although_it_answers_pings() {
+fn an_http2_connection_without_streams_is_idle_even_if_it_answers_pings() {
     let dir = tempfile::tempdir().unwrap();
     let server = patient(&dir, "header_timeout = \"400ms\"\nrequest_timeout = \"300s\"");
     let mut stream = open(&server, PREFACE);
@@ -166,7 +168,7 @@ fn a_connection_without_streams_is_idle_although_it_answers_pings() {
         assert!(started.elapsed() < SOON, "still open");
     }
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
-    // A preface a byte at a time, each of which is something that moves.
+    // The preface is sent byte by byte, so that something arrives all the time.
     let mut stream = open(&server, &[]);
     let started = Instant::now();
     for byte in PREFACE.iter().cycle().take(23) {

@@ -1,4 +1,4 @@
-//! What systemd is told, and the sockets that it passes.
+//! Notifications to systemd, and the sockets that systemd passes to the server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,7 +11,7 @@ use crate::common::checkpoint;
 use crate::process::{Server, command, model};
 
 #[test]
-fn systemd_is_told_when_the_server_is_ready_reloads_and_stops() {
+fn systemd_is_notified_of_ready_reload_and_stop() {
     let dir = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -33,7 +33,7 @@ fn systemd_is_told_when_the_server_is_ready_reloads_and_stops() {
     assert_eq!(server.end().0, Some(0));
 }
 
-/// A server whose standard input becomes the first passed socket.
+/// Starts a server whose standard input becomes the first passed socket.
 fn activated(socket: OwnedFd) -> (std::process::Child, String) {
     let script = "exec 3<&0 </dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$0\" \"$@\"";
     let mut server = Command::new("sh")
@@ -56,7 +56,7 @@ fn health(mut stream: impl Read + Write) -> String {
 }
 
 #[test]
-fn the_server_listens_on_the_sockets_that_were_passed_to_it() {
+fn the_server_listens_on_the_sockets_that_systemd_passes() {
     let dir = tempfile::tempdir().unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = tcp.local_addr().unwrap();

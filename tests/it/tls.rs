@@ -1,4 +1,4 @@
-//! HTTPS: both protocols, certificates that change, clients that do not shake hands.
+//! HTTPS: HTTP/1.1 and HTTP/2, certificates that change, and clients that do not complete the handshake.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use crate::process::{Server, command};
 
 type Stream = StreamOwned<ClientConnection, TcpStream>;
 
-/// A new certificate for this machine, in `dir`.
+/// Writes a new certificate for this machine to `dir`.
 fn certify(dir: &Path) -> CertificateDer<'static> {
     let CertifiedKey { cert, signing_key } =
         rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
@@ -32,7 +32,7 @@ fn start(dir: &Path) -> Server {
     Server::configured(dir, &settings, &[])
 }
 
-/// A connection that trusts `certificate` alone, after the handshake.
+/// Opens a connection that trusts only `certificate`, and performs the handshake.
 fn connect(server: &Server, certificate: &CertificateDer<'static>, protocols: &[&[u8]]) -> Result<Stream, String> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
@@ -63,7 +63,7 @@ fn health(stream: &mut Stream) -> String {
 }
 
 #[test]
-fn both_protocols_answer_over_tls() {
+fn http1_and_http2_work_over_tls() {
     let dir = TempDir::new().unwrap();
     let certificate = certify(dir.path());
     let server = start(dir.path());
@@ -98,7 +98,7 @@ fn both_protocols_answer_over_tls() {
 }
 
 #[test]
-fn a_refused_body_over_tls_is_discarded_and_its_connection_lives() {
+fn a_refused_body_over_tls_is_discarded_and_the_connection_stays_open() {
     let dir = TempDir::new().unwrap();
     let certificate = certify(dir.path());
     let server = start(dir.path());
@@ -118,7 +118,7 @@ fn a_refused_body_over_tls_is_discarded_and_its_connection_lives() {
 }
 
 #[test]
-fn the_health_check_speaks_tls_where_the_server_does() {
+fn the_health_check_uses_tls_if_the_server_does() {
     let dir = tempfile::tempdir().unwrap();
     certify(dir.path());
     let server = start(dir.path());
@@ -137,13 +137,13 @@ fn the_health_check_speaks_tls_where_the_server_does() {
 }
 
 #[test]
-fn a_new_certificate_is_taken_over_and_a_broken_one_is_not() {
+fn a_reload_uses_a_new_certificate_and_refuses_an_invalid_one() {
     let dir = TempDir::new().unwrap();
     let old = certify(dir.path());
     let server = start(dir.path());
     let mut open = connect(&server, &old, &[b"http/1.1"]).unwrap();
     let ready = Instant::now() + Duration::from_secs(30);
-    // The configuration is read again only once the models are loaded.
+    // A changed certificate is read only after the models are loaded.
     while {
         let mut stream = connect(&server, &old, &[b"http/1.1"]).unwrap();
         stream.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
@@ -185,7 +185,7 @@ fn a_certificate_that_cannot_be_used_ends_with_78_and_names_the_setting() {
 }
 
 #[test]
-fn who_does_not_shake_hands_is_cut() {
+fn a_connection_without_a_handshake_is_closed() {
     let dir = TempDir::new().unwrap();
     certify(dir.path());
     let server = start(dir.path());
@@ -195,9 +195,10 @@ fn who_does_not_shake_hands_is_cut() {
     assert!(answer.is_empty());
 }
 
-/// As Go and nginx answer it; a client that gets an alert of TLS says something about HTTP/0.9.
+/// The server answers in plain HTTP, as Go and nginx do. A client that receives a TLS alert reports an obscure HTTP/0.9
+/// error.
 #[test]
-fn plain_http_is_told_that_this_is_https_and_what_is_not_tls_is_counted() {
+fn plain_http_gets_an_error_and_bytes_that_are_not_tls_are_counted() {
     let dir = TempDir::new().unwrap();
     let certificate = certify(dir.path());
     let server = start(dir.path());
@@ -216,7 +217,7 @@ fn plain_http_is_told_that_this_is_https_and_what_is_not_tls_is_counted() {
         plain.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         plain.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("This port speaks HTTPS"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("This port expects HTTPS"), "{answer}");
         assert!(refused(done as u64 + 1));
     }
     for (done, bytes) in [b"hello\r\n\r\n".as_slice(), b"\x16\x03\x01\0\x05hello", b"\0\0\0\0\0\0"].iter().enumerate() {

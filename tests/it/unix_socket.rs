@@ -1,4 +1,4 @@
-//! `server.host = "unix:PATH"`: the socket's file, requests and health checks through it.
+//! `server.host = "unix:PATH"`: the file of the socket, and requests and health checks through it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
@@ -14,7 +14,7 @@ fn host(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// A server on that socket, and what it prints up to the end of its banner.
+/// Starts a server on this socket, and returns it with what it prints up to the end of its banner.
 fn run(command: &mut Command) -> (Server, String) {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
@@ -27,7 +27,7 @@ fn start(path: &Path) -> (Server, String) {
     run(&mut command(&["--host", &host(path), "--model", &model(&checkpoint("llama"))]))
 }
 
-/// What a server says that does not start.
+/// Returns the error of a server that does not start.
 fn refused(path: &Path) -> String {
     let output = command(&["--host", &host(path), "--model", &model(&checkpoint("llama"))]).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
@@ -103,7 +103,7 @@ fn requests_and_health_checks_go_through_the_socket_until_it_is_removed() {
 }
 
 #[test]
-fn the_health_check_fails_where_the_socket_answers_503_or_nothing() {
+fn the_health_check_fails_if_the_socket_answers_503_or_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
@@ -123,7 +123,7 @@ fn the_health_check_fails_where_the_socket_answers_503_or_nothing() {
 }
 
 #[test]
-fn the_umask_gives_the_socket_its_mode() {
+fn the_umask_determines_the_mode_of_the_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     let mut shell = Command::new("sh");
@@ -133,7 +133,7 @@ fn the_umask_gives_the_socket_its_mode() {
 }
 
 #[test]
-fn a_socket_on_which_nobody_listens_is_replaced_and_by_one_server_only() {
+fn a_stale_socket_is_replaced_by_exactly_one_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("s");
     drop(UnixListener::bind(&path).unwrap());
@@ -149,34 +149,34 @@ fn a_socket_on_which_nobody_listens_is_replaced_and_by_one_server_only() {
     assert!(code == Some(1) && log.contains("another process listens on it"), "{log}");
     wait_until_ready(&path);
 
-    // Killed, so that its socket stays.
+    // The server is killed, so that its socket file stays.
     winner.signal("KILL");
     winner.end();
     let (server, _) = start(&path);
     wait_until_ready(&path);
     server.signal("TERM");
     let (_, log) = server.end();
-    assert!(log.contains("nobody listens"), "{log}");
+    assert!(log.contains("no process listens"), "{log}");
 }
 
 #[test]
-fn what_is_no_socket_and_what_is_anothers_is_left_alone() {
+fn files_that_are_not_stale_sockets_are_not_removed() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("file"), "mine").unwrap();
     std::fs::create_dir(at("directory")).unwrap();
     symlink(at("nowhere"), at("link")).unwrap();
-    assert!(refused(&at("file")).contains("a file that is not a socket is in its place"));
-    assert!(refused(&at("directory")).contains("a directory is in its place"));
-    assert!(refused(&at("link")).contains("a symbolic link is in its place"));
+    assert!(refused(&at("file")).contains("the path is a file that is not a socket"));
+    assert!(refused(&at("directory")).contains("the path is a directory"));
+    assert!(refused(&at("link")).contains("the path is a symbolic link"));
     assert_eq!(std::fs::read_to_string(at("file")).unwrap(), "mine");
     assert!(at("directory").is_dir() && at("link").is_symlink());
-    assert!(refused(&at("none").join("s")).contains("create its directory"));
+    assert!(refused(&at("none").join("s")).contains("create the directory"));
 
     let (server, _) = start(&at("s"));
     assert!(refused(&at("s")).contains("another process listens on it"));
     assert!(get(&at("s"), "/health").starts_with("HTTP/1.1 200"));
-    // Another program's socket in the place of this one.
+    // Another program's socket takes the place of this server's socket.
     std::fs::remove_file(at("s")).unwrap();
     let _other = UnixListener::bind(at("s")).unwrap();
     server.signal("TERM");
@@ -185,7 +185,7 @@ fn what_is_no_socket_and_what_is_anothers_is_left_alone() {
 }
 
 #[test]
-fn check_shows_the_socket_and_a_reload_says_that_another_takes_a_restart() {
+fn check_shows_the_socket_and_a_reload_says_that_a_change_needs_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (path, config) = (dir.path().join("s"), dir.path().join("c.toml"));
     let configure = |path: &Path| {
@@ -208,6 +208,6 @@ fn check_shows_the_socket_and_a_reload_says_that_another_takes_a_restart() {
     let mut log = String::new();
     let mut stderr = BufReader::new(server.child.stderr.take().unwrap());
     while !log.contains("configuration reloaded") && stderr.read_line(&mut log).unwrap() > 0 {}
-    assert!(log.contains("server.host has changed, which takes a restart"), "{log}");
+    assert!(log.contains("server.host has changed; restart the server"), "{log}");
     assert!(get(&path, "/health").starts_with("HTTP/1.1 200"));
 }

@@ -1,4 +1,5 @@
-//! What is refused before it is a request: connections over a limit, and bytes that are not HTTP.
+//! Connections and bytes that are refused before there is a request: connections over the limit, and bytes that are not
+//! HTTP.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::{TestApp, agent, checkpoint};
 use crate::process::{Server, command, model};
 
-/// All that comes back for these bytes.
+/// Sends these bytes and returns all that comes back.
 fn answer(address: &str, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
@@ -38,10 +39,10 @@ fn wait(what: impl Fn() -> bool) {
 }
 
 #[test]
-fn probes_are_answered_when_all_connections_are_taken_and_other_requests_are_refused() {
+fn probes_are_answered_at_the_connection_limit_and_other_requests_are_refused() {
     let app = TestApp::start(|c| c.server.max_connections = 20);
     let _taken: Vec<TcpStream> = (0..20).map(|_| TcpStream::connect(&app.address).unwrap()).collect();
-    // More than are told at the same time, and silent: they do not keep a probe out.
+    // More silent connections than are answered at the same time do not prevent a probe from being answered.
     let _more: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&app.address).unwrap()).collect();
     for path in ["/health", "/ready", "/metrics", "/health/", "//ready"] {
         let answer = answer(&app.address, format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes());
@@ -62,7 +63,7 @@ fn probes_are_answered_when_all_connections_are_taken_and_other_requests_are_ref
 }
 
 #[test]
-fn the_health_check_works_when_all_connections_are_taken() {
+fn the_health_check_works_at_the_connection_limit() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::configured(dir.path(), "[server]\nmax_connections = 3", &[]);
     server.wait_until_ready();
@@ -74,11 +75,11 @@ fn the_health_check_works_when_all_connections_are_taken() {
     }
 }
 
-/// Connections below the limit of open files, and those that are told that there are too many.
+/// The limit of open files allows fewer connections, including those that are answered with an error.
 #[test]
-fn a_low_limit_of_open_files_lowers_the_limit_of_connections() {
+fn a_low_limit_of_open_files_lowers_the_connection_limit() {
     let args = ["--port", "0", "--model", &model(&checkpoint("llama"))];
-    // Enough for what a server has open on this machine, and for some connections.
+    // The limit is enough for the files that a server opens on this machine, and for some connections.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let limit = format!("ulimit -n {}; exec \"$0\" \"$@\"", 64 + 4 * threads);
     let mut limited = Command::new("sh");
@@ -99,10 +100,10 @@ fn a_low_limit_of_open_files_lowers_the_limit_of_connections() {
     assert!(log.matches("connections are refused").count() <= 10, "{log}");
 }
 
-/// The limit is lowered under a running server, which did not count with that.
+/// The limit is lowered while the server is running, so the server could not take it into account.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_server_without_a_free_descriptor_says_so_now_and_then_and_recovers() {
+fn a_server_without_free_descriptors_logs_it_occasionally_and_recovers() {
     let server = Server::start(&["--model", &model(&checkpoint("llama"))]);
     server.wait_until_ready();
     let files = || std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count();
@@ -125,7 +126,7 @@ fn a_server_without_a_free_descriptor_says_so_now_and_then_and_recovers() {
 }
 
 #[test]
-fn what_is_not_http_is_answered_in_the_shape_of_all_errors_and_counted() {
+fn bytes_that_are_not_http_get_an_error_response_and_are_counted() {
     let app = TestApp::start(|_| {});
     let long = format!("GET /health HTTP/1.1\r\nhost: x\r\nx-long: {}\r\n\r\n", "x".repeat(500_000));
     let many = format!("GET /health HTTP/1.1\r\nhost: x\r\n{}\r\n", "x-h: v\r\n".repeat(101));
@@ -154,11 +155,11 @@ fn what_is_not_http_is_answered_in_the_shape_of_all_errors_and_counted() {
         assert_eq!((error["error"]["code"].as_str(), answer.contains("connection: close")), (Some("bad_http"), true));
         wait(|| count(&app.address, "bad_http") == done as u64 + 1);
     }
-    // HTTP/2: DATA on the stream 0.
+    // On HTTP/2 this is a DATA frame on stream 0.
     let frames = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x01\0\0\0\0\0\0x";
     answer(&app.address, frames);
     wait(|| count(&app.address, "bad_http") == cases.len() as u64 + 1);
-    // Neither of these breaks the protocol.
+    // Neither of these violates the protocol.
     for fine in ["GET /health HTTP/1.0\r\n\r\n", "", "GET /health HT"] {
         let mut stream = TcpStream::connect(&app.address).unwrap();
         stream.write_all(fine.as_bytes()).unwrap();
@@ -169,7 +170,7 @@ fn what_is_not_http_is_answered_in_the_shape_of_all_errors_and_counted() {
 }
 
 #[test]
-fn what_is_not_http_is_logged_with_its_sender_at_debug_and_once_a_minute_at_warn() {
+fn bytes_that_are_not_http_are_logged_at_debug_and_once_a_minute_at_warn() {
     for (level, lines) in [("debug", 20), ("info", 0)] {
         let dir = tempfile::tempdir().unwrap();
         let server = Server::configured(dir.path(), &format!("[log]\nlevel = {level:?}"), &[]);

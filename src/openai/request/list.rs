@@ -1,4 +1,4 @@
-//! A field that holds inputs: a string, a list, token ids. Each wrong element is named with its place.
+//! Parses a field that holds inputs. The error for an invalid element names its position.
 
 use std::fmt;
 
@@ -9,17 +9,17 @@ use super::{SHAPES, whole};
 use crate::embedder::Input;
 use crate::openai::Inputs;
 
-/// [`Inputs`], or null.
+/// Deserializes [`Inputs`] or null.
 #[derive(Clone, Copy)]
 pub(super) struct List {
     pub field: &'static str,
-    /// Inputs that are kept.
+    /// The number of inputs that are kept.
     pub max: usize,
 }
 
 impl List {
     fn wrong<E: Error>(self, found: &str) -> E {
-        E::custom(format!("'{}' is {found}, and must be {SHAPES}", self.field))
+        E::custom(format!("'{}' is {found}, but must be {SHAPES}", self.field))
     }
 }
 
@@ -71,19 +71,20 @@ impl<'de> Visitor<'de> for List {
                 while inputs.count < self.max {
                     match seq.next_element_seed(element(inputs.count))? {
                         None => return Ok(Some(inputs)),
-                        // Mixed ones too: LangChain puts "" between arrays of ids for documents that are empty.
+                        // Texts and arrays may be mixed: LangChain sends "" between arrays of
+                        // IDs for empty documents.
                         Some(Item::Input(input)) => inputs.list.push(input),
                         Some(Item::TokenId(id)) => {
                             return Err(Error::custom(format!(
-                                "{field}[{}] is the number {id}, and '{field}' begins with a text or an array; send token \
-                                 ids alone, or in arrays of their own",
+                                "{field}[{}] is the number {id}, but '{field}' begins with a text or an array; send token \
+                                                                 IDs in a list of their own, or in arrays of their own",
                                 inputs.count
                             )));
                         }
                     }
                     inputs.count += 1;
                 }
-                // What is over the limit is refused later, with its number.
+                // The rest is over the limit. It is only counted, for the error message.
                 while seq.next_element::<IgnoredAny>()?.is_some() {
                     inputs.count += 1;
                 }
@@ -113,18 +114,19 @@ impl<'de> Visitor<'de> for List {
     }
 }
 
-/// One element of such an array.
+/// An element of the array.
 enum Item {
     Input(Input),
     TokenId(u32),
 }
 
-/// Where an element stands.
+/// The position of an element.
 #[derive(Clone, Copy)]
 struct Element {
     field: &'static str,
     index: usize,
-    /// The array of token ids in the field's array that it is an element of.
+    /// The index of the inner array of token IDs that contains the element, or `None` for an element of the outer
+    /// array.
     within: Option<usize>,
 }
 
@@ -133,10 +135,10 @@ impl Element {
         let Self { field, index, within } = self;
         E::custom(match within {
             Some(outer) => format!(
-                "{field}[{outer}][{index}] is {found}, and token ids in '{field}' are whole numbers from 0 to {}",
+                "{field}[{outer}][{index}] is {found}, but token IDs in '{field}' must be whole numbers from 0 to {}",
                 u32::MAX
             ),
-            None => format!("{field}[{index}] is {found}, and '{field}' must be {SHAPES}"),
+            None => format!("{field}[{index}] is {found}, but '{field}' must be {SHAPES}"),
         })
     }
 
@@ -220,7 +222,7 @@ impl<'de> Visitor<'de> for TokenId {
     type Value = u32;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a token id")
+        f.write_str("a token ID")
     }
 
     fn visit_u64<E: Error>(self, id: u64) -> Result<u32, E> {
