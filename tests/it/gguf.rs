@@ -254,7 +254,7 @@ fn an_extracted_file_is_a_directory_of_the_same_vectors() {
 /// Runs of every character of the vocabulary and of every token that repeats itself, of 1 to 100 of them.
 #[test]
 fn runs_of_one_token_are_tokenized_as_by_the_models_own_file() {
-    for (name, judge) in [("gemma", "gemma"), ("gemma2", "gemma3"), ("gemma3", "gemma3")] {
+    for (name, judge) in [("gemma", "gemma"), ("gemma-2024", "gemma"), ("gemma2", "gemma2"), ("gemma3", "gemma3")] {
         let path = fixtures("gguf-runs").join(name);
         let json = fixtures("gguf-runs").join(judge).with_extension("json");
         let judge = HfTokenizer::from_json(&std::fs::read(&json).unwrap(), &json).unwrap();

@@ -119,8 +119,9 @@ struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    /// `spaces`: tokens of nothing but spaces are spelled with ▁, as Gemma's tokenizer.json has them and its GGUF has not.
-    fn read(file: &'a Gguf, spaces: bool) -> Result<Self, LoadError> {
+    /// `gemma`: the tokens are spelled as Gemma's tokenizer.json has them and its GGUF has not. Tokens of nothing but spaces have ▁ there,
+    /// and the byte of a tab is the character, so that two of it can be merged, unless the vocabulary has that beside the byte.
+    fn read(file: &'a Gguf, gemma: bool) -> Result<Self, LoadError> {
         let tokens = file.texts("tokenizer.ggml.tokens")?.filter(|tokens| !tokens.is_empty()).ok_or_else(|| {
             LoadError::new(file.path(), "has no tokenizer.ggml.tokens")
                 .expected("the model's vocabulary")
@@ -131,12 +132,20 @@ impl<'a> Metadata<'a> {
             (id >= 0.0 && id < tokens.len() as f64).then_some(id as usize)
         };
         let (bos, eos, unknown) = (id("bos"), id("eos"), id("unknown"));
-        let spelled = |token: &'a str| match token.bytes().all(|b| b == b' ') {
-            true if spaces => Cow::Owned("▁".repeat(token.len())),
+        let has_tab = tokens.contains(&"\t");
+        let spelled = |token: &'a str| match token {
+            "<0x09>" if gemma && !has_tab => Cow::Borrowed("\t"),
+            _ if gemma && token.bytes().all(|b| b == b' ') => Cow::Owned("▁".repeat(token.len())),
             _ => Cow::Borrowed(token),
         };
         let tokens = tokens.into_iter().map(spelled).collect();
-        let types = file.integers("tokenizer.ggml.token_type").unwrap_or_default();
+        let mut types = file.integers("tokenizer.ggml.token_type").unwrap_or_default();
+        if gemma && let Some(bytes) = types.iter().position(|&kind| kind == token_type::BYTE) {
+            // Converters before July 2024 wrote the tokens that Gemma's authors defined as normal ones. They come before the bytes.
+            for kind in types.iter_mut().take(bytes).filter(|kind| **kind == token_type::NORMAL) {
+                *kind = token_type::USER_DEFINED;
+            }
+        }
         Ok(Self { tokens, types, bos, eos, unknown })
     }
 
