@@ -79,7 +79,7 @@ pub struct Norm {
 pub struct FinalNorm {
     /// What the model multiplies its embeddings with before the norm: `sqrt(hidden)` in Gemma, 1 in most.
     pub embedding_scale: f64,
-    /// A norm on the embedding itself: Bloom.
+    /// A norm on the embedding itself: Bloom, ModernBERT.
     pub embedding_norm: Option<Norm>,
     /// The model's last norm.
     pub norm: Norm,
@@ -106,7 +106,7 @@ pub struct CollapsedNorm {
     pub weight: Vec<f32>,
     /// `dimensions` numbers, or none.
     pub bias: Option<Vec<f32>>,
-    /// Empty for RMS norms, one for a LayerNorm, three for two LayerNorms in a row.
+    /// Empty for RMS norms, one for a LayerNorm, three for two norms in a row of which one is a LayerNorm.
     pub corrections: Vec<Correction>,
 }
 
@@ -170,6 +170,7 @@ impl FinalNorm {
         match &self.embedding_norm {
             None if self.norm.kind.removes_mean() => vec![outer],
             None => Vec::new(),
+            Some(inner) if inner.is_proportional() && !self.norm.kind.removes_mean() => Vec::new(),
             Some(inner) => {
                 let bias = inner.bias.clone().unwrap_or_else(|| vec![0.0; dimensions]);
                 vec![product(&inner.effective_weight(dimensions), &outer), product(&bias, &outer), outer]
@@ -241,6 +242,11 @@ impl Norm {
             _ => f64::NAN,
         };
         (mean * scale, 1.0 / (spread * scale * scale + self.eps).sqrt())
+    }
+
+    /// Whether the norm only multiplies, each column with its weight and the whole row with a number.
+    const fn is_proportional(&self) -> bool {
+        !self.kind.removes_mean() && self.bias.is_none()
     }
 
     fn effective_weight(&self, dimensions: usize) -> Vec<f32> {

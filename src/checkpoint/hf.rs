@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::family::{self, ModelConfig, NormNames};
+use super::family::{self, Family, InnerNorm, ModelConfig, names};
 use super::weights::{StoredTensor, Weights, quantized};
 use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
@@ -68,9 +68,9 @@ impl Parts {
         let (norm, norm_source) = find_norm(&weights, &family, &config, overrides, table.dimensions())?;
         let embedding_norm = match family.embedding_norm {
             None => None,
-            Some(names) => Some(read_norm(&weights, &family, &config, overrides, names, table.dimensions())?),
+            Some(inner) => Some(read_norm(&weights, &family, &config, overrides, inner, table.dimensions())?),
         };
-        let warnings = family.warnings(&config, overrides).into_iter().collect();
+        let warnings = family.warnings(&config, overrides);
         let embedding_scale = overrides.embedding_scale.unwrap_or(scale);
         let norm = FinalNorm { embedding_scale, embedding_norm, norm, row_weights: None };
         Ok(Self { config, tensor, table, norm, norm_source, warnings })
@@ -80,7 +80,7 @@ impl Parts {
 fn find_table(weights: &Weights, overrides: &Overrides) -> Result<StoredTensor, LoadError> {
     let found = match &overrides.embedding_tensor {
         Some(name) => weights.find(std::slice::from_ref(name))?,
-        None => weights.find(&family::embedding_names())?,
+        None => weights.find(&names::embedding_names())?,
     };
     found.ok_or_else(|| {
         let error = LoadError::new(weights.path(), "has no embedding table");
@@ -102,12 +102,12 @@ fn find_table(weights: &Weights, overrides: &Overrides) -> Result<StoredTensor, 
 /// GPTQ, AWQ and compressed-tensors store a packed matrix under these names.
 fn is_packed_table(name: &str) -> bool {
     let stem = [".qweight", ".weight_packed"].iter().find_map(|suffix| name.strip_suffix(suffix));
-    stem.is_some_and(|stem| family::embedding_names().contains(&format!("{stem}.weight")))
+    stem.is_some_and(|stem| names::embedding_names().contains(&format!("{stem}.weight")))
 }
 
 fn find_norm(
     weights: &Weights,
-    family: &family::Family,
+    family: &Family,
     config: &ModelConfig,
     overrides: &Overrides,
     dimensions: usize,
@@ -121,33 +121,37 @@ fn find_norm(
     }
     let names = match &overrides.norm_tensor {
         Some(name) => vec![name.clone()],
-        None => family::norm_names(),
+        None => names::norm_names(),
     };
     let Some(tensor) = weights.find(&names)? else {
         return Err(LoadError::new(weights.path(), "has no final norm")
             .expected(format!("a tensor {}; {}", names.first().map_or("", String::as_str), weights.has()))
             .remedy("set norm_tensor to its name, or norm = \"none\" to serve the rows as they are"));
     };
+    let family = if tensor.format.as_deref() == Some("mlx") { family.converted_to_mlx(config)? } else { *family };
     let (weight, bias) = parameters(weights, &tensor, dimensions)?;
     Ok((Norm { kind: family.norm, eps, weight: Some(weight), bias }, Some(tensor.name)))
 }
 
-/// The norm on the embedding itself, of the families that have one: always a LayerNorm.
+/// The norm on the embedding itself, of the families that have one.
 fn read_norm(
     weights: &Weights,
-    family: &family::Family,
+    family: &Family,
     config: &ModelConfig,
     overrides: &Overrides,
-    names: NormNames,
+    inner: InnerNorm,
     dimensions: usize,
 ) -> Result<Norm, LoadError> {
     let eps = family.eps(config, overrides)?;
-    let Some(tensor) = weights.find(names)? else {
-        return Err(LoadError::new(weights.path(), "has no norm on the embedding")
-            .expected(format!("a tensor {}", names.first().unwrap_or(&""))));
+    let names = inner.names();
+    let Some(first) = names.first() else { return Ok(Norm { kind: inner.kind, eps, weight: None, bias: None }) };
+    let Some(tensor) = weights.find(&names)? else {
+        return Err(
+            LoadError::new(weights.path(), "has no norm on the embedding").expected(format!("a tensor {first}"))
+        );
     };
     let (weight, bias) = parameters(weights, &tensor, dimensions)?;
-    Ok(Norm { kind: NormKind::Layer, eps, weight: Some(weight), bias })
+    Ok(Norm { kind: inner.kind, eps, weight: Some(weight), bias })
 }
 
 fn parameters(

@@ -23,6 +23,8 @@ pub struct StoredTensor {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: Bytes,
+    /// The `format` that the file's metadata name: "pt", "mlx".
+    pub format: Option<String>,
     /// The file that holds it, and the file's map.
     pub path: PathBuf,
     pub map: Map,
@@ -74,6 +76,11 @@ impl StoredTensor {
         }
         Ok(numbers)
     }
+}
+
+/// The `format` that a file's metadata name.
+pub fn format_of(header: &safetensors::tensor::Metadata) -> Option<String> {
+    header.metadata().as_ref().and_then(|metadata| metadata.get("format")).cloned()
 }
 
 /// `holds` says what was found in place of rows of numbers.
@@ -277,6 +284,7 @@ impl SafeTensorsFile {
             dtype: info.dtype,
             shape: info.shape.clone(),
             bytes: self.map.bytes().slice(self.data_start + start..self.data_start + end),
+            format: format_of(&self.metadata),
             path: self.path.clone(),
             map: self.map.clone(),
         })

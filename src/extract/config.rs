@@ -2,30 +2,23 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::source::TensorInfo;
 use crate::checkpoint::family::ModelConfig;
 use crate::error::LoadError;
-use crate::files;
+use crate::json;
 
 /// How families spell the number of layers.
 const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"];
-
-/// Keys of a multimodal config that its text_config may leave out and transformers reads for both.
-const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "transformers_version"];
 
 /// The config at `path` for a model that has `table` and no layers: the language model's own settings alone, and every
 /// list with an entry per layer empty, for transformers compares their lengths.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// When the settings cannot be written as JSON.
 pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<Vec<u8>, LoadError> {
-    let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
-    let whole: Map<String, Value> =
-        serde_json::from_slice(&json).map_err(|e| LoadError::new(path, format!("is not a JSON object: {e}")))?;
-    let mut text = text_config(whole);
-    text.insert("model_type".to_owned(), config.model_type().into());
+    let mut text = config.language_model();
     // What trained or quantized the layers, and code files that are not copied.
     for gone in ["quantization_config", "auto_map"] {
         text.remove(gone);
@@ -55,20 +48,9 @@ pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<V
     }
     let dtype = if text.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     text.insert(dtype.to_owned(), torch_name(table).into());
-    let mut out = serde_json::to_vec_pretty(&text).map_err(|e| LoadError::new(path, e.to_string()))?;
+    let mut out = json::to_vec_pretty(&text).map_err(|e| LoadError::new(path, e.to_string()))?;
     out.push(b'\n');
     Ok(out)
-}
-
-/// The language model's settings, from where they are nested too.
-fn text_config(mut whole: Map<String, Value>) -> Map<String, Value> {
-    let Some(Value::Object(mut text)) = whole.remove("text_config") else { return whole };
-    for key in SHARED {
-        if let (false, Some(value)) = (text.contains_key(key), whole.remove(key)) {
-            text.insert(key.to_owned(), value);
-        }
-    }
-    text
 }
 
 /// `layer_types`, `layers_block_type`, `mlp_layer_types`, `hybrid_override_pattern`: not `eos_token_id`, which may be as long
@@ -93,7 +75,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.json");
         std::fs::write(&path, config.to_string()).unwrap();
-        let table = TensorInfo { name: "t".into(), dtype: safetensors::Dtype::F16, shape: vec![7, 3], len: 42 };
+        let table =
+            TensorInfo { name: "t".into(), dtype: safetensors::Dtype::F16, shape: vec![7, 3], len: 42, format: None };
         let made = layer0(&path, &ModelConfig::open(&path).unwrap(), &table).unwrap();
         serde_json::from_slice(&made).unwrap()
     }

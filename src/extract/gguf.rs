@@ -119,10 +119,10 @@ fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)>
     let mut tensors = vec![tensor(TABLE, dtype, vec![table.stored_rows(), table.dimensions()], table.bytes().clone())];
     let Norm { weight, bias, .. } = &checkpoint.norm.norm;
     if let (Some(inner), Some(name)) =
-        (&checkpoint.norm.embedding_norm, family.embedding_norm.and_then(|names| names.first()))
+        (&checkpoint.norm.embedding_norm, family.embedding_norm.and_then(|norm| norm.names().into_iter().next()))
     {
         let bias = name.strip_suffix(".weight").map(|stem| format!("{stem}.bias"));
-        for (name, numbers) in [(Some((*name).to_owned()), &inner.weight), (bias, &inner.bias)] {
+        for (name, numbers) in [(Some(name), &inner.weight), (bias, &inner.bias)] {
             if let (Some(name), Some(numbers)) = (name, numbers) {
                 tensors.push(vector(&name, numbers.clone()));
             }
@@ -150,7 +150,7 @@ fn vector(name: &str, numbers: Vec<f32>) -> (TensorInfo, Bytes) {
 }
 
 fn tensor(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: Bytes) -> (TensorInfo, Bytes) {
-    (TensorInfo { name: name.to_owned(), dtype, shape, len: bytes.len() as u64 }, bytes)
+    (TensorInfo { name: name.to_owned(), dtype, shape, len: bytes.len() as u64, format: None }, bytes)
 }
 
 impl Source for GgufSource {

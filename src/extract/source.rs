@@ -7,7 +7,7 @@ use safetensors::Dtype;
 
 use super::card::Origin;
 use crate::checkpoint::Overrides;
-use crate::checkpoint::family::{self, Family};
+use crate::checkpoint::family::{Family, names};
 use crate::checkpoint::weights::Weights;
 use crate::error::LoadError;
 use crate::norm::NormKind;
@@ -21,6 +21,8 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Its size in bytes.
     pub len: u64,
+    /// The `format` that its file's metadata name, where it is in a safetensors file: "pt", "mlx".
+    pub format: Option<String>,
 }
 
 /// Takes the bytes of a tensor, piece by piece.
@@ -101,7 +103,13 @@ impl Source for LocalSource {
 
     fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
         let found = self.weights.find(&[name])?;
-        Ok(found.map(|t| TensorInfo { name: t.name, dtype: t.dtype, shape: t.shape, len: t.bytes.len() as u64 }))
+        Ok(found.map(|t| TensorInfo {
+            name: t.name,
+            dtype: t.dtype,
+            shape: t.shape,
+            len: t.bytes.len() as u64,
+            format: t.format,
+        }))
     }
 
     fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
@@ -135,27 +143,26 @@ impl Selection {
     /// # Errors
     /// When one is missing, or is quantized.
     pub fn find(source: &dyn Source, family: &Family, overrides: &Overrides) -> Result<Self, LoadError> {
-        let names: HashSet<String> = source.names()?.into_iter().collect();
-        let there = |candidates: &[String]| candidates.iter().find(|name| names.contains(name.as_str())).cloned();
+        let there_are: HashSet<String> = source.names()?.into_iter().collect();
+        let there = |candidates: &[String]| candidates.iter().find(|name| there_are.contains(name.as_str())).cloned();
         let or = |set: &Option<String>, known: Vec<String>| set.clone().map_or(known, |name| vec![name]);
         let missing = |what: &str, key: &str| {
-            LoadError::new(source.dir(), format!("has no {what} among its {} tensors", names.len()))
+            LoadError::new(source.dir(), format!("has no {what} among its {} tensors", there_are.len()))
                 .expected("a language model's checkpoint, as transformers saves it")
                 .remedy(format!("for a model of another make, serve its directory with {key} set to the tensor's name"))
         };
-        let table = there(&or(&overrides.embedding_tensor, family::embedding_names()));
+        let table = there(&or(&overrides.embedding_tensor, names::embedding_names()));
         let mut wanted = vec![table.ok_or_else(|| missing("embedding table", "embedding_tensor"))?];
         let mut with_bias = |weight: String| {
             let bias = weight.strip_suffix(".weight").map(|stem| format!("{stem}.bias"));
             wanted.push(weight);
-            wanted.extend(bias.filter(|bias| names.contains(bias)));
+            wanted.extend(bias.filter(|bias| there_are.contains(bias)));
         };
-        if let Some(known) = family.embedding_norm {
-            let known: Vec<String> = known.iter().map(|&name| name.to_owned()).collect();
-            with_bias(there(&known).ok_or_else(|| missing("norm on the embedding", "norm"))?);
+        if let Some(inner) = family.embedding_norm.filter(|inner| !inner.modules.is_empty()) {
+            with_bias(there(&inner.names()).ok_or_else(|| missing("norm on the embedding", "norm"))?);
         }
         if family.norm != NormKind::None && !family.bare {
-            let norm = there(&or(&overrides.norm_tensor, family::norm_names()));
+            let norm = there(&or(&overrides.norm_tensor, names::norm_names()));
             with_bias(norm.ok_or_else(|| missing("final norm", "norm_tensor"))?);
         }
         let mut found = Vec::new();
@@ -181,7 +188,7 @@ impl Selection {
 
     /// The name under which a tensor is written.
     pub fn written_name(&self, name: &str) -> String {
-        if self.named { name.to_owned() } else { canonical(name) }
+        if self.named { name.to_owned() } else { names::without_outer(name) }
     }
 }
 
@@ -192,33 +199,5 @@ pub fn table_dtype(dtype: Dtype) -> Option<TableDtype> {
         Dtype::F16 => Some(TableDtype::F16),
         Dtype::F32 => Some(TableDtype::F32),
         _ => None,
-    }
-}
-
-/// The name of a tensor once its model is a language model alone, as config.json then says: transformers looks for it
-/// without the prefix of the multimodal model.
-fn canonical(name: &str) -> String {
-    const MULTIMODAL: [&str; 4] =
-        ["language_model.model.", "model.language_model.", "model.text_model.", "language_model."];
-    let rest = MULTIMODAL.iter().find_map(|prefix| name.strip_prefix(prefix));
-    rest.map_or_else(|| name.to_owned(), |rest| format!("model.{rest}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn multimodal_prefixes_go_and_others_stay() {
-        for (from, to) in [
-            ("language_model.model.embed_tokens.weight", "model.embed_tokens.weight"),
-            ("model.language_model.norm.weight", "model.norm.weight"),
-            ("language_model.norm.weight", "model.norm.weight"),
-            ("model.embed_tokens.weight", "model.embed_tokens.weight"),
-            ("transformer.wte.weight", "transformer.wte.weight"),
-            ("embed_tokens.weight", "embed_tokens.weight"),
-        ] {
-            assert_eq!(canonical(from), to);
-        }
     }
 }

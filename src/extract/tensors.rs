@@ -38,7 +38,8 @@ impl Written {
     }
 
     pub fn table(&self) -> &TensorInfo {
-        const NONE: &TensorInfo = &TensorInfo { name: String::new(), dtype: Dtype::F32, shape: Vec::new(), len: 0 };
+        const NONE: &TensorInfo =
+            &TensorInfo { name: String::new(), dtype: Dtype::F32, shape: Vec::new(), len: 0, format: None };
         self.tensors.first().map_or(NONE, |tensor| &tensor.info)
     }
 
@@ -128,7 +129,9 @@ impl Layout {
             let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (start, end) };
             entries.push((info.name.clone(), entry));
         }
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        // Which format a norm's weight is in tells its meaning: a conversion to MLX stays one.
+        let norm = selection.tensors().iter().skip(1).find_map(|norm| norm.format.clone());
+        let format = HashMap::from([("format".to_owned(), norm.unwrap_or_else(|| "pt".to_owned()))]);
         let mut json = serde_json::to_vec(&Metadata::new(Some(format), entries)?)?;
         json.resize(json.len().next_multiple_of(8), b' ');
         let header = [(json.len() as u64).to_le_bytes().as_slice(), &json].concat();
@@ -161,7 +164,7 @@ fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorI
     };
     let size = |dtype: Dtype| dtype.bitsize() as u64 / 8;
     let len = from.len / size(from.dtype).max(1) * size(dtype);
-    TensorInfo { name, dtype, shape: from.shape.clone(), len }
+    TensorInfo { name, dtype, shape: from.shape.clone(), len, format: from.format.clone() }
 }
 
 /// The file, positioned at its end, and how many bytes of tensors it holds already.
@@ -247,7 +250,7 @@ mod tests {
     use super::*;
 
     fn info(dtype: Dtype, len: u64) -> TensorInfo {
-        TensorInfo { name: "t".into(), dtype, shape: vec![len as usize], len }
+        TensorInfo { name: "t".into(), dtype, shape: vec![len as usize], len, format: None }
     }
 
     proptest! {

@@ -8,6 +8,7 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use super::client::Client;
+use crate::checkpoint::weights::format_of;
 use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::source::{Sink, Source, TensorInfo};
@@ -149,6 +150,7 @@ impl Source for RemoteSource<'_> {
                 dtype: info.dtype,
                 shape: info.shape.clone(),
                 len: (info.data_offsets.1 - info.data_offsets.0) as u64,
+                format: format_of(&header.metadata),
             })
         })
     }

@@ -18,6 +18,7 @@ mod extract;
 #[cfg(feature = "hub")]
 mod fake_hub;
 mod fake_teacher;
+mod families;
 mod files;
 mod fit;
 mod gguf;

@@ -1,0 +1,300 @@
+//! config.json, seen at the level of the language model: where its settings are nested, and what its type is when only
+//! the type of the model around it is written.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::LoadError;
+use crate::{files, json};
+
+/// The keys under which the configuration of a language model, or of a model that holds one, lies in another's.
+const NESTED: [&str; 6] = ["text_config", "llm_config", "language_config", "thinker_config", "vlm_config", "encoder"];
+
+/// Keys that an outer configuration may have and a nested one leave out; transformers reads them for both.
+const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "transformers_version"];
+
+/// The language model's type, where a model holds one and does not say, by the types of such models. That is so where
+/// the nested configuration has no type, and where the outer one is flat.
+#[rustfmt::skip]
+pub const OUTER: &[(&str, &[&str])] = &[
+    ("apertus1p5_text", &["apertus1p5"]),
+    ("aria_text", &["aria"]),
+    ("bart", &["florence2", "rag"]),
+    ("bert", &["encoder-decoder", "grounding-dino", "mm-grounding-dino", "vision-text-dual-encoder"]),
+    ("clip_text_model", &["clip", "omdet-turbo", "sam3"]),
+    ("cohere2", &["aya_vision", "cohere2_vision"]),
+    ("cohere_compass_text", &["cohere_compass"]),
+    ("cosmos3_edge_text", &["cosmos3_edge"]),
+    ("deepseek_ocr2_text", &["deepseek_ocr2"]),
+    ("deepseek_v2", &["deepseek_vl_v2"]),
+    ("deepseek_v3", &["kimi_k25", "kimi_vl"]),
+    ("diffusion_gemma_text", &["diffusion_gemma"]),
+    ("dots3_note_text", &["dots3_note"]),
+    ("emu3_text_model", &["emu3"]),
+    ("ernie4_5_vl_moe_text", &["ernie4_5_vl_moe"]),
+    ("evolla", &["EvollaModel"]),
+    ("exaone4", &["exaone4_5"]),
+    ("gemma", &["colpali", "paligemma"]),
+    ("gemma3_text", &["gemma3", "shieldgemma2"]),
+    ("gemma3n_text", &["gemma3n"]),
+    ("gemma4_text", &["gemma4"]),
+    ("gemma4_unified_text", &["gemma4_unified"]),
+    ("glm4v_moe_text", &["glm4v_moe"]),
+    ("glm4v_text", &["glm46v", "glm4v", "glmga"]),
+    ("glm5_next_text", &["glm5_next"]),
+    ("glm_image_text", &["glm_image"]),
+    ("glm_ocr_text", &["glm_ocr"]),
+    ("granite", &["granite_speech", "granite_speech_plus"]),
+    ("granite4_vision_text", &["granite4_vision"]),
+    ("granite_docling_text", &["granite_docling"]),
+    ("hunyuan_vl_text", &["hunyuan_vl"]),
+    ("hy_v4_vl_text", &["hy_v4_vl"]),
+    ("hyperclovax", &["hyperclovax_vision_v2"]),
+    ("inkling2_loop_text", &["inkling2_loop"]),
+    ("inkling2_text", &["inkling2"]),
+    ("inkling_text", &["inkling_mm_model"]),
+    ("lfm2", &["lfm2_vl"]),
+    ("lfm3", &["lfm3_vl"]),
+    ("llama", &[
+        "deepseek_vl", "deepseek_vl_hybrid", "glmasr", "idefics3", "janus", "llava", "llava_llama", "llava_next",
+        "llava_next_video", "multi_modality", "omniasr", "perception_lm", "smolvlm", "video_llava", "vipllava", "voxtral",
+    ]),
+    ("llama4_text", &["llama4"]),
+    ("minimax_m3_vl_text", &["minimax_m3_vl"]),
+    ("mistral", &["idefics2", "llava_mistral", "mistral3"]),
+    ("mistral_large4_text", &["mistral_large4"]),
+    ("mllama_text_model", &["mllama"]),
+    ("modernbert", &["colmodernvbert", "modernvbert"]),
+    ("molmo2_text", &["molmo2"]),
+    ("muse_glimmer_text", &["muse_glimmer"]),
+    ("muse_spark_text", &["muse_spark"]),
+    ("nemotron_h", &["NemotronH_Nano_VL_V2", "nemo_speechlm", "nemotron_h_omni"]),
+    ("opt", &["blip-2", "instructblip", "instructblipvideo"]),
+    ("paddleocr_vl_text", &["paddleocr_vl"]),
+    ("persimmon", &["fuyu"]),
+    ("qwen2", &[
+        "audioflamingo3", "dots_ocr", "fast_vlm", "got_ocr2", "internvl", "llava_onevision", "llava_qwen", "llava_qwen2",
+        "musicflamingo", "ovis2", "pp_chart2table", "qwen2_audio", "vibevoice", "vibevoice_asr", "video_llama_3",
+        "videollama3_qwen2",
+    ]),
+    ("qwen2_5_omni_text", &["qwen2_5_omni", "qwen2_5_omni_thinker"]),
+    ("qwen2_5_vl_text", &["qwen2_5_vl"]),
+    ("qwen2_vl_text", &["colqwen2", "qwen2_vl"]),
+    ("qwen3", &["fun_asr_nano", "lighton_ocr", "moss_transcribe_diarize", "qianfan_ocr", "qwen3_asr"]),
+    ("qwen3_5_moe_text", &["qwen3_5_moe"]),
+    ("qwen3_5_text", &["jev", "minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "qwen3_5"]),
+    ("qwen3_omni_moe_text", &["qwen3_omni_moe", "qwen3_omni_moe_thinker"]),
+    ("qwen3_vl_moe_text", &["qwen3_vl_moe"]),
+    ("qwen3_vl_text", &["cosmos3_omni", "qwen3_vl"]),
+    ("qwen4_exp_text", &["qwen4_exp"]),
+    ("step3p5", &["step3p7"]),
+    ("t5_gemma_module", &["t5gemma"]),
+    ("t5gemma2_text", &["t5gemma2", "t5gemma2_encoder"]),
+    ("ultrabert", &["ultravbert"]),
+    ("unlimited_ocr_text", &["unlimited_ocr"]),
+    ("voxtral_realtime_text", &["voxtral_realtime"]),
+];
+
+/// The configuration of a language model, wherever it lies in its config.json.
+#[derive(Debug)]
+pub struct ModelConfig {
+    path: PathBuf,
+    /// The language model's own settings.
+    text: Map<String, Value>,
+    /// The settings in [`SHARED`] that only the outer configuration has.
+    shared: Map<String, Value>,
+    model_type: String,
+}
+
+impl ModelConfig {
+    /// Reads a config.json.
+    ///
+    /// # Errors
+    /// When it is missing, no JSON object, or names no model type.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let bytes = files::read(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => LoadError::new(path, "is missing")
+                .expected("the model's config.json: its model_type tells the norm")
+                .remedy(
+                    "copy it from the model (mergekit leaves it out when it fails), or set config to where it lies",
+                ),
+            _ => LoadError::io(path, &e),
+        })?;
+        let invalid = |problem: String| LoadError::new(path, problem).expected("the config.json of a model");
+        let whole = json::object(&bytes).map_err(|e| invalid(format!("is not a JSON object: {e}")))?;
+        Self::of(path, whole)
+            .ok_or_else(|| invalid("has no model_type".to_owned()).remedy("set norm and norm_eps for this model"))
+    }
+
+    /// Goes down to the innermost configuration. `None` where no level names a model type.
+    fn of(path: &Path, mut text: Map<String, Value>) -> Option<Self> {
+        let mut shared = Map::new();
+        let mut types: Vec<String> = model_type_of(&text).into_iter().collect();
+        while let Some(nested) = take_nested(&mut text) {
+            shared.extend(SHARED.iter().filter_map(|&key| text.remove_entry(key)));
+            text = nested;
+            types.extend(model_type_of(&text));
+        }
+        shared.retain(|key, _| !text.contains_key(key));
+        Some(Self { path: path.to_owned(), text, shared, model_type: language_model_type(&types)?.to_owned() })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `model_type` of the language model.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// The language model's settings as a configuration of their own.
+    pub fn language_model(&self) -> Map<String, Value> {
+        let mut settings = self.text.clone();
+        settings.extend(self.shared.clone());
+        settings.insert("model_type".to_owned(), self.model_type.as_str().into());
+        settings
+    }
+
+    /// The setting `key` where it is a number.
+    pub fn number(&self, key: &str) -> Option<f64> {
+        self.text.get(key).and_then(Value::as_f64)
+    }
+
+    /// Whether the setting `key` is there, and neither null nor false.
+    pub fn is_set(&self, key: &str) -> bool {
+        self.text.get(key).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)))
+    }
+}
+
+fn model_type_of(config: &Map<String, Value>) -> Option<String> {
+    config.get("model_type").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn take_nested(config: &mut Map<String, Value>) -> Option<Map<String, Value>> {
+    NESTED.iter().find_map(|&key| match config.remove(key) {
+        Some(Value::Object(nested)) => Some(nested),
+        _ => None,
+    })
+}
+
+/// The innermost type that is known, of the types from the outside in. A type that is not known is named too, so that
+/// the error says what the file does.
+fn language_model_type(types: &[String]) -> Option<&str> {
+    let inner = |name: &String| OUTER.iter().find(|(_, outer)| outer.contains(&name.as_str())).map(|(inner, _)| *inner);
+    let known = types.iter().rev().find_map(|name| match inner(name) {
+        Some(inner) => Some(inner),
+        None => super::is_listed(name).then_some(name.as_str()),
+    });
+    known.or_else(|| types.last().map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::types::FAMILIES;
+    use super::*;
+
+    fn open(json: &Value) -> Option<ModelConfig> {
+        let Value::Object(whole) = json.clone() else { panic!("{json}") };
+        ModelConfig::of(Path::new("config.json"), whole)
+    }
+
+    fn language_model(json: &Value) -> (String, Option<f64>) {
+        let config = open(json).unwrap();
+        (config.model_type().to_owned(), config.number("rms_norm_eps"))
+    }
+
+    #[test]
+    fn the_language_model_is_found_wherever_it_is_nested() {
+        let eps = |key: &str, json: Value| (key.to_owned(), language_model(&json));
+        let found = |model_type: &str| (model_type.to_owned(), Some(2e-6));
+        for (case, got, expected) in [
+            ("plain", serde_json::json!({"model_type": "llama", "rms_norm_eps": 2e-6}), "llama"),
+            (
+                "flat",
+                serde_json::json!({"model_type": "qwen2_5_vl", "rms_norm_eps": 2e-6, "vision_config": {}}),
+                "qwen2_5_vl_text",
+            ),
+            (
+                "nested",
+                serde_json::json!({"model_type": "gemma3", "rms_norm_eps": 1, "text_config": {"model_type": "gemma3_text", "rms_norm_eps": 2e-6}}),
+                "gemma3_text",
+            ),
+            (
+                "no inner type",
+                serde_json::json!({"model_type": "mistral3", "text_config": {"rms_norm_eps": 2e-6}}),
+                "mistral",
+            ),
+            (
+                "another inner type",
+                serde_json::json!({"model_type": "llava", "text_config": {"model_type": "qwen2", "rms_norm_eps": 2e-6}}),
+                "qwen2",
+            ),
+            (
+                "an outer type inside",
+                serde_json::json!({"model_type": "x", "text_config": {"model_type": "qwen2_vl", "rms_norm_eps": 2e-6}}),
+                "qwen2_vl_text",
+            ),
+            (
+                "llm_config",
+                serde_json::json!({"model_type": "internvl_chat", "llm_config": {"model_type": "internlm2", "rms_norm_eps": 2e-6}}),
+                "internlm2",
+            ),
+            (
+                "language_config",
+                serde_json::json!({"model_type": "deepseek_vl_v2", "language_config": {"rms_norm_eps": 2e-6}}),
+                "deepseek_v2",
+            ),
+            (
+                "two levels",
+                serde_json::json!({"model_type": "qwen2_5_omni", "talker_config": {"text_config": {}}, "thinker_config": {"model_type": "qwen2_5_omni_thinker", "text_config": {"rms_norm_eps": 2e-6}}}),
+                "qwen2_5_omni_text",
+            ),
+            (
+                "one of two levels",
+                serde_json::json!({"model_type": "qwen2_5_omni", "thinker_config": {"rms_norm_eps": 2e-6}}),
+                "qwen2_5_omni_text",
+            ),
+            (
+                "null",
+                serde_json::json!({"model_type": "qwen2_vl", "text_config": null, "rms_norm_eps": 2e-6}),
+                "qwen2_vl_text",
+            ),
+            (
+                "unknown",
+                serde_json::json!({"model_type": "new", "text_config": {"model_type": "newer", "rms_norm_eps": 2e-6}}),
+                "newer",
+            ),
+        ] {
+            assert_eq!(eps(case, got), (case.to_owned(), found(expected)));
+        }
+        assert!(open(&serde_json::json!({"text_config": {}})).is_none());
+    }
+
+    #[test]
+    fn shared_settings_join_the_language_models_own() {
+        let config = open(&serde_json::json!({
+            "model_type": "gemma3", "dtype": "bfloat16", "tie_word_embeddings": false, "vision_config": {},
+            "text_config": {"tie_word_embeddings": true, "hidden_size": 3},
+        }))
+        .unwrap();
+        assert_eq!(
+            Value::Object(config.language_model()),
+            serde_json::json!({"model_type": "gemma3_text", "hidden_size": 3, "tie_word_embeddings": true, "dtype": "bfloat16"})
+        );
+    }
+
+    #[test]
+    fn outer_types_lead_to_listed_ones() {
+        let mut seen = std::collections::HashSet::new();
+        for (inner, outer) in OUTER {
+            assert!(super::super::is_listed(inner), "{inner} is neither served nor refused");
+            for name in *outer {
+                assert!(seen.insert(name), "{name} is listed twice");
+                assert!(!FAMILIES.iter().any(|(_, types)| types.contains(name)), "{name} is a language model too");
+            }
+        }
+    }
+}
