@@ -9,12 +9,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use embedding_server::bulk::input::Source;
 use embedding_server::bulk::output::{FloatType, Layout, OutputFormat};
 use embedding_server::bulk::{self, Options};
 use embedding_server::checkpoint::Checkpoint;
 use embedding_server::embedder::{Embedder, Input, Settings};
 use embedding_server::progress::Silent;
+use embedding_server::records::Source;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -104,6 +104,7 @@ fn embed(embedder: &Embedder, input: &Path, format: OutputFormat, dir: &Path, th
         out: Some(dir.join("out")),
         layout,
         skip: false,
+        max_skipped: Default::default(),
         threads,
         force: true,
     };

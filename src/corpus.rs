@@ -1,21 +1,32 @@
-//! Texts of a file, in batches of bounded size, whatever the file holds.
+//! Texts of a corpus' files, in batches of bounded size, whatever the files hold.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
-use crate::files;
+use crate::json::NonFinite;
+use crate::progress::{Progress, counted};
+use crate::records::json::{Object, strict_object};
+use crate::records::{InputFormat, Limits, MaxSkipped, Reading, Rows, Source, table};
 
 /// Bytes of text that a batch takes before it goes out.
 const BATCH: usize = 256 << 10;
+const ROWS: usize = 4096;
 /// A longer line of plain text is taken in pieces of about this size.
 const MAX_PIECE: usize = 64 << 10;
-/// A longer line of JSON is skipped.
-const MAX_JSON: usize = 16 << 20;
+
+/// How the files of a corpus are read.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    /// The field or column that holds the text, where a format has fields.
+    pub field: &'a str,
+    /// The largest share of a file's records that may be left out.
+    pub max_skipped: MaxSkipped,
+}
 
 /// Texts to tokenize, and how many bytes of the file they took.
 #[derive(Debug, Default)]
@@ -32,7 +43,7 @@ pub struct CorpusFile {
     pub bytes: u64,
     pub sha256: String,
     pub texts: u64,
-    /// Lines that are not UTF-8, not JSON, or lack the field.
+    /// Records that could not be read, are not UTF-8, or lack the field.
     pub skipped: u64,
     pub tokens: u64,
 }
@@ -46,121 +57,168 @@ pub fn size(files: &[PathBuf]) -> u64 {
 pub fn without_text(read: &[CorpusFile], files: &[PathBuf]) -> LoadError {
     let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
     let skipped: u64 = read.iter().map(|file| file.skipped).sum();
-    LoadError::new(first, format!("holds no text; {skipped} lines could not be read"))
-        .expected("lines of UTF-8 text, or a .jsonl file of objects with the field that --field names")
+    LoadError::new(first, format!("holds no text; {skipped} records could not be read"))
+        .expected("lines of UTF-8 text, or JSONL, JSON, CSV, TSV or Parquet with the field that --field names")
 }
 
-/// Reads the texts of one file.
-pub struct Texts<'a> {
-    reader: Box<dyn BufRead + Send + 'a>,
-    digest: Sha256,
-    /// The field of a JSON object; `None`: lines are texts.
-    field: Option<String>,
+/// Takes batches. `false` wants no more.
+pub type Take<'a> = dyn FnMut(Batch) -> Result<bool, LoadError> + 'a;
+
+/// Reads the texts of one file, whose format follows from its name. Says on `progress` how many records were left out.
+///
+/// # Errors
+/// When the file cannot be read, is no text, or has too many bad records; and those of `take`.
+pub fn read(
+    path: &Path,
+    fields: Fields<'_>,
+    progress: &dyn Progress,
+    take: &mut Take<'_>,
+) -> Result<CorpusFile, LoadError> {
+    let source = Source::new(path, None)?;
+    let mut found = CorpusFile {
+        name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+        ..CorpusFile::default()
+    };
+    let mut first = String::new();
+    let read = match source.format() {
+        InputFormat::Text => plain(&source, &mut found, &mut first, take)?,
+        _ => records(&source, fields.field, &mut found, &mut first, take)?,
+    };
+    (found.bytes, found.sha256) = read;
+    if found.skipped > 0 {
+        let records = found.texts + found.skipped;
+        progress.note(&format!(
+            "{}: {} of {} were left out",
+            path.display(),
+            found.skipped,
+            counted(records, "record")
+        ));
+        fields.max_skipped.check(path, found.skipped, records, &first)?;
+    }
+    Ok(found)
+}
+
+/// Reads lines of plain text, which may have any length. Gives the file's size and digest.
+fn plain(
+    source: &Source,
+    found: &mut CorpusFile,
+    first: &mut String,
+    take: &mut Take<'_>,
+) -> Result<(u64, String), LoadError> {
+    let failed = |e: io::Error| LoadError::io(source.name(), &e);
+    let mut input = source.text(true)?;
+    let mut lines = Lines { reader: &mut input.reader, rest: Vec::new(), line: 0 };
+    let mut said = 0;
+    while let Some(mut batch) = lines.batch(found, first).map_err(failed)? {
+        let read = input.read.load(Ordering::Relaxed);
+        batch.bytes = read - std::mem::replace(&mut said, read);
+        if !take(batch)? {
+            break;
+        }
+    }
+    let ended = input.finish().map_err(failed)?;
+    Ok((ended.bytes, ended.sha256))
+}
+
+fn records(
+    source: &Source,
+    field: &str,
+    found: &mut CorpusFile,
+    first: &mut String,
+    take: &mut Take<'_>,
+) -> Result<(u64, String), LoadError> {
+    let limits = Limits { rows: ROWS, bytes: BATCH };
+    let ended = source.read(Reading { limits, field, whole: false, digest: true }, &mut |chunk| {
+        let mut batch = Batch { texts: Vec::new(), bytes: chunk.bytes };
+        let mut add = |position: u64, text: Result<String, String>| match text {
+            Ok(text) if text.is_empty() => {}
+            Ok(text) => {
+                found.texts += 1;
+                batch.texts.push(text);
+            }
+            Err(problem) => {
+                found.skipped += 1;
+                if first.is_empty() {
+                    *first = format!("is at {position}: it {problem}");
+                }
+            }
+        };
+        match chunk.rows {
+            Rows::Lines { lines, .. } => {
+                for line in lines {
+                    add(line.position, line.content.and_then(|record| text_of(&record, field)));
+                }
+            }
+            Rows::Batch { first, batch } => {
+                let texts = table::texts(&batch, field).map_err(|e| LoadError::new(source.name(), e))?;
+                for (position, text) in (first..).zip(texts) {
+                    add(position, text);
+                }
+            }
+        }
+        take(batch)
+    })?;
+    Ok((ended.bytes, ended.sha256))
+}
+
+/// The string in `field` of a JSON object.
+fn text_of(record: &[u8], field: &str) -> Result<String, String> {
+    Object::parse(&strict_object(record, NonFinite::Kept)?)?.text(field)
+}
+
+/// The texts of a text that is in memory, a text a line; and what a file of it would be.
+pub fn of_lines(content: &str) -> (Vec<Batch>, CorpusFile) {
+    let mut found = CorpusFile { bytes: content.len() as u64, ..CorpusFile::default() };
+    found.sha256 = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut batches = Vec::new();
+    let mut lines = Lines { reader: &mut content.as_bytes(), rest: Vec::new(), line: 0 };
+    // Memory is always readable.
+    while let Ok(Some(batch)) = lines.batch(&mut found, &mut String::new()) {
+        batches.push(batch);
+    }
+    (batches, found)
+}
+
+/// Lines of plain text.
+struct Lines<'a> {
+    reader: &'a mut dyn BufRead,
     /// The start of a line's next piece.
     rest: Vec<u8>,
-    /// The rest of a line of JSON that is too long.
-    skipping: bool,
-    found: CorpusFile,
+    line: u64,
 }
 
-impl Texts<'static> {
-    /// `*.jsonl` and `*.ndjson` by `field`, all else by lines.
-    ///
-    /// # Errors
-    /// When the file cannot be opened.
-    pub fn open(path: &Path, field: &str) -> Result<Self, LoadError> {
-        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(LoadError::new(path, "is a directory").expected("a text or JSONL file"));
-        }
-        let json = path.extension().is_some_and(|e| e == "jsonl" || e == "ndjson");
-        Ok(Self::new(BufReader::with_capacity(1 << 20, file), json.then(|| field.to_owned())))
-    }
-}
-
-impl<'a> Texts<'a> {
-    /// One text a line.
-    pub fn lines(reader: impl BufRead + Send + 'a) -> Self {
-        Self::new(reader, None)
-    }
-
-    fn new(reader: impl BufRead + Send + 'a, field: Option<String>) -> Self {
-        Self {
-            reader: Box::new(reader),
-            digest: Sha256::new(),
-            field,
-            rest: Vec::new(),
-            skipping: false,
-            found: CorpusFile::default(),
-        }
-    }
-
+impl Lines<'_> {
     /// The next texts; `None` after the last. A batch may be empty where all its lines were skipped.
-    ///
-    /// # Errors
-    /// The file's own.
-    pub fn batch(&mut self) -> io::Result<Option<Batch>> {
+    fn batch(&mut self, found: &mut CorpusFile, first: &mut String) -> io::Result<Option<Batch>> {
         let mut batch = Batch::default();
-        let start = self.found.bytes;
-        while self.found.bytes - start < BATCH as u64 {
-            let limit = if self.field.is_some() { MAX_JSON } else { MAX_PIECE };
+        while batch.bytes < BATCH as u64 {
             let mut line = std::mem::take(&mut self.rest);
-            let room = limit.saturating_sub(line.len()).max(1);
-            let read = (&mut self.reader).take(room as u64).read_until(b'\n', &mut line)?;
-            self.digest.update(line.get(line.len() - read..).unwrap_or_default());
-            self.found.bytes += read as u64;
+            let begins = line.is_empty();
+            let room = MAX_PIECE.saturating_sub(line.len()).max(1);
+            let read = Read::take(&mut *self.reader, room as u64).read_until(b'\n', &mut line)?;
+            batch.bytes += read as u64;
             if line.is_empty() {
                 break;
             }
-            let whole = read < room || line.ends_with(b"\n");
-            self.take(line, whole, &mut batch);
-        }
-        batch.bytes = self.found.bytes - start;
-        Ok((batch.bytes > 0 || !batch.texts.is_empty()).then_some(batch))
-    }
-
-    /// What was read so far, of the file at `path`, in which `tokens` were found.
-    pub fn finish(self, path: &Path, tokens: u64) -> CorpusFile {
-        let sha256 = self.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        CorpusFile { name, sha256, tokens, ..self.found }
-    }
-
-    fn take(&mut self, mut line: Vec<u8>, whole: bool, batch: &mut Batch) {
-        let text = if self.field.is_some() {
-            if !whole || self.skipping {
-                self.found.skipped += u64::from(!self.skipping);
-                self.skipping = !whole;
-                return;
-            }
-            match line.trim_ascii() {
-                [] => return,
-                json => self.field.as_ref().and_then(|field| text_field(json, field)),
-            }
-        } else {
-            if !whole {
+            self.line += u64::from(begins);
+            if read == room && !line.ends_with(b"\n") {
                 self.rest = line.split_off(cut(&line));
             }
-            String::from_utf8(line).ok().map(|text| text.trim().to_owned())
-        };
-        match text {
-            Some(text) if text.is_empty() => {}
-            Some(text) => {
-                self.found.texts += 1;
-                batch.texts.push(text);
+            match String::from_utf8(line) {
+                Ok(text) if text.trim().is_empty() => {}
+                Ok(text) => {
+                    found.texts += 1;
+                    batch.texts.push(text.trim().to_owned());
+                }
+                Err(e) => {
+                    found.skipped += 1;
+                    if first.is_empty() {
+                        *first = format!("is at {}: it is not UTF-8: {}", self.line, e.utf8_error());
+                    }
+                }
             }
-            None => self.found.skipped += 1,
         }
-    }
-}
-
-fn text_field(json: &[u8], field: &str) -> Option<String> {
-    match serde_json::from_slice(json).ok()? {
-        Value::Object(mut object) => match object.remove(field)? {
-            Value::String(text) => Some(text),
-            _ => None,
-        },
-        _ => None,
+        Ok((batch.bytes > 0 || !batch.texts.is_empty()).then_some(batch))
     }
 }
 
@@ -177,36 +235,65 @@ fn cut(piece: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn all(content: &[u8], field: Option<&str>) -> (Vec<String>, CorpusFile) {
-        let mut texts = Texts::new(content, field.map(str::to_owned));
-        let mut read = Vec::new();
-        while let Some(batch) = texts.batch().unwrap() {
-            read.extend(batch.texts);
-        }
-        (read, texts.finish(Path::new("x"), 0))
+    fn file(name: &str, content: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        (dir, path)
+    }
+
+    fn all_of(name: &str, content: &[u8], max_skipped: &str) -> Result<(Vec<String>, CorpusFile), String> {
+        let (_dir, path) = file(name, content);
+        let mut texts = Vec::new();
+        let fields = Fields { field: "text", max_skipped: max_skipped.parse().unwrap() };
+        let found = read(&path, fields, &crate::progress::Silent, &mut |batch| {
+            texts.extend(batch.texts);
+            Ok(true)
+        });
+        found.map(|found| (texts, found)).map_err(|e| e.to_string())
+    }
+
+    fn all(content: &[u8]) -> (Vec<String>, CorpusFile) {
+        all_of("x.txt", content, "100%").unwrap()
     }
 
     #[test]
     fn lines_end_in_every_way_and_empty_ones_do_not_count() {
-        let (texts, found) = all("eins\r\n\n  zwei \n\t\ndrei".as_bytes(), None);
+        let (texts, found) = all("eins\r\n\n  zwei \n\t\ndrei".as_bytes());
         assert_eq!(texts, ["eins", "zwei", "drei"]);
         assert_eq!((found.texts, found.skipped, found.bytes), (3, 0, 21));
         // sha256sum's own.
-        assert_eq!(all(b"a\n", None).1.sha256, "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7");
-        assert_eq!(all(b"", None).0, [""; 0]);
+        assert_eq!(all(b"a\n").1.sha256, "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7");
+        assert_eq!(all(b"").0, [""; 0]);
+        let (batches, of_memory) = of_lines("a\n");
+        assert_eq!((batches[0].texts.as_slice(), of_memory.sha256), (&["a".to_owned()][..], all(b"a\n").1.sha256));
     }
 
     #[test]
     fn lines_that_are_not_utf8_are_skipped_alone() {
-        let (texts, found) = all(b"one\n\xff\xfe\ntwo\n", None);
+        let (texts, found) = all(b"one\n\xff\xfe\ntwo\n");
         assert_eq!(texts, ["one", "two"]);
         assert_eq!(found.skipped, 1);
     }
 
     #[test]
+    fn a_share_of_bad_records_is_too_much() {
+        let content = |bad: usize| [b"ok\n".repeat(20 - bad), b"\xff\n".repeat(bad)].concat();
+        assert_eq!(all_of("x.txt", &content(2), "10%").unwrap().1.skipped, 2);
+        let problem = all_of("x.txt", &content(3), "10 %").unwrap_err();
+        for part in ["3 bad records among 20", "more than 10 %", "is at 18: it is not UTF-8", "--max-skipped"] {
+            assert!(problem.contains(part), "{problem}");
+        }
+        assert!(all_of("x.txt", &content(1), "0").is_err() && all_of("x.txt", &content(3), "0.15").is_ok());
+        for wrong in ["10", "-1%", "101%", "x", "", "nan", "NaN%"] {
+            assert!(wrong.parse::<MaxSkipped>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_huge_line_comes_in_pieces_that_lose_nothing() {
         for line in ["wort ".repeat(100_000), "字".repeat(100_000), "x".repeat(MAX_PIECE), "y".repeat(MAX_PIECE + 1)] {
-            let (texts, found) = all(format!("{line}\nend").as_bytes(), None);
+            let (texts, found) = all(format!("{line}\nend").as_bytes());
             assert!(texts.iter().all(|text| text.len() <= MAX_PIECE), "{}", texts.len());
             assert_eq!(found.skipped, 0);
             let (last, pieces) = texts.split_last().unwrap();
@@ -217,20 +304,17 @@ mod tests {
     }
 
     #[test]
-    fn jsonl_is_read_by_its_field_and_all_else_is_skipped() {
-        let content =
-            b"{\"text\": \"a\", \"n\": 1}\n{\"other\": \"b\"}\nnot json\n\n{\"text\": 3}\n[1]\n{\"text\": \"c\\n\"}";
-        let (texts, found) = all(content, Some("text"));
+    fn every_format_is_read_by_its_field_and_all_else_is_skipped() {
+        let jsonl =
+            b"{\"text\": \"a\", \"n\": NaN}\n{\"other\": \"b\"}\nnot json\n\n{\"text\": 3}\n[1]\n{\"text\": \"c\\n\"}";
+        let (texts, found) = all_of("x.JSONL", jsonl, "70%").unwrap();
         assert_eq!(texts, ["a", "c\n"]);
         assert_eq!(found.skipped, 4);
-        assert_eq!(all(content, Some("other")).0, ["b"]);
-    }
-
-    #[test]
-    fn a_line_of_json_that_is_too_long_is_skipped_alone() {
-        let content = format!("{{\"text\": \"{}\"}}\n{{\"text\": \"b\"}}\n", "a".repeat(2 * MAX_JSON));
-        let (texts, found) = all(content.as_bytes(), Some("text"));
-        assert_eq!(texts, ["b"]);
-        assert_eq!((found.skipped, found.bytes), (1, content.len() as u64));
+        for (name, content) in
+            [("x.json", "[{\"text\":\"a\"},\n{\"text\":\"c\\n\"}]"), ("x.csv", "\u{feff}id,text\n1,a\n2,\"c\n\"\n")]
+        {
+            assert_eq!(all_of(name, content.as_bytes(), "0").unwrap().0, ["a", "c\n"], "{name}");
+        }
+        assert_eq!(all_of("x.tsv", b"text\tn\n\"a\t1\nb\t2\n", "0").unwrap().0, ["\"a", "b"]);
     }
 }

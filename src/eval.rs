@@ -97,7 +97,7 @@ enum Data {
 }
 
 impl Task {
-    /// A CSV or TSV file: two sentences and a score, with a header or without.
+    /// Two sentences and a score a record: CSV or TSV with a header or without, or `sentence1`, `sentence2` and `score` in other formats.
     ///
     /// # Errors
     /// When it cannot be read as that.
@@ -106,12 +106,12 @@ impl Task {
         Ok(Self { kind: Kind::Sts, name: data::name(path), data: Data::Sts { left, right, scores } })
     }
 
-    /// Two files, whose lines of one number mean the same.
+    /// Two files, whose texts of one number mean the same. `field` holds the text where a format has fields.
     ///
     /// # Errors
     /// When they cannot be read, are empty or differ in length.
-    pub fn bitext(left: &Path, right: &Path) -> Result<Self, LoadError> {
-        let (a, b) = (data::lines(left)?, data::lines(right)?);
+    pub fn bitext(left: &Path, right: &Path, field: &str) -> Result<Self, LoadError> {
+        let (a, b) = (data::lines(left, field)?, data::lines(right, field)?);
         if a.len() != b.len() {
             return Err(LoadError::new(right, format!("has {} lines", b.len())).expected(format!(
                 "{}, as {} has: line by line the same sentence",

@@ -64,6 +64,26 @@ pub fn to_vec_pretty(object: &Map<String, Value>) -> serde_json::Result<Vec<u8>>
     Ok(json.into_bytes())
 }
 
+/// The number that a string stands for which [`strict`] put in its place.
+pub fn kept_number(text: &str) -> Option<f64> {
+    match text.strip_prefix(STAND_IN)? {
+        "NaN" => Some(f64::NAN),
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        _ => None,
+    }
+}
+
+/// JSON with `null` in place of each number that [`strict`] kept.
+pub fn nulled(json: &str) -> String {
+    if !json.contains(STAND_IN) {
+        return json.to_owned();
+    }
+    ["NaN", "Infinity", "-Infinity"]
+        .iter()
+        .fold(json.to_owned(), |json, word| json.replace(&format!("\"{STAND_IN}{word}\""), "null"))
+}
+
 /// The text without the byte order mark that it may begin with.
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(MARK).unwrap_or(text)

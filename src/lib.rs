@@ -18,7 +18,7 @@
 //!   Face Hub, and [`location`] distinguishes a Hub ID from a path.
 //! * `refine` improves the rows of a table, `fit` moves them toward the vectors of a teacher model, and `eval` measures
 //!   the quality of vectors (feature `refine`).
-//! * `bulk` embeds whole files (feature `bulk`).
+//! * `records` reads data files of all formats (feature `data`), and `bulk` embeds whole files (feature `bulk`).
 //! * [`server`] is the HTTP server. [`config`], [`keys`], [`registry`], [`workers`] and [`openai`] are its parts, and
 //!   [`client`] is a client for such servers (feature `server`).
 //!
@@ -60,6 +60,8 @@ pub mod norm;
 pub mod pooling;
 mod prefetch;
 pub mod progress;
+#[cfg(feature = "data")]
+pub mod records;
 #[cfg(feature = "refine")]
 pub mod refine;
 pub mod table;

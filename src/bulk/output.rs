@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
-use arrow_json::WriterBuilder;
-use arrow_json::writer::LineDelimited;
 use arrow_schema::{DataType, Field, Schema};
 use half::f16;
 use parquet::arrow::ArrowWriter;
@@ -22,6 +20,7 @@ use parquet::schema::types::ColumnPath;
 use crate::decimal;
 use crate::error::LoadError;
 use crate::files;
+use crate::records::table;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
@@ -81,9 +80,7 @@ impl Layout {
     /// # Errors
     /// For a column that JSON has no form for.
     pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, String> {
-        let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
-        writer.write(batch).and_then(|()| writer.finish()).map_err(|e| e.to_string())?;
-        let lines = writer.into_inner();
+        let lines = table::json_lines(batch)?;
         Ok(self.json(lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()), vectors))
     }
 

@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 
 use super::output::{say, warn};
 use super::progress::Bar;
-use crate::bulk::input::{InputFormat, Source};
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
 use crate::bulk::{self, Options};
 use crate::checkpoint::Checkpoint;
@@ -16,11 +15,12 @@ use crate::config::layers::{Flags, effective};
 use crate::embedder::Embedder;
 use crate::location::Location;
 use crate::progress::counted;
+use crate::records::{InputFormat, MaxSkipped, Source};
 
 #[derive(Args)]
 pub struct EmbedArgs {
-    /// Files, or quoted patterns of names ("data/*.parquet"): texts line by line, .jsonl, .csv, .tsv, .parquet; all but Parquet
-    /// may end in .gz or .zst. Standard input without any, and for "-".
+    /// Files, or quoted patterns of names ("data/*.parquet"): .jsonl, .json, .csv, .tsv, .parquet, and any other name for texts line by
+    /// line; all but Parquet may be compressed: .gz, .zst, .bz2, .xz, .lz4. Standard input without any, and for "-".
     inputs: Vec<PathBuf>,
     /// The file to write: .jsonl, .parquet, .npy or .safetensors. Without it JSON lines go to standard output. A run that was
     /// cut goes on where it was when it is repeated.
@@ -32,7 +32,7 @@ pub struct EmbedArgs {
     /// The server's configuration file: the model is then served as it is there.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The field or column that holds the text: "text" without it.
+    /// The field or column that holds the text: "text" without it. A dot leads into objects and structs: "a.b".
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
     /// What the inputs are, if their names do not say it.
@@ -53,6 +53,9 @@ pub struct EmbedArgs {
     /// What to do with a record that is damaged, has no text, or is longer than the model takes.
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     on_error: OnError,
+    /// With --on-error skip, the largest share of a file's records that may be left out.
+    #[arg(long, value_name = "SHARE", default_value = "10%")]
+    max_skipped: MaxSkipped,
     /// Take every Nth input file only, beginning with number I (from 0): what one of N machines does.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
@@ -74,6 +77,7 @@ pub struct EmbedArgs {
 enum Input {
     Text,
     Jsonl,
+    Json,
     Csv,
     Tsv,
     Parquet,
@@ -110,7 +114,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     }
     let format = format(args, output.as_deref())?;
     let sources = sources(args)?;
-    if let Some(plain) = sources.iter().find(|source| args.field.is_some() && source.is_plain_text()) {
+    if let Some(plain) = sources.iter().find(|source| args.field.is_some() && source.format() == InputFormat::Text) {
         return Err(format!(
             "{} is read as a text a line, which has no --field: give --input-format",
             plain.name().display()
@@ -130,6 +134,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
             column: args.embedding_field.clone(),
         },
         skip: args.on_error == OnError::Skip,
+        max_skipped: args.max_skipped,
         threads: match args.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -175,6 +180,7 @@ fn sources(args: &EmbedArgs) -> Result<Vec<Source>, Failure> {
     let format = args.input_format.map(|format| match format {
         Input::Text => InputFormat::Text,
         Input::Jsonl => InputFormat::Jsonl,
+        Input::Json => InputFormat::Json,
         Input::Csv => InputFormat::Csv,
         Input::Tsv => InputFormat::Tsv,
         Input::Parquet => InputFormat::Parquet,

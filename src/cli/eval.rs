@@ -23,13 +23,16 @@ pub struct EvalArgs {
     /// The model to ask that endpoint for.
     #[arg(long, value_name = "NAME", requires = "url")]
     api_model: Option<String>,
-    /// Sentence similarity: CSV or TSV of two sentences and a score.
+    /// Sentence similarity: CSV or TSV of two sentences and a score, or JSONL, JSON or Parquet with sentence1, sentence2 and score.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     sts: Vec<PathBuf>,
-    /// Two files of sentences that mean the same line by line. Repeatable.
+    /// Two files of sentences that mean the same line by line, or record by record in JSONL, JSON, CSV, TSV or Parquet. Repeatable.
     #[arg(long, value_names = ["A", "B"], num_args = 2)]
     bitext: Vec<PathBuf>,
-    /// Search: directories of corpus.jsonl, queries.jsonl and qrels/test.tsv, as BEIR has them.
+    /// The field or column of --bitext's files that holds the text. A dot leads into objects: "a.b".
+    #[arg(long, value_name = "NAME", default_value = "text")]
+    field: String,
+    /// Search: directories of corpus.jsonl, queries.jsonl and qrels/test.tsv, as BEIR has them, compressed or not.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     retrieval: Vec<PathBuf>,
     /// Print JSON in place of a table.
@@ -88,7 +91,7 @@ fn tasks(args: &EvalArgs) -> Result<Vec<Task>, Failure> {
     }
     let (pairs, _) = args.bitext.as_chunks();
     for [left, right] in pairs {
-        tasks.push(Task::bitext(left, right)?);
+        tasks.push(Task::bitext(left, right, &args.field)?);
     }
     for dir in &args.retrieval {
         tasks.push(Task::retrieval(dir)?);

@@ -11,6 +11,7 @@ use super::progress::Bar;
 use super::refine::{Dtype, existing};
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
+use crate::corpus::Fields;
 use crate::error::LoadError;
 use crate::extract::staging;
 use crate::fit::cache::{Cache, Identity};
@@ -18,6 +19,7 @@ use crate::fit::teacher::Teacher;
 use crate::fit::vectors::{VectorFile, Vectors};
 use crate::fit::{self, Corpus, Fitted, Options, Summary};
 use crate::progress::Progress;
+use crate::records::MaxSkipped;
 use crate::refine::Rows;
 use crate::refine::write::{self, Description, RowDtype};
 
@@ -27,12 +29,15 @@ pub struct FitArgs {
     checkpoint: PathBuf,
     /// The directory to write.
     out: PathBuf,
-    /// Texts like those that will be embedded: a text a line, or JSONL. Repeatable.
+    /// Texts like those that will be embedded: plain text, JSONL, JSON, CSV, TSV or Parquet, compressed or not. Repeatable.
     #[arg(long, value_name = "FILE", required = true)]
     corpus: Vec<PathBuf>,
-    /// The field of a .jsonl or .ndjson corpus that holds the text.
+    /// The field or column of the corpus that holds the text, unless it is plain text. A dot leads into objects: "a.b".
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
+    /// The largest share of a file's records that may be left out because they cannot be read.
+    #[arg(long, value_name = "SHARE", default_value = "10%")]
+    max_skipped: MaxSkipped,
     /// The teacher: an OpenAI-compatible endpoint, "https://host/v1". A key is taken from EMBEDDING_TEACHER_API_KEY, or else
     /// OPENAI_API_KEY. Mind its provider's terms.
     #[arg(long, value_name = "URL", requires = "teacher_model", required_unless_present = "teacher_vectors")]
@@ -96,7 +101,8 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     let progress = Bar::new();
     let client = client(args)?;
     let mut teacher = teacher(args, client.as_ref(), &progress)?;
-    let corpus = Corpus { files: &args.corpus, field: &args.field, held_out: args.held_out };
+    let fields = Fields { field: &args.field, max_skipped: args.max_skipped };
+    let corpus = Corpus { files: &args.corpus, fields, held_out: args.held_out };
     let options = Options { gamma: args.gamma, lambda: args.lambda, steps: args.steps, dimensions: args.dimensions };
     // Large, and beside OUT rather than in a /tmp that may be memory.
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

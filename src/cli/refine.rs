@@ -8,8 +8,10 @@ use clap::{Args, ValueEnum};
 use super::output::warn;
 use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
+use crate::corpus::Fields;
 use crate::error::LoadError;
 use crate::extract::staging::{self, Existing};
+use crate::records::MaxSkipped;
 use crate::refine::frequency::Frequencies;
 use crate::refine::write::{self, Description, RowDtype};
 use crate::refine::{Options, Refinement, Rows};
@@ -20,13 +22,16 @@ pub struct RefineArgs {
     checkpoint: PathBuf,
     /// The directory to write.
     out: PathBuf,
-    /// Text of the languages and the domain that will be embedded: a text a line, or JSONL. Without it the tokenizer's own
-    /// Unigram scores are taken, or else a small sample of many languages. Repeatable.
+    /// Text of the languages and the domain that will be embedded: plain text, JSONL, JSON, CSV, TSV or Parquet, compressed or not.
+    /// Without it the tokenizer's own Unigram scores are taken, or else a small sample of many languages. Repeatable.
     #[arg(long, value_name = "FILE")]
     corpus: Vec<PathBuf>,
-    /// The field of a .jsonl or .ndjson corpus that holds the text.
+    /// The field or column of the corpus that holds the text, unless it is plain text. A dot leads into objects: "a.b".
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
+    /// The largest share of a file's records that may be left out because they cannot be read.
+    #[arg(long, value_name = "SHARE", default_value = "10%")]
+    max_skipped: MaxSkipped,
     /// How much of the token frequencies the sample keeps beside --corpus: 0 takes the corpus alone.
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     sample_share: f64,
@@ -81,13 +86,14 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     staging::protect(&args.out, &args.corpus.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let fields = Fields { field: &args.field, max_skipped: args.max_skipped };
     let frequencies = if args.corpus.is_empty() {
         match Frequencies::of_unigram(&checkpoint) {
             Some(frequencies) => frequencies,
             None => Frequencies::of_sample(&checkpoint, threads, &progress)?,
         }
     } else {
-        Frequencies::of_corpus(&checkpoint, &args.corpus, &args.field, threads, &progress)?.with_sample(
+        Frequencies::of_corpus(&checkpoint, &args.corpus, fields, threads, &progress)?.with_sample(
             &checkpoint,
             args.sample_share,
             threads,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::spool::{Spool, Spooled};
 use super::vectors::{Vectors, check};
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, CorpusFile, Texts};
+use crate::corpus::{self, CorpusFile, Fields};
 use crate::error::LoadError;
 use crate::progress::Progress;
 
@@ -20,8 +20,7 @@ const TEXTS_AT_A_TIME: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub struct Corpus<'a> {
     pub files: &'a [PathBuf],
-    /// The field of a line of JSON that holds the text.
-    pub field: &'a str,
+    pub fields: Fields<'a>,
     /// The share of the texts, by their hash, that is not fitted on.
     pub held_out: f64,
 }
@@ -150,9 +149,8 @@ pub fn read(
     let (mut files, mut without_tokens, mut number) = (Vec::new(), 0, 0);
     progress.start("reading the corpus", 0, corpus::size(corpus.files));
     for path in corpus.files {
-        let mut texts = Texts::open(path, corpus.field)?;
         let mut tokens = 0;
-        while let Some(batch) = texts.batch().map_err(|e| LoadError::io(path, &e))? {
+        let file = corpus::read(path, corpus.fields, progress, &mut |batch| {
             let encoded: Vec<Vec<u32>> = batch
                 .texts
                 .par_iter()
@@ -181,8 +179,9 @@ pub fn read(
                 }
             }
             progress.advance(batch.bytes);
-        }
-        files.push(texts.finish(path, tokens));
+            Ok(true)
+        })?;
+        files.push(CorpusFile { tokens, ..file });
     }
     progress.finish();
     let Some(spool) = spool else { return Err(corpus::without_text(&files, corpus.files)) };

@@ -1,6 +1,5 @@
 //! The teacher's vectors, from wherever they come: the seam, and files of them.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::error::LoadError;
 use crate::files;
+use crate::records::{InputFormat, Source};
 
 /// The longest line of a JSONL file, and the longest header of an npy file, that is read.
 const MAX_LINE: u64 = 16 << 20;
@@ -41,7 +41,7 @@ pub trait Vectors {
 /// Vectors in a file, in the order of the corpus' texts: an npy matrix, or JSONL.
 pub struct VectorFile {
     path: PathBuf,
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead>,
     format: Format,
     read: u64,
 }
@@ -73,19 +73,23 @@ impl VectorFile {
     /// # Errors
     /// When it cannot be read as that.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
-        if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(LoadError::new(path, "is a directory").expected("an .npy or .jsonl file of vectors"));
-        }
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        let format = match extension.as_str() {
-            "npy" => npy(&mut reader).map_err(|problem| {
+        let is_npy = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
+        let mut reader: Box<dyn BufRead> = if is_npy {
+            let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
+            Box::new(BufReader::with_capacity(1 << 20, file))
+        } else {
+            let source = Source::new(path, None)?;
+            if source.format() != InputFormat::Jsonl {
+                return Err(LoadError::new(path, "is of no known kind").expected("an .npy or .jsonl file of vectors"));
+            }
+            source.text(false)?.reader
+        };
+        let format = match is_npy {
+            true => npy(&mut reader).map_err(|problem| {
                 LoadError::new(path, problem)
                     .expected("numpy.save of a matrix of float16, float32 or float64, a row a text")
             })?,
-            "jsonl" | "ndjson" => Format::Jsonl,
-            _ => return Err(LoadError::new(path, "is of no known kind").expected("an .npy or .jsonl file of vectors")),
+            false => Format::Jsonl,
         };
         Ok(Self { path: path.to_owned(), reader, format, read: 0 })
     }

@@ -1,13 +1,13 @@
 //! How often each token stands in natural text: counted in a corpus, or read from a Unigram tokenizer.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::corpus::{self, Batch, CorpusFile, Texts};
+use crate::corpus::{self, Batch, CorpusFile, Fields, Take};
 use crate::error::LoadError;
 use crate::progress::{Progress, counted};
 
@@ -64,15 +64,14 @@ impl Frequencies {
         &self.source
     }
 
-    /// Counts the tokens of `files` on `threads` threads. A file named `*.jsonl` or `*.ndjson` holds one JSON object a
-    /// line, whose string `field` is the text; of any other file each line is a text. Memory does not grow with a file.
+    /// Counts the tokens of `files` on `threads` threads. Memory does not grow with a file.
     ///
     /// # Errors
-    /// When a file cannot be read, the tokenizer refuses a text, or there are no tokens in all of them.
+    /// When a file cannot be read or has too many bad records, the tokenizer refuses a text, or there are no tokens in all of them.
     pub fn of_corpus(
         checkpoint: &Checkpoint,
         files: &[PathBuf],
-        field: &str,
+        fields: Fields<'_>,
         threads: usize,
         progress: &dyn Progress,
     ) -> Result<Self, LoadError> {
@@ -80,8 +79,9 @@ impl Frequencies {
         let mut read = Vec::new();
         progress.start("counting tokens", 0, corpus::size(files));
         for path in files {
-            let texts = Texts::open(path, field)?;
-            read.push(count(checkpoint, texts, path, threads, progress, &mut counts)?);
+            read.push(count(checkpoint, threads, progress, &mut counts, |take| {
+                corpus::read(path, fields, progress, take)
+            })?);
         }
         progress.finish();
         let tokens = counts.iter().sum();
@@ -145,8 +145,13 @@ impl Frequencies {
     pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         progress.start("counting the sample's tokens", 0, SAMPLE.len() as u64);
-        let texts = Texts::lines(SAMPLE.as_bytes());
-        let file = count(checkpoint, texts, Path::new("sample"), threads, progress, &mut counts)?;
+        let file = count(checkpoint, threads, progress, &mut counts, |take| {
+            let (batches, file) = corpus::of_lines(SAMPLE);
+            for batch in batches {
+                take(batch)?;
+            }
+            Ok(file)
+        })?;
         progress.finish();
         if file.tokens == 0 {
             return Err(LoadError::new(&checkpoint.tokenizer_path, "has no token for any text of the sample")
@@ -162,62 +167,45 @@ fn normalized(counts: &[u64]) -> Vec<f64> {
     counts.iter().map(|&n| n as f64 / total.max(1) as f64).collect()
 }
 
-/// Adds the tokens of `texts` to `counts`. One thread reads, `threads` tokenize; a few batches wait between them.
+/// Adds the tokens of the texts that `read` gives to `counts`. One thread reads, `threads` tokenize; a few batches wait between them.
 fn count(
     checkpoint: &Checkpoint,
-    mut texts: Texts<'_>,
-    path: &Path,
     threads: usize,
     progress: &dyn Progress,
     counts: &mut [u64],
+    read: impl FnOnce(&mut Take<'_>) -> Result<CorpusFile, LoadError>,
 ) -> Result<CorpusFile, LoadError> {
     let rows = counts.len();
     let threads = threads.max(1);
     let (send, receive) = mpsc::sync_channel::<Batch>(2 * threads);
     // Owned by the workers alone: when all have failed, sending fails too.
     let receive = Arc::new(Mutex::new(receive));
-    let work = |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
-        let mut counts = vec![0u64; rows];
-        let mut ids = Vec::new();
-        loop {
-            let batch = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(batch) = batch else { return Ok(counts) };
-            for text in &batch.texts {
-                ids.clear();
-                checkpoint
-                    .tokenizer
-                    .choice
-                    .implementation
-                    .encode(text, false, &mut ids)
-                    .map_err(|e| LoadError::new(path, format!("holds a text that could not be tokenized: {e}")))?;
-                for &id in &ids {
-                    if let Some(count) = counts.get_mut(id as usize) {
-                        *count += 1;
+    let work =
+        |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
+            let mut counts = vec![0u64; rows];
+            let mut ids = Vec::new();
+            loop {
+                let batch = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(batch) = batch else { return Ok(counts) };
+                for text in &batch.texts {
+                    ids.clear();
+                    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|e| {
+                        LoadError::new(&checkpoint.tokenizer_path, format!("cannot tokenize a text: {e}"))
+                    })?;
+                    for &id in &ids {
+                        if let Some(count) = counts.get_mut(id as usize) {
+                            *count += 1;
+                        }
                     }
                 }
+                progress.advance(batch.bytes);
             }
-            progress.advance(batch.bytes);
-        }
-    };
+        };
     let (read, counted) = std::thread::scope(|scope| {
         let work = &work;
         let workers: Vec<_> = std::iter::repeat_n(receive, threads).map(|r| scope.spawn(move || work(r))).collect();
-        let mut read = Ok(());
-        loop {
-            match texts.batch() {
-                // Sending fails when all workers have, and their error is the one to tell.
-                Ok(Some(batch)) => {
-                    if send.send(batch).is_err() {
-                        break;
-                    }
-                }
-                Ok(None) => break,
-                Err(error) => {
-                    read = Err(LoadError::io(path, &error));
-                    break;
-                }
-            }
-        }
+        // Sending fails when all workers have, and their error is the one to tell.
+        let read = read(&mut |batch| Ok(send.send(batch).is_ok()));
         drop(send);
         let counted: Vec<_> = workers
             .into_iter()
@@ -225,7 +213,6 @@ fn count(
             .collect();
         (read, counted)
     });
-    read?;
     let mut tokens = 0;
     for part in counted {
         for (total, n) in counts.iter_mut().zip(part?) {
@@ -233,5 +220,5 @@ fn count(
             tokens += n;
         }
     }
-    Ok(texts.finish(path, tokens))
+    Ok(CorpusFile { tokens, ..read? })
 }

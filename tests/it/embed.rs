@@ -137,29 +137,71 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
     }
 }
 
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()).read_to_end(&mut out).unwrap();
+    out
+}
+
+fn bzip2(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    bzip2::read::BzEncoder::new(bytes, bzip2::Compression::fast()).read_to_end(&mut out).unwrap();
+    out
+}
+
+fn lz4(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The CSV of the test below by Python's lzma, in two streams.
+const XZ: &str = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+WjAQAIbix0ZXh0CjEsAAAAADFAFSmI9atAAAEhCWwYxdUftvN9AQAAAAAEWVr9N3pYWgAABObWtEYCACEBFgAAAHQv5aMBABAiYSwgIiJiIiIiCjIs7JWICgAAAAAcF5sp8EUn2gABKREyCnAOH7bzfQEAAAAABFla";
+
+fn unbase64(text: &str) -> Vec<u8> {
+    base64_simd::STANDARD.decode_to_vec(text).unwrap()
+}
+
 #[test]
 fn every_input_format_gives_the_same_vectors_and_keeps_its_columns() {
     let place = Place::new();
-    let gzip = |bytes: &[u8]| {
-        let mut out = Vec::new();
-        flate2::read::GzEncoder::new(bytes, flate2::Compression::fast()).read_to_end(&mut out).unwrap();
-        out
-    };
     let jsonl = b"{\"text\": \"a, \\\"b\\\"\", \"n\": 1}\r\n\n{\"n\": 2, \"text\": \"\\uc548\"}";
     let csv = "n,text\n1,\"a, \"\"b\"\"\"\n2,안\n".as_bytes();
     let parquet = place.name("in.parquet");
+    let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+    let json = str::from_utf8(jsonl).unwrap();
     let inputs = [
         place.file("in.jsonl", jsonl),
         place.file("in.csv", csv),
-        place.file("in.tsv", "text\tn\n\"a, \"\"b\"\"\"\t1\n안\t2\n".as_bytes()),
+        place.file("in.tsv", "text\tn\na, \"b\"\t1\n안\t2\n".as_bytes()),
         place.file("in.jsonl.gz", &gzip(jsonl)),
         place.file("in.csv.zst", &zstd::encode_all(csv, 0).unwrap()),
+        place.file("members.JSONL.GZ", &[&gzip(&jsonl[..20])[..], &gzip(&jsonl[20..]), &[0; 512]].concat()),
+        place.file(
+            "frames.ndjson.ZST",
+            &[&jsonl[..20], &jsonl[20..]].map(|part| zstd::encode_all(part, 0).unwrap()).concat(),
+        ),
+        place.file("in.csv.bz2", &bzip2(csv)),
+        place.file("members.csv.bz2", &[bzip2(&csv[..9]), bzip2(&csv[9..]), vec![0; 9]].concat()),
+        place.file("in.csv.xz", &unbase64(XZ)),
+        place.file("in.csv.lz4", &[lz4(&csv[..9]), lz4(&csv[9..])].concat()),
+        // The content decides where the name says nothing.
+        place.file("unnamed.csv", &gzip(csv)),
+        place.file("mark.jsonl", &[b"\xef\xbb\xbf", &jsonl[..]].concat()),
+        place.file("mark.csv.gz", &gzip(&[b"\xef\xbb\xbf", csv].concat())),
+        place.file("little.jsonl", &utf16(&format!("\u{feff}{json}"), u16::to_le_bytes)),
+        place.file("big.csv", &utf16(&format!("\u{feff}{}", str::from_utf8(csv).unwrap()), u16::to_be_bytes)),
+        place.file("unmarked.jsonl", &utf16(json, u16::to_le_bytes)),
+        place.file("unmarked.Csv", &utf16(str::from_utf8(csv).unwrap(), u16::to_be_bytes)),
+        place.file("array.json", b" [{\"text\": \"a, \\\"b\\\"\",\n \"n\": 1} ,{\"n\":2,\"text\":\"\\uc548\"}]\n"),
+        place.file("lines.json", jsonl),
     ];
     let first = embed(&[&inputs[0], "-o", &parquet, "--embedding-field", "e"]);
     assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
     let expected = rows(&embed(&[&place.file("in.txt", "a, \"b\"\n안\n".as_bytes())]).stdout);
     for input in inputs.iter().chain([&parquet]) {
         let output = embed(&[input]);
+        assert_eq!(output.status.code(), Some(0), "{input}: {}", stderr(&output));
         let found = rows(&output.stdout);
         assert_eq!(found.len(), 2, "{input}: {}", stderr(&output));
         for (n, (row, expected)) in (1..).zip(found.iter().zip(&expected)) {
@@ -186,6 +228,11 @@ fn every_input_format_gives_the_same_vectors_and_keeps_its_columns() {
 #[test]
 fn bad_records_end_the_run_or_are_left_out_with_their_position() {
     let place = Place::new();
+    let mut generator = fastrand::Rng::with_seed(1);
+    let random: Vec<u8> = (0..300).map(|_| generator.u8(..)).collect();
+    let parquet = place.name("good.parquet");
+    let made = embed(&[&place.file("good.txt", b"a\n"), "-o", &parquet]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
     let jsonl = b"{\"text\": \"one\"}\n{\"text\": 2}\n[]\n{\"no\": \"text\"}\n{\"text\": \"\xff\"}\n{\"text\": \"six\", \"embedding\": 1}\n{\"text\": \"seven\"}\n";
     let input = place.file("in.jsonl", jsonl);
     let out = place.name("out.jsonl");
@@ -193,7 +240,17 @@ fn bad_records_end_the_run_or_are_left_out_with_their_position() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(stderr(&failed).contains("in.jsonl:2: has 2 in \"text\", not a string"), "{}", stderr(&failed));
     assert!(!Path::new(&out).exists());
-    let skipped = embed(&[&input, "-o", &out, "--on-error", "skip"]);
+    // More than a tenth is left out only if that is wanted. What was embedded is kept for the command that wants it.
+    let too_many = embed(&[&input, "-o", &out, "--on-error", "skip"]);
+    assert_eq!(too_many.status.code(), Some(1));
+    for part in ["5 of 7 records were left out", "has 5 bad records among 7, more than 10 %", "--max-skipped"] {
+        assert!(stderr(&too_many).contains(part), "{}", stderr(&too_many));
+    }
+    assert!(!Path::new(&out).exists());
+    let again = embed(&[&input, "-o", &out, "--on-error", "skip", "--max-skipped", "75%"]);
+    assert!(stderr(&again).contains("2 by an earlier run"), "{}", stderr(&again));
+    let out = place.name("again.jsonl");
+    let skipped = embed(&[&input, "-o", &out, "--on-error", "skip", "--max-skipped", "0.75"]);
     assert_eq!(skipped.status.code(), Some(0), "{}", stderr(&skipped));
     for line in 2..=6 {
         assert!(stderr(&skipped).contains(&format!("left out {input}:{line}: it ")), "{}", stderr(&skipped));
@@ -206,7 +263,7 @@ fn bad_records_end_the_run_or_are_left_out_with_their_position() {
         (place.file("a.txt", b"ok\n\xff\xfe\n"), &[][..], "a.txt:2: is not UTF-8"),
         (place.file("b.csv", b"text,n\na,1\nb\n"), &[], "b.csv:3: is damaged"),
         (place.file("c.csv", b"a,b\n1,2\n"), &[], "has no column \"text\""),
-        (place.file("d.csv", b"text,text\n1,2\n"), &[], "two columns \"text\""),
+        (place.file("d.csv", b"text,text\n1,2\n"), &[], "has two columns \"text\""),
         (place.file("e.parquet", b"PAR1 not PAR1"), &[], "is no Parquet file that can be read"),
         (place.file("f.jsonl.gz", b"\x1f\x8b\x08 torn"), &[], "f.jsonl.gz"),
         (place.file("g.zst", b"no"), &[], "g.zst"),
@@ -218,10 +275,37 @@ fn bad_records_end_the_run_or_are_left_out_with_their_position() {
         (input.clone(), &["--dimensions", "0"], "dimensions"),
         (input.clone(), &["-o", &out], "exists already"),
         (input.clone(), &["-o", "x.bin"], "does not say its format"),
-        (place.file("empty.jsonl", b""), &["-o", &place.name("empty.parquet")], "hold no record"),
+        (
+            place.file("open.csv", b"id,text\n1,a\n2,\"open\n3,b\n"),
+            &["--on-error", "skip"],
+            "a quote that opens in line 3",
+        ),
+        (place.file("i.json", b"[{\"text\":\"a\"},{\"text\":[]}]"), &[], "i.json:2: has [] in \"text\", not a string"),
+        (place.file("j.json", b"{\"text\":\n\"a\"},"), &[], "is not JSON: in line 2"),
+        (place.file("k.json", b"plain text"), &[], "k.json:1: is no JSON object"),
+        (place.file("l.jsonl", b"PK\x03\x04\x14\0\0\0"), &[], "l.jsonl: is not text: its content looks like a ZIP"),
+        (place.file("m.txt", b"%PDF-1.7\n%\xe2\xe3"), &[], "m.txt: is not text: its content looks like a PDF"),
+        (place.file("n", &random), &[], "n: is not text: its content looks like binary data"),
+        (place.file("o.txt.gz", &gzip(&random)), &[], "o.txt.gz: is not text"),
+        (place.file("p.jsonl.gz", b"{\"text\": \"a\"}\n"), &[], "p.jsonl.gz: is named like a file in the gzip format"),
+        (
+            place.file("q.gz", &[gzip(b"a\n"), b"tail".to_vec()].concat()),
+            &[],
+            "q.gz: cannot be decompressed as gzip: the compressed data ends",
+        ),
+        (place.file("r.gz", &gzip(b"a\n")[..15]), &[], "r.gz"),
+        (place.file("s.lz4", &lz4(&random)[..200]), &[], "s.lz4"),
+        (place.file("t.tar.gz", b""), &[], "t.tar.gz: is"),
+        (place.file("u.jsonl.br", b""), &[], "is an archive or compressed in a format that is not read: .br"),
+        (
+            place.file("v.txt", &std::fs::read(&parquet).unwrap()),
+            &[],
+            "v.txt: is not text: its content looks like a Parquet",
+        ),
+        (input.clone(), &["--max-skipped", "10"], "is no share"),
     ] {
         let output = embed(&[&[input.as_str()], args].concat());
-        assert_eq!(output.status.code(), Some(1), "{input}: {}", stderr(&output));
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{input}: {}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{input}: {}", stderr(&output));
     }
 }
@@ -231,7 +315,7 @@ fn a_line_without_end_is_passed_over_and_not_held() {
     let mut input = b"one\n".to_vec();
     input.resize(input.len() + (65 << 20), b'x');
     input.extend_from_slice(b"\nthree");
-    let output = filter(&["--on-error", "skip"], &input);
+    let output = filter(&["--on-error", "skip", "--max-skipped", "50%"], &input);
     assert_eq!(output.status.code(), Some(0));
     assert!(stderr(&output).contains("standard input:2: it is longer than 64 MiB"), "{}", stderr(&output));
     let texts: Vec<Value> = rows(&output.stdout).into_iter().map(|row| row["text"].clone()).collect();
@@ -261,4 +345,64 @@ fn a_later_record_must_fit_the_columns_of_parquet() {
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn records_of_python_and_node_are_carried_through_as_strict_json() {
+    let place = Place::new();
+    let input = place.file(
+        "in.jsonl",
+        br#"{"text":"cut \ud83d","score":NaN,"id":123456789012345678901234567890.10,"deep":{"a.b":[Infinity,"\udc00"]}}"#,
+    );
+    let output = embed(&[&input]);
+    let line = String::from_utf8(output.stdout).unwrap();
+    let expected =
+        r#"{"text":"cut \ufffd","score":null,"id":123456789012345678901234567890.10,"deep":{"a.b":[null,"\ufffd"]},"#;
+    assert!(line.starts_with(expected), "{line}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(vector(&rows(line.as_bytes())[0]), vector(&rows(&filter(&[], "cut \u{fffd}\n".as_bytes()).stdout)[0]));
+}
+
+#[test]
+fn a_field_is_found_within_objects() {
+    let place = Place::new();
+    let expected = vector(&rows(&filter(&[], b"hello\n").stdout)[0]);
+    for content in [r#"{"doc":{"body.x":{"t":"hello"}}}"#, r#"{"doc":{"body":{}},"doc.body.x.t":"hello"}"#] {
+        let found = rows(&embed(&[&place.file("in.jsonl", content.as_bytes()), "--field", "doc.body.x.t"]).stdout);
+        assert_eq!(vector(&found[0]), expected, "{content}");
+    }
+}
+
+#[test]
+fn names_of_a_csv_header_matter_only_for_the_text() {
+    let place = Place::new();
+    let input = place.file("in.csv", b",,a,a,text,a.1\n0,1,2,3,hello,4\n");
+    let mut row = rows(&embed(&[&input]).stdout).remove(0);
+    row.as_object_mut().unwrap().remove("embedding");
+    let expected = json!({"Unnamed: 0": "0", "Unnamed: 1": "1", "a": "2", "a.2": "3", "text": "hello", "a.1": "4"});
+    assert_eq!(row, expected);
+}
+
+#[test]
+fn inputs_without_records_give_empty_parquet_with_their_columns() {
+    let place = Place::new();
+    for (name, content, columns) in [
+        ("empty.csv", &b"id,text,\n"[..], &["id", "text", "Unnamed: 2"][..]),
+        ("empty.jsonl", b"", &["text"]),
+        ("empty.json", b"[]", &["text"]),
+        ("empty.txt", b"", &["text"]),
+    ] {
+        let (input, out) = (place.file(name, content), place.name(&format!("{name}.parquet")));
+        let output = embed(&[&input, "-o", &out]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+        // The next run reads the columns of the file without rows.
+        let again = place.name(&format!("{name}.again.parquet"));
+        let output = embed(&[&out, "-o", &again, "--embedding-field", "e"]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+        for (path, last) in [(&out, "embedding"), (&again, "e")] {
+            let schema = embedding_server::records::table::schema(Path::new(path)).unwrap();
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            assert_eq!(names[..columns.len()], *columns);
+            assert_eq!(names.last(), Some(&last));
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use embedding_server::checkpoint::{Checkpoint, Overrides};
+use embedding_server::corpus::Fields;
 use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::error::LoadError;
 use embedding_server::fit::vectors::VectorFile;
@@ -51,7 +52,8 @@ fn fitted<'a>(
     options: &Options,
 ) -> Result<Fitted<'a>, LoadError> {
     let scratch = tempfile::tempdir().unwrap();
-    let corpus = Corpus { files: &[corpus()], field: "text", held_out };
+    let corpus =
+        Corpus { files: &[corpus()], fields: Fields { field: "text", max_skipped: Default::default() }, held_out };
     let found = fit::fit(source, &corpus, &mut VectorFile::open(vectors)?, options, scratch.path(), &Silent);
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "vectors are left on disk");
     found

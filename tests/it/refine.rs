@@ -5,10 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use embedding_server::checkpoint::{Checkpoint, Overrides};
+use embedding_server::corpus::Fields;
 use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::extract::staging::Existing;
 use embedding_server::pooling::{CpuPooling, DevicePooling, Pooling};
 use embedding_server::progress::Silent;
+use embedding_server::records::MaxSkipped;
 use embedding_server::refine::frequency::{Frequencies, Source};
 use embedding_server::refine::write::{self, Description, RowDtype};
 use embedding_server::refine::{Options, Refinement, Rows};
@@ -53,8 +55,12 @@ fn open(path: &Path) -> Checkpoint {
     Checkpoint::open(path, &Overrides::default()).unwrap()
 }
 
+fn fields(field: &str) -> Fields<'_> {
+    Fields { field, max_skipped: MaxSkipped::default() }
+}
+
 fn counted(source: &Checkpoint, file: &str, field: &str, threads: usize) -> Frequencies {
-    Frequencies::of_corpus(source, &[fixture(file)], field, threads, &Silent).unwrap()
+    Frequencies::of_corpus(source, &[fixture(file)], fields(field), threads, &Silent).unwrap()
 }
 
 /// Refines the tiny table into `out`.
@@ -151,7 +157,7 @@ fn counts_are_the_same_in_every_form_and_on_any_number_of_threads() {
     }
     // A file given twice counts twice, which changes no share.
     let twice = [fixture("corpus.txt"), fixture("corpus.txt")];
-    let found = Frequencies::of_corpus(&source, &twice, "text", 2, &Silent).unwrap();
+    let found = Frequencies::of_corpus(&source, &twice, fields("text"), 2, &Silent).unwrap();
     assert!(found.probabilities().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 
@@ -205,14 +211,14 @@ fn a_corpus_without_text_is_an_error_that_says_so() {
         path
     };
     for (path, part) in [
-        (file("empty.txt", b""), "no text; 0 lines"),
-        (file("blank.txt", b" \n\n\t\n"), "no text; 0 lines"),
-        (file("binary.txt", b"\xff\xfe\n\x80\n"), "no text; 2 lines"),
-        (file("other.jsonl", b"{\"a\": 1}\n[\n"), "no text; 2 lines"),
+        (file("empty.txt", b""), "no text; 0 records"),
+        (file("blank.txt", b" \n\n\t\n"), "no text; 0 records"),
+        (file("binary.txt", b"\x80\xfe\n\x80\n"), "has 2 bad records among 2"),
+        (file("other.jsonl", b"{\"a\": 1}\n[\n"), "has 2 bad records among 2"),
         (dir.path().join("nowhere.txt"), "nowhere.txt"),
         (dir.path().to_owned(), "is a directory"),
     ] {
-        let error = Frequencies::of_corpus(&source, &[path], "text", 2, &Silent).unwrap_err().to_string();
+        let error = Frequencies::of_corpus(&source, &[path], fields("text"), 2, &Silent).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
 }

@@ -1,4 +1,5 @@
-//! Records of CSV and TSV, none of which takes more memory than a line of text may.
+//! Records of CSV (RFC 4180) and TSV, none of which takes more memory than a line of text may. TSV has no quotes
+//! (<https://www.iana.org/assignments/media-types/text/tab-separated-values>).
 
 use std::io::{self, BufRead};
 
@@ -6,9 +7,6 @@ use super::MAX_LINE;
 
 /// More fields than any table has columns.
 const MAX_FIELDS: usize = 1 << 20;
-
-/// UTF-8's byte order mark.
-const MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Reads the records of one file, the header among them. A record that is too long is passed over, not held.
 pub struct Records<R> {
@@ -18,7 +16,6 @@ pub struct Records<R> {
     ends: Vec<usize>,
     /// Whether the file's end was already given to `core` as a line break.
     closed: bool,
-    is_first: bool,
 }
 
 /// One record.
@@ -53,17 +50,19 @@ impl<'r> Fields<'r> {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Fields are separated by `delimiter`.
-    pub fn new(reader: R, delimiter: u8) -> Self {
-        let core = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-        Self { reader, core, output: vec![0; 8 << 10], ends: vec![0; 64], closed: false, is_first: true }
+    /// Fields are separated by tabs and have no quotes, or else by commas.
+    pub fn new(reader: R, has_tabs: bool) -> Self {
+        let delimiter = if has_tabs { b'\t' } else { b',' };
+        let core = csv_core::ReaderBuilder::new().delimiter(delimiter).quoting(!has_tabs).build();
+        Self { reader, core, output: vec![0; 8 << 10], ends: vec![0; 64], closed: false }
     }
 
     /// The next record; `None` after the last.
     ///
     /// # Errors
-    /// The reader's own.
+    /// The reader's own, and `InvalidData` where the file ends within quotes: all records from there on are in one field.
     pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
+        self.skip_empty_lines()?;
         let line = self.core.line();
         let (mut written, mut fields) = (0, 0);
         let mut too_long = false;
@@ -104,15 +103,17 @@ impl<R: BufRead> Records<R> {
                 }
             }
         };
-        // `core` knows a byte order mark only if the first read has all of it.
-        if std::mem::take(&mut self.is_first) && self.output.get(..written).is_some_and(|b| b.starts_with(MARK)) {
-            self.output.copy_within(MARK.len()..written, 0);
-            written -= MARK.len();
-            self.ends.iter_mut().take(fields).for_each(|end| *end = end.saturating_sub(MARK.len()));
+        if unclosed {
+            // The quote opens in the last field, after the line breaks of the fields before.
+            let last = fields.checked_sub(2).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
+            let before = self.output.get(..last).unwrap_or_default();
+            let line = line + before.iter().filter(|&&byte| byte == b'\n').count() as u64;
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("has a quote that opens in line {line} and is never closed: all that follows is in one field"),
+            ));
         }
-        let fields = if unclosed {
-            Err("is damaged: a quote in it is never closed, and has taken in all that follows".to_owned())
-        } else if too_long {
+        let fields = if too_long {
             Err(format!("is longer than {} MiB; a quote in it may not be closed", MAX_LINE >> 20))
         } else {
             let bytes = self.output.get(..written).unwrap_or_default();
@@ -120,51 +121,70 @@ impl<R: BufRead> Records<R> {
         };
         Ok(Some(Record { line, fields }))
     }
+
+    /// Moves to the line on which the next record begins. `core` would skip these lines too, and not tell which it is.
+    fn skip_empty_lines(&mut self) -> io::Result<()> {
+        while let Some(byte @ (b'\r' | b'\n')) = self.reader.fill_buf()?.first().copied() {
+            self.reader.consume(1);
+            self.core.set_line(self.core.line() + u64::from(byte == b'\n'));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Each record as its line and its fields, or what is wrong.
-    fn all(content: &[u8], delimiter: u8) -> Vec<(u64, Result<Vec<String>, String>)> {
+    /// Each record as its line and its fields.
+    fn all(content: &str, has_tabs: bool) -> Result<Vec<(u64, Vec<String>)>, String> {
         // The smallest buffer cuts everything.
-        let mut records = Records::new(io::BufReader::with_capacity(1, content), delimiter);
+        let mut records = Records::new(io::BufReader::with_capacity(1, content.as_bytes()), has_tabs);
         let mut found = Vec::new();
-        while let Some(record) = records.next().unwrap() {
+        while let Some(record) = records.next().map_err(|e| e.to_string())? {
             let text = |field: &[u8]| String::from_utf8(field.to_vec()).unwrap();
-            found.push((record.line, record.fields.map(|fields| fields.iter().map(text).collect())));
+            found.push((record.line, record.fields?.iter().map(text).collect()));
         }
-        found
+        Ok(found)
     }
 
-    fn fields(content: &str, delimiter: u8) -> Vec<Vec<String>> {
-        all(content.as_bytes(), delimiter).into_iter().map(|(_, fields)| fields.unwrap()).collect()
+    fn fields(content: &str, has_tabs: bool) -> Vec<Vec<String>> {
+        all(content, has_tabs).unwrap().into_iter().map(|(_, fields)| fields).collect()
     }
 
     #[test]
     fn records_end_with_or_without_a_line_break() {
-        for content in ["a,b\n1,\"x\ny\"\n,\n", "a,b\r\n1,\"x\ny\"\r\n,\r\n", "\u{feff}a,b\n\n1,\"x\ny\"\n,"] {
-            assert_eq!(fields(content, b','), [["a", "b"], ["1", "x\ny"], ["", ""]], "{content:?}");
+        for content in ["a,b\n1,\"x\ny\"\n,\n", "a,b\r\n1,\"x\ny\"\r\n,\r\n", "a,b\n\n1,\"x\ny\"\n,"] {
+            assert_eq!(fields(content, false), [["a", "b"], ["1", "x\ny"], ["", ""]], "{content:?}");
         }
-        assert!(fields("", b',').is_empty() && fields("\n\n", b',').is_empty());
-        assert_eq!(fields("a,\"\"", b','), [["a", ""]]);
+        assert!(fields("", false).is_empty() && fields("\n\n", false).is_empty());
+        assert_eq!(fields("a,\"\"", false), [["a", ""]]);
     }
 
     #[test]
-    fn a_quote_that_is_never_closed_is_no_record() {
-        for content in ["id,text\n1,\"open\n2,b\n", "id,text\n1,\"open", "id,text\n1,\""] {
-            let found = all(content.as_bytes(), b',');
-            let (line, problem) = found.last().unwrap();
-            assert_eq!((found.len(), *line), (2, 2), "{content:?}");
-            assert!(problem.as_ref().unwrap_err().contains("never closed"), "{problem:?}");
+    fn tsv_has_no_quotes() {
+        let expected = [["1", "\"open, quote"], ["2", "\"a\""], ["3", "\"\""]];
+        assert_eq!(fields("1\t\"open, quote\n2\t\"a\"\r\n3\t\"\"", true), expected);
+    }
+
+    #[test]
+    fn a_quote_that_is_never_closed_is_an_error_with_its_line() {
+        for (content, line) in [
+            ("id,text\n1,\"open\n2,b\n", 2),
+            ("id,text\n1,\"open", 2),
+            ("id,text\n1,\"", 2),
+            ("id,text\n1,a\n\"two\nlines\",\"open\n\n", 4),
+            ("\"id", 1),
+        ] {
+            let problem = all(content, false).unwrap_err();
+            assert!(problem.contains(&format!("opens in line {line} and is never closed")), "{content:?}: {problem}");
         }
     }
 
     #[test]
     fn a_long_record_is_passed_over_and_the_next_is_read() {
         let long = format!("text\n\"{}\"\nnext\n{}\nlast\n", "a,b\n".repeat(MAX_LINE / 4 + 10), ",".repeat(MAX_FIELDS));
-        let mut records = Records::new(long.as_bytes(), b',');
+        let mut records = Records::new(long.as_bytes(), false);
         let mut lengths = Vec::new();
         while let Some(record) = records.next().unwrap() {
             lengths.push(

@@ -1,0 +1,415 @@
+//! One run of `embed`: a thread that reads chunks, and threads that make a part of each.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::SchemaRef;
+
+use super::columns::{self, Cell, Cells, Columns};
+use super::output::OutputFormat;
+use super::parts::{Part, Parts};
+use super::{Options, Summary};
+use crate::embedder::{Embedder, Input};
+use crate::error::LoadError;
+use crate::json::NonFinite;
+use crate::progress::Progress;
+use crate::records::json::{Object, strict_object};
+use crate::records::{Chunk, Limits, Line, Reading, Rows, Source, table};
+
+/// Bytes of text in a chunk: a fraction of a second of work, and the memory of a thread.
+const CHUNK_TEXT: usize = 4 << 20;
+/// Bytes of vectors in a chunk; as JSON they take three times as many.
+const CHUNK_VECTORS: usize = 16 << 20;
+const CHUNK_JSON: usize = 4 << 20;
+const CHUNK_ROWS: usize = 1 << 14;
+
+pub struct Run<'a> {
+    embedder: &'a Embedder,
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    parts: Option<Parts>,
+    /// The columns of JSON objects that become Parquet.
+    columns: OnceLock<Columns>,
+    /// The columns of Parquet inputs that become Parquet.
+    schema: Option<SchemaRef>,
+    failed: Failed,
+    ordered: Ordered,
+    summary: Mutex<Summary>,
+    /// The bad records of each source.
+    skipped: Mutex<Vec<Skipped>>,
+}
+
+/// The bad records of one source.
+#[derive(Debug, Clone, Default)]
+pub struct Skipped {
+    pub count: u64,
+    /// All records, the bad ones among them.
+    pub records: u64,
+    /// What is wrong with one of them. Empty where an earlier run found them all.
+    pub first: String,
+}
+
+/// What a run did and knows in the end.
+pub struct Tally {
+    pub summary: Summary,
+    pub skipped: Vec<Skipped>,
+    pub columns: Option<Columns>,
+    pub schema: Option<SchemaRef>,
+    pub parts: Option<Parts>,
+}
+
+/// The first error; all threads end after it.
+#[derive(Default)]
+struct Failed {
+    error: Mutex<Option<LoadError>>,
+    is: AtomicBool,
+}
+
+/// Whose turn it is to write to standard output.
+#[derive(Default)]
+struct Ordered {
+    next: Mutex<usize>,
+    turn: Condvar,
+}
+
+struct Numbered {
+    number: usize,
+    /// The source's place among all sources, and its name.
+    place: usize,
+    source: PathBuf,
+    chunk: Chunk,
+}
+
+/// One record that can be embedded.
+struct Record {
+    text: String,
+    /// The whole record: its line of JSON, or its values for columns. Neither where only vectors are written.
+    json: Vec<u8>,
+    names: Vec<String>,
+    cells: Cells,
+}
+
+/// The bad records of a chunk: where, and what is wrong.
+type Bad = BTreeMap<u64, String>;
+
+impl<'a> Run<'a> {
+    pub fn new(
+        embedder: &'a Embedder,
+        options: &'a Options,
+        progress: &'a dyn Progress,
+        parts: Option<Parts>,
+        schema: Option<SchemaRef>,
+    ) -> Self {
+        Self {
+            embedder,
+            options,
+            progress,
+            parts,
+            columns: OnceLock::new(),
+            schema,
+            failed: Failed::default(),
+            ordered: Ordered::default(),
+            summary: Mutex::new(Summary::default()),
+            skipped: Mutex::new(vec![Skipped::default(); options.sources.len()]),
+        }
+    }
+
+    pub fn ended(self) -> Tally {
+        let summary = *lock(&self.summary);
+        let skipped = lock(&self.skipped).clone();
+        Tally { summary, skipped, columns: self.columns.into_inner(), schema: self.schema, parts: self.parts }
+    }
+
+    /// Reads all inputs and writes all parts.
+    ///
+    /// # Errors
+    /// The first one.
+    pub fn all(&self) -> Result<(), LoadError> {
+        let (sender, receiver) = sync_channel::<Numbered>(self.options.threads);
+        let receiver = Mutex::new(receiver);
+        thread::scope(|scope| {
+            // Dropped at the end of the scope's work, so that the threads end.
+            let sender = sender;
+            for _ in 0..self.options.threads {
+                scope.spawn(|| self.work(&receiver));
+            }
+            let mut number = 0;
+            let mut columns = None;
+            for (place, source) in self.options.sources.iter().enumerate() {
+                let mut emit = |chunk: Chunk| {
+                    self.prepare(source, &chunk)?;
+                    let next = Numbered { number, place, source: source.name().to_owned(), chunk };
+                    number += 1;
+                    Ok(!self.failed.is.load(Ordering::Relaxed) && sender.send(next).is_ok())
+                };
+                let layout = &self.options.layout;
+                let whole = layout.writes_records();
+                let reading = Reading { limits: self.limits(), field: &self.options.field, whole, digest: false };
+                match source.read(reading, &mut emit) {
+                    Ok(ended) => columns = columns.or(ended.columns),
+                    Err(error) => self.fail(error),
+                }
+                if self.failed.is.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            // Where no input has a record, the header of the first one says the columns.
+            if let Some(columns) = columns {
+                self.columns.get_or_init(|| Columns::of_strings(&columns));
+            }
+        });
+        lock(&self.failed.error).take().map_or(Ok(()), Err)
+    }
+
+    fn limits(&self) -> Limits {
+        let layout = &self.options.layout;
+        let vectors = if layout.format == OutputFormat::Jsonl { CHUNK_JSON } else { CHUNK_VECTORS };
+        Limits { rows: (vectors / (4 * layout.dimensions)).clamp(1, CHUNK_ROWS), bytes: CHUNK_TEXT }
+    }
+
+    /// What the first chunk decides for all: done before any thread has one.
+    fn prepare(&self, source: &Source, chunk: &Chunk) -> Result<(), LoadError> {
+        let wrong = |problem: &str| Err(LoadError::new(source.name(), problem));
+        let layout = &self.options.layout;
+        match &chunk.rows {
+            Rows::Lines { json, lines } => {
+                if layout.format == OutputFormat::Parquet && self.columns.get().is_none() {
+                    if self.schema.is_some() {
+                        return wrong("is not Parquet as other inputs are: write JSONL, or run them apart");
+                    }
+                    let mut bad = Bad::new();
+                    let records = self.records(lines, *json, &mut bad);
+                    let records = records.iter().map(|record| (record.names.as_slice(), &record.cells));
+                    let _ = self.columns.set(Columns::infer(records));
+                }
+            }
+            Rows::Batch { batch, .. } => {
+                if layout.writes_records() && batch.schema().field_with_name(&layout.column).is_ok() {
+                    return wrong(&format!(
+                        "has a column {:?} already: name another with --embedding-field",
+                        layout.column
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn work(&self, chunks: &Mutex<Receiver<Numbered>>) {
+        loop {
+            let next = lock(chunks).recv();
+            let Ok(next) = next else { return };
+            // After an error the channel is emptied, so that the reader is not left waiting.
+            if self.failed.is.load(Ordering::Relaxed) {
+                continue;
+            }
+            let bytes = next.chunk.bytes;
+            match self.chunk(next) {
+                Ok(()) => self.progress.advance(bytes),
+                Err(error) => self.fail(error),
+            }
+        }
+    }
+
+    fn fail(&self, error: LoadError) {
+        lock(&self.failed.error).get_or_insert(error);
+        self.failed.is.store(true, Ordering::Relaxed);
+        // A thread that is about to wait for its turn has either seen the flag or holds this lock.
+        drop(lock(&self.ordered.next));
+        self.ordered.turn.notify_all();
+    }
+
+    fn chunk(&self, next: Numbered) -> Result<(), LoadError> {
+        let Numbered { number, place, source, chunk } = next;
+        if let Some(part) = self.parts.as_ref().and_then(|parts| parts.earlier(number)) {
+            self.count(place, part, part.rows, String::new());
+            return Ok(());
+        }
+        let mut bad = Bad::new();
+        let (bytes, part) = match chunk.rows {
+            Rows::Lines { json, lines } => self.lines(&lines, json, &mut bad),
+            Rows::Batch { first, batch } => self.batch(&batch, first, &mut bad),
+        }
+        .map_err(|e| LoadError::new(&source, e))?;
+        for (position, problem) in &bad {
+            let at = format!("{}:{position}", source.display());
+            if !self.options.skip {
+                return Err(LoadError::new(at, problem.clone()).remedy(
+                    "name the field of the texts with --field, or leave bad records out with --on-error skip",
+                ));
+            }
+            self.progress.note(&format!("left out {at}: it {problem}"));
+        }
+        let part = Part { skipped: bad.len() as u64, ..part };
+        match &self.parts {
+            Some(parts) => parts.put(number, part, &bytes)?,
+            None => self.print(number, &bytes)?,
+        }
+        let first = bad.into_iter().next().map(|(position, problem)| format!("is at {position}: it {problem}"));
+        self.count(place, &part, 0, first.unwrap_or_default());
+        Ok(())
+    }
+
+    fn count(&self, place: usize, part: &Part, resumed: u64, first: String) {
+        if let Some(skipped) = lock(&self.skipped).get_mut(place) {
+            skipped.count += part.skipped;
+            skipped.records += part.rows + part.skipped;
+            if skipped.first.is_empty() {
+                skipped.first = first;
+            }
+        }
+        let mut summary = lock(&self.summary);
+        summary.rows += part.rows;
+        summary.skipped += part.skipped;
+        summary.tokens += part.tokens;
+        summary.resumed += resumed;
+    }
+
+    /// To standard output, after the chunks before this one.
+    fn print(&self, number: usize, bytes: &[u8]) -> Result<(), LoadError> {
+        let mut next = lock(&self.ordered.next);
+        while *next != number {
+            if self.failed.is.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            next = self.ordered.turn.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| LoadError::of_standard_output(&e))?;
+        *next += 1;
+        drop(next);
+        self.ordered.turn.notify_all();
+        Ok(())
+    }
+
+    fn lines(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Result<(Vec<u8>, Part), String> {
+        let layout = &self.options.layout;
+        let mut records = self.records(lines, json, bad);
+        let positions: Vec<u64> = lines.iter().map(|line| line.position).filter(|p| !bad.contains_key(p)).collect();
+        let texts = records.iter_mut().map(|record| std::mem::take(&mut record.text));
+        let Vectors { vectors, kept, part } = self.embed(positions.into_iter().zip(texts), bad)?;
+        let mut kept = kept.into_iter();
+        records.retain(|_| kept.next().unwrap_or(false));
+        let bytes = match layout.format {
+            OutputFormat::Jsonl => layout.json(records.iter().map(|record| record.json.as_slice()), &vectors),
+            OutputFormat::Npy | OutputFormat::Safetensors => layout.raw(&vectors),
+            OutputFormat::Parquet => {
+                let cells: Vec<_> = records.into_iter().map(|record| record.cells).collect();
+                let columns = self.columns.get().ok_or("has no columns")?;
+                layout.parquet(&columns.batch(&cells)?, vectors)?
+            }
+        };
+        Ok((bytes, part))
+    }
+
+    /// The good records of `lines`.
+    fn records(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Vec<Record> {
+        let mut records = Vec::with_capacity(lines.len());
+        for line in lines {
+            let record = match &line.content {
+                Ok(content) => self.record(content, json),
+                Err(problem) => Err(problem.clone()),
+            };
+            match record {
+                Ok(record) => records.push(record),
+                Err(problem) => drop(bad.insert(line.position, problem)),
+            }
+        }
+        records
+    }
+
+    fn record(&self, content: &[u8], json: bool) -> Result<Record, String> {
+        let Options { field, layout, .. } = self.options;
+        let (is_jsonl, is_parquet) = (layout.format == OutputFormat::Jsonl, layout.format == OutputFormat::Parquet);
+        if !json {
+            let text = str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}"))?.to_owned();
+            let json = if is_jsonl { serde_json::json!({ field: text }).to_string() } else { String::new() };
+            let (mut names, mut cells) = (Vec::new(), Cells::new());
+            if is_parquet {
+                names.push(field.clone());
+                cells.insert(field.clone(), Cell::String(text.clone()));
+            }
+            return Ok(Record { text, json: json.into_bytes(), names, cells });
+        }
+        let content = strict_object(content, if is_parquet { NonFinite::Kept } else { NonFinite::Null })?;
+        let object = Object::parse(&content)?;
+        let text = object.text(field)?;
+        if layout.writes_records() && object.get(&layout.column).is_some() {
+            return Err(format!("has a field {:?} already; name another with --embedding-field", layout.column));
+        }
+        let (names, cells) = if is_parquet { columns::cells(&object)? } else { Default::default() };
+        if let Some(problem) = self.columns.get().and_then(|columns| columns.misfit(&cells)) {
+            return Err(problem);
+        }
+        let json = if is_jsonl { content.into_owned().into_bytes() } else { Vec::new() };
+        Ok(Record { text, json, names, cells })
+    }
+
+    fn batch(&self, batch: &RecordBatch, first: u64, bad: &mut Bad) -> Result<(Vec<u8>, Part), String> {
+        let layout = &self.options.layout;
+        let texts = table::texts(batch, &self.options.field)?;
+        let rows = texts.len();
+        let mut good = Vec::with_capacity(rows);
+        for (position, text) in (first..).zip(texts) {
+            match text {
+                Ok(text) => good.push((position, text)),
+                Err(problem) => drop(bad.insert(position, problem)),
+            }
+        }
+        let Vectors { vectors, part, .. } = self.embed(good.into_iter(), bad)?;
+        let kept: BooleanArray = (first..).take(rows).map(|p| Some(!bad.contains_key(&p))).collect();
+        let rows = arrow_select::filter::filter_record_batch(batch, &kept).map_err(|e| e.to_string())?;
+        let bytes = match layout.format {
+            OutputFormat::Jsonl => layout.json_of_batch(&rows, &vectors)?,
+            OutputFormat::Parquet => {
+                let schema = self.schema.as_ref().ok_or("has no columns")?;
+                layout.parquet(&table::cast(&rows, schema)?, vectors)?
+            }
+            OutputFormat::Npy | OutputFormat::Safetensors => layout.raw(&vectors),
+        };
+        Ok((bytes, part))
+    }
+
+    /// The vectors of the texts that the model takes; the others are bad.
+    fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, String> {
+        let dimensions = self.options.layout.dimensions;
+        let mut made = Vectors::default();
+        let mut taken = Vec::new();
+        for (position, text) in texts {
+            let tokens = match self.embedder.tokens(0, &Input::Text(text)) {
+                Ok(tokens) => tokens,
+                Err(error) => {
+                    bad.insert(position, format!("is not taken by the model: {error}"));
+                    made.kept.push(false);
+                    continue;
+                }
+            };
+            made.kept.push(true);
+            made.part.rows += 1;
+            made.part.tokens += tokens.len() as u64;
+            taken.push(tokens);
+        }
+        made.vectors.resize(taken.len() * dimensions, 0.0);
+        self.embedder.pool(&taken, dimensions, &mut made.vectors).map_err(|e| e.to_string())?;
+        Ok(made)
+    }
+}
+
+#[derive(Default)]
+struct Vectors {
+    vectors: Vec<f32>,
+    /// By text: whether it has a vector.
+    kept: Vec<bool>,
+    part: Part,
+}
+
+/// A poisoned lock is taken all the same: what it guards is whole after every statement.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
