@@ -74,7 +74,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
         progress.note(&format!("going on after a run that was cut: {} done already", counted(count, "part")));
     }
     let schema = match options.layout.format {
-        OutputFormat::Parquet => common_schema(&options.sources)?,
+        OutputFormat::Parquet => common_schema(&options.sources, &options.field)?,
         _ => None,
     };
     let run = Run::new(embedder, options, progress, parts, schema);
@@ -111,13 +111,13 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
 }
 
 /// The columns of the Parquet files among the inputs, as one file can hold them. `None` where there is none.
-fn common_schema(sources: &[Source]) -> Result<Option<SchemaRef>, LoadError> {
+fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, LoadError> {
     let mut found: Option<SchemaRef> = None;
     for path in sources.iter().filter_map(Source::parquet) {
         let schema = table::schema(path)?;
         found = Some(match found {
             None => schema,
-            Some(found) => table::common(&found, &schema).map_err(|problem| {
+            Some(found) => table::common(&found, &schema, text).map_err(|problem| {
                 LoadError::new(path, problem).remedy("write JSONL, which takes any columns, or run the inputs apart")
             })?,
         });

@@ -122,6 +122,8 @@ impl Layout {
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_statistics_enabled(path, EnabledStatistics::None)
             .set_max_row_group_row_count(None)
+            // Date64 as Parquet's DATE, and not as a number.
+            .set_coerce_types(true)
             .build();
         let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| e.to_string())?;
         writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| e.to_string())
