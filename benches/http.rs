@@ -15,8 +15,8 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::post;
 use bytes::Bytes;
-use embedding_server::config::{Config, Model};
-use embedding_server::server::{self, State};
+use embedding_server::config::{Config, ModelConfig};
+use embedding_server::server::{self, ServerState};
 use tokio::net::TcpListener;
 
 /// The allocator of the server's own program.
@@ -27,9 +27,9 @@ const SECONDS: u32 = 4;
 const ROUNDS: usize = 5;
 
 fn main() {
-    let models: Vec<Model> = std::env::args()
+    let models: Vec<ModelConfig> = std::env::args()
         .skip(1)
-        .filter_map(|argument| argument.split_once('=').map(|(name, path)| Model::new(name, path)))
+        .filter_map(|argument| argument.split_once('=').map(|(name, path)| ModelConfig::new(name, path)))
         .collect();
     if models.is_empty() {
         println!(
@@ -45,11 +45,11 @@ fn main() {
     runtime.block_on(run(models));
 }
 
-async fn run(models: Vec<Model>) {
+async fn run(models: Vec<ModelConfig>) {
     let config = Config { models, ..Config::default() };
-    let state = Arc::new(State::new(config.clone()).unwrap());
-    let searches = state.load().await.unwrap();
-    state.quicken(searches).await;
+    let state = Arc::new(ServerState::new(config.clone()).unwrap());
+    let pending_tokenizers = state.load().await.unwrap();
+    state.load_faster_tokenizers(pending_tokenizers).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ours = listener.local_addr().unwrap().to_string();
     tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending(), std::future::pending()));

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::LogFormat;
-use crate::config::layers::{self, ConfigError, Effective, Flags};
+use crate::config::layers::{self, ConfigError, EffectiveConfig, Flags};
 use crate::server::preflight;
 use output::{Failure, end, print, warn};
 
@@ -211,7 +211,7 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
 
 impl ServeArgs {
     /// Merges these flags with the configuration file and the environment as they are now.
-    fn effective(&self) -> Result<Effective, ConfigError> {
+    fn effective(&self) -> Result<EffectiveConfig, ConfigError> {
         self.effective_with(std::env::vars_os())
     }
 
@@ -219,7 +219,7 @@ impl ServeArgs {
     fn effective_with(
         &self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
-    ) -> Result<Effective, ConfigError> {
+    ) -> Result<EffectiveConfig, ConfigError> {
         let flags = Flags {
             config: self.config.clone(),
             host: self.host.clone(),

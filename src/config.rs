@@ -41,14 +41,14 @@ const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "t
 pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_model: Option<String>,
-    pub server: Server,
-    pub log: Log,
-    pub models: Vec<Model>,
+    pub server: ServerConfig,
+    pub log: LogConfig,
+    pub models: Vec<ModelConfig>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Server {
+pub struct ServerConfig {
     pub host: Host,
     pub port: u16,
     pub threads: usize,
@@ -80,7 +80,7 @@ pub struct Server {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogConfig {
     pub level: String,
     pub format: LogFormat,
     pub access: bool,
@@ -96,7 +96,7 @@ pub enum LogFormat {
 /// The configuration of one served model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Model {
+pub struct ModelConfig {
     pub id: String,
     pub path: PathBuf,
     #[serde(default)]
@@ -141,17 +141,17 @@ impl Default for Config {
     /// the output directory of mergekit's documented command.
     fn default() -> Self {
         #[cfg(feature = "default-model")]
-        let model = Model {
+        let model = ModelConfig {
             aliases: OPENAI_MODELS.map(str::to_owned).to_vec(),
-            ..Model::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
+            ..ModelConfig::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
         };
         #[cfg(not(feature = "default-model"))]
-        let model = Model::new(DEFAULT_MODEL_ID, "./test");
-        Self { default_model: None, server: Server::default(), log: Log::default(), models: vec![model] }
+        let model = ModelConfig::new(DEFAULT_MODEL_ID, "./test");
+        Self { default_model: None, server: ServerConfig::default(), log: LogConfig::default(), models: vec![model] }
     }
 }
 
-impl Default for Server {
+impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
@@ -182,13 +182,13 @@ impl Default for Server {
     }
 }
 
-impl Default for Log {
+impl Default for LogConfig {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
     }
 }
 
-impl Model {
+impl ModelConfig {
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         Self {
             id: id.into(),
@@ -215,7 +215,7 @@ impl Model {
 
     /// Returns the model with the server's device, if the model has no device of its own.
     #[must_use]
-    pub fn on(self, server: &Server) -> Self {
+    pub fn on(self, server: &ServerConfig) -> Self {
         Self { device: self.device.or(Some(server.device)), ..self }
     }
 
@@ -315,7 +315,7 @@ impl Config {
 
     /// Returns warnings about settings that are valid, but probably not intended.
     fn warnings(&self) -> Vec<String> {
-        let Server { max_body, max_in_flight, cors_origins, .. } = &self.server;
+        let ServerConfig { max_body, max_in_flight, cors_origins, .. } = &self.server;
         let mut warnings = Vec::new();
         if max_body.0 > max_in_flight.0 {
             warnings.push(format!(
@@ -328,7 +328,7 @@ impl Config {
         }
         let keyed = !self.server.api_keys.is_empty() || self.server.api_key_file.is_some();
         let on_unix_socket = matches!(self.server.host, Host::Unix(_));
-        if on_unix_socket && self.server.port != Server::default().port {
+        if on_unix_socket && self.server.port != ServerConfig::default().port {
             warnings.push("server.port has no effect: server.host is a Unix socket".to_owned());
         }
         if !self.server.allowed_hosts.is_empty() && (keyed || on_unix_socket || !self.server.host.is_loopback()) {

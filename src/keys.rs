@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::text_file;
-use options::Options;
-pub use options::{Rates, UNNAMED};
+use options::KeyOptions;
+pub use options::{KeyRates, UNNAMED};
 
 /// The API keys as written in the configuration: `KEY`, or `KEY MODEL MODEL...` for a key that may use only these
 /// models.
@@ -34,7 +34,7 @@ pub struct Key {
     digest: [u8; 32],
     /// The IDs or aliases of the only models that the key may use; empty if it may use all.
     models: Vec<String>,
-    options: Options,
+    options: KeyOptions,
     /// Where the key is written, for error messages, such as "line 3 of ...".
     place: String,
 }
@@ -258,7 +258,7 @@ impl Key {
         if digest == <[u8; 32]>::from(Sha256::digest("")) {
             return Err("is the digest of an empty text: compute the digest of a key".to_owned());
         }
-        let (mut models, mut options) = (Vec::new(), Options::default());
+        let (mut models, mut options) = (Vec::new(), KeyOptions::default());
         for word in words {
             if !options.take(word)? {
                 models.push(word.to_owned());
@@ -272,7 +272,7 @@ impl Key {
         self.options.name.as_deref()
     }
 
-    pub fn rates(&self) -> Rates {
+    pub fn rates(&self) -> KeyRates {
         self.options.rates
     }
 

@@ -16,14 +16,14 @@ const CAPACITY: usize = 4 << 20;
 
 /// The size limit of one write in bytes. A write of this size to a pipe is atomic: it is not mixed with other
 /// processes' output.
-const WRITE: usize = 4096;
+const LARGEST_WRITE: usize = 4096;
 
 /// How long the writing thread sleeps after a batch. Under load, lines gather in that time, and no request has to wake
 /// the thread.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long a flush continues while no byte can be written.
-const STALLED: Duration = Duration::from_secs(1);
+const LONGEST_STALL: Duration = Duration::from_secs(1);
 
 /// How long a flush continues in total.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
@@ -37,15 +37,15 @@ pub fn dropped() -> u64 {
 
 /// The writing end of the queue. The bytes of one write, such as one line, are queued or dropped as a whole.
 #[derive(Clone)]
-pub struct LineQueue(Arc<Shared>);
+pub struct LineQueue(Arc<SharedQueue>);
 
 /// Waits, when it is dropped, until the queue has been written or its reader has stopped reading.
 #[must_use]
-pub struct FlushOnDrop(Arc<Shared>);
+pub struct FlushOnDrop(Arc<SharedQueue>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<LineQueueState>,
     /// Notified when there is something to write, or when a flush begins.
     filled: Condvar,
     /// Notified when something has been written.
@@ -53,7 +53,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct LineQueueState {
     pending: Vec<u8>,
     /// Whether the thread waits for `filled`.
     idle: bool,
@@ -76,7 +76,7 @@ impl LineQueue {
         out: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<(Self, FlushOnDrop)> {
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::<SharedQueue>::default();
         let writing = Arc::clone(&shared);
         thread::Builder::new().name(name.to_owned()).spawn(move || writing.write(out, report))?;
         Ok((Self(Arc::clone(&shared)), FlushOnDrop(shared)))
@@ -85,7 +85,7 @@ impl LineQueue {
     fn push(&self, lines: &[u8]) {
         let mut state = self.0.lock();
         if state.pending.len() + lines.len() > CAPACITY {
-            let count = count(lines);
+            let count = line_count(lines);
             state.unreported += count;
             DROPPED.fetch_add(count, Ordering::Relaxed);
             return;
@@ -108,9 +108,9 @@ impl Write for LineQueue {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// Locks the state even if the lock is poisoned: no code that can panic runs while it is held.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LineQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,7 +126,7 @@ impl Shared {
                 let (now, later) = rest.split_at(whole_lines(rest));
                 rest = later;
                 if write_all(&mut out, now).is_err() {
-                    DROPPED.fetch_add(count(now), Ordering::Relaxed);
+                    DROPPED.fetch_add(line_count(now), Ordering::Relaxed);
                 }
                 self.lock().done += now.len() as u64;
                 self.written.notify_all();
@@ -158,7 +158,7 @@ impl Drop for FlushOnDrop {
         self.0.filled.notify_one();
         while !state.pending.is_empty() || state.done < state.taken {
             let (done, left) = (state.done, end.saturating_duration_since(Instant::now()));
-            let wait = self.0.written.wait_timeout(state, left.min(STALLED));
+            let wait = self.0.written.wait_timeout(state, left.min(LONGEST_STALL));
             state = wait.unwrap_or_else(PoisonError::into_inner).0;
             if state.done == done {
                 break;
@@ -170,7 +170,7 @@ impl Drop for FlushOnDrop {
 /// Returns the length of the lines at the beginning of `bytes` that fit into one write, or of the first line if it does
 /// not fit.
 fn whole_lines(bytes: &[u8]) -> usize {
-    let fitting = bytes.get(..WRITE).unwrap_or(bytes);
+    let fitting = bytes.get(..LARGEST_WRITE).unwrap_or(bytes);
     if fitting.len() == bytes.len() {
         return bytes.len();
     }
@@ -192,7 +192,7 @@ fn write_all(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-fn count(lines: &[u8]) -> u64 {
+fn line_count(lines: &[u8]) -> u64 {
     memchr::memchr_iter(b'\n', lines).count() as u64
 }
 
@@ -257,7 +257,7 @@ mod tests {
         queue.write_all(b"\nthe last\n").unwrap();
         let started = Instant::now();
         drop(flush);
-        assert!(started.elapsed() >= STALLED);
+        assert!(started.elapsed() >= LONGEST_STALL);
         assert!(taken.lock().unwrap().is_empty());
 
         let again = FlushOnDrop(Arc::clone(&queue.0));
@@ -289,7 +289,7 @@ mod tests {
         let line = |length: usize| [&vec![b'x'; length - 1][..], b"\n"].concat();
         assert_eq!(whole_lines(b"no end"), 6);
         assert_eq!(whole_lines(&[line(3000), line(1000), line(200)].concat()), 4000);
-        assert_eq!(whole_lines(&[line(WRITE + 1), line(10)].concat()), WRITE + 1);
-        assert_eq!(whole_lines(&[line(10), line(WRITE)].concat()), 10);
+        assert_eq!(whole_lines(&[line(LARGEST_WRITE + 1), line(10)].concat()), LARGEST_WRITE + 1);
+        assert_eq!(whole_lines(&[line(10), line(LARGEST_WRITE)].concat()), 10);
     }
 }

@@ -9,7 +9,7 @@ use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-pub use request::{BodyError, Request, parse};
+pub use request::{BodyError, ParsedRequest, parse};
 
 use crate::embedder::Input;
 
@@ -201,7 +201,8 @@ pub struct Similarity {
 #[schema(example = json!({
     "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"
 }))]
-pub struct Model {
+#[schema(as = Model)]
+pub struct ModelDescription {
     pub id: String,
     #[schema(inline)]
     pub object: ModelObject,
@@ -210,7 +211,7 @@ pub struct Model {
     pub owned_by: &'static str,
 }
 
-impl Model {
+impl ModelDescription {
     pub fn new(id: impl Into<String>, created: u64) -> Self {
         Self { id: id.into(), object: ModelObject::Model, created, owned_by: "embedding-server" }
     }
@@ -225,7 +226,7 @@ impl Model {
 pub struct ListModelsResponse {
     #[schema(inline)]
     pub object: ListObject,
-    pub data: Vec<Model>,
+    pub data: Vec<ModelDescription>,
 }
 
 /// An error response. Errors have this form on every path.

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::checkpoint::{BUILTIN, Checkpoint};
-use crate::config::{Config, Model};
+use crate::config::{Config, ModelConfig};
 use crate::embedder::Embedder;
 use crate::error::LoadError;
 use crate::location::Location;
@@ -17,15 +17,15 @@ use crate::tokenize::choose::Search;
 /// The configured models.
 #[derive(Clone)]
 pub struct Registry {
-    models: Vec<Arc<Entry>>,
-    by_name: HashMap<String, Arc<Entry>>,
+    models: Vec<Arc<RegisteredModel>>,
+    by_name: HashMap<String, Arc<RegisteredModel>>,
     default: String,
 }
 
 /// One configured model, which may not be loaded yet.
-pub struct Entry {
+pub struct RegisteredModel {
     index: usize,
-    config: Model,
+    config: ModelConfig,
     embedder: OnceLock<Arc<Embedder>>,
     /// When the model's files were last changed, in Unix seconds.
     created: u64,
@@ -36,51 +36,52 @@ pub struct Entry {
 impl Registry {
     /// Creates the registry for a configuration, with no model loaded.
     pub fn new(config: &Config) -> Self {
-        Self::replacing(&Self { models: Vec::new(), by_name: HashMap::new(), default: String::new() }, config)
+        Self::reconfigured(&Self { models: Vec::new(), by_name: HashMap::new(), default: String::new() }, config)
     }
 
     /// Creates the registry for a new configuration. A model of this registry stays loaded in the new one if its
     /// files and settings are the same; its names may differ.
-    pub fn replacing(&self, config: &Config) -> Self {
+    pub fn reconfigured(&self, config: &Config) -> Self {
         let models = config.models.iter().enumerate().map(|(index, model)| {
-            let entry = Entry::new(index, model.clone().on(&config.server));
+            let entry = RegisteredModel::new(index, model.clone().on(&config.server));
             if let Some(embedder) =
-                self.models.iter().find(|old| old.is_as_good_as(&entry)).and_then(|old| old.embedder())
+                self.models.iter().find(|old| old.has_same_vectors_as(&entry)).and_then(|old| old.embedder())
             {
                 entry.publish(Arc::clone(embedder));
             }
             Arc::new(entry)
         });
-        Self::of(models.collect(), config.default_model().to_owned())
+        Self::from_models(models.collect(), config.default_model().to_owned())
     }
 
     /// Returns a registry with only the models that have one of these names. It has a default model only if the
     /// default is among them.
-    pub fn only(&self, names: &[String]) -> Self {
+    pub fn restricted_to(&self, names: &[String]) -> Self {
         let kept = self.models.iter().filter(|entry| entry.names().any(|name| names.iter().any(|n| n == name)));
-        Self::of(kept.cloned().collect(), self.default.clone())
+        Self::from_models(kept.cloned().collect(), self.default.clone())
     }
 
-    fn of(models: Vec<Arc<Entry>>, default: String) -> Self {
+    fn from_models(models: Vec<Arc<RegisteredModel>>, default: String) -> Self {
         let by_name =
             models.iter().flat_map(|entry| entry.names().map(|name| (name.to_owned(), Arc::clone(entry)))).collect();
         Self { models, by_name, default }
     }
 
     /// Returns the model with this ID or alias, or the default model for `None`.
-    pub fn get(&self, name: Option<&str>) -> Option<&Arc<Entry>> {
+    pub fn get(&self, name: Option<&str>) -> Option<&Arc<RegisteredModel>> {
         self.by_name.get(name.unwrap_or(&self.default))
     }
 
     /// Returns all models, in the order of the configuration.
-    pub fn models(&self) -> &[Arc<Entry>] {
+    pub fn models(&self) -> &[Arc<RegisteredModel>] {
         &self.models
     }
 
     /// Returns whether `embedder` is one of the loaded models.
-    pub fn has(&self, embedder: &Weak<Embedder>) -> bool {
-        let is_it =
-            |entry: &Arc<Entry>| entry.embedder().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), embedder.as_ptr()));
+    pub fn contains(&self, embedder: &Weak<Embedder>) -> bool {
+        let is_it = |entry: &Arc<RegisteredModel>| {
+            entry.embedder().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), embedder.as_ptr()))
+        };
         self.models.iter().any(is_it)
     }
 
@@ -90,20 +91,20 @@ impl Registry {
     }
 }
 
-impl Entry {
-    fn new(index: usize, config: Model) -> Self {
+impl RegisteredModel {
+    fn new(index: usize, config: ModelConfig) -> Self {
         let builtin = config.path == Path::new(BUILTIN);
         let file = if builtin { std::env::current_exe() } else { Ok(config.path.clone()) };
         let modified =
             file.and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let stamp = Stamp::of(files(&config));
+        let stamp = Stamp::new(files(&config));
         Self { index, config, embedder: OnceLock::new(), created, stamp }
     }
 
     /// Returns whether this model is loaded and gives the same vectors as `other` will once it is loaded.
-    fn is_as_good_as(&self, other: &Self) -> bool {
-        let settings = |model: &Model| Model { id: String::new(), aliases: Vec::new(), ..model.clone() };
+    fn has_same_vectors_as(&self, other: &Self) -> bool {
+        let settings = |model: &ModelConfig| ModelConfig { id: String::new(), aliases: Vec::new(), ..model.clone() };
         let intact = self.embedder().is_some_and(|embedder| embedder.damage().is_none());
         intact && settings(&self.config) == settings(&other.config) && self.stamp == other.stamp
     }
@@ -131,8 +132,8 @@ impl Entry {
         self.embedder.get()
     }
 
-    /// Downloads the checkpoint if it is a Hub ID, opens it, and reads its table once. The result is not served
-    /// before [`Entry::publish`]. The search, if there is one, is for a faster tokenizer (see [`Embedder::start`]).
+    /// Downloads the checkpoint if it is a Hub ID, opens it, and reads its table once. The result is not served before
+    /// [`RegisteredModel::publish`]. The search, if there is one, is for a faster tokenizer (see [`Embedder::start`]).
     ///
     /// # Errors
     /// If the model cannot be served as configured.
@@ -181,6 +182,6 @@ impl Entry {
 
 /// Returns the files and directories of a model. A Hub ID is not a file, and its revision does not change while the
 /// server runs.
-pub fn files(model: &Model) -> impl Iterator<Item = &Path> {
+pub fn files(model: &ModelConfig) -> impl Iterator<Item = &Path> {
     std::iter::once(&model.path).chain(&model.tokenizer).chain(&model.config).map(PathBuf::as_path)
 }

@@ -1,8 +1,9 @@
 //! The HTTP server: it binds its port before any model is loaded, and drains before it stops.
 //!
-//! [`State`] holds one configuration with its models. A reload makes another `State` ([`State::next`]), loads the
-//! models that are new, and then activates it ([`State::take_over`]); requests in flight finish with the `State` that
-//! they began with. [`serve`] accepts connections until the server is asked to stop.
+//! [`ServerState`] holds one configuration with its models. A reload makes another `ServerState`
+//! ([`ServerState::with_config`]), loads the models that are new, and then activates it ([`ServerState::activate`]);
+//! requests in flight finish with the `ServerState` that they began with. [`serve`] accepts connections until the
+//! server is asked to stop.
 
 mod accept;
 mod access;
@@ -65,54 +66,55 @@ use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::error::LoadError;
 use crate::keys::{Key, Keys};
-use crate::registry::{Entry, Registry};
+use crate::registry::{RegisteredModel, Registry};
 use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
 use admission::Admission;
 pub use bind::bind;
 use connection::Connections;
-use descriptors::Reserve;
+use descriptors::SpareDescriptor;
 use drain::Drain;
 pub use listen::{Listener, Listeners};
 use metrics::Metrics;
-use rates::{AllUsage, Limiter};
+use rates::{KeyLimiter, KeyUsage};
 pub use router::{Routes, router};
 use sockets::SocketThreads;
 use throttle::Throttle;
 use tls::Tls;
 
-/// One configuration with its models, and what is shared by all configurations of the process (see [`State::next`]).
-/// Every request handler receives it.
+/// One configuration with its models, and what is shared by all configurations of the process (see
+/// [`ServerState::with_config`]). Every request handler receives it.
 #[derive(Clone)]
-pub struct State {
+pub struct ServerState {
     pub registry: Registry,
     pub config: Arc<Config>,
     keys: Arc<Keys>,
-    usage: AllUsage,
+    usage: KeyUsage,
     /// The limiter of the API key that this state is restricted to, if the key's tokens are limited.
-    limiter: Option<Arc<Limiter>>,
+    limiter: Option<Arc<KeyLimiter>>,
     tls: Arc<Tls>,
     // The fields from here on are shared with the states of later configurations.
     pub workers: Arc<Workers>,
     metrics: Arc<Metrics>,
     admission: Arc<Admission>,
     draining: Arc<AtomicBool>,
-    serving: Arc<ArcSwapOption<Serving>>,
+    active: Arc<ArcSwapOption<ActiveConfiguration>>,
     /// Held while a thread loads a faster tokenizer, so that only one such thread runs at a time.
-    searching: Arc<Mutex<()>>,
+    tokenizer_load: Arc<Mutex<()>>,
 }
 
 /// The state that answers new requests, and its routes.
-struct Serving {
-    state: Arc<State>,
+struct ActiveConfiguration {
+    state: Arc<ServerState>,
     routes: Routes,
 }
 
-/// Models that are being served while a faster tokenizer for them can still be loaded. See [`State::quicken`].
+/// Models that are being served while a faster tokenizer for them can still be loaded. See
+/// [`ServerState::load_faster_tokenizers`].
 #[must_use]
-pub struct Searches(Vec<(Arc<Entry>, Search)>);
+pub struct PendingTokenizers(Vec<(Arc<RegisteredModel>, Search)>);
 
-impl State {
+impl ServerState {
     /// Reads the API keys and the certificate that `config` names. No model is loaded yet.
     ///
     /// # Errors
@@ -125,7 +127,7 @@ impl State {
         }
         Ok(Self {
             registry: Registry::new(&config),
-            usage: AllUsage::default().of_keys(&keys, Instant::now()),
+            usage: KeyUsage::default().for_keys(&keys, Instant::now()),
             limiter: None,
             keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
@@ -133,22 +135,23 @@ impl State {
             metrics: Arc::default(),
             admission: Arc::default(),
             draining: Arc::default(),
-            serving: Arc::default(),
-            searching: Arc::default(),
+            active: Arc::default(),
+            tokenizer_load: Arc::default(),
             config: Arc::new(config),
         })
     }
 
-    /// Returns the state for another configuration. Call [`State::load`] and then [`State::take_over`] on it.
+    /// Returns the state for another configuration. Call [`ServerState::load`] and then [`ServerState::activate`] on
+    /// it.
     ///
     /// # Errors
     /// If the keys or the certificate that `config` names cannot be read, or the key file may be only half written.
-    pub fn next(&self, config: Config) -> Result<Self, ConfigError> {
+    pub fn with_config(&self, config: Config) -> Result<Self, ConfigError> {
         let keys = keys(&config)?;
         keys.may_replace(&self.keys).map_err(ConfigError)?;
         Ok(Self {
-            registry: self.registry.replacing(&config),
-            usage: self.usage.of_keys(&keys, Instant::now()),
+            registry: self.registry.reconfigured(&config),
+            usage: self.usage.for_keys(&keys, Instant::now()),
             keys: Arc::new(keys),
             tls: Arc::new(Tls::read(&config.server).map_err(ConfigError)?),
             config: Arc::new(config),
@@ -158,13 +161,13 @@ impl State {
 
     /// Makes this state the one that answers new requests. Requests in flight finish with the state that they began
     /// with.
-    pub fn take_over(self: &Arc<Self>) {
-        self.warn_without_keys();
+    pub fn activate(self: &Arc<Self>) {
+        self.warn_if_no_keys();
         let routes = router(self);
-        self.serving.store(Some(Arc::new(Serving { state: Arc::clone(self), routes })));
+        self.active.store(Some(Arc::new(ActiveConfiguration { state: Arc::clone(self), routes })));
     }
 
-    fn warn_without_keys(&self) {
+    fn warn_if_no_keys(&self) {
         let host = &self.config.server.host;
         if !host.is_loopback() && self.keys.is_empty() {
             tracing::warn!(
@@ -175,23 +178,23 @@ impl State {
     }
 
     /// Returns this state restricted to what `key` may use, or `None` if the key has no restriction.
-    fn seen_by(&self, key: &Key, limiter: Option<&Arc<Limiter>>) -> Option<Self> {
+    fn restricted_to_key(&self, key: &Key, limiter: Option<&Arc<KeyLimiter>>) -> Option<Self> {
         let limiter = limiter.filter(|limiter| limiter.limits_tokens()).cloned();
         match key.models() {
             [] if limiter.is_none() => None,
             [] => Some(Self { limiter, ..self.clone() }),
-            models => Some(Self { registry: self.registry.only(models), limiter, ..self.clone() }),
+            models => Some(Self { registry: self.registry.restricted_to(models), limiter, ..self.clone() }),
         }
     }
 
     /// Loads the models that are not loaded yet, each on its own thread. A model is published once the worker threads
-    /// have warmed up its tokenizer. Pass the result to [`State::quicken`], which loads faster tokenizers in the
-    /// background.
+    /// have warmed up its tokenizer. Pass the result to [`ServerState::load_faster_tokenizers`], which loads faster
+    /// tokenizers in the background.
     ///
     /// # Errors
     /// The error of the first model that cannot be loaded.
-    pub async fn load(&self) -> Result<Searches, LoadError> {
-        let mut searches = Vec::new();
+    pub async fn load(&self) -> Result<PendingTokenizers, LoadError> {
+        let mut pending_tokenizers = Vec::new();
         let mut loads = JoinSet::new();
         let mut ids = HashMap::new();
         for entry in self.registry.models().iter().filter(|entry| entry.embedder().is_none()) {
@@ -204,21 +207,21 @@ impl State {
                 let id = ids.get(&panic.id()).copied().unwrap_or_default();
                 Err(LoadError::new(id, format!("failed to load: {panic}")).at_run_time())
             })?;
-            self.warm(embedder.choice()).await;
-            searches.extend(search.map(|search| (Arc::clone(&entry), search)));
+            self.warm_up_tokenizer(embedder.choice()).await;
+            pending_tokenizers.extend(search.map(|search| (Arc::clone(&entry), search)));
             entry.publish(embedder);
         }
-        Ok(Searches(searches))
+        Ok(PendingTokenizers(pending_tokenizers))
     }
 
     /// Replaces the tokenizers of models by faster ones that take longer to load: one model after the other, on one
     /// background thread. A model that a reload has replaced in the meantime is skipped.
-    pub async fn quicken(&self, searches: Searches) {
-        for (entry, search) in searches.0 {
-            let turn = Arc::clone(&self.searching).lock_owned().await;
+    pub async fn load_faster_tokenizers(&self, pending_tokenizers: PendingTokenizers) {
+        for (entry, search) in pending_tokenizers.0 {
+            let turn = Arc::clone(&self.tokenizer_load).lock_owned().await;
             let Some(embedder) = entry.embedder() else { continue };
-            let (serving, wanted) = (Arc::clone(&self.serving), Arc::downgrade(embedder));
-            let is_wanted = move || serving.load().as_ref().is_none_or(|now| now.state.registry.has(&wanted));
+            let (active, wanted) = (Arc::clone(&self.active), Arc::downgrade(embedder));
+            let is_wanted = move || active.load().as_ref().is_none_or(|now| now.state.registry.contains(&wanted));
             let (found, choice) = oneshot::channel();
             // This is not a thread of the runtime, because the runtime's shutdown would wait for it.
             let thread = std::thread::Builder::new().name("tokenizer".to_owned());
@@ -227,7 +230,7 @@ impl State {
                 found.send(search.run_while(is_wanted).map(Arc::new))
             });
             let (Ok(_), Ok(Some(choice))) = (started, choice.await) else { continue };
-            self.warm(Arc::clone(&choice)).await;
+            self.warm_up_tokenizer(Arc::clone(&choice)).await;
             let replaced = embedder.adopt(Arc::clone(&choice));
             let before = replaced.implementation.name();
             // The reference tokenizer's hash maps take a while to free, so they are freed off this thread.
@@ -243,20 +246,20 @@ impl State {
 
     /// Calls the tokenizer once on each worker thread, because a thread's first call is slow. Only as many threads are
     /// warmed up as can run at the same time: the others would only delay the first response.
-    async fn warm(&self, choice: Arc<Choice>) {
-        let mut warming = self.workers.on_each_running_thread(move |_| choice.warm());
+    async fn warm_up_tokenizer(&self, choice: Arc<Choice>) {
+        let mut warming = self.workers.on_each_thread(move |_| choice.warm());
         while warming.next().await.is_some() {}
     }
 }
 
 /// The delay before accepting connections again after the system refused to accept one.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Clears the active configuration when dropped. The state and its routes hold references to each other, so they would
 /// otherwise never be freed.
-struct Served(Arc<ArcSwapOption<Serving>>);
+struct ClearActiveOnDrop(Arc<ArcSwapOption<ActiveConfiguration>>);
 
-impl Drop for Served {
+impl Drop for ClearActiveOnDrop {
     fn drop(&mut self) {
         self.0.store(None);
     }
@@ -284,7 +287,7 @@ fn keys(config: &Config) -> Result<Keys, ConfigError> {
 /// If the system does not provide the threads for the connections.
 pub async fn serve(
     listeners: impl Into<Listeners>,
-    state: Arc<State>,
+    state: Arc<ServerState>,
     shutdown: impl Future<Output = ()>,
     cut: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
@@ -294,11 +297,11 @@ pub async fn serve(
             workers.wait_while_busy(limit);
         }
     };
-    let threads = SocketThreads::start(move || admission.gather(&wait_while_busy))?;
-    state.take_over();
+    let threads = SocketThreads::start(move || admission.batch_arrivals(&wait_while_busy))?;
+    state.activate();
     let drain = Drain::new();
     let connections = Connections::new(&state, &threads, &drain);
-    let (draining, serving) = (Arc::clone(&state.draining), Served(Arc::clone(&state.serving)));
+    let (draining, active) = (Arc::clone(&state.draining), ClearActiveOnDrop(Arc::clone(&state.active)));
     let first = Arc::clone(&state.config);
     // A reload may free this state while the server runs.
     drop(state);
@@ -307,7 +310,7 @@ pub async fn serve(
     accept(&listeners, &connections, shutdown).await;
     systemd::stopping();
     draining.store(true, Ordering::Relaxed);
-    let config = serving.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
+    let config = active.0.load().as_ref().map_or(first, |now| Arc::clone(&now.state.config));
     let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);
     if !delay.0.is_zero() {
         tracing::info!(%delay, "shutting down: /ready answers 503, and requests are still accepted during \
@@ -335,7 +338,7 @@ async fn cut_all(drain: &Drain, why: &str) -> usize {
 /// Accepts connections until `until` resolves.
 async fn accept(listeners: &Listeners, connections: &Connections<'_>, until: impl Future<Output = ()>) {
     let mut until = std::pin::pin!(until);
-    let (mut reserve, failures) = (Reserve::new(), Throttle::new(Duration::from_secs(1)));
+    let (mut spare, failures) = (SpareDescriptor::new(), Throttle::new(Duration::from_secs(1)));
     loop {
         let accepted = tokio::select! {
             accepted = listeners.accept() => accepted,
@@ -358,14 +361,14 @@ async fn accept(listeners: &Listeners, connections: &Connections<'_>, until: imp
         }
         // The process is most likely out of file descriptors. The spare one is used to accept a connection and to
         // answer it with an error.
-        if reserve.give_up()
-            && let Ok(Ok((socket, _))) = tokio::time::timeout(ACCEPT_AGAIN, listeners.accept()).await
+        if spare.close()
+            && let Ok(Ok((socket, _))) = tokio::time::timeout(ACCEPT_RETRY_DELAY, listeners.accept()).await
         {
             connections.refuse(socket).await;
         }
         // Connections that are already open need time to finish.
-        tokio::time::sleep(ACCEPT_AGAIN).await;
-        reserve.refill();
+        tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
+        spare.reopen();
     }
 }
 

@@ -22,7 +22,7 @@ const DEPTH: usize = 2;
 impl Stamp {
     /// Records the state of these files, and of all files in these directories. Symbolic links are followed. That a
     /// file does not exist is recorded too.
-    pub fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+    pub fn new<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         let mut found = Vec::new();
         for path in paths {
             look(path, DEPTH, &mut found);
@@ -40,11 +40,11 @@ fn look(path: &Path, depth: usize, found: &mut Vec<(PathBuf, Option<Identity>)>)
         entries.iter().for_each(|entry| look(entry, depth - 1, found));
         return;
     }
-    found.push((path.to_owned(), metadata.as_ref().map(Identity::of)));
+    found.push((path.to_owned(), metadata.as_ref().map(Identity::from_metadata)));
 }
 
 impl Identity {
-    fn of(metadata: &Metadata) -> Self {
+    fn from_metadata(metadata: &Metadata) -> Self {
         #[cfg(unix)]
         let inode = {
             use std::os::unix::fs::MetadataExt;
@@ -66,7 +66,7 @@ mod tests {
         let inner = dir.path().join("inner");
         std::fs::create_dir(&inner).unwrap();
         let file = inner.join("f");
-        let look = || Stamp::of([dir.path()]);
+        let look = || Stamp::new([dir.path()]);
         let empty = look();
         std::fs::write(&file, "1").unwrap();
         let first = look();
@@ -78,6 +78,6 @@ mod tests {
         assert_ne!(replaced, first);
         std::fs::write(&file, "12").unwrap();
         assert_ne!(look(), replaced);
-        assert_ne!(Stamp::of([file.as_path()]), Stamp::of([Path::new("/nowhere")]));
+        assert_ne!(Stamp::new([file.as_path()]), Stamp::new([Path::new("/nowhere")]));
     }
 }

@@ -1,6 +1,6 @@
 //! The worker threads, which tokenize and pool, and the order in which they process jobs.
 //!
-//! A job is cut into slices of at most a few milliseconds. Waiting jobs take turns of [`SLICES_OF_A_TURN`] slices, so a
+//! A job is cut into slices of at most a few milliseconds. Waiting jobs take turns of [`SLICES_PER_TURN`] slices, so a
 //! small request waits for a turn or two and never for a whole batch. A job that is alone gets every thread. While a
 //! slice takes longer, such as one long text, jobs with much shorter slices take their turns inside it, at its yield
 //! points ([`Workers::run_long`]). A job runs at most a window of slices ahead of its reader, which limits how much
@@ -43,16 +43,16 @@ pub struct Panicked(pub String);
 
 /// The number of slices that a job runs before the next job's turn. Running a few in a row keeps the job's data in the
 /// caches.
-const SLICES_OF_A_TURN: usize = 4;
+const SLICES_PER_TURN: usize = 4;
 
 /// If at least this many jobs per thread are waiting, all threads will be busy for some more milliseconds.
-const AHEAD: usize = 2;
+const BUSY_JOBS_PER_THREAD: usize = 2;
 
 struct Queue {
     state: Mutex<QueueState>,
     wake: Condvar,
     /// Notified when [`Queue::is_busy`] has become false.
-    few: Condvar,
+    no_longer_busy: Condvar,
     threads: usize,
 }
 
@@ -61,19 +61,19 @@ struct QueueState {
     /// The jobs that have a slice to claim, in the order of their turns. A job is listed at most once.
     jobs: VecDeque<Turn>,
     /// For each thread, the slices that only this thread may run.
-    own: Vec<VecDeque<(Arc<dyn Slice>, usize)>>,
+    pinned: Vec<VecDeque<(Arc<dyn SlicedJob>, usize)>>,
     /// The number of threads that are blocked in [`Workers::wait_while_busy`].
-    watched_by: usize,
+    waiting_threads: usize,
     closed: bool,
 }
 
 struct Turn {
-    job: Arc<dyn Slice>,
+    job: Arc<dyn SlicedJob>,
     /// The number of slices of this turn that have been claimed.
-    had: usize,
+    claimed_slices: usize,
 }
 
-trait Slice: Send + Sync {
+trait SlicedJob: Send + Sync {
     /// Claims the next slice. Returns its index and whether another slice can be claimed after it, or `None` if there
     /// is nothing to do now.
     fn claim(&self) -> Option<(usize, bool)>;
@@ -96,28 +96,28 @@ struct Job<T, F> {
 /// long texts.
 struct LongSlice<'a> {
     queue: &'a Queue,
-    job: &'a dyn Slice,
+    job: &'a dyn SlicedJob,
     thread: usize,
     /// The time at which this slice last started or resumed.
     since: Cell<Instant>,
 }
 
 /// How long a long slice runs before other jobs may take a turn inside it.
-const STEP: Duration = Duration::from_millis(4);
+const YIELD_INTERVAL: Duration = Duration::from_millis(4);
 
 /// A job may take a turn inside a slice only if its own slices are shorter by this factor, which also limits the
 /// nesting.
-const SHORTER: u32 = 4;
+const NESTING_RATIO: u32 = 4;
 
 impl YieldPoint for LongSlice<'_> {
     fn reached(&self) -> Result<(), Stopped> {
-        if self.since.get().elapsed() < STEP {
+        if self.since.get().elapsed() < YIELD_INTERVAL {
             return Ok(());
         }
         if self.job.is_abandoned() {
             return Err(Stopped);
         }
-        self.queue.run_shorter(self.job.longest() / SHORTER, self.thread)?;
+        self.queue.run_shorter(self.job.longest() / NESTING_RATIO, self.thread)?;
         self.since.set(Instant::now());
         Ok(())
     }
@@ -141,14 +141,14 @@ struct JobState<T> {
 /// The results of a job, in the order of its slices. Dropping it abandons the slices that have not begun.
 pub struct Slices<T: Send + 'static> {
     queue: Arc<Queue>,
-    job: Arc<dyn Reader<T>>,
+    job: Arc<dyn JobResults<T>>,
 }
 
-trait Reader<T>: Slice {
+trait JobResults<T>: SlicedJob {
     fn poll(&self, context: &mut Context<'_>) -> (Poll<Option<Result<T, Panicked>>>, bool);
     /// Abandons the job. Returns whether it is still in the queue.
     fn abandon(&self) -> bool;
-    fn as_slice(self: Arc<Self>) -> Arc<dyn Slice>;
+    fn as_slice(self: Arc<Self>) -> Arc<dyn SlicedJob>;
 }
 
 /// Locks `mutex` even if it is poisoned: no code that can panic runs while one of these locks is held.
@@ -164,8 +164,9 @@ impl Workers {
     /// If the system does not provide the threads.
     pub fn start(threads: usize) -> std::io::Result<Self> {
         let threads = if threads > 0 { threads } else { thread::available_parallelism().map_or(1, usize::from) };
-        let state = QueueState { own: (0..threads).map(|_| VecDeque::new()).collect(), ..QueueState::default() };
-        let queue = Arc::new(Queue { state: Mutex::new(state), wake: Condvar::new(), few: Condvar::new(), threads });
+        let state = QueueState { pinned: (0..threads).map(|_| VecDeque::new()).collect(), ..QueueState::default() };
+        let queue =
+            Arc::new(Queue { state: Mutex::new(state), wake: Condvar::new(), no_longer_busy: Condvar::new(), threads });
         let workers = Self { queue: Arc::clone(&queue) };
         for n in 0..threads {
             let queue = Arc::clone(&queue);
@@ -188,12 +189,12 @@ impl Workers {
     pub fn wait_while_busy(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut state = lock(&self.queue.state);
-        state.watched_by += 1;
+        state.waiting_threads += 1;
         while self.queue.is_busy(&state) {
             let Some(left) = end.checked_duration_since(Instant::now()) else { break };
-            state = self.queue.few.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.queue.no_longer_busy.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.watched_by -= 1;
+        state.waiting_threads -= 1;
     }
 
     /// Runs `work(0)` to `work(slices - 1)`, in turns with other jobs.
@@ -249,14 +250,14 @@ impl Workers {
         };
         let job = Arc::new(Job { work, longest, state: Mutex::new(state) });
         if slices > 0 {
-            self.queue.push(Arc::clone(&job) as Arc<dyn Slice>, place);
+            self.queue.push(Arc::clone(&job) as Arc<dyn SlicedJob>, place);
         }
         Slices { queue: Arc::clone(&self.queue), job }
     }
 
     /// Runs `work` once on each of as many threads as can run at the same time, with the number of the thread. It
     /// prepares data that each thread needs before it is fast.
-    pub fn on_each_running_thread<T, F>(&self, work: F) -> Slices<T>
+    pub fn on_each_thread<T, F>(&self, work: F) -> Slices<T>
     where
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
@@ -274,8 +275,8 @@ impl Workers {
         };
         let work = move |slice, _: &dyn YieldPoint| work(slice);
         let job = Arc::new(Job { work, longest: Duration::ZERO, state: Mutex::new(state) });
-        for (thread, own) in lock(&self.queue.state).own.iter_mut().enumerate().take(threads) {
-            own.push_back((Arc::clone(&job) as Arc<dyn Slice>, thread));
+        for (thread, pinned) in lock(&self.queue.state).pinned.iter_mut().enumerate().take(threads) {
+            pinned.push_back((Arc::clone(&job) as Arc<dyn SlicedJob>, thread));
         }
         self.queue.wake.notify_all();
         Slices { queue: Arc::clone(&self.queue), job }
@@ -290,26 +291,26 @@ impl Drop for Workers {
 }
 
 impl Queue {
-    fn push(&self, job: Arc<dyn Slice>, place: fn(&mut VecDeque<Turn>, Turn)) {
-        place(&mut lock(&self.state).jobs, Turn { job, had: 0 });
+    fn push(&self, job: Arc<dyn SlicedJob>, place: fn(&mut VecDeque<Turn>, Turn)) {
+        place(&mut lock(&self.state).jobs, Turn { job, claimed_slices: 0 });
         self.wake.notify_one();
     }
 
     /// Removes a job whose reader was dropped.
-    fn remove(&self, job: &Arc<dyn Slice>) {
+    fn remove(&self, job: &Arc<dyn SlicedJob>) {
         let mut state = lock(&self.state);
         state.jobs.retain(|turn| !std::ptr::addr_eq(Arc::as_ptr(&turn.job), Arc::as_ptr(job)));
-        self.tell_if_few(&state);
+        self.notify_if_not_busy(&state);
     }
 
-    fn tell_if_few(&self, state: &QueueState) {
-        if state.watched_by > 0 && !self.is_busy(state) {
-            self.few.notify_all();
+    fn notify_if_not_busy(&self, state: &QueueState) {
+        if state.waiting_threads > 0 && !self.is_busy(state) {
+            self.no_longer_busy.notify_all();
         }
     }
 
     fn is_busy(&self, state: &QueueState) -> bool {
-        state.jobs.len() >= AHEAD * self.threads
+        state.jobs.len() >= BUSY_JOBS_PER_THREAD * self.threads
     }
 
     fn work(&self, thread: usize) {
@@ -321,14 +322,14 @@ impl Queue {
     /// Runs a turn of the first job whose slices take at most `longest`, and slices that only this thread may run,
     /// inside the slice that this thread is running.
     fn run_shorter(&self, longest: Duration, thread: usize) -> Result<(), Stopped> {
-        for _ in 0..SLICES_OF_A_TURN {
+        for _ in 0..SLICES_PER_TURN {
             let mut state = lock(&self.state);
             if state.closed {
                 return Err(Stopped);
             }
-            let own = state.own.get_mut(thread).and_then(VecDeque::pop_front);
+            let pinned = state.pinned.get_mut(thread).and_then(VecDeque::pop_front);
             let first = |state: &QueueState| state.jobs.iter().position(|turn| turn.job.longest() <= longest);
-            let found = own.or_else(|| first(&state).and_then(|at| self.claim(&mut state, at)));
+            let found = pinned.or_else(|| first(&state).and_then(|at| self.claim(&mut state, at)));
             drop(state);
             let Some((job, slice)) = found else { break };
             job.run(slice, self, thread);
@@ -337,30 +338,30 @@ impl Queue {
     }
 
     /// Claims the next slice of the job at index `at` of the queue, and moves the job to the place of its next turn.
-    fn claim(&self, state: &mut QueueState, at: usize) -> Option<(Arc<dyn Slice>, usize)> {
-        let Turn { job, had } = state.jobs.remove(at)?;
+    fn claim(&self, state: &mut QueueState, at: usize) -> Option<(Arc<dyn SlicedJob>, usize)> {
+        let Turn { job, claimed_slices } = state.jobs.remove(at)?;
         let claimed = job.claim();
         if let Some((_, true)) = claimed {
             let job = Arc::clone(&job);
-            match had + 1 {
-                SLICES_OF_A_TURN.. => state.jobs.push_back(Turn { job, had: 0 }),
-                had => state.jobs.push_front(Turn { job, had }),
+            match claimed_slices + 1 {
+                SLICES_PER_TURN.. => state.jobs.push_back(Turn { job, claimed_slices: 0 }),
+                claimed_slices => state.jobs.push_front(Turn { job, claimed_slices }),
             }
             self.wake.notify_one();
         } else {
-            self.tell_if_few(state);
+            self.notify_if_not_busy(state);
         }
         claimed.map(|(slice, _)| (job, slice))
     }
 
-    fn next(&self, thread: usize) -> Option<(Arc<dyn Slice>, usize)> {
+    fn next(&self, thread: usize) -> Option<(Arc<dyn SlicedJob>, usize)> {
         let mut state = lock(&self.state);
         loop {
             if state.closed {
                 return None;
             }
-            if let Some(own) = state.own.get_mut(thread).and_then(VecDeque::pop_front) {
-                return Some(own);
+            if let Some(pinned) = state.pinned.get_mut(thread).and_then(VecDeque::pop_front) {
+                return Some(pinned);
             }
             if state.jobs.is_empty() {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -371,7 +372,7 @@ impl Queue {
     }
 }
 
-impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> Slice for Job<T, F> {
+impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> SlicedJob for Job<T, F> {
     fn claim(&self) -> Option<(usize, bool)> {
         let mut state = lock(&self.state);
         if !state.may_claim() {
@@ -387,10 +388,10 @@ impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> Slice for Job<T,
 
     fn run(&self, slice: usize, queue: &Queue, thread: usize) {
         let result = match self.longest.is_zero() {
-            true => here(|| (self.work)(slice, &Undisturbed)),
+            true => run_inline(|| (self.work)(slice, &Undisturbed)),
             false => {
                 let point = LongSlice { queue, job: self, thread, since: Cell::new(Instant::now()) };
-                here(|| (self.work)(slice, &point))
+                run_inline(|| (self.work)(slice, &point))
             }
         };
         let mut state = lock(&self.state);
@@ -413,7 +414,7 @@ impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> Slice for Job<T,
     }
 }
 
-impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static> Reader<T> for Job<T, F>
+impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static> JobResults<T> for Job<T, F>
 where
     T: 'static,
 {
@@ -440,7 +441,7 @@ where
         state.queued
     }
 
-    fn as_slice(self: Arc<Self>) -> Arc<dyn Slice> {
+    fn as_slice(self: Arc<Self>) -> Arc<dyn SlicedJob> {
         self
     }
 }
@@ -482,15 +483,15 @@ impl<T: Send + 'static> Drop for Slices<T> {
 ///
 /// # Errors
 /// If `work` panics.
-pub fn here<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::of(&*panic))
+pub fn run_inline<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| Panicked::from_payload(&*panic))
 }
 
 static PANICS: AtomicU64 = AtomicU64::new(0);
 
 impl Panicked {
     /// Converts the payload of a caught panic, and counts the panic.
-    pub fn of(panic: &(dyn Any + Send)) -> Self {
+    pub fn from_payload(panic: &(dyn Any + Send)) -> Self {
         PANICS.fetch_add(1, Ordering::Relaxed);
         Self(message(panic))
     }
@@ -535,7 +536,7 @@ mod tests {
     async fn a_job_for_each_thread_runs_once_on_each_thread_that_can_run() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let workers = Workers::start(cores + 50).unwrap();
-        let jobs = [0, 1].map(|_| workers.on_each_running_thread(|n| (n, thread::current().name().map(str::to_owned))));
+        let jobs = [0, 1].map(|_| workers.on_each_thread(|n| (n, thread::current().name().map(str::to_owned))));
         for job in jobs {
             let expected: Vec<_> = (0..cores).map(|n| Ok((n, Some(format!("worker-{n}"))))).collect();
             assert_eq!(collect(job).await, expected);
@@ -560,7 +561,7 @@ mod tests {
         let held = Mutex::new(held);
         let order = Arc::new(Mutex::new(Vec::new()));
         let log = Arc::clone(&order);
-        let long = workers.run(SLICES_OF_A_TURN + 2, move |i| {
+        let long = workers.run(SLICES_PER_TURN + 2, move |i| {
             if i == 0 {
                 started.send(()).unwrap();
                 lock(&held).recv().unwrap();
@@ -580,9 +581,9 @@ mod tests {
         go.send(()).unwrap();
         let (..) = tokio::join!(collect(short), collect(begun), collect(long));
         let at = |name, i| lock(&order).iter().position(|&entry| entry == (name, i)).unwrap();
-        let turns = [("long", 0), ("begun", 0), ("long", SLICES_OF_A_TURN - 1), ("short", 0), ("short", 1)];
+        let turns = [("long", 0), ("begun", 0), ("long", SLICES_PER_TURN - 1), ("short", 0), ("short", 1)];
         let turns = turns.map(|(name, i)| at(name, i));
-        assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_OF_A_TURN), "{:?}", lock(&order));
+        assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_PER_TURN), "{:?}", lock(&order));
     }
 
     #[tokio::test]
@@ -619,7 +620,7 @@ mod tests {
             ended.send(()).unwrap();
         });
         at_first.recv().unwrap();
-        assert_eq!(collect(workers.on_each_running_thread(|thread| thread)).await, [Ok(0)]);
+        assert_eq!(collect(workers.on_each_thread(|thread| thread)).await, [Ok(0)]);
         assert_eq!(collect(workers.run(9, |slice| slice)).await.len(), 9);
         assert!(end.try_recv().is_err());
         drop(endless);
@@ -643,7 +644,7 @@ mod tests {
             at_first.recv().unwrap();
             let mut others = vec![workers.run(1, |_| ())];
             workers.wait_while_busy(EVER);
-            others.extend((1..AHEAD).map(|_| workers.run(1, |_| ())));
+            others.extend((1..BUSY_JOBS_PER_THREAD).map(|_| workers.run(1, |_| ())));
             let (began, limit) = (Instant::now(), Duration::from_millis(20));
             workers.wait_while_busy(limit);
             assert!(began.elapsed() >= limit);
@@ -651,7 +652,7 @@ mod tests {
                 let workers = Arc::clone(&workers);
                 thread::spawn(move || workers.wait_while_busy(EVER))
             };
-            while lock(&workers.queue.state).watched_by == 0 {
+            while lock(&workers.queue.state).waiting_threads == 0 {
                 thread::yield_now();
             }
             if wanted {

@@ -10,7 +10,7 @@ use super::progress::Bar;
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
 use crate::bulk::{self, Options};
 use crate::checkpoint::Checkpoint;
-use crate::config::Model;
+use crate::config::ModelConfig;
 use crate::config::layers::{Flags, effective};
 use crate::embedder::Embedder;
 use crate::location::Location;
@@ -223,7 +223,7 @@ fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {
     Ok(embedder)
 }
 
-fn model(args: &EmbedArgs) -> Result<Model, Failure> {
+fn model(args: &EmbedArgs) -> Result<ModelConfig, Failure> {
     let models = match &args.model {
         Some(path) if args.config.is_none() => vec![path.clone()],
         _ => Vec::new(),
@@ -234,7 +234,7 @@ fn model(args: &EmbedArgs) -> Result<Model, Failure> {
         Some(name) if args.config.is_some() => name.clone(),
         _ => config.default_model().to_owned(),
     };
-    let named = |model: &Model| model.id == name || model.aliases.contains(&name);
+    let named = |model: &ModelConfig| model.id == name || model.aliases.contains(&name);
     let found = config.models.into_iter().find(named).map(|model| model.on(&config.server));
     found.ok_or_else(|| format!("the configuration has no model {name:?}").into())
 }

@@ -5,7 +5,7 @@ use bytesize::ByteSize;
 use super::InspectArgs;
 use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
-use crate::config::Model;
+use crate::config::ModelConfig;
 use crate::config::layers::{Flags, effective};
 use crate::embedder::{Embedder, Input, Settings};
 use crate::location::Location;
@@ -75,7 +75,7 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
     Ok(lines.into_iter().map(|(name, value)| format!("{name:<16} {value}\n")).collect())
 }
 
-fn configured(args: &InspectArgs) -> Result<Option<Model>, Box<dyn std::error::Error>> {
+fn configured(args: &InspectArgs) -> Result<Option<ModelConfig>, Box<dyn std::error::Error>> {
     let Some(file) = &args.config else { return Ok(None) };
     let config =
         effective(&Flags { config: Some(file.clone()), ..Flags::default() }, std::iter::empty::<(String, String)>())?

@@ -9,7 +9,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::output::Failure;
 use crate::config::LogFormat;
-use crate::config::layers::Effective;
+use crate::config::layers::EffectiveConfig;
 use crate::line_queue::LineQueue;
 #[cfg(feature = "otlp")]
 use crate::server::trace::otlp;
@@ -27,7 +27,7 @@ pub struct Spans {
 ///
 /// # Errors
 /// If the environment's settings for spans are invalid.
-pub fn start(effective: &Effective, stderr: LineQueue) -> Result<Spans, String> {
+pub fn start(effective: &EffectiveConfig, stderr: LineQueue) -> Result<Spans, String> {
     log_panics();
     let log = &effective.config.log;
     JSON.store(log.format == LogFormat::Json, Ordering::Relaxed);
@@ -87,7 +87,7 @@ pub fn fatal(failure: &Failure, mut stderr: LineQueue) {
     }
 }
 
-fn warn(effective: &Effective) {
+fn warn(effective: &EffectiveConfig) {
     for warning in &effective.warnings {
         tracing::warn!("{warning}");
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::{Cli, Command, ServeArgs};
-use crate::config::layers::{ConfigError, Effective};
+use crate::config::layers::{ConfigError, EffectiveConfig};
 use crate::config::values::unquoted;
 use crate::config::variables::{CONFIG, PREFIX};
 
@@ -21,7 +21,7 @@ pub struct Running {
 
 impl Running {
     /// Returns the configuration that the server was started with, as the configuration file is now.
-    pub fn effective(self) -> Result<Effective, ConfigError> {
+    pub fn effective(self) -> Result<EffectiveConfig, ConfigError> {
         let Self { mut args, mut environment, directory } = self;
         // Relative paths start at the server's directory, which may differ from the one of this process.
         args.config = args.config.map(|file| directory.join(file));

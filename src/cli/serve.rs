@@ -12,7 +12,7 @@ use crate::config::layers::ConfigError;
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
-use crate::server::{self, State, StopSignals, preflight, systemd};
+use crate::server::{self, ServerState, StopSignals, preflight, systemd};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
     // The queues are dropped last, so that everything that was printed is written.
@@ -42,7 +42,7 @@ fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<Exit
     let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
     // Each connection needs a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let state = State::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
+    let state = ServerState::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
     let result = runtime.block_on(serve(state, signals, args.clone(), stdout, &dimensions));
     // All connections are closed, so there is nothing to wait for.
     runtime.shutdown_background();
@@ -50,7 +50,7 @@ fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<Exit
 }
 
 async fn serve(
-    state: Arc<State>,
+    state: Arc<ServerState>,
     (mut signals, hangup): (StopSignals, impl Hangup + Send + 'static),
     args: ServeArgs,
     mut stdout: LineQueue,
@@ -109,9 +109,14 @@ async fn serve(
 }
 
 /// Loads the models, then waits for reloads.
-async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: oneshot::Sender<crate::LoadError>) {
-    let searches = match state.load().await {
-        Ok(searches) => searches,
+async fn load(
+    state: Arc<ServerState>,
+    hangup: impl Hangup,
+    args: ServeArgs,
+    failed: oneshot::Sender<crate::LoadError>,
+) {
+    let pending_tokenizers = match state.load().await {
+        Ok(pending_tokenizers) => pending_tokenizers,
         Err(error) => {
             let _ = failed.send(error);
             return;
@@ -119,8 +124,8 @@ async fn load(state: Arc<State>, hangup: impl Hangup, args: ServeArgs, failed: o
     };
     tracing::info!("ready");
     systemd::ready();
-    let quickening = Arc::clone(&state);
-    tokio::spawn(async move { quickening.quicken(searches).await });
+    let background_state = Arc::clone(&state);
+    tokio::spawn(async move { background_state.load_faster_tokenizers(pending_tokenizers).await });
     let file = args.effective().ok().and_then(|effective| effective.file);
     reload::watch(state, hangup, file.as_deref(), move || read(&args)).await;
 }

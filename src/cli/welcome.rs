@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::config::{Config, Model};
+use crate::config::{Config, ModelConfig};
 
 /// Returns the banner: the version, the models and the addresses. The server listens on `place`, which has an `address`
 /// unless it is a Unix socket. `dimensions` are those of each model, if they are known.
@@ -39,7 +39,7 @@ pub fn text(config: &Config, place: &str, address: Option<SocketAddr>, dimension
     text
 }
 
-fn describe(model: &Model, dimensions: Option<usize>) -> String {
+fn describe(model: &ModelConfig, dimensions: Option<usize>) -> String {
     let dimensions = dimensions.map_or_else(String::new, |n| format!(", {n} dimensions"));
     let aliases =
         if model.aliases.is_empty() { String::new() } else { format!(", also called {}", model.aliases.join(", ")) };

@@ -13,7 +13,7 @@ use crate::text_file;
 
 /// The contents of a configuration file.
 #[derive(Default)]
-pub struct File {
+pub struct ConfigFile {
     pub settings: Vec<(&'static Setting, Value)>,
     /// The models, or `None` if the file has no `[[models]]` section.
     pub models: Option<Vec<Table>>,
@@ -23,7 +23,7 @@ pub struct File {
 ///
 /// # Errors
 /// A sentence with the path and the line. It never quotes an API key.
-pub fn read(path: &Path) -> Result<File, ConfigError> {
+pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
     let failed = |e: String| ConfigError(format!("{}{e}", path.display()));
     let text = text_file::read(path).map_err(|e| failed(format!(": {e}")))?;
     parse(&text).map_err(|(line, problem)| {
@@ -35,13 +35,13 @@ pub fn read(path: &Path) -> Result<File, ConfigError> {
 /// The line of a mistake, if it is known, and a description.
 type Problem = (Option<usize>, String);
 
-fn parse(text: &str) -> Result<File, Problem> {
+fn parse(text: &str) -> Result<ConfigFile, Problem> {
     let text = &Lines { text };
     let table = DeTable::parse(text.text).map_err(|error| {
         // The text of the line is not quoted, because it may be a secret.
         (error.span().map(|span| text.line(&span)), format!("this is not valid TOML: {}", syntax(error.message())))
     })?;
-    let mut file = File::default();
+    let mut file = ConfigFile::default();
     for (key, value) in table.get_ref() {
         let (name, at) = (key.get_ref().as_ref(), Some(text.line(&key.span())));
         match (settings::find("", name), name, value.get_ref()) {

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 
 use super::settings::{self, Setting};
 use super::variables::Variables;
-use super::{Config, DEFAULT_MODEL_ID, Model, OPENAI_MODELS, file};
+use super::{Config, DEFAULT_MODEL_ID, ModelConfig, OPENAI_MODELS, file};
 
 /// The layer that a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Flags {
 
 /// A merged configuration, with the origin of each value.
 #[derive(Debug, Clone)]
-pub struct Effective {
+pub struct EffectiveConfig {
     pub config: Config,
     /// The origin of each key. The keys of models contain the ID: `models.text-embedding-3-small.path`.
     pub origins: BTreeMap<String, Origin>,
@@ -69,7 +69,7 @@ pub struct Effective {
 pub fn effective(
     flags: &Flags,
     environment: impl Iterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
-) -> Result<Effective, ConfigError> {
+) -> Result<EffectiveConfig, ConfigError> {
     let variables = Variables::read(environment)?;
     let mut layers = Layers::defaults()?;
 
@@ -204,7 +204,7 @@ impl Layers {
             self.origins.insert(format!("models.{id}.path"), origin.clone());
             return Ok(());
         }
-        self.add_model(model_table(&Model::new(id, path))?, origin);
+        self.add_model(model_table(&ModelConfig::new(id, path))?, origin);
         self.unnamed |= unnamed;
         Ok(())
     }
@@ -228,7 +228,7 @@ impl Layers {
         }
     }
 
-    fn finish(mut self, file: Option<PathBuf>, mut warnings: Vec<String>) -> Result<Effective, ConfigError> {
+    fn finish(mut self, file: Option<PathBuf>, mut warnings: Vec<String>) -> Result<EffectiveConfig, ConfigError> {
         // A model without a name replaces OpenAI's models, so it also gets their other names.
         if let (true, [model]) = (self.unnamed, self.models.as_mut_slice()) {
             let others = OPENAI_MODELS.into_iter().filter(|name| *name != DEFAULT_MODEL_ID);
@@ -238,12 +238,12 @@ impl Layers {
         let config: Config = self.table.try_into().map_err(|e: toml::de::Error| ConfigError(e.message().to_owned()))?;
         config.validate().map_err(ConfigError)?;
         warnings.extend(config.warnings());
-        Ok(Effective { config, origins: self.origins, file, warnings })
+        Ok(EffectiveConfig { config, origins: self.origins, file, warnings })
     }
 }
 
 /// Returns the table of a model that has only an ID and a path.
-fn model_table(model: &Model) -> Result<Table, ConfigError> {
+fn model_table(model: &ModelConfig) -> Result<Table, ConfigError> {
     let mut table = Table::try_from(model).map_err(|e| ConfigError(e.to_string()))?;
     table.retain(|key, _| key == "id" || key == "path");
     Ok(table)
@@ -276,7 +276,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     rated.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.75).map(|(_, key)| key)
 }
 
-impl fmt::Display for Effective {
+impl fmt::Display for EffectiveConfig {
     /// Writes each key with its value and origin, as the command `check` prints them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut lines = vec![("default_model".to_owned(), Value::from(self.config.default_model()))];

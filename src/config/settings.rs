@@ -1,7 +1,7 @@
 //! The list of all settings: section and key, environment variable, and allowed values. The configuration file, the
 //! environment variables and the command-line flags are all read and checked by this list.
 
-use super::values::Kind::{self, Form, Keys, List, Name, Number, Path, Size, Time, Truth, Whole, Word};
+use super::values::ValueKind::{self, Form, Keys, List, Name, Number, Path, Size, Time, Truth, Whole, Word};
 use super::{cors, log_level};
 use crate::pooling::place::DeviceChoice;
 
@@ -12,7 +12,7 @@ pub struct Setting {
     pub key: &'static str,
     /// The name of the environment variable without its prefix.
     pub variable: Option<&'static str>,
-    pub kind: Kind,
+    pub kind: ValueKind,
 }
 
 const KIB: u64 = 1 << 10;
@@ -21,34 +21,34 @@ const MILLISECOND: u64 = 1;
 const DAY: u64 = 24 * 60 * 60 * 1000;
 
 /// A length of time of at least `least`, or zero to switch the feature off.
-const fn time_or_zero(least: u64) -> Kind {
+const fn time_or_zero(least: u64) -> ValueKind {
     Time { zero: true, least, most: DAY }
 }
 
-const fn time() -> Kind {
+const fn time() -> ValueKind {
     Time { zero: false, least: MILLISECOND, most: DAY }
 }
 
-const fn setting(section: &'static str, key: &'static str, variable: &'static str, kind: Kind) -> Setting {
+const fn setting(section: &'static str, key: &'static str, variable: &'static str, kind: ValueKind) -> Setting {
     Setting { section, key, variable: Some(variable), kind }
 }
 
 /// A key of `[[models]]`, for which there is no environment variable.
-const fn of_model(key: &'static str, kind: Kind) -> Setting {
+const fn of_model(key: &'static str, kind: ValueKind) -> Setting {
     Setting { section: "models", key, variable: None, kind }
 }
 
-const DEVICE: Kind = Form(|text| {
+const DEVICE: ValueKind = Form(|text| {
     let device = DeviceChoice::try_from(text.to_ascii_lowercase()).ok();
     let device = device.filter(|device| !matches!(device, DeviceChoice::Cuda(256..) | DeviceChoice::Metal(256..)));
     device.map(String::from).ok_or_else(|| {
         "write auto, cpu, cuda, cuda:N, metal or metal:N, where N is a device number up to 255".to_owned()
     })
 });
-const HOST: Kind = Form(|text| text.parse::<super::host::Host>().map(|host| host.to_string()));
-const ORIGINS: Kind = List { item: cors::parse, example: "https://page.example", none: true };
-const HOSTS: Kind = List { item: super::host::parse_allowed, example: "embeddings.example", none: true };
-const NAMES: Kind = List { item: super::values::name, example: "name", none: false };
+const HOST: ValueKind = Form(|text| text.parse::<super::host::Host>().map(|host| host.to_string()));
+const ORIGINS: ValueKind = List { item: cors::parse, example: "https://page.example", none: true };
+const HOSTS: ValueKind = List { item: super::host::parse_allowed, example: "embeddings.example", none: true };
+const NAMES: ValueKind = List { item: super::values::name, example: "name", none: false };
 
 /// All settings, in the order of the documentation. A test compares the list with the types.
 pub const SETTINGS: &[Setting] = &[

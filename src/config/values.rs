@@ -8,7 +8,7 @@ use toml::Value;
 use super::units::{ByteCount, Seconds};
 
 /// The kind of values that a setting accepts.
-pub enum Kind {
+pub enum ValueKind {
     /// A name: text on one line, without white space around it.
     Name,
     Path,
@@ -46,7 +46,7 @@ pub enum Kind {
     Keys,
 }
 
-impl Kind {
+impl ValueKind {
     /// Reads the value of a variable or a flag. `text` is trimmed and not empty.
     ///
     /// # Errors
@@ -239,14 +239,14 @@ mod tests {
     #[test]
     fn booleans_and_words_are_case_insensitive() {
         for (text, truth) in [("true", true), ("True", true), ("1", true), ("YES", true), ("On", true)] {
-            assert_eq!(Kind::Truth.from_text(text), Ok(Value::Boolean(truth)), "{text}");
+            assert_eq!(ValueKind::Truth.from_text(text), Ok(Value::Boolean(truth)), "{text}");
         }
         for text in ["false", "FALSE", "0", "no", "off"] {
-            assert_eq!(Kind::Truth.from_text(text), Ok(Value::Boolean(false)), "{text}");
+            assert_eq!(ValueKind::Truth.from_text(text), Ok(Value::Boolean(false)), "{text}");
         }
-        assert!(Kind::Truth.from_text("2").unwrap_err().contains("true or false"));
-        assert!(Kind::Truth.from_value(&Value::from("true")).unwrap_err().contains("without quotation marks"));
-        let word = Kind::Word(&["text", "json"]);
+        assert!(ValueKind::Truth.from_text("2").unwrap_err().contains("true or false"));
+        assert!(ValueKind::Truth.from_value(&Value::from("true")).unwrap_err().contains("without quotation marks"));
+        let word = ValueKind::Word(&["text", "json"]);
         assert_eq!(word.from_text("JSON"), Ok(Value::from("json")));
         assert_eq!(word.from_value(&Value::from(" Text ")), Ok(Value::from("text")));
         assert_eq!(word.from_text("xml"), Err("write text or json".to_owned()));
@@ -254,13 +254,13 @@ mod tests {
 
     #[test]
     fn numbers_are_limited_at_both_ends() {
-        let whole = Kind::Whole { least: 1, most: 100 };
+        let whole = ValueKind::Whole { least: 1, most: 100 };
         assert_eq!(whole.from_text("100"), Ok(Value::Integer(100)));
         for text in ["0", "101", "-1", "+1", "1.0", "1e2", "99999999999999999999", "many", "0x10"] {
             assert_eq!(whole.from_text(text), Err("write a whole number from 1 to 100".to_owned()), "{text}");
         }
         assert_eq!(whole.from_value(&Value::from("7")), Err("write 7 without quotation marks".to_owned()));
-        let number = Kind::Number { least: 0.0, most: 1.0 };
+        let number = ValueKind::Number { least: 0.0, most: 1.0 };
         assert_eq!(number.from_value(&Value::Integer(1)), Ok(Value::Float(1.0)));
         for value in [f64::NAN, f64::INFINITY, -0.1, 1.1, 1e300] {
             assert!(number.from_value(&Value::Float(value)).unwrap_err().contains("from 0 to 1"), "{value}");
@@ -269,14 +269,14 @@ mod tests {
 
     #[test]
     fn sizes_and_times_are_limited_at_both_ends_even_on_overflow() {
-        let size = Kind::Size { least: 1024, most: 4 << 30 };
+        let size = ValueKind::Size { least: 1024, most: 4 << 30 };
         assert_eq!(size.from_text("2 MiB"), Ok(Value::from("2.0 MiB")));
         assert_eq!(size.from_value(&Value::Integer(1500)), Ok(Value::from("1500")));
         for text in ["32", "0", "5 GiB", "99999999999 GiB", "-1 MiB", "1e300", "MiB", "32 MBytes", "many"] {
             let error = size.from_text(text).unwrap_err();
             assert_eq!(error, "write a size from 1.0 KiB to 4.0 GiB, such as \"32 MiB\"", "{text}");
         }
-        let time = Kind::Time { zero: false, least: 1, most: 86_400_000 };
+        let time = ValueKind::Time { zero: false, least: 1, most: 86_400_000 };
         assert_eq!(time.from_text("90s"), Ok(Value::from("1m 30s")));
         for text in ["0s", "1ns", "2days", "1e300s", "99999999999999999999s", "-1s", "18446744073709551615s", "soon"] {
             assert!(time.from_text(text).unwrap_err().contains("from 1ms to 1day"), "{text}");
@@ -284,13 +284,13 @@ mod tests {
         for value in [Value::Integer(30), Value::from("30")] {
             assert!(time.from_value(&value).unwrap_err().contains("30s"), "{value}");
         }
-        let zero = Kind::Time { zero: true, least: 1, most: 1000 };
+        let zero = ValueKind::Time { zero: true, least: 1, most: 1000 };
         assert_eq!(zero.from_text("0s"), Ok(Value::from("0s")));
     }
 
     #[test]
     fn a_displayed_size_is_exact() {
-        let size = Kind::Size { least: 1, most: u64::MAX };
+        let size = ValueKind::Size { least: 1, most: u64::MAX };
         for bytes in [1, 1023, 20_000, 33_554_433, 32 << 20, 5 << 30] {
             let printed = size.from_value(&Value::Integer(bytes)).unwrap();
             assert_eq!(printed.as_str().unwrap().parse::<ByteCount>().unwrap().0, bytes as u64, "{printed}");
@@ -299,14 +299,14 @@ mod tests {
 
     #[test]
     fn lists_have_no_empty_entries() {
-        let list = Kind::List { item: name, example: "a", none: true };
+        let list = ValueKind::List { item: name, example: "a", none: true };
         let texts = |value: Result<Value, String>| value.unwrap().as_array().unwrap().len();
         assert_eq!(texts(list.from_text("a, \"b\" ,'c',")), 3);
         assert_eq!(texts(list.from_text("None")), 0);
         assert!(list.from_text(" , ,").unwrap_err().contains("or none"));
-        assert!(Kind::Keys.from_text(", ,").unwrap_err().contains("no API key"));
+        assert!(ValueKind::Keys.from_text(", ,").unwrap_err().contains("no API key"));
         assert!(list.from_value(&Value::Array(vec![Value::from("")])).unwrap_err().contains("entry 1"));
-        let keys = Kind::Keys.from_value(&Value::from("sk-secret")).unwrap_err();
+        let keys = ValueKind::Keys.from_value(&Value::from("sk-secret")).unwrap_err();
         assert!(keys.contains("a list of API keys") && !keys.contains("sk-"), "{keys}");
     }
 

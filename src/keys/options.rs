@@ -4,15 +4,15 @@ use std::num::NonZeroU64;
 
 /// The options of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Options {
+pub struct KeyOptions {
     /// The name of the key in the log and the metrics.
     pub name: Option<String>,
-    pub rates: Rates,
+    pub rates: KeyRates,
 }
 
 /// The rate limits of a key per minute; `None` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Rates {
+pub struct KeyRates {
     pub requests: Option<NonZeroU64>,
     pub tokens: Option<NonZeroU64>,
 }
@@ -26,7 +26,7 @@ const TOKENS: &str = "tokens_per_minute";
 const LONGEST_NAME: usize = 64;
 const HIGHEST_RATE: u64 = 1_000_000_000;
 
-impl Options {
+impl KeyOptions {
     /// Reads `word` if it is an option. Returns whether it is one.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Options {
     }
 }
 
-impl Rates {
+impl KeyRates {
     pub fn is_limited(self) -> bool {
         self != Self::default()
     }
@@ -95,8 +95,8 @@ fn rate(option: &str, value: &str) -> Result<NonZeroU64, String> {
 mod tests {
     use super::*;
 
-    fn options(words: &[&str]) -> Result<Options, String> {
-        let mut options = Options::default();
+    fn options(words: &[&str]) -> Result<KeyOptions, String> {
+        let mut options = KeyOptions::default();
         for word in words {
             assert!(options.take(word)?, "{word} is no option");
         }
@@ -109,10 +109,10 @@ mod tests {
         let all =
             options(&["tokens_per_minute=1000000000", "name=Alice-1_b.c@example", "requests_per_minute=1"]).unwrap();
         assert_eq!(all.name.as_deref(), Some("Alice-1_b.c@example"));
-        assert_eq!(all.rates, Rates { requests: rate(1), tokens: rate(1_000_000_000) });
+        assert_eq!(all.rates, KeyRates { requests: rate(1), tokens: rate(1_000_000_000) });
         assert!(all.rates.is_limited() && !options(&["name=a"]).unwrap().rates.is_limited());
         for model in ["model", "org/model", "Name=alice", "=x", "model2=x", "org/a=b"] {
-            assert_eq!(Options::default().take(model), Ok(false), "{model}");
+            assert_eq!(KeyOptions::default().take(model), Ok(false), "{model}");
         }
         assert!(is_known("name=") && is_known("tokens_per_minute=1") && !is_known("key=1") && !is_known("name"));
     }

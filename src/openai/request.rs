@@ -24,7 +24,7 @@ pub enum BodyError {
 }
 
 /// A request type that can be parsed from a body.
-pub trait Request: Sized + Send + 'static {
+pub trait ParsedRequest: Sized + Send + 'static {
     /// The names of the request's fields. Other fields are ignored.
     const FIELDS: &'static [&'static str];
 
@@ -41,7 +41,7 @@ const MODEL: &str = "model";
 const ENCODING_FORMAT: &str = "encoding_format";
 const DIMENSIONS: &str = "dimensions";
 
-impl Request for CreateEmbeddingRequest {
+impl ParsedRequest for CreateEmbeddingRequest {
     const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS];
 
     fn of(fields: Fields, input: Inputs) -> Self {
@@ -54,7 +54,7 @@ impl Request for CreateEmbeddingRequest {
     }
 }
 
-impl Request for CreateTokensRequest {
+impl ParsedRequest for CreateTokensRequest {
     const FIELDS: &'static [&'static str] = &[INPUT, MODEL];
 
     fn of(Fields { model, .. }: Fields, input: Inputs) -> Self {
@@ -66,7 +66,7 @@ impl Request for CreateTokensRequest {
     }
 }
 
-impl Request for CreateSimilarityRequest {
+impl ParsedRequest for CreateSimilarityRequest {
     const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS];
 
     fn of(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
@@ -94,7 +94,7 @@ pub struct Fields {
 ///
 /// # Errors
 /// If the body is not a JSON object with the fields of the request.
-pub fn parse<T: Request>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
+pub fn parse<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let error = match read(body, max_inputs) {
         Ok(request) => return Ok(request),
@@ -108,7 +108,7 @@ pub fn parse<T: Request>(body: &[u8], max_inputs: usize) -> Result<T, BodyError>
     }
 }
 
-fn read<T: Request>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
+fn read<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let mut fields = json.deserialize_any(Body { known: T::FIELDS, max_inputs })?;
     json.end()?;

@@ -4,10 +4,10 @@ use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
 /// The media ranges of a request. Without any, every representation is equally acceptable.
-pub struct Accept<'a>(Vec<Range<'a>>);
+pub struct Accept<'a>(Vec<MediaRange<'a>>);
 
 /// One media range, such as `text/*;q=0.5`.
-struct Range<'a> {
+struct MediaRange<'a> {
     kind: &'a str,
     subtype: &'a str,
     version: Option<&'a str>,
@@ -35,7 +35,7 @@ impl<'a> Accept<'a> {
     /// Reads the media ranges of all `Accept` headers. Malformed ranges are ignored.
     pub fn new(headers: &'a HeaderMap) -> Self {
         let lists = headers.get_all(ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
-        Self(lists.flat_map(|list| split(list, ',')).filter_map(Range::parse).collect())
+        Self(lists.flat_map(|list| split(list, ',')).filter_map(MediaRange::parse).collect())
     }
 
     /// Returns the client's preference for the media type `kind/subtype`, with `version` if the type has versions. The
@@ -49,13 +49,15 @@ impl<'a> Accept<'a> {
             Some((specificity, range.quality))
         });
         match matching.max() {
-            Some((specificity, quality)) => Preference { quality, named: specificity >= Range::NAMED && quality > 0 },
+            Some((specificity, quality)) => {
+                Preference { quality, named: specificity >= MediaRange::NAMED && quality > 0 }
+            }
             None => Preference { quality: 0, named: false },
         }
     }
 }
 
-impl<'a> Range<'a> {
+impl<'a> MediaRange<'a> {
     /// The lowest specificity of a range that names the media type.
     const NAMED: u8 = 2;
 

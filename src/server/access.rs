@@ -15,11 +15,11 @@ use tracing::Instrument;
 use super::authorize::Caller;
 use super::error::ErrorClass;
 use super::listen::Peer;
-use super::metrics::{Metrics, OfModel, OfRoute};
+use super::metrics::{Metrics, ModelMetrics, RouteMetrics};
 use super::paths::Original;
 use super::stages::SERVER_TIMING;
 use super::trace::{self, TRACE_PARENT};
-use crate::registry::{Entry, Registry};
+use crate::registry::{RegisteredModel, Registry};
 
 /// The header with the ID of a request. It is on every response; a request may bring its own ID.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -38,23 +38,23 @@ const NO_ROUTE: &str = "-";
 /// What a handler reports to the access log and the metrics, as an extension of its response.
 #[derive(Clone)]
 pub struct Accounting {
-    pub entry: Arc<Entry>,
+    pub entry: Arc<RegisteredModel>,
     pub inputs: usize,
     pub tokens: usize,
 }
 
 /// The access log, and the counters of each route and model.
-pub struct Log {
+pub struct AccessLog {
     /// Whether every request gets a line (`log.access`), and not only requests that fail with a 5xx status.
     all_requests: bool,
     metrics: Arc<Metrics>,
-    routes: Vec<(String, OfRoute)>,
-    others: OfRoute,
+    routes: Vec<(String, RouteMetrics)>,
+    others: RouteMetrics,
     /// The counters of the models, in the order of the configuration.
-    models: Vec<OfModel>,
+    models: Vec<ModelMetrics>,
 }
 
-impl Log {
+impl AccessLog {
     /// Returns the log for a router with these paths and these models.
     pub fn new(metrics: Arc<Metrics>, paths: &[String], registry: &Registry, all_requests: bool) -> Self {
         let routes = paths.iter().map(|path| (path.clone(), metrics.route(path))).collect();
@@ -62,7 +62,7 @@ impl Log {
         Self { all_requests, others: metrics.route(NO_ROUTE), routes, models, metrics }
     }
 
-    fn route(&self, path: &str) -> &OfRoute {
+    fn route(&self, path: &str) -> &RouteMetrics {
         self.routes.iter().find(|(known, _)| known == path).map_or(&self.others, |(_, route)| route)
     }
 }
@@ -73,18 +73,18 @@ impl Log {
 /// `route` is the path that the request matched, if any. `next` also returns the API key that gave access to the route,
 /// if the route needs a key.
 pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
-    log: &Log,
+    log: &AccessLog,
     route: Option<&str>,
     request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response<Body> {
     let started = Instant::now();
-    let in_flight = log.metrics.enter();
+    let in_flight = log.metrics.count_request();
     let method = request.method().clone();
     let route = route.unwrap_or(NO_ROUTE);
     let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
     let (span, trace) = trace::begin(request.headers(), &method, route);
-    let details = tracing::enabled!(tracing::Level::DEBUG).then(|| Details::of(&request));
+    let details = tracing::enabled!(tracing::Level::DEBUG).then(|| RequestDetails::from_request(&request));
     let (mut response, caller) = next(request).instrument(span.clone()).await;
 
     let status = response.status();
@@ -135,13 +135,13 @@ pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
     }
     // A complete body counts as sent: it is written to the socket at once.
     if response.body().size_hint().exact().is_none() {
-        return response.map(|body| Body::new(Sending::new(body, in_flight)));
+        return response.map(|body| Body::new(GuardedBody::new(body, in_flight)));
     }
     response
 }
 
 /// Further fields of the log line at level debug: texts from the client, cut to a maximum length. The log escapes them.
-struct Details {
+struct RequestDetails {
     /// The path without the query, which may hold secrets.
     path: String,
     client: Option<String>,
@@ -149,8 +149,8 @@ struct Details {
     forwarded_for: Option<String>,
 }
 
-impl Details {
-    fn of(request: &Request) -> Self {
+impl RequestDetails {
+    fn from_request(request: &Request) -> Self {
         let uri = request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri);
         let forwarded_for = request.headers().get("x-forwarded-for");
         Self {
@@ -171,18 +171,18 @@ fn beginning(text: &str, max: usize) -> &str {
 }
 
 /// A response body that is produced while it is sent, and a value that must live until all of it is sent.
-pub struct Sending<T> {
+pub struct GuardedBody<T> {
     body: Body,
     _until_sent: T,
 }
 
-impl<T> Sending<T> {
+impl<T> GuardedBody<T> {
     pub fn new(body: Body, until_sent: T) -> Self {
         Self { body, _until_sent: until_sent }
     }
 }
 
-impl<T: Unpin> hyper::body::Body for Sending<T> {
+impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 

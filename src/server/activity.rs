@@ -13,7 +13,7 @@ use hyper::body::{Frame, SizeHint};
 
 /// How many times in a row, evenly spread over a time limit, a connection must be found idle to count as idle for all
 /// of it.
-const LOOKS: u32 = 8;
+const IDLE_CHECKS: u32 = 8;
 
 /// The requests in flight on one connection.
 #[derive(Debug, Default)]
@@ -27,14 +27,14 @@ pub struct Activity {
 
 /// One request in flight on its connection. It ends when this is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct RequestInFlight(Arc<Activity>);
 
 impl Activity {
     /// Records that a request begins.
-    pub fn begin(self: &Arc<Self>) -> InFlight {
+    pub fn begin(self: &Arc<Self>) -> RequestInFlight {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+        RequestInFlight(Arc::clone(self))
     }
 
     /// Records whether the connection accepts no more bytes at the moment.
@@ -52,8 +52,8 @@ impl Activity {
     /// Resolves when no request has been in flight for about `limit`.
     pub async fn idle_for(&self, limit: Duration) {
         let (mut begun, mut looks) = (self.begun.load(Ordering::Relaxed), 0);
-        while looks < LOOKS {
-            tokio::time::sleep(limit / LOOKS).await;
+        while looks < IDLE_CHECKS {
+            tokio::time::sleep(limit / IDLE_CHECKS).await;
             let now = self.begun.load(Ordering::Relaxed);
             looks = if now == begun && self.in_flight() == 0 { looks + 1 } else { 0 };
             begun = now;
@@ -61,7 +61,7 @@ impl Activity {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for RequestInFlight {
     fn drop(&mut self) {
         self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
@@ -69,31 +69,31 @@ impl Drop for InFlight {
 
 /// A response body that keeps its request in flight until the body, and all bytes that came out of it, are dropped. The
 /// HTTP/2 implementation holds bytes back until the client's flow-control window has room for them.
-pub struct AnswerBody {
+pub struct TrackedBody {
     body: Body,
-    request: Arc<InFlight>,
+    request: Arc<RequestInFlight>,
     version: Version,
 }
 
-impl AnswerBody {
-    pub fn new(body: Body, request: InFlight, version: Version) -> Self {
+impl TrackedBody {
+    pub fn new(body: Body, request: RequestInFlight, version: Version) -> Self {
         Self { body, request: Arc::new(request), version }
     }
 }
 
 /// Bytes of a response, which keep the request in flight.
-struct Part {
+struct ResponseBytes {
     bytes: Bytes,
-    _request: Arc<InFlight>,
+    _request: Arc<RequestInFlight>,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for ResponseBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl hyper::body::Body for AnswerBody {
+impl hyper::body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -106,7 +106,7 @@ impl hyper::body::Body for AnswerBody {
             // HTTP/1 writes the bytes at once, or else the connection counts as blocked.
             return Poll::Ready(frame);
         }
-        let part = |bytes| Bytes::from_owner(Part { bytes, _request: Arc::clone(&self.request) });
+        let part = |bytes| Bytes::from_owner(ResponseBytes { bytes, _request: Arc::clone(&self.request) });
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(part))))
     }
 
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_is_in_flight_until_its_last_bytes_are_dropped() {
         let activity = Arc::new(Activity::default());
-        let mut body = AnswerBody::new(Body::from("answer"), activity.begin(), Version::HTTP_2);
+        let mut body = TrackedBody::new(Body::from("answer"), activity.begin(), Version::HTTP_2);
         assert_eq!(body.size_hint().exact(), Some(6));
         let bytes = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!((&bytes[..], body.is_end_stream()), (&b"answer"[..], true));

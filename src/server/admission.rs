@@ -1,9 +1,9 @@
 //! Admission: decides whether a request is accepted or refused with status 429, and limits how long it may take.
 //!
 //! Every request has a weight in bytes, its share of the in-flight budget (`server.max_in_flight`): the bytes of its
-//! body that have arrived, plus [`INPUT`] bytes for each input, which is about the size of the response to one input. A
-//! request is accepted while the weights of all requests in flight add up to at most the budget. A request that is the
-//! only one in flight is always accepted.
+//! body that have arrived, plus [`BYTES_PER_INPUT`] bytes for each input, which is about the size of the response to
+//! one input. A request is accepted while the weights of all requests in flight add up to at most the budget. A request
+//! that is the only one in flight is always accepted.
 //!
 //! Announced bytes (`Content-Length`) do not count as weight, because they take no memory and may never arrive. Under
 //! overload, however, most requests are refused, and a server that first reads their bodies has little time left for
@@ -11,7 +11,7 @@
 //! are expected to have ([`Admission::expected`]) do not fit. Once a body is being read, its announced bytes are kept
 //! free until they arrive. At most a quarter of the budget is kept free in this way, so announcements alone never make
 //! the server refuse a request that fits. While requests are being refused, a thread handles them in batches
-//! ([`Admission::gather`]).
+//! ([`Admission::batch_arrivals`]).
 //!
 //! # Example
 //!
@@ -40,19 +40,19 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::State;
-use super::clients::{WINDOW, Wait, Waiting};
+use super::ServerState;
+use super::clients::{ClientWait, WINDOW, WaitingRequests};
 use super::error::ApiError;
 
-/// The weight of one input beside its bytes, in bytes: the size of 768 dimensions in base64.
-pub const INPUT: u64 = 4 << 10;
+/// The weight of one input in addition to the bytes of its text, in bytes: the size of 768 dimensions in base64.
+pub const BYTES_PER_INPUT: u64 = 4 << 10;
 
 /// How long a thread collects requests into a batch after requests were refused. This is short compared with the time
 /// that accepted requests wait for a worker.
-const GATHERING: Duration = Duration::from_millis(8);
+const BATCH_DELAY: Duration = Duration::from_millis(8);
 
 /// The largest response, in bytes, that may wait unsent on an HTTP/2 connection without keeping its weight.
-const UNWEIGHED: u64 = 4 << 10;
+const LARGEST_UNWEIGHED_RESPONSE: u64 = 4 << 10;
 
 /// The in-flight budget: the weights of all requests in flight.
 #[derive(Debug, Default)]
@@ -61,14 +61,14 @@ pub struct Admission {
     /// The bytes that are announced and have not arrived yet, over all requests.
     announced: AtomicU64,
     expected: AtomicU64,
-    /// Whether a request was refused since the last [`Admission::gather`].
+    /// Whether a request was refused since the last [`Admission::batch_arrivals`].
     refused: AtomicBool,
-    waiting: Arc<Waiting>,
+    waiting: Arc<WaitingRequests>,
 }
 
 /// The weight of one request, held until its response is sent.
 #[derive(Debug)]
-pub struct Weight {
+pub struct RequestWeight {
     in_flight: Arc<Admission>,
     own: AtomicU64,
     /// The bytes that are announced and have not arrived yet, with the expected weight of the inputs.
@@ -79,7 +79,7 @@ pub struct Weight {
     timeout: Duration,
     /// The time at which the whole body had arrived.
     received: OnceLock<Instant>,
-    pub wait: Wait,
+    pub wait: ClientWait,
 }
 
 impl Admission {
@@ -91,9 +91,9 @@ impl Admission {
     /// Blocks a thread that is about to wait for its sockets, if requests were refused since the last call, so that
     /// more requests arrive meanwhile and are handled together. `wait_while_busy` blocks for at most the given time,
     /// and only while the worker threads are busy. Waking up for each request alone costs about as much as refusing it.
-    pub fn gather(&self, wait_while_busy: impl FnOnce(Duration)) {
+    pub fn batch_arrivals(&self, wait_while_busy: impl FnOnce(Duration)) {
         if self.refused.swap(false, Ordering::Relaxed) {
-            wait_while_busy(GATHERING);
+            wait_while_busy(BATCH_DELAY);
         }
     }
 
@@ -106,15 +106,15 @@ impl Admission {
         self.expected.load(Ordering::Relaxed)
     }
 
-    fn learn(&self, inputs: u64) {
-        let expected = self.expected().max(INPUT);
+    fn update_expected(&self, inputs: u64) {
+        let expected = self.expected().max(BYTES_PER_INPUT);
         let risen = expected.saturating_add(expected / 8);
         self.expected.store(inputs.min(risen), Ordering::Relaxed);
     }
 
     /// Registers a request, whose weight is zero at first. `timeout` is how long the server may work on it.
-    pub fn enter(self: &Arc<Self>, max: u64, timeout: Duration) -> Arc<Weight> {
-        Arc::new(Weight {
+    pub fn enter(self: &Arc<Self>, max: u64, timeout: Duration) -> Arc<RequestWeight> {
+        Arc::new(RequestWeight {
             in_flight: Arc::clone(self),
             own: AtomicU64::new(0),
             announced: AtomicU64::new(0),
@@ -122,12 +122,12 @@ impl Admission {
             max,
             timeout,
             received: OnceLock::new(),
-            wait: Wait::default(),
+            wait: ClientWait::default(),
         })
     }
 }
 
-impl Weight {
+impl RequestWeight {
     /// Keeps room for a body of `bytes` bytes (0 if the length is unknown) and for the expected weight of its inputs.
     ///
     /// # Errors
@@ -146,7 +146,7 @@ impl Weight {
     /// If they do not fit and other requests are in flight.
     pub fn arrived(&self, bytes: u64) -> Result<(), ApiError> {
         self.add(bytes)?;
-        self.keep_no_longer(bytes);
+        self.release_announced(bytes);
         Ok(())
     }
 
@@ -158,7 +158,7 @@ impl Weight {
     pub fn received(&self) -> Result<(), ApiError> {
         self.wait.end();
         let _ = self.received.set(Instant::now());
-        self.keep_no_longer(u64::MAX);
+        self.release_announced(u64::MAX);
         let expected = self.in_flight.expected();
         self.add(expected)?;
         self.expected.store(expected, Ordering::Relaxed);
@@ -170,8 +170,8 @@ impl Weight {
     /// # Errors
     /// If they do not fit and other requests are in flight.
     pub fn add_inputs(&self, count: usize) -> Result<(), ApiError> {
-        let weight = INPUT.saturating_mul(count as u64);
-        self.in_flight.learn(weight);
+        let weight = BYTES_PER_INPUT.saturating_mul(count as u64);
+        self.in_flight.update_expected(weight);
         let expected = self.expected.swap(0, Ordering::Relaxed);
         if let Some(more) = weight.checked_sub(expected) {
             return self.add(more);
@@ -189,7 +189,7 @@ impl Weight {
     }
 
     fn add(&self, weight: u64) -> Result<(), ApiError> {
-        if self.wait.is_given_up() {
+        if self.wait.is_abandoned() {
             return Err(self.refused());
         }
         let add = || {
@@ -209,7 +209,7 @@ impl Weight {
         Ok(())
     }
 
-    /// Checks whether `weight` more bytes would fit beside the room that is kept for other requests.
+    /// Checks whether `weight` more bytes would fit in addition to the room that is kept for other requests.
     fn check(&self, weight: u64) -> Result<(), ApiError> {
         let missing = || {
             let all = self.in_flight.all.load(Ordering::Relaxed);
@@ -229,7 +229,7 @@ impl Weight {
         ApiError::overloaded()
     }
 
-    fn keep_no_longer(&self, weight: u64) {
+    fn release_announced(&self, weight: u64) {
         let kept = self.announced.load(Ordering::Relaxed);
         let weight = kept.min(weight);
         self.announced.store(kept - weight, Ordering::Relaxed);
@@ -246,15 +246,15 @@ impl Weight {
     }
 
     /// Registers the request as one that may wait long for its client. It may be abandoned to make room for others.
-    pub fn may_wait(self: &Arc<Self>) {
+    pub fn register_waiting(self: &Arc<Self>) {
         self.in_flight.waiting.add(self);
     }
 
     /// Abandons the request: frees its weight and ends it.
-    pub fn give_up(&self) {
+    pub fn abandon(&self) {
         let own = self.own.swap(0, Ordering::Relaxed);
         self.in_flight.all.fetch_sub(own, Ordering::Relaxed);
-        self.wait.give_up();
+        self.wait.abandon();
     }
 
     /// Resolves when the server has worked on the request for longer than `timeout` after the body had arrived, or when
@@ -277,9 +277,9 @@ impl Weight {
     }
 }
 
-impl Drop for Weight {
+impl Drop for RequestWeight {
     fn drop(&mut self) {
-        self.keep_no_longer(u64::MAX);
+        self.release_announced(u64::MAX);
         self.in_flight.all.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
@@ -287,7 +287,7 @@ impl Drop for Weight {
 /// Runs `next` with a weight and a time limit for a request that brings work (POST). When the time is over, the request
 /// is dropped together with its work, and the client gets status 503.
 pub async fn admit<F: Future<Output = Response<Body>>>(
-    state: &State,
+    state: &ServerState,
     mut request: Request,
     next: impl FnOnce(Request) -> F,
 ) -> Response<Body> {
@@ -307,22 +307,22 @@ pub async fn admit<F: Future<Output = Response<Body>>>(
     // On HTTP/1 a complete response is written to the socket at once. On HTTP/2 the client may delay it by flow
     // control.
     match response.body().size_hint().exact() {
-        Some(size) if !multiplexed || size <= UNWEIGHED => response,
+        Some(size) if !multiplexed || size <= LARGEST_UNWEIGHED_RESPONSE => response,
         _ => response.map(|body| {
-            weight.wait.may_end_this_task();
-            weight.may_wait();
-            Body::new(Answer { body, weight })
+            weight.wait.set_task_to_abort();
+            weight.register_waiting();
+            Body::new(WeighedBody { body, weight })
         }),
     }
 }
 
 /// A response body that keeps its request's weight until the client has received it.
-struct Answer {
+struct WeighedBody {
     body: Body,
-    weight: Arc<Weight>,
+    weight: Arc<RequestWeight>,
 }
 
-impl hyper::body::Body for Answer {
+impl hyper::body::Body for WeighedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -352,7 +352,7 @@ impl hyper::body::Body for Answer {
 mod tests {
     use super::*;
 
-    fn enter(all: &Arc<Admission>, max: u64) -> Arc<Weight> {
+    fn enter(all: &Arc<Admission>, max: u64) -> Arc<RequestWeight> {
         all.enter(max, Duration::MAX)
     }
 
@@ -371,7 +371,7 @@ mod tests {
         assert_eq!((all.in_flight(), second.arrived(60)), (40, Ok(())));
         second.release(30);
         assert_eq!(all.in_flight(), 70);
-        second.give_up();
+        second.abandon();
         assert_eq!((all.in_flight(), second.arrived(1)), (0, refused()));
         drop(second);
         assert_eq!(all.in_flight(), 0);
@@ -407,39 +407,45 @@ mod tests {
 
     #[test]
     fn a_request_whose_expected_inputs_do_not_fit_is_refused_unread() {
-        let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
+        let (all, max) = (Arc::new(Admission::default()), 12 * BYTES_PER_INPUT);
         for _ in 0..200 {
             assert_eq!(enter(&all, max).add_inputs(8), Ok(()));
         }
         let held = enter(&all, max);
-        assert_eq!(held.arrived(4 * INPUT), Ok(()));
+        assert_eq!(held.arrived(4 * BYTES_PER_INPUT), Ok(()));
         let unread = |bytes| enter(&all, max).announce(bytes);
-        assert_eq!((unread(0), unread(INPUT)), (Ok(()), refused()));
+        assert_eq!((unread(0), unread(BYTES_PER_INPUT)), (Ok(()), refused()));
         // A request with few inputs lowers the expectation at once, and one with many raises it only a little.
         assert_eq!(enter(&all, max).add_inputs(2), Ok(()));
-        assert_eq!((unread(6 * INPUT), unread(7 * INPUT)), (Ok(()), refused()));
+        assert_eq!((unread(6 * BYTES_PER_INPUT), unread(7 * BYTES_PER_INPUT)), (Ok(()), refused()));
         assert_eq!(enter(&all, max).add_inputs(1000), refused());
-        assert_eq!(unread(5 * INPUT), Ok(()));
+        assert_eq!(unread(5 * BYTES_PER_INPUT), Ok(()));
     }
 
     #[test]
     fn the_expected_weight_counts_until_the_inputs_are_counted() {
-        let (all, max) = (Arc::new(Admission::default()), 20 * INPUT);
+        let (all, max) = (Arc::new(Admission::default()), 20 * BYTES_PER_INPUT);
         for _ in 0..200 {
             assert_eq!(enter(&all, max).add_inputs(8), Ok(()));
         }
         let [first, second, third] = [(); 3].map(|()| enter(&all, max));
         for weight in [&first, &second] {
-            assert_eq!((weight.announce(INPUT), weight.arrived(INPUT), weight.received()), (Ok(()), Ok(()), Ok(())));
+            assert_eq!(
+                (weight.announce(BYTES_PER_INPUT), weight.arrived(BYTES_PER_INPUT), weight.received()),
+                (Ok(()), Ok(()), Ok(()))
+            );
         }
-        assert_eq!((all.in_flight(), third.announce(INPUT)), (18 * INPUT, refused()));
+        assert_eq!((all.in_flight(), third.announce(BYTES_PER_INPUT)), (18 * BYTES_PER_INPUT, refused()));
         // Fewer inputs than expected, more, and more than fit.
-        assert_eq!((first.add_inputs(5), all.in_flight()), (Ok(()), 15 * INPUT));
-        assert_eq!((second.add_inputs(10), all.in_flight()), (Ok(()), 17 * INPUT));
+        assert_eq!((first.add_inputs(5), all.in_flight()), (Ok(()), 15 * BYTES_PER_INPUT));
+        assert_eq!((second.add_inputs(10), all.in_flight()), (Ok(()), 17 * BYTES_PER_INPUT));
         drop(second);
-        all.learn(5 * INPUT);
-        assert_eq!((third.arrived(INPUT), third.received(), all.in_flight()), (Ok(()), Ok(()), 12 * INPUT));
-        assert_eq!((third.add_inputs(14), all.in_flight()), (refused(), 12 * INPUT));
+        all.update_expected(5 * BYTES_PER_INPUT);
+        assert_eq!(
+            (third.arrived(BYTES_PER_INPUT), third.received(), all.in_flight()),
+            (Ok(()), Ok(()), 12 * BYTES_PER_INPUT)
+        );
+        assert_eq!((third.add_inputs(14), all.in_flight()), (refused(), 12 * BYTES_PER_INPUT));
         drop((first, third));
         assert_eq!(all.in_flight(), 0);
     }
@@ -452,14 +458,14 @@ mod tests {
         assert!(!all.refused.load(Ordering::Relaxed));
         assert_eq!(enter(&all, 100).arrived(1), Err(ApiError::overloaded()));
         let mut gathered = None;
-        all.gather(|limit| gathered = Some(limit));
-        assert_eq!(gathered, Some(GATHERING));
-        all.gather(|_| panic!("nothing was refused since"));
+        all.batch_arrivals(|limit| gathered = Some(limit));
+        assert_eq!(gathered, Some(BATCH_DELAY));
+        all.batch_arrivals(|_| panic!("nothing was refused since"));
     }
 
     #[test]
     fn a_too_high_expectation_is_corrected_by_a_single_request() {
-        let (all, max) = (Arc::new(Admission::default()), 12 * INPUT);
+        let (all, max) = (Arc::new(Admission::default()), 12 * BYTES_PER_INPUT);
         for _ in 0..200 {
             let _ = enter(&all, max).add_inputs(1000);
         }

@@ -11,7 +11,7 @@ use axum::http::HeaderValue;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 
-use super::State;
+use super::ServerState;
 use super::error::ApiError;
 use crate::config::host::Host;
 
@@ -20,7 +20,7 @@ pub struct AllowedHosts(Option<Vec<String>>);
 
 impl AllowedHosts {
     /// Returns the allowed hosts for the configuration of `state`.
-    pub fn new(state: &State) -> Self {
+    pub fn new(state: &ServerState) -> Self {
         let server = &state.config.server;
         let any = !state.keys.is_empty()
             || matches!(server.host, Host::Unix(_))
@@ -39,7 +39,7 @@ impl AllowedHosts {
     ///
     /// # Errors
     /// If the request names another host.
-    pub fn pass(&self, request: &Request) -> Result<(), ApiError> {
+    pub fn check(&self, request: &Request) -> Result<(), ApiError> {
         let Some(allowed) = &self.0 else { return Ok(()) };
         let headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
         // HTTP/2 requests, and requests that were meant for a proxy, name the host in the URI.

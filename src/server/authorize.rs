@@ -1,7 +1,7 @@
 //! Checks API keys, and restricts what each key may see.
 //!
 //! A key with a list of models sees a server that has only these models. Handlers reach the models only through
-//! [`View`].
+//! [`VisibleState`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,30 +11,30 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::State;
+use super::ServerState;
 use super::error::ApiError;
-use super::metrics::OfKey;
-use super::rates::{Exceeded, Limiter};
+use super::metrics::KeyMetrics;
+use super::rates::{KeyLimiter, RateExceeded};
 use crate::keys::{Key, UNNAMED};
 
 /// The headers that hold nothing but a key: Azure's, and the one of API gateways and Anthropic's clients.
 const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];
 
 /// The server's state, restricted to what the request's API key may see.
-pub struct View(pub Arc<State>);
+pub struct VisibleState(pub Arc<ServerState>);
 
-impl View {
+impl VisibleState {
     /// Returns `state` restricted for a request with these extensions.
-    pub fn of(extensions: &Extensions, state: &Arc<State>) -> Self {
-        Self(Arc::clone(extensions.get::<Arc<State>>().unwrap_or(state)))
+    pub fn from_extensions(extensions: &Extensions, state: &Arc<ServerState>) -> Self {
+        Self(Arc::clone(extensions.get::<Arc<ServerState>>().unwrap_or(state)))
     }
 }
 
-impl FromRequestParts<Arc<State>> for View {
+impl FromRequestParts<Arc<ServerState>> for VisibleState {
     type Rejection = std::convert::Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Self::Rejection> {
-        Ok(Self::of(&parts.extensions, state))
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<ServerState>) -> Result<Self, Self::Rejection> {
+        Ok(Self::from_extensions(&parts.extensions, state))
     }
 }
 
@@ -44,19 +44,19 @@ struct KnownKey;
 
 /// Returns whether a request with these extensions may learn the names of models and files: it has a known API key, or
 /// the server has no keys.
-pub fn may_see_names(extensions: &Extensions, state: &State) -> bool {
+pub fn may_see_names(extensions: &Extensions, state: &ServerState) -> bool {
     state.keys.is_empty() || extensions.get::<KnownKey>().is_some()
 }
 
 /// An API key, with the counters and rate limits of the requests that use it.
 pub struct Caller {
     name: Option<String>,
-    pub counts: OfKey,
-    limiter: Option<Arc<Limiter>>,
+    pub counts: KeyMetrics,
+    limiter: Option<Arc<KeyLimiter>>,
 }
 
 impl Caller {
-    fn new(state: &State, key: &Key) -> Self {
+    fn new(state: &ServerState, key: &Key) -> Self {
         Self {
             name: key.name().map(str::to_owned),
             counts: state.metrics.key(key.name().unwrap_or(UNNAMED)),
@@ -73,7 +73,7 @@ impl Caller {
     ///
     /// # Errors
     /// If the key has to wait.
-    pub fn take_request(&self) -> Result<(), Exceeded> {
+    pub fn take_request(&self) -> Result<(), RateExceeded> {
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.take_request(Instant::now()))
     }
 
@@ -86,30 +86,30 @@ impl Caller {
 }
 
 /// What one key gives access to.
-struct Door {
+struct KeyAccess {
     /// The state that the key may see, or `None` if it may see everything.
-    view: Option<Arc<State>>,
+    view: Option<Arc<ServerState>>,
     caller: Caller,
 }
 
 /// The API keys of a server, and what each gives access to.
-pub struct Doors {
-    state: Arc<State>,
+pub struct KeyGate {
+    state: Arc<ServerState>,
     /// What each key gives access to, in the order of the keys.
-    doors: Vec<Door>,
+    accesses: Vec<KeyAccess>,
     /// The paths of the routes that need a key.
-    closed: Vec<String>,
+    protected: Vec<String>,
 }
 
-impl Doors {
-    /// Returns the gate for the keys of `state`. `closed` are the paths of the routes that need a key, if there are
+impl KeyGate {
+    /// Returns the gate for the keys of `state`. `protected` are the paths of the routes that need a key, if there are
     /// keys.
-    pub fn new(state: &Arc<State>, closed: Vec<String>) -> Self {
-        let door = |key: &Key| {
+    pub fn new(state: &Arc<ServerState>, protected: Vec<String>) -> Self {
+        let access = |key: &Key| {
             let caller = Caller::new(state, key);
-            Door { view: state.seen_by(key, caller.limiter.as_ref()).map(Arc::new), caller }
+            KeyAccess { view: state.restricted_to_key(key, caller.limiter.as_ref()).map(Arc::new), caller }
         };
-        Self { state: Arc::clone(state), doors: state.keys.iter().map(door).collect(), closed }
+        Self { state: Arc::clone(state), accesses: state.keys.iter().map(access).collect(), protected }
     }
 
     /// Checks the key of a request to `route`, and attaches the state that the key may see to the request. Returns the
@@ -117,26 +117,26 @@ impl Doors {
     ///
     /// # Errors
     /// If the route needs a key, and the request has no known one.
-    pub fn pass(&self, route: Option<&str>, request: &mut Request) -> Result<Option<&Caller>, ApiError> {
-        if self.doors.is_empty() {
+    pub fn authorize(&self, route: Option<&str>, request: &mut Request) -> Result<Option<&Caller>, ApiError> {
+        if self.accesses.is_empty() {
             return Ok(None);
         }
-        let is_closed = route.is_some_and(|route| self.closed.iter().any(|closed| closed == route));
+        let needs_key = route.is_some_and(|route| self.protected.iter().any(|protected| protected == route));
         let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
         // A known key is recorded even on a public route, which may then tell more.
         let Some(key) = known else {
             return match sent_keys(request.headers()).next() {
-                _ if !is_closed => Ok(None),
+                _ if !needs_key => Ok(None),
                 Some(sent) => Err(ApiError::wrong_key(sent)),
                 None => Err(ApiError::no_key()),
             };
         };
         request.extensions_mut().insert(KnownKey);
-        let door = self.doors.get(key);
-        if let Some(view) = door.and_then(|door| door.view.as_ref()) {
+        let access = self.accesses.get(key);
+        if let Some(view) = access.and_then(|access| access.view.as_ref()) {
             request.extensions_mut().insert(Arc::clone(view));
         }
-        Ok(door.filter(|_| is_closed).map(|door| &door.caller))
+        Ok(access.filter(|_| needs_key).map(|access| &access.caller))
     }
 }
 

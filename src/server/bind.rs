@@ -97,7 +97,7 @@ mod unix {
     }
 
     impl SocketFile {
-        fn of(path: &Path) -> io::Result<Self> {
+        fn from_path(path: &Path) -> io::Result<Self> {
             let file = std::fs::symlink_metadata(path)?;
             Ok(Self { path: path.to_owned(), identity: (file.dev(), file.ino()) })
         }
@@ -129,7 +129,7 @@ mod unix {
             bound => bound,
         };
         let listener = listener.map_err(|error| format!("{error}{}", advice(&error)))?;
-        let file = SocketFile::of(path).map_err(|error| error.to_string())?;
+        let file = SocketFile::from_path(path).map_err(|error| error.to_string())?;
         Ok(Listeners::with_file(Listener::Unix(listener), file))
     }
 

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-use super::admission::Weight;
-use super::clients::{LEAST_RATE, WINDOW};
+use super::admission::RequestWeight;
+use super::clients::{MINIMUM_RATE, WINDOW};
 use super::error::ApiError;
 use crate::config::units::{ByteCount, Seconds};
 
@@ -18,13 +18,13 @@ use crate::config::units::{ByteCount, Seconds};
 const FIRST_CAPACITY: usize = 64 << 10;
 
 /// The interval at which the arrival of a body is checked.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives all of `body`.
 ///
 /// # Errors
 /// If the body is larger than `max`, arrives too slowly, or does not fit into the in-flight budget.
-pub async fn read(mut body: Body, max: ByteCount, weight: Option<&Arc<Weight>>) -> Result<Bytes, ApiError> {
+pub async fn read(mut body: Body, max: ByteCount, weight: Option<&Arc<RequestWeight>>) -> Result<Bytes, ApiError> {
     let announced = body.size_hint().exact();
     if announced.is_some_and(|size| size > max.0) {
         return Err(ApiError::body_too_large(announced, max));
@@ -35,14 +35,14 @@ pub async fn read(mut body: Body, max: ByteCount, weight: Option<&Arc<Weight>>) 
     }
     let capacity = announced.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
     let mut bytes = BytesMut::with_capacity(capacity.min(FIRST_CAPACITY));
-    let mut window = Window::new(weight.map_or(WINDOW, |weight| weight.window()));
+    let mut window = ProgressWindow::new(weight.map_or(WINDOW, |weight| weight.window()));
     loop {
         let rest = receive(&mut body, &mut bytes, max, weight.map(Arc::as_ref));
-        if let Ok(received) = tokio::time::timeout(LOOK.min(window.length), rest).await {
+        if let Ok(received) = tokio::time::timeout(CHECK_INTERVAL.min(window.length), rest).await {
             received?;
             break;
         }
-        window.look(bytes.len(), weight)?;
+        window.check(bytes.len(), weight)?;
     }
     if let Some(weight) = weight {
         weight.received()?;
@@ -54,7 +54,7 @@ async fn receive(
     body: &mut Body,
     bytes: &mut BytesMut,
     max: ByteCount,
-    weight: Option<&Weight>,
+    weight: Option<&RequestWeight>,
 ) -> Result<(), ApiError> {
     while !body.is_end_stream()
         && let Some(frame) = body.frame().await
@@ -72,7 +72,7 @@ async fn receive(
 }
 
 /// A period of time in which a client must send at least a certain number of bytes.
-struct Window {
+struct ProgressWindow {
     length: Duration,
     begin: Instant,
     /// The number of bytes that had arrived when the period began, and at the last check.
@@ -80,7 +80,7 @@ struct Window {
     seen: usize,
 }
 
-impl Window {
+impl ProgressWindow {
     fn new(length: Duration) -> Self {
         Self { length, begin: Instant::now(), before: 0, seen: 0 }
     }
@@ -89,11 +89,11 @@ impl Window {
     ///
     /// # Errors
     /// If the client is too slow, or its request was abandoned to make room for others.
-    fn look(&mut self, arrived: usize, weight: Option<&Arc<Weight>>) -> Result<(), ApiError> {
-        let least = (LEAST_RATE as f64 * self.length.as_secs_f64()) as usize;
+    fn check(&mut self, arrived: usize, weight: Option<&Arc<RequestWeight>>) -> Result<(), ApiError> {
+        let least = (MINIMUM_RATE as f64 * self.length.as_secs_f64()) as usize;
         let is_over = self.begin.elapsed() >= self.length;
-        if (is_over && arrived - self.before < least) || weight.is_some_and(|weight| weight.wait.is_given_up()) {
-            return Err(ApiError::body_too_slow(ByteCount(LEAST_RATE), Seconds(self.length)));
+        if (is_over && arrived - self.before < least) || weight.is_some_and(|weight| weight.wait.is_abandoned()) {
+            return Err(ApiError::body_too_slow(ByteCount(MINIMUM_RATE), Seconds(self.length)));
         }
         if is_over {
             (self.begin, self.before) = (Instant::now(), arrived);
@@ -102,7 +102,7 @@ impl Window {
             if arrived > self.seen {
                 weight.wait.begin(0);
             }
-            weight.may_wait();
+            weight.register_waiting();
         }
         self.seen = arrived;
         Ok(())

@@ -3,7 +3,7 @@
 //! A request keeps its weight in the in-flight budget until its response is sent, so a client that sends or reads
 //! slowly, or not at all, takes room from all others. Two rules limit this:
 //!
-//! - A client that stays below [`LEAST_RATE`] for [`WINDOW`] is disconnected.
+//! - A client that stays below [`MINIMUM_RATE`] for [`WINDOW`] is disconnected.
 //! - If a new request does not fit, requests that wait for their clients are abandoned to make room: those that have
 //!   waited longest first, or the heaviest first if waiting requests hold more than half of the budget.
 
@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, Abortable, Aborted};
 
-use super::admission::Weight;
+use super::admission::RequestWeight;
 
 /// The minimum transfer rate of a client in bytes per second, averaged over [`WINDOW`].
-pub const LEAST_RATE: u64 = 4 << 10;
+pub const MINIMUM_RATE: u64 = 4 << 10;
 pub const WINDOW: Duration = Duration::from_secs(30);
 
-/// A request whose client transfers fewer bytes per second than this, after a pause of [`PAUSE`], may be abandoned if
-/// there is no room for another request.
-const BRISK_RATE: u64 = 32 << 10;
-const PAUSE: Duration = Duration::from_secs(1);
+/// A request whose client transfers fewer bytes per second than this, after a pause of [`GRACE_PERIOD`], may be
+/// abandoned if there is no room for another request.
+const NORMAL_RATE: u64 = 32 << 10;
+const GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// The pause between two searches for requests to abandon after a search without success, in milliseconds.
 const SEARCH_INTERVAL: u64 = 100;
 
-/// The interval between two searches for clients below [`LEAST_RATE`].
+/// The interval between two searches for clients below [`MINIMUM_RATE`].
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
@@ -43,9 +43,9 @@ pub fn abortable<F: Future>(task: F) -> impl Future<Output = Result<F::Output, A
 
 /// Runs each stream of an HTTP/2 connection as its own task, so that each can be ended alone.
 #[derive(Debug, Clone, Copy)]
-pub struct Streams;
+pub struct StreamExecutor;
 
-impl<F: Future + Send + 'static> hyper::rt::Executor<F> for Streams {
+impl<F: Future + Send + 'static> hyper::rt::Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
         let stream = abortable(stream);
         tokio::spawn(async {
@@ -63,18 +63,18 @@ fn now() -> u64 {
 
 /// Whether, and since when, one request waits for its client.
 #[derive(Debug, Default)]
-pub struct Wait {
+pub struct ClientWait {
     /// The time (of [`now`]) since which the request waits, or 0 if it does not wait for its client.
     since: AtomicU64,
     /// The size of the piece that the client has to receive, in bytes.
     piece: AtomicU64,
-    given_up: AtomicBool,
-    /// Whether the request is listed in a [`Waiting`].
+    abandoned: AtomicBool,
+    /// Whether the request is listed in a [`WaitingRequests`].
     listed: AtomicBool,
     task: OnceLock<AbortHandle>,
 }
 
-impl Wait {
+impl ClientWait {
     /// Records that the request waits from now on, and that the client has `piece` bytes to receive.
     pub fn begin(&self, piece: u64) {
         self.piece.store(piece, Ordering::Relaxed);
@@ -87,19 +87,19 @@ impl Wait {
     }
 
     /// Makes the current task the one that is ended if the client is disconnected.
-    pub fn may_end_this_task(&self) {
+    pub fn set_task_to_abort(&self) {
         if let Ok(task) = TASK.try_with(Clone::clone) {
             let _ = self.task.set(task);
         }
     }
 
     /// Returns whether the request was abandoned to make room for another one.
-    pub fn is_given_up(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed)
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Relaxed)
     }
 
-    pub fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
         if let Some(task) = self.task.get() {
             task.abort();
         }
@@ -124,41 +124,41 @@ impl Wait {
 
 /// The requests that wait, or may wait, long for their clients.
 #[derive(Debug, Default)]
-pub struct Waiting {
-    list: Mutex<List>,
-    /// The time (of [`now`]) from which [`Waiting::make_room`] searches again.
+pub struct WaitingRequests {
+    list: Mutex<WaitingList>,
+    /// The time (of [`now`]) from which [`WaitingRequests::make_room`] searches again.
     search_at: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct List {
-    requests: Vec<Listed>,
+struct WaitingList {
+    requests: Vec<WaitingEntry>,
     /// Whether a task is checking the list for slow clients.
     swept: bool,
 }
 
 #[derive(Debug)]
-struct Listed {
+struct WaitingEntry {
     since: u64,
-    request: Weak<Weight>,
+    request: Weak<RequestWeight>,
 }
 
-impl Waiting {
-    fn list(&self) -> MutexGuard<'_, List> {
+impl WaitingRequests {
+    fn list(&self) -> MutexGuard<'_, WaitingList> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a request, which leaves the list when it is dropped. As long as the list is not empty, a task on the
     /// current runtime checks it every second for clients that are too slow.
-    pub fn add(self: &Arc<Self>, request: &Arc<Weight>) {
+    pub fn add(self: &Arc<Self>, request: &Arc<RequestWeight>) {
         if request.wait.listed.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut list = self.list();
-        list.requests.push(Listed { since: now(), request: Arc::downgrade(request) });
+        list.requests.push(WaitingEntry { since: now(), request: Arc::downgrade(request) });
         if !list.swept {
             list.swept = true;
-            let sweep = Sweep { waiting: Arc::clone(self), ended: false };
+            let sweep = SlowClientSweep { waiting: Arc::clone(self), ended: false };
             // The lock is released first, because the runtime may drop the task at once, which locks the list again.
             drop(list);
             tokio::spawn(async move {
@@ -171,16 +171,16 @@ impl Waiting {
         }
     }
 
-    /// Disconnects clients below [`LEAST_RATE`]. Returns whether any requests are left in the list.
+    /// Disconnects clients below [`MINIMUM_RATE`]. Returns whether any requests are left in the list.
     fn cut_off_slow_clients(&self) -> bool {
         let mut list = self.list();
         list.requests.retain(|listed| {
             let Some(request) = listed.request.upgrade() else { return false };
-            if request.wait.overdue(request.window(), LEAST_RATE).is_none() {
+            if request.wait.overdue(request.window(), MINIMUM_RATE).is_none() {
                 return true;
             }
             tracing::info!("a client receives its response too slowly: the connection is closed");
-            request.give_up();
+            request.abandon();
             false
         });
         list.swept = !list.requests.is_empty();
@@ -197,10 +197,10 @@ impl Waiting {
         let mut found = Vec::new();
         for listed in &self.list().requests {
             if let Some(request) = listed.request.upgrade()
-                && now.saturating_sub(listed.since) >= milliseconds(PAUSE)
+                && now.saturating_sub(listed.since) >= milliseconds(GRACE_PERIOD)
                 && request.wait.waits()
             {
-                found.push((request.wait.overdue(PAUSE, BRISK_RATE), request.weight(), request));
+                found.push((request.wait.overdue(GRACE_PERIOD, NORMAL_RATE), request.weight(), request));
             }
         }
         let all: u64 = found.iter().map(|(_, weight, _)| weight).sum();
@@ -223,20 +223,20 @@ impl Waiting {
                 bytes = weight,
                 "a request that waits for its slow client is abandoned to make room for another one"
             );
-            request.give_up();
+            request.abandon();
         }
         true
     }
 }
 
 /// The task that checks the list for slow clients.
-struct Sweep {
-    waiting: Arc<Waiting>,
+struct SlowClientSweep {
+    waiting: Arc<WaitingRequests>,
     /// Whether the task found the list empty, and has already recorded that it ends.
     ended: bool,
 }
 
-impl Drop for Sweep {
+impl Drop for SlowClientSweep {
     /// Records that the task has ended, if its runtime ended first: the next request then starts another task.
     fn drop(&mut self) {
         if !self.ended {

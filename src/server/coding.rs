@@ -8,7 +8,7 @@ use axum::http::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::admission::Weight;
+use super::admission::RequestWeight;
 use super::error::ApiError;
 use crate::config::units::ByteCount;
 
@@ -16,12 +16,12 @@ use crate::config::units::ByteCount;
 pub const ACCEPTED: &str = "gzip, deflate, zstd";
 
 /// The largest number of codings that one body may have.
-const MOST: usize = 4;
+const MOST_CODINGS: usize = 4;
 
 /// The largest zstd window, as a power of two: 8 MiB, the most that a content coding may require (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
 
-const PIECE: usize = 64 << 10;
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A content coding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Coding {
 ///
 /// # Errors
 /// If a coding is not supported, or there are too many.
-pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
+pub fn content_codings(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
     let mut codings = Vec::new();
     for value in headers.get_all(CONTENT_ENCODING) {
         let value = String::from_utf8_lossy(value.as_bytes());
@@ -48,7 +48,7 @@ pub fn of(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
                 _ => return Err(ApiError::content_coding(name)),
             }
         }
-        if codings.len() > MOST {
+        if codings.len() > MOST_CODINGS {
             return Err(ApiError::content_coding(&value));
         }
     }
@@ -72,11 +72,16 @@ pub fn check_transfer(headers: &HeaderMap) -> Result<(), ApiError> {
 ///
 /// # Errors
 /// If the body is not valid, decompresses to more than `max` bytes, or does not fit into the in-flight budget.
-pub fn decode(body: &[u8], codings: &[Coding], max: ByteCount, weight: Option<&Weight>) -> Result<Vec<u8>, ApiError> {
+pub fn decode(
+    body: &[u8],
+    codings: &[Coding],
+    max: ByteCount,
+    weight: Option<&RequestWeight>,
+) -> Result<Vec<u8>, ApiError> {
     let mut decoded: Option<Vec<u8>> = None;
     for coding in codings.iter().rev() {
         let encoded = decoded.as_deref().unwrap_or(body);
-        let mut output = Output { bytes: Vec::new(), max, weight };
+        let mut output = DecodedBody { bytes: Vec::new(), max, weight };
         match coding {
             Coding::Gzip => output.take(MultiGzDecoder::new(encoded))?,
             Coding::Deflate => inflate(encoded, &mut output)?,
@@ -95,13 +100,13 @@ pub fn decode(body: &[u8], codings: &[Coding], max: ByteCount, weight: Option<&W
 }
 
 /// The bytes that have been decompressed so far.
-struct Output<'a> {
+struct DecodedBody<'a> {
     bytes: Vec<u8>,
     max: ByteCount,
-    weight: Option<&'a Weight>,
+    weight: Option<&'a RequestWeight>,
 }
 
-impl Output<'_> {
+impl DecodedBody<'_> {
     fn push(&mut self, piece: &[u8]) -> Result<(), ApiError> {
         if (self.bytes.len() + piece.len()) as u64 > self.max.0 {
             return Err(ApiError::body_too_large(None, self.max));
@@ -114,7 +119,7 @@ impl Output<'_> {
     }
 
     fn take(&mut self, mut decoder: impl Read) -> Result<(), ApiError> {
-        let mut piece = vec![0; PIECE];
+        let mut piece = vec![0; PIECE_BYTES];
         loop {
             match decoder.read(&mut piece).map_err(ApiError::broken_coding)? {
                 0 => return Ok(()),
@@ -125,12 +130,12 @@ impl Output<'_> {
 }
 
 /// Decompresses `deflate`: the zlib format, or the raw format that some clients send under this name.
-fn inflate(encoded: &[u8], output: &mut Output<'_>) -> Result<(), ApiError> {
+fn inflate(encoded: &[u8], output: &mut DecodedBody<'_>) -> Result<(), ApiError> {
     // In a zlib header the method is 8 (deflate), and the two bytes are a multiple of 31 (RFC 1950, section 2.2).
     let is_zlib =
         matches!(*encoded, [method, flags, ..] if method & 15 == 8 && u16::from_be_bytes([method, flags]) % 31 == 0);
     let mut decoder = Decompress::new(is_zlib);
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; PIECE_BYTES];
     loop {
         let (taken, made) = (decoder.total_in(), decoder.total_out());
         let rest = usize::try_from(taken).ok().and_then(|taken| encoded.get(taken..)).unwrap_or_default();
@@ -168,7 +173,7 @@ mod tests {
         for value in values {
             headers.append(CONTENT_ENCODING, HeaderValue::from_static(value));
         }
-        of(&headers)
+        content_codings(&headers)
     }
 
     fn gzip(bytes: &[u8]) -> Vec<u8> {

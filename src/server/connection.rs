@@ -31,59 +31,59 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::Semaphore;
 
-use super::activity::{Activity, AnswerBody};
-use super::clients::{Streams, abortable};
+use super::activity::{Activity, TrackedBody};
+use super::clients::{StreamExecutor, abortable};
 use super::descriptors;
 use super::drain::{Drain, Watcher};
 use super::error::ApiError;
 use super::listen::{Peer, Socket};
 use super::metrics::Metrics;
-use super::refuse::{self, REFUSAL, Refusals, Surplus};
+use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
 use super::sockets::SocketThreads;
-use super::tls::{Accepted, Tls};
-use super::transport::{Bytes, Transport};
-use super::{Serving, State};
+use super::tls::{HandshakeOutcome, Tls};
+use super::transport::{SocketStream, Transport};
+use super::{ActiveConfiguration, ServerState};
 
 /// The time limit of a TLS handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves the connections of one server.
 pub struct Connections<'a> {
     threads: &'a SocketThreads,
     drain: &'a Drain,
-    serving: Arc<ArcSwapOption<Serving>>,
+    active: Arc<ArcSwapOption<ActiveConfiguration>>,
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
     free: Arc<Semaphore>,
-    surplus: Surplus,
+    excess: ExcessConnections,
 }
 
 impl<'a> Connections<'a> {
     /// Serves connections on `threads`. The state itself is not kept, because a reload replaces it and it must then be
     /// freed.
-    pub fn new(state: &State, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
-        let limit = descriptors::Connections::of(state.config.server.max_connections);
+    pub fn new(state: &ServerState, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
+        let limit = descriptors::ConnectionLimits::new(state.config.server.max_connections);
         Self {
             threads,
             drain,
-            serving: Arc::clone(&state.serving),
+            active: Arc::clone(&state.active),
             metrics: Arc::clone(&state.metrics),
             refusals: Arc::new(Refusals::new(&state.metrics)),
             free: Arc::new(Semaphore::new(limit.served.min(Semaphore::MAX_PERMITS))),
-            surplus: Surplus::new(limit.surplus),
+            excess: ExcessConnections::new(limit.excess),
         }
     }
 
     /// Serves a connection in the background, or refuses it if `server.max_connections` are open.
     pub async fn serve(&self, socket: Socket, peer: Peer) {
-        let (serving, refusals) = (Arc::clone(&self.serving), Arc::clone(&self.refusals));
+        let (active, refusals) = (Arc::clone(&self.active), Arc::clone(&self.refusals));
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
-            let open = (permit, self.metrics.connect());
+            let open = (permit, self.metrics.count_connection());
             let watcher = self.drain.watcher();
             self.threads.spawn(socket, async move |socket| {
                 let _open = open;
-                if let Err(error) = serve(serving, socket, peer, &refusals, watcher).await {
+                if let Err(error) = serve(active, socket, peer, &refusals, watcher).await {
                     refusals.ended(peer, &*error);
                 }
             });
@@ -95,14 +95,14 @@ impl<'a> Connections<'a> {
     /// Answers a connection over the limit with an error, if there is room for that, and closes it.
     pub async fn refuse(&self, socket: Socket) {
         self.refusals.over_limit();
-        let Some(place) = self.surplus.enter().await else { return };
-        let (serving, metrics) = (Arc::clone(&self.serving), Arc::clone(&self.metrics));
+        let Some(place) = self.excess.enter().await else { return };
+        let (active, metrics) = (Arc::clone(&self.active), Arc::clone(&self.metrics));
         self.threads.spawn(socket, async move |socket| {
             let refusal = async {
-                let Some(tls) = serving.load().as_ref().map(|serving| Arc::clone(&serving.state.tls)) else { return };
-                match tokio::time::timeout(REFUSAL, tls.accept(socket)).await {
-                    Ok(Ok(Accepted::Stream(stream))) => refuse::over_limit(serving, metrics, stream).await,
-                    Ok(Ok(Accepted::PlainHttp(stream))) => refuse::plain_http(stream).await,
+                let Some(tls) = active.load().as_ref().map(|active| Arc::clone(&active.state.tls)) else { return };
+                match tokio::time::timeout(REFUSAL_TIMEOUT, tls.accept(socket)).await {
+                    Ok(Ok(HandshakeOutcome::Stream(stream))) => refuse::over_limit(active, metrics, stream).await,
+                    Ok(Ok(HandshakeOutcome::PlainHttp(stream))) => refuse::plain_http(stream).await,
                     _ => {}
                 }
             };
@@ -114,20 +114,20 @@ impl<'a> Connections<'a> {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 async fn serve(
-    serving: Arc<ArcSwapOption<Serving>>,
+    active: Arc<ArcSwapOption<ActiveConfiguration>>,
     socket: Socket,
     peer: Peer,
     refusals: &Arc<Refusals>,
     mut watcher: Watcher,
 ) -> Result<(), Error> {
-    let Some((tls, header_timeout, request_timeout)) = serving.load().as_ref().map(|serving| {
-        let server = &serving.state.config.server;
-        (Arc::clone(&serving.state.tls), server.header_timeout.0, server.request_timeout.0)
+    let Some((tls, header_timeout, request_timeout)) = active.load().as_ref().map(|active| {
+        let server = &active.state.config.server;
+        (Arc::clone(&active.state.tls), server.header_timeout.0, server.request_timeout.0)
     }) else {
         return Ok(());
     };
     let activity = Arc::new(Activity::default());
-    let handshake = handshake(&tls, socket, peer, refusals, HANDSHAKE.min(header_timeout));
+    let handshake = handshake(&tls, socket, peer, refusals, HANDSHAKE_TIMEOUT.min(header_timeout));
     let stream = tokio::select! {
         biased;
         stream = handshake => stream?,
@@ -141,12 +141,12 @@ async fn serve(
         let (version, in_flight) = (request.version(), requests.begin());
         let bad_host = refuse::bad_host(&request).inspect(|reason| refusals.malformed(peer, reason));
         let received = received.clone();
-        let mut request = RequestBody::of(request, &received);
+        let mut request = RequestBody::wrap(request, &received);
         // Only the access log uses the address, and it shows addresses only at this level.
         if tracing::enabled!(tracing::Level::DEBUG) {
             request.extensions_mut().insert(peer);
         }
-        let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
+        let routes = active.load().as_ref().map(|active| active.routes.clone());
         async move {
             let mut response = match (bad_host, routes) {
                 (None, Some(routes)) => routes.answer(request).await,
@@ -154,7 +154,7 @@ async fn serve(
                 (None, None) => refuse::answer(ApiError::draining(), request),
             };
             close_if_unread(&mut response, &received);
-            Ok::<_, Infallible>(response.map(|body| AnswerBody::new(body, in_flight, version)))
+            Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, in_flight, version)))
         }
     });
     let builder = protocol(header_timeout);
@@ -185,11 +185,11 @@ async fn handshake(
     peer: Peer,
     refusals: &Refusals,
     limit: Duration,
-) -> Result<Option<Box<dyn Bytes>>, Error> {
+) -> Result<Option<Box<dyn SocketStream>>, Error> {
     match tokio::time::timeout(limit, tls.accept(socket)).await? {
-        Ok(Accepted::Stream(stream)) => Ok(Some(stream)),
-        Ok(Accepted::Closed) => Ok(None),
-        Ok(Accepted::PlainHttp(stream)) => {
+        Ok(HandshakeOutcome::Stream(stream)) => Ok(Some(stream)),
+        Ok(HandshakeOutcome::Closed) => Ok(None),
+        Ok(HandshakeOutcome::PlainHttp(stream)) => {
             refusals.malformed(peer, &"plain HTTP on an HTTPS port");
             refuse::plain_http(stream).await;
             Ok(None)
@@ -208,8 +208,8 @@ async fn give_up(watcher: &mut Watcher, activity: &Activity) {
     watcher.given_up(activity).await;
 }
 
-pub fn protocol(header_timeout: Duration) -> auto::Builder<Streams> {
-    let mut builder = auto::Builder::new(Streams);
+pub fn protocol(header_timeout: Duration) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(StreamExecutor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
     // This finds clients that disappeared without closing the connection while no request would notice it.
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(header_timeout);

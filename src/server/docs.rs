@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
-use super::State;
+use super::ServerState;
 use super::authorize::may_see_names;
 use crate::config::DEFAULT_MODEL_ID;
 
@@ -34,7 +34,7 @@ const TAGS: [(&str, &str); 4] = [
     ("operations", "Health probes and metrics for operators."),
 ];
 
-type Answer<T> = ([(HeaderName, &'static str); 1], T);
+type JsonResponse<T> = ([(HeaderName, &'static str); 1], T);
 
 /// Returns the description without its routes.
 pub fn introduction() -> OpenApi {
@@ -45,13 +45,13 @@ pub fn introduction() -> OpenApi {
     OpenApiBuilder::new().info(info).tags(Some(TAGS.map(tag))).build()
 }
 
-/// Returns the complete description as JSON. `closed` are the paths of the routes that need an API key, empty if none
-/// does.
-pub fn of_routes(api: OpenApi, closed: &[String]) -> Value {
+/// Returns the complete description as JSON. `protected` are the paths of the routes that need an API key, empty if
+/// none does.
+pub fn document(api: OpenApi, protected: &[String]) -> Value {
     // A description consists of strings and numbers, which always serialize.
     let mut api = serde_json::to_value(api).unwrap_or_default();
-    if !closed.is_empty() {
-        describe_keys(&mut api, closed);
+    if !protected.is_empty() {
+        describe_keys(&mut api, protected);
     }
     if let Some(Value::Object(paths)) = api.get_mut("paths") {
         // axum writes `{*id}` for a parameter that may contain slashes. OpenAPI has no notation for that.
@@ -65,7 +65,7 @@ pub fn of_routes(api: OpenApi, closed: &[String]) -> Value {
 }
 
 /// Describes the ways to send an API key, any one of which is enough.
-fn describe_keys(api: &mut Value, closed: &[String]) {
+fn describe_keys(api: &mut Value, protected: &[String]) {
     let header = |name| json!({"type": "apiKey", "in": "header", "name": name});
     let schemes = [
         ("bearer", json!({"type": "http", "scheme": "bearer"})),
@@ -76,7 +76,7 @@ fn describe_keys(api: &mut Value, closed: &[String]) {
     if let Some(components) = api.get_mut("components").and_then(Value::as_object_mut) {
         components.insert("securitySchemes".to_owned(), schemes.into_iter().collect());
     }
-    for path in closed {
+    for path in protected {
         let item = api.get_mut("paths").and_then(|paths| paths.get_mut(path)?.as_object_mut());
         for operation in item.into_iter().flat_map(|item| item.values_mut()).filter_map(Value::as_object_mut) {
             operation.insert("security".to_owned(), security.clone());
@@ -99,7 +99,7 @@ const MODELS_IN_EXAMPLES: [&str; 8] = [
 /// Returns the description for this server: its examples name the default model, and its schemas have the server's
 /// limits and those of the models that are loaded. Without a known API key, on a server that has keys, the examples
 /// name OpenAI's model and the limits of the models are left out.
-pub fn description(mut api: Value, state: &State, extensions: &Extensions) -> Answer<Bytes> {
+pub fn description(mut api: Value, state: &ServerState, extensions: &Extensions) -> JsonResponse<Bytes> {
     let may_see_names = may_see_names(extensions, state);
     let model = json!(if may_see_names { state.config.default_model() } else { DEFAULT_MODEL_ID });
     for pointer in MODELS_IN_EXAMPLES {

@@ -15,13 +15,13 @@ use axum::http::Response;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 
-use super::State;
-use super::admission::Weight;
-use super::authorize::View;
+use super::ServerState;
+use super::admission::RequestWeight;
+use super::authorize::VisibleState;
 use super::error::ApiError;
-use super::inputs::{self, Asked};
+use super::inputs::{self, RequestedModel};
 use super::json::Json;
-use super::models::Id;
+use super::models::ModelId;
 use super::stages::{Stage, Stages};
 use super::{stream, write};
 use crate::embedder::{Embedder, PooledTokens};
@@ -41,14 +41,14 @@ pub const DEVICE_POOL_SLICE: usize = 1 << 30;
 const DEVICE_WRITE_SLICE: usize = 4 << 20;
 
 /// The longest response, in bytes, that is written on the socket thread: about 0.1 ms in the worst case.
-const ANSWER_HERE: usize = 64 << 10;
+const INLINE_RESPONSE_BYTES: usize = 64 << 10;
 
 /// The path of almost all requests.
 pub const PATH: &str = "/v1/embeddings";
 
 /// Does what [`create`] does, without axum's router.
-pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
-    let View(state) = View::of(request.extensions(), state);
+pub async fn direct(state: &Arc<ServerState>, request: Request) -> Response<Body> {
+    let VisibleState(state) = VisibleState::from_extensions(request.extensions(), state);
     let answered = match Json::from_request(request, &state).await {
         Ok(Json(request, weight)) => answer(&state, request, weight.as_deref()).await,
         Err(error) => Err(error),
@@ -68,7 +68,7 @@ pub async fn direct(state: &Arc<State>, request: Request) -> Response<Body> {
     responses((status = OK, description = "One embedding per input, in the order of the inputs", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create(
-    View(state): View,
+    VisibleState(state): VisibleState,
     Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
     answer(&state, request, weight.as_deref()).await
@@ -81,13 +81,14 @@ pub async fn create(
     post,
     path = "/v1/engines/{id}/embeddings",
     tag = "embeddings",
+    operation_id = "createEngineEmbedding",
     params(("id" = String, Path, description = "The ID or an alias of a model; `model` in the body is ignored")),
     request_body = CreateEmbeddingRequest,
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
-pub async fn of_engine(
-    View(state): View,
-    Id(id): Id,
+pub async fn create_for_engine(
+    VisibleState(state): VisibleState,
+    ModelId(id): ModelId,
     Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
     answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
@@ -100,6 +101,7 @@ pub async fn of_engine(
     post,
     path = "/openai/deployments/{id}/embeddings",
     tag = "embeddings",
+    operation_id = "createDeploymentEmbedding",
     params(
         ("id" = String, Path, description = "The deployment ID: the ID or an alias of a model; `model` in the body is ignored"),
         ("api-version" = Option<String>, Query, description = "Ignored: the response is the same for all versions"),
@@ -107,35 +109,35 @@ pub async fn of_engine(
     request_body = CreateEmbeddingRequest,
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
-pub async fn of_deployment(
-    View(state): View,
-    Id(id): Id,
+pub async fn create_for_deployment(
+    VisibleState(state): VisibleState,
+    ModelId(id): ModelId,
     Json(request, weight): Json<CreateEmbeddingRequest>,
 ) -> Result<Response<Body>, ApiError> {
     answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
 }
 
 async fn answer(
-    state: &State,
+    state: &ServerState,
     request: CreateEmbeddingRequest,
-    weight: Option<&Weight>,
+    weight: Option<&RequestWeight>,
 ) -> Result<Response<Body>, ApiError> {
     let CreateEmbeddingRequest { input, model, encoding_format, dimensions, .. } = request;
     let inputs = input.list;
-    let asked = Asked::of(state, model.as_deref())?;
-    let dimensions = asked.embedder.resolve_dimensions(dimensions)?;
+    let requested = RequestedModel::resolve(state, model.as_deref())?;
+    let dimensions = requested.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len();
-    let inputs = asked.admit(state, weight, "input", inputs)?;
+    let inputs = requested.check(state, weight, "input", inputs)?;
     let size_of_answer = count.saturating_mul(write::size_of_embedding(dimensions, encoding_format));
-    let small = inputs.are_short() && size_of_answer <= ANSWER_HERE;
-    let tokens = asked.tokens(state, inputs, small).await?;
+    let small = inputs.are_short() && size_of_answer <= INLINE_RESPONSE_BYTES;
+    let tokens = requested.tokenize(state, inputs, small).await?;
     let usage = inputs::charge(state, &tokens)?;
-    let model = model.unwrap_or_else(|| asked.entry.id().to_owned());
-    let (embedder, stages) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages));
-    let answer = Answer { embedder, stages, tokens, dimensions, encoding_format, model };
-    let response = if small { answer.respond_here()? } else { answer.respond(state).await? };
-    Ok(asked.account(response, count, usage))
+    let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
+    let (embedder, stages) = (Arc::clone(&requested.embedder), Arc::clone(&requested.stages));
+    let answer = EmbeddingsResponse { embedder, stages, tokens, dimensions, encoding_format, model };
+    let response = if small { answer.respond_inline()? } else { answer.respond(state).await? };
+    Ok(requested.with_accounting(response, count, usage))
 }
 
 thread_local! {
@@ -144,7 +146,7 @@ thread_local! {
 }
 
 /// What is needed to write the response.
-struct Answer {
+struct EmbeddingsResponse {
     embedder: Arc<Embedder>,
     stages: Arc<Stages>,
     tokens: Vec<PooledTokens>,
@@ -153,8 +155,8 @@ struct Answer {
     model: String,
 }
 
-impl Answer {
-    async fn respond(self, state: &State) -> Result<Response<Body>, ApiError> {
+impl EmbeddingsResponse {
+    async fn respond(self, state: &ServerState) -> Result<Response<Body>, ApiError> {
         let answer_size = write::size_of_embedding(self.dimensions, self.encoding_format);
         // A slice ends at whichever of the two limits it reaches first: the sizes are shares of a slice.
         const WHOLE: usize = 1 << 30;
@@ -166,7 +168,7 @@ impl Answer {
             let pooled = tokens.len().saturating_mul(self.dimensions).saturating_mul(WHOLE / pool_slice);
             pooled.max(answer_size * (WHOLE / write_slice))
         };
-        let slices = inputs::slices(self.tokens.iter().map(share), WHOLE);
+        let slices = inputs::split_by_size(self.tokens.iter().map(share), WHOLE);
         let queued = self.stages.queued();
         let longest = inputs::longest_to_pool(&self.tokens, self.dimensions);
         stream::respond(state, slices.len(), longest, move |slice, at| {
@@ -176,8 +178,8 @@ impl Answer {
         .await
     }
 
-    fn respond_here(self) -> Result<Response<Body>, ApiError> {
-        let body = workers::here(|| self.write(0..self.tokens.len(), &Undisturbed))??;
+    fn respond_inline(self) -> Result<Response<Body>, ApiError> {
+        let body = workers::run_inline(|| self.write(0..self.tokens.len(), &Undisturbed))??;
         Ok(stream::json(Body::from(body)))
     }
 
@@ -207,7 +209,7 @@ impl Answer {
             write::embedding(&mut out, index, vector, self.encoding_format);
         }
         if last {
-            write::tail(&mut out, &self.model, inputs::count(&self.tokens));
+            write::tail(&mut out, &self.model, inputs::token_count(&self.tokens));
         }
         out.into()
     }

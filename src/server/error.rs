@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use super::coding;
-use super::rates::{Exceeded, TooManyTokens};
+use super::rates::{RateExceeded, TooManyTokens};
 use crate::config::units::{ByteCount, Seconds};
 use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
@@ -43,7 +43,7 @@ const LONGEST_PATH: usize = 200;
 const LONGEST_NAME: usize = 100;
 
 /// The error code under which the metrics count a response, as an extension of every error response. An error without a
-/// code has a class here all the same.
+/// code has a class of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ErrorClass(pub &'static str);
 
@@ -305,7 +305,7 @@ impl ApiError {
 
     /// Returns the error with `field` as its `param`, for inputs that are in another field than `input`.
     #[must_use]
-    pub fn of_field(self, field: &str) -> Self {
+    pub fn for_field(self, field: &str) -> Self {
         if self.param.as_deref() == Some("input") { self.param(field) } else { self }
     }
 
@@ -383,8 +383,8 @@ impl From<EmbedError> for ApiError {
     }
 }
 
-impl From<Exceeded> for ApiError {
-    fn from(exceeded: Exceeded) -> Self {
+impl From<RateExceeded> for ApiError {
+    fn from(exceeded: RateExceeded) -> Self {
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, exceeded.resource.name(), exceeded.to_string());
         // Rounded up to whole seconds, so that a retry after that time is accepted.
         let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000);

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Json;
-use axum::extract::State as Shared;
+use axum::extract::State;
 use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::State;
+use super::ServerState;
 use super::authorize::may_see_names;
 use super::error::ApiError;
 use crate::openai::ErrorResponse;
-use crate::registry::Entry;
+use crate::registry::RegisteredModel;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
@@ -46,12 +46,12 @@ pub async fn health() -> Json<Status> {
         (status = SERVICE_UNAVAILABLE, description = "Models are loading, the server is shutting down, or the file of a table was damaged while in use", body = ErrorResponse<'_>),
     )
 )]
-pub async fn ready(Shared(state): Shared<Arc<State>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {
+pub async fn ready(State(state): State<Arc<ServerState>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {
     if state.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
     let may_see_names = may_see_names(&extensions, &state);
-    let damage = |entry: &Arc<Entry>| entry.embedder()?.damage();
+    let damage = |entry: &Arc<RegisteredModel>| entry.embedder()?.damage();
     if let Some(damage) = state.registry.models().iter().find_map(damage) {
         return Err(ApiError::damaged(&damage));
     }

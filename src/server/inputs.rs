@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Response;
 
-use super::State;
+use super::ServerState;
 use super::access::Accounting;
-use super::admission::Weight;
+use super::admission::RequestWeight;
 use super::error::ApiError;
 use super::stages::{SERVER_TIMING, Stage, Stages};
 use crate::embedder::{Embedder, Input, PooledTokens};
 use crate::error::EmbedError;
-use crate::registry::Entry;
+use crate::registry::RegisteredModel;
 use crate::workers;
 use crate::yield_point::{Undisturbed, YieldPoint};
 
@@ -23,38 +23,38 @@ use crate::yield_point::{Undisturbed, YieldPoint};
 const TOKENIZE_SLICE: usize = 16 << 10;
 
 /// The most text, in bytes, that is tokenized on the socket thread: about 0.1 ms in the worst case.
-const TEXT_HERE: usize = 512;
+const INLINE_TEXT_BYTES: usize = 512;
 
 /// How many table numbers are pooled in a microsecond.
-const NUMBERS_A_MICROSECOND: u64 = 4096;
+const NUMBERS_PER_MICROSECOND: u64 = 4096;
 
 /// The loaded model that a request names, and the times that the request spends in each stage.
-pub struct Asked {
-    pub entry: Arc<Entry>,
+pub struct RequestedModel {
+    pub entry: Arc<RegisteredModel>,
     pub embedder: Arc<Embedder>,
     pub stages: Arc<Stages>,
 }
 
 /// Inputs that have passed all checks that are possible before tokenizing.
-pub struct Admitted {
+pub struct CheckedInputs {
     inputs: Vec<Input>,
     /// The length of each input's text, in bytes.
     bytes: Vec<usize>,
 }
 
-impl Admitted {
+impl CheckedInputs {
     /// Returns whether tokenizing the inputs takes less time than handing them to a worker thread.
     pub fn are_short(&self) -> bool {
-        self.bytes.iter().sum::<usize>() <= TEXT_HERE
+        self.bytes.iter().sum::<usize>() <= INLINE_TEXT_BYTES
     }
 }
 
-impl Asked {
+impl RequestedModel {
     /// Returns the model with this ID or alias, or the default model for `None`.
     ///
     /// # Errors
     /// If there is no such model, or it is still loading.
-    pub fn of(state: &State, model: Option<&str>) -> Result<Self, ApiError> {
+    pub fn resolve(state: &ServerState, model: Option<&str>) -> Result<Self, ApiError> {
         let entry = state
             .registry
             .get(model)
@@ -69,13 +69,13 @@ impl Asked {
     ///
     /// # Errors
     /// If the text is longer than `server.max_body`, or does not fit into the in-flight budget.
-    pub fn admit(
+    pub fn check(
         &self,
-        state: &State,
-        weight: Option<&Weight>,
+        state: &ServerState,
+        weight: Option<&RequestWeight>,
         field: &str,
         inputs: Vec<Input>,
-    ) -> Result<Admitted, ApiError> {
+    ) -> Result<CheckedInputs, ApiError> {
         let server = &state.config.server;
         let bytes: Vec<usize> = inputs.iter().map(|input| self.embedder.bytes_of(input)).collect();
         let all = bytes.iter().fold(0u64, |all, &bytes| all.saturating_add(bytes as u64));
@@ -90,30 +90,35 @@ impl Asked {
         if let Some(weight) = weight.filter(|_| made > 0) {
             weight.arrived(made)?;
         }
-        Ok(Admitted { inputs, bytes })
+        Ok(CheckedInputs { inputs, bytes })
     }
 
-    /// Tokenizes the inputs, on the current thread if `here` is true, and otherwise on the worker threads. All errors
+    /// Tokenizes the inputs, on the current thread if `inline` is true, and otherwise on the worker threads. All errors
     /// that an input can have are found here.
     ///
     /// # Errors
     /// If the model does not accept one of the inputs.
-    pub async fn tokens(&self, state: &State, admitted: Admitted, here: bool) -> Result<Vec<PooledTokens>, ApiError> {
-        let Admitted { inputs, bytes } = admitted;
-        if here {
-            let tokens = || tokens_of(&self.embedder, 0..inputs.len(), &inputs, &Undisturbed);
-            return Ok(workers::here(|| self.stages.time(Stage::Tokenize, tokens))??);
+    pub async fn tokenize(
+        &self,
+        state: &ServerState,
+        checked: CheckedInputs,
+        inline: bool,
+    ) -> Result<Vec<PooledTokens>, ApiError> {
+        let CheckedInputs { inputs, bytes } = checked;
+        if inline {
+            let tokens = || tokenize_range(&self.embedder, 0..inputs.len(), &inputs, &Undisturbed);
+            return Ok(workers::run_inline(|| self.stages.time(Stage::Tokenize, tokens))??);
         }
         let longest = bytes.iter().copied().max().filter(|&bytes| bytes > TOKENIZE_SLICE).unwrap_or_default();
         // The estimate is the worst case of one microsecond per byte.
         let longest = Duration::from_micros(longest as u64);
-        let slices = slices(bytes.into_iter(), TOKENIZE_SLICE);
+        let slices = split_by_size(bytes.into_iter(), TOKENIZE_SLICE);
         let mut tokens = Vec::with_capacity(inputs.len());
         let (embedder, stages, queued) = (Arc::clone(&self.embedder), Arc::clone(&self.stages), self.stages.queued());
         let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
             queued(slice);
             let range = slices.get(slice).cloned().unwrap_or_default();
-            stages.time(Stage::Tokenize, || tokens_of(&embedder, range, &inputs, at))
+            stages.time(Stage::Tokenize, || tokenize_range(&embedder, range, &inputs, at))
         });
         while let Some(result) = job.next().await {
             tokens.extend(result??);
@@ -122,7 +127,7 @@ impl Asked {
     }
 
     /// Adds to `response` what the access log, the metrics and the client report about it.
-    pub fn account(self, mut response: Response<Body>, inputs: usize, tokens: usize) -> Response<Body> {
+    pub fn with_accounting(self, mut response: Response<Body>, inputs: usize, tokens: usize) -> Response<Body> {
         response.headers_mut().insert(SERVER_TIMING, self.stages.header());
         response.extensions_mut().insert(Accounting { entry: self.entry, inputs, tokens });
         response
@@ -132,7 +137,7 @@ impl Asked {
 /// Returns how long the longest text takes to pool, or zero if that is at most a few milliseconds.
 pub fn longest_to_pool(tokens: &[PooledTokens], dimensions: usize) -> Duration {
     let most = tokens.iter().map(PooledTokens::len).max().unwrap_or_default();
-    let micros = (most as u64).saturating_mul(dimensions as u64) / NUMBERS_A_MICROSECOND;
+    let micros = (most as u64).saturating_mul(dimensions as u64) / NUMBERS_PER_MICROSECOND;
     Some(Duration::from_micros(micros)).filter(|time| *time > Duration::from_millis(4)).unwrap_or_default()
 }
 
@@ -140,8 +145,8 @@ pub fn longest_to_pool(tokens: &[PooledTokens], dimensions: usize) -> Duration {
 ///
 /// # Errors
 /// If the key may never use that many tokens at once.
-pub fn charge(state: &State, tokens: &[PooledTokens]) -> Result<usize, ApiError> {
-    let count = count(tokens);
+pub fn charge(state: &ServerState, tokens: &[PooledTokens]) -> Result<usize, ApiError> {
+    let count = token_count(tokens);
     if let Some(limiter) = &state.limiter {
         limiter.charge_tokens(count as u64, Instant::now())?;
     }
@@ -149,11 +154,11 @@ pub fn charge(state: &State, tokens: &[PooledTokens]) -> Result<usize, ApiError>
 }
 
 /// Returns the total number of pooled tokens, which is what `usage` reports.
-pub fn count(tokens: &[PooledTokens]) -> usize {
+pub fn token_count(tokens: &[PooledTokens]) -> usize {
     tokens.iter().map(PooledTokens::len).sum()
 }
 
-fn tokens_of(
+fn tokenize_range(
     embedder: &Embedder,
     range: Range<usize>,
     inputs: &[Input],
@@ -165,7 +170,7 @@ fn tokens_of(
 
 /// Splits items of the given sizes into ranges. A range holds at least one item; further items are added while their
 /// total size is at most `max`.
-pub fn slices(sizes: impl Iterator<Item = usize>, max: usize) -> Vec<Range<usize>> {
+pub fn split_by_size(sizes: impl Iterator<Item = usize>, max: usize) -> Vec<Range<usize>> {
     let mut slices: Vec<Range<usize>> = Vec::new();
     let mut filled = 0;
     for (i, size) in sizes.enumerate() {
@@ -185,12 +190,12 @@ pub fn slices(sizes: impl Iterator<Item = usize>, max: usize) -> Vec<Range<usize
 
 #[cfg(test)]
 mod tests {
-    use super::slices;
+    use super::split_by_size;
 
     #[test]
     fn slices_cover_every_item_once_and_hold_at_most_the_limit_or_one_item() {
-        assert!(slices(std::iter::empty(), 10).is_empty());
-        assert_eq!(slices([0, 0, 11].into_iter(), 10), [0..2, 2..3]);
-        assert_eq!(slices([4, 6, 1, 100, 3, 3].into_iter(), 10), [0..2, 2..3, 3..4, 4..6]);
+        assert!(split_by_size(std::iter::empty(), 10).is_empty());
+        assert_eq!(split_by_size([0, 0, 11].into_iter(), 10), [0..2, 2..3]);
+        assert_eq!(split_by_size([4, 6, 1, 100, 3, 3].into_iter(), 10), [0..2, 2..3, 3..4, 4..6]);
     }
 }

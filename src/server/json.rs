@@ -6,8 +6,8 @@ use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 
-use super::State;
-use super::admission::Weight;
+use super::ServerState;
+use super::admission::RequestWeight;
 use super::error::ApiError;
 use super::{body, coding};
 use crate::openai::{self, BodyError};
@@ -15,17 +15,17 @@ use crate::openai::{self, BodyError};
 /// The largest body, in bytes, that is parsed on the socket thread.
 const PARSE_INLINE: usize = 64 << 10;
 
-/// The parsed body, and the weight of the request, to which later steps add what they make of the body.
-pub struct Json<T>(pub T, pub Option<Arc<Weight>>);
+/// The parsed body, and the weight of the request, to which later steps add the data that they derive from the body.
+pub struct Json<T>(pub T, pub Option<Arc<RequestWeight>>);
 
-impl<T: openai::Request> FromRequest<Arc<State>> for Json<T> {
+impl<T: openai::ParsedRequest> FromRequest<Arc<ServerState>> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &Arc<State>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
         coding::check_transfer(request.headers())?;
-        let codings = coding::of(request.headers())?;
-        let weight = request.extensions().get::<Arc<Weight>>().cloned();
+        let codings = coding::content_codings(request.headers())?;
+        let weight = request.extensions().get::<Arc<RequestWeight>>().cloned();
         let (max, max_inputs) = (state.config.server.max_body, state.config.server.max_inputs);
         let body = body::read(request.into_body(), max, weight.as_ref()).await?;
         let parsed: T = if codings.is_empty() && body.len() <= PARSE_INLINE {

@@ -4,7 +4,7 @@ use super::error::ApiError;
 
 /// Returns a response that replaces `bytes`, if `bytes` are hyper's own refusal of a request. `head` holds what was
 /// read of the request, if one read brought all of it.
-pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
+pub fn replace_hyper_refusal(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
     if !bytes.starts_with(b"HTTP/1.1 4") {
         return None;
     }
@@ -23,7 +23,7 @@ pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
     if !bare {
         return None;
     }
-    let (status, body) = ApiError::malformed_head(status, head.is_some_and(has_too_great_a_length)).into_parts();
+    let (status, body) = ApiError::malformed_head(status, head.is_some_and(has_too_large_content_length)).into_parts();
     let head = format!(
         "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n{date}{}\r\n",
         status.as_str(),
@@ -35,7 +35,7 @@ pub fn in_api_shape(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8>> {
 }
 
 /// Returns whether hyper refused the head because of its Content-Length.
-fn has_too_great_a_length(head: &[u8]) -> bool {
+fn has_too_large_content_length(head: &[u8]) -> bool {
     let lines =
         head.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()?.trim_end().split_once(':'));
     let mut lengths = lines.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
@@ -59,7 +59,7 @@ mod tests {
             ("431 Request Header Fields Too Large", None, "431 Request Header Fields Too Large"),
             ("431 Request Header Fields Too Large", Some(head), "400 Bad Request"),
         ] {
-            let answer = String::from_utf8(in_api_shape(own(status).as_bytes(), head).unwrap()).unwrap();
+            let answer = String::from_utf8(replace_hyper_refusal(own(status).as_bytes(), head).unwrap()).unwrap();
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {expected}\r\n")) && head.contains("\r\ndate: Sat"), "{head}");
             assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
@@ -71,7 +71,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
             "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
         ] {
-            assert_eq!(in_api_shape(other.as_bytes(), None), None, "{other}");
+            assert_eq!(replace_hyper_refusal(other.as_bytes(), None), None, "{other}");
         }
     }
 }

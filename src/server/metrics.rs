@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
-use axum::extract::State as Shared;
+use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, VARY};
 use axum::http::{HeaderMap, HeaderValue, Response};
 use prometheus_client::encoding::text::encode;
@@ -21,7 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry as Series;
 
-use super::State;
+use super::ServerState;
 use super::accept::Accept;
 use super::error::ApiError;
 use super::exposition::Format;
@@ -85,13 +85,13 @@ type Labels = Vec<(&'static str, String)>;
 
 /// The counters of one route.
 #[derive(Debug, Clone)]
-pub struct OfRoute {
+pub struct RouteMetrics {
     /// The counters, in the order of [`CLASSES`].
     requests: [Counter; CLASSES.len()],
     duration: Histogram,
 }
 
-impl OfRoute {
+impl RouteMetrics {
     /// Counts a response that began `duration` after the headers of its request had arrived.
     pub fn answered(&self, status: u16, duration: Duration) {
         let [fine, client, server] = &self.requests;
@@ -106,12 +106,12 @@ impl OfRoute {
 
 /// The counters of one model.
 #[derive(Debug)]
-pub struct OfModel {
+pub struct ModelMetrics {
     inputs: Counter,
     tokens: Counter,
 }
 
-impl OfModel {
+impl ModelMetrics {
     pub fn pooled(&self, inputs: usize, tokens: usize) {
         self.inputs.inc_by(inputs as u64);
         self.tokens.inc_by(tokens as u64);
@@ -120,13 +120,13 @@ impl OfModel {
 
 /// The counters of one API key, or of all keys without a name together.
 #[derive(Debug)]
-pub struct OfKey {
+pub struct KeyMetrics {
     requests: Counter,
     inputs: Counter,
     tokens: Counter,
 }
 
-impl OfKey {
+impl KeyMetrics {
     /// Counts a response to a request with this key, with its inputs and tokens.
     pub fn answered(&self, inputs: usize, tokens: usize) {
         self.requests.inc();
@@ -163,39 +163,39 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut series = Series::default();
-        let of_server = |name: &str| format!("embedding_server_{name}");
+        let metric_name = |name: &str| format!("embedding_server_{name}");
         let requests = Family::default();
-        series.register(of_server("requests"), "Responses, by route and class of status", requests.clone());
+        series.register(metric_name("requests"), "Responses, by route and class of status", requests.clone());
         let durations = Family::default();
         let text = "Time from the headers of a request to the first byte of its response, in seconds, by route";
-        series.register(of_server("request_duration_seconds"), text, durations.clone());
+        series.register(metric_name("request_duration_seconds"), text, durations.clone());
         let errors = Family::default();
-        series.register(of_server("errors"), "Error responses, by error code", errors.clone());
+        series.register(metric_name("errors"), "Error responses, by error code", errors.clone());
         let in_flight = Gauge::default();
         series.register(
-            of_server("requests_in_flight"),
+            metric_name("requests_in_flight"),
             "Requests whose response has not been sent completely",
             in_flight.clone(),
         );
 
         let bytes_in_flight = Gauge::default();
         let text = "Bytes reserved by the requests in flight; the limit is server.max_in_flight";
-        series.register(of_server("bytes_in_flight"), text, bytes_in_flight.clone());
+        series.register(metric_name("bytes_in_flight"), text, bytes_in_flight.clone());
         let connections = Gauge::default();
-        series.register(of_server("connections"), "Open connections", connections.clone());
+        series.register(metric_name("connections"), "Open connections", connections.clone());
 
         let by_stage: Family<[(&'static str, &'static str); 1], Histogram> = Family::default();
         let text = "Time that a request spent in a stage, in seconds, summed over all threads; queue is the wait for \
                     the first worker thread";
-        series.register(of_server("stage_duration_seconds"), text, by_stage.clone());
+        series.register(metric_name("stage_duration_seconds"), text, by_stage.clone());
         let stages = Stage::ALL.map(|stage| by_stage.get_or_create_owned(&[("stage", stage.name())]));
         let waiting = Gauge::default();
-        series.register(of_server("queue_depth"), "Jobs that are waiting for a worker thread", waiting.clone());
+        series.register(metric_name("queue_depth"), "Jobs that are waiting for a worker thread", waiting.clone());
 
         let inputs: Family<Labels, Counter> = Family::default();
-        series.register(of_server("inputs"), "Embedded, tokenized or compared inputs, by model", inputs.clone());
+        series.register(metric_name("inputs"), "Embedded, tokenized or compared inputs, by model", inputs.clone());
         let tokens: Family<Labels, Counter> = Family::default();
-        series.register(of_server("tokens"), "Tokens reported in usage, by model", tokens.clone());
+        series.register(metric_name("tokens"), "Tokens reported in usage, by model", tokens.clone());
         let of_keys = [
             ("key_requests", "Responses to requests that need an API key, by name of the key"),
             ("key_inputs", "Embedded, tokenized or compared inputs, by name of the API key"),
@@ -203,43 +203,43 @@ impl Default for Metrics {
         ];
         let [key_requests, key_inputs, key_tokens] = of_keys.map(|(name, text)| {
             let family: Family<Labels, Counter> = Family::default();
-            series.register(of_server(name), text, family.clone());
+            series.register(metric_name(name), text, family.clone());
             family
         });
         let table_bytes = Family::default();
         series.register(
-            of_server("table_bytes"),
+            metric_name("table_bytes"),
             "Size of a loaded model's embedding table as stored, in bytes",
             table_bytes.clone(),
         );
         let loaded = Family::default();
         series.register(
-            of_server("model_loaded"),
+            metric_name("model_loaded"),
             "Whether a model is loaded: 1, or 0 while it is loading",
             loaded.clone(),
         );
 
         let reloads: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
-        series.register(of_server("reloads"), "Reloads of the configuration, by result", reloads.clone());
+        series.register(metric_name("reloads"), "Reloads of the configuration, by result", reloads.clone());
         for result in [RELOADED, REFUSED] {
             drop(reloads.get_or_create(&[("result", result)]));
         }
         let panics = Counter::default();
         series.register(
-            of_server("panics"),
+            metric_name("panics"),
             "Panics while processing a request, each of which failed its request",
             panics.clone(),
         );
         let dropped_lines = Counter::default();
         let text = "Log lines that were dropped because standard error was not read or could not be written";
-        series.register(of_server("log_lines_dropped"), text, dropped_lines.clone());
+        series.register(metric_name("log_lines_dropped"), text, dropped_lines.clone());
 
         let build = Info::new([
             ("version", env!("CARGO_PKG_VERSION")),
             ("os", std::env::consts::OS),
             ("arch", std::env::consts::ARCH),
         ]);
-        series.register(of_server("build"), "Version and platform of the server", build);
+        series.register(metric_name("build"), "Version and platform of the server", build);
         let resident = Gauge::default();
         series.register(
             "process_resident_memory_bytes",
@@ -276,11 +276,11 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Returns the counters of the route with this path.
-    pub fn route(&self, path: &str) -> OfRoute {
+    pub fn route(&self, path: &str) -> RouteMetrics {
         let label = |name, value: &str| (name, value.to_owned());
         let requests =
             CLASSES.map(|class| self.requests.get_or_create_owned(&vec![label("route", path), label("status", class)]));
-        OfRoute { requests, duration: self.durations.get_or_create_owned(&vec![label("route", path)]) }
+        RouteMetrics { requests, duration: self.durations.get_or_create_owned(&vec![label("route", path)]) }
     }
 
     /// Counts an error response.
@@ -289,15 +289,18 @@ impl Metrics {
     }
 
     /// Returns the counters of the model with this ID.
-    pub fn model(&self, id: &str) -> OfModel {
+    pub fn model(&self, id: &str) -> ModelMetrics {
         let label = model_label(id);
-        OfModel { inputs: self.inputs.get_or_create_owned(&label), tokens: self.tokens.get_or_create_owned(&label) }
+        ModelMetrics {
+            inputs: self.inputs.get_or_create_owned(&label),
+            tokens: self.tokens.get_or_create_owned(&label),
+        }
     }
 
     /// Returns the counters of the key with this name.
-    pub fn key(&self, name: &str) -> OfKey {
+    pub fn key(&self, name: &str) -> KeyMetrics {
         let label = vec![("key", name.to_owned())];
-        OfKey {
+        KeyMetrics {
             requests: self.key_requests.get_or_create_owned(&label),
             inputs: self.key_inputs.get_or_create_owned(&label),
             tokens: self.key_tokens.get_or_create_owned(&label),
@@ -310,9 +313,9 @@ impl Metrics {
     }
 
     /// Counts a connection as open until the returned guard is dropped.
-    pub fn connect(&self) -> InFlight {
+    pub fn count_connection(&self) -> GaugeGuard {
         self.connections.inc();
-        InFlight(self.connections.clone())
+        GaugeGuard(self.connections.clone())
     }
 
     pub fn stage(&self, stage: Stage, duration: Duration) {
@@ -322,13 +325,13 @@ impl Metrics {
     }
 
     /// Counts a request as in flight until the returned guard is dropped.
-    pub fn enter(&self) -> InFlight {
+    pub fn count_request(&self) -> GaugeGuard {
         self.in_flight.inc();
-        InFlight(self.in_flight.clone())
+        GaugeGuard(self.in_flight.clone())
     }
 
     /// Returns all metrics in the OpenMetrics text format.
-    pub fn text(&self, state: &State) -> Result<String, std::fmt::Error> {
+    pub fn text(&self, state: &ServerState) -> Result<String, std::fmt::Error> {
         self.waiting.set(signed(state.workers.waiting()));
         self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
         self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
@@ -353,9 +356,9 @@ impl Metrics {
 
 /// Keeps a gauge raised by one until it is dropped: for a request that is not answered yet, or an open connection.
 #[derive(Debug)]
-pub struct InFlight(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Drop for InFlight {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -383,7 +386,7 @@ fn signed(n: usize) -> i64 {
         (status = INTERNAL_SERVER_ERROR, description = "The server failed", body = ErrorResponse<'_>),
     )
 )]
-pub async fn metrics(Shared(state): Shared<Arc<State>>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+pub async fn metrics(State(state): State<Arc<ServerState>>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let format = Format::negotiate(&Accept::new(&headers));
     let text = state.metrics.text(&state).map_err(|_| ApiError::internal())?;
     let mut response = Response::new(Body::from(format.write(text)));

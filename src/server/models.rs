@@ -4,14 +4,14 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
-use super::authorize::View;
+use super::authorize::VisibleState;
 use super::error::ApiError;
-use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, Model};
+use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, ModelDescription};
 
 /// The name of a model in the path, percent-decoded.
-pub struct Id(pub String);
+pub struct ModelId(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync> FromRequestParts<S> for ModelId {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -33,12 +33,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     operation_id = "listModels",
     responses((status = OK, description = "The configured models", body = ListModelsResponse))
 )]
-pub async fn list(View(state): View) -> Json<ListModelsResponse> {
+pub async fn list(VisibleState(state): VisibleState) -> Json<ListModelsResponse> {
     let data = state
         .registry
         .models()
         .iter()
-        .flat_map(|entry| entry.names().map(|name| Model::new(name, entry.created())))
+        .flat_map(|entry| entry.names().map(|name| ModelDescription::new(name, entry.created())))
         .collect();
     Json(ListModelsResponse { object: ListObject::List, data })
 }
@@ -52,14 +52,17 @@ pub async fn list(View(state): View) -> Json<ListModelsResponse> {
     operation_id = "retrieveModel",
     params(("id" = String, Path, description = "The ID or an alias of a model")),
     responses(
-        (status = OK, description = "The model", body = Model),
+        (status = OK, description = "The model", body = ModelDescription),
         (status = NOT_FOUND, description = "There is no such model", body = ErrorResponse<'_>),
         (status = BAD_REQUEST, description = "The path is not UTF-8", body = ErrorResponse<'_>),
     )
 )]
-pub async fn retrieve(View(state): View, Id(id): Id) -> Result<Json<Model>, ApiError> {
+pub async fn retrieve(
+    VisibleState(state): VisibleState,
+    ModelId(id): ModelId,
+) -> Result<Json<ModelDescription>, ApiError> {
     match state.registry.get(Some(&id)) {
-        Some(entry) => Ok(Json(Model::new(id, entry.created()))),
+        Some(entry) => Ok(Json(ModelDescription::new(id, entry.created()))),
         None => Err(ApiError::model_not_found(&id)),
     }
 }

@@ -27,7 +27,7 @@ const MODEL_CARD: &str = include_str!("../../models/default/README.md");
 /// The page's link to the API reference, which is removed if `server.docs` is false.
 const DOCS_LINK: &str = "<a href=\"docs\">API reference</a>";
 
-type Answer<T> = ([(HeaderName, &'static str); 5], T);
+type AssetResponse<T> = ([(HeaderName, &'static str); 5], T);
 
 pub fn routes<S: Clone + Send + Sync + 'static>(docs: bool) -> Router<S> {
     let [page, style, script, map_script, model_card] = PATHS;
@@ -40,7 +40,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>(docs: bool) -> Router<S> {
         .route(model_card, get(async || asset("text/plain; charset=utf-8", MODEL_CARD)))
 }
 
-fn asset<T>(kind: &'static str, text: T) -> Answer<T> {
+fn asset<T>(kind: &'static str, text: T) -> AssetResponse<T> {
     let headers = [
         (CONTENT_TYPE, kind),
         (CONTENT_SECURITY_POLICY, POLICY),

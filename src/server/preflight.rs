@@ -4,7 +4,7 @@
 use super::tls::Tls;
 use crate::checkpoint::Checkpoint;
 use crate::config::layers::ConfigError;
-use crate::config::{Config, Model};
+use crate::config::{Config, ModelConfig};
 use crate::error::LoadError;
 use crate::location::Location;
 
@@ -24,7 +24,7 @@ pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
     models.collect()
 }
 
-fn dimensions(model: &Model) -> Result<Option<usize>, LoadError> {
+fn dimensions(model: &ModelConfig) -> Result<Option<usize>, LoadError> {
     let (overrides, settings) = (model.overrides(), model.settings());
     match Location::of(&model.path) {
         Location::Local(path) => {

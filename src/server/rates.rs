@@ -17,19 +17,19 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::keys::{Keys, Rates};
+use crate::keys::{KeyRates, Keys};
 
 /// One minute in nanoseconds.
 const MINUTE: u64 = 60_000_000_000;
 
 /// What a rate limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Resource {
+pub enum LimitedResource {
     Requests,
     Tokens,
 }
 
-impl Resource {
+impl LimitedResource {
     /// Returns the `type` that OpenAI's errors have for it.
     pub fn name(self) -> &'static str {
         match self {
@@ -41,23 +41,23 @@ impl Resource {
 
 /// A key has reached a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exceeded {
-    pub resource: Resource,
+pub struct RateExceeded {
+    pub resource: LimitedResource,
     limit: u64,
     /// What the key has used of the limit; more than the limit if the bucket's level is below zero.
     used: u64,
     pub wait: Duration,
 }
 
-impl fmt::Display for Exceeded {
+impl fmt::Display for RateExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { limit, used, .. } = self;
         let (unit, requested) = match self.resource {
-            Resource::Requests => ("requests per min (RPM)", "1"),
+            LimitedResource::Requests => ("requests per min (RPM)", "1"),
             // The body has not been read, so the number of tokens is not known.
-            Resource::Tokens => ("tokens per min (TPM)", "1 or more"),
+            LimitedResource::Tokens => ("tokens per min (TPM)", "1 or more"),
         };
-        let wait = written(self.wait);
+        let wait = format_duration(self.wait);
         write!(
             f,
             "Rate limit reached for this API key on {unit}: Limit {limit}, Used {used}, Requested {requested}. Please try \
@@ -86,12 +86,12 @@ impl fmt::Display for TooManyTokens {
 
 /// One token bucket of one key.
 #[derive(Debug, Default)]
-struct Bucket {
-    /// The time at which the bucket is full again, in nanoseconds since its [`Usage`] began.
+struct TokenBucket {
+    /// The time at which the bucket is full again, in nanoseconds since its [`KeyBuckets`] began.
     full_at: AtomicU64,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// Takes `count` if the level stays at or above zero. Otherwise returns how long it takes until that is possible.
     fn take(&self, count: u64, limit: NonZeroU64, now: u64) -> Result<(), Duration> {
         let cost = cost(count, limit);
@@ -105,7 +105,7 @@ impl Bucket {
         }
     }
 
-    /// Like [`Bucket::take`], without taking anything.
+    /// Like [`TokenBucket::take`], without taking anything.
     fn check(&self, count: u64, limit: NonZeroU64, now: u64) -> Result<(), Duration> {
         let wait = wait(self.full_at.load(Ordering::Relaxed), cost(count, limit), now);
         if wait.is_zero() { Ok(()) } else { Err(wait) }
@@ -124,7 +124,7 @@ impl Bucket {
 
     /// Returns how many can be taken now.
     fn remaining(&self, limit: NonZeroU64, now: u64) -> u64 {
-        share(MINUTE.saturating_sub(self.reset(now)), limit)
+        refilled(MINUTE.saturating_sub(self.reset(now)), limit)
     }
 
     /// Returns how many have been taken and not refilled, rounded up.
@@ -133,7 +133,7 @@ impl Bucket {
         if reset <= MINUTE {
             return limit.get().saturating_sub(self.remaining(limit, now));
         }
-        limit.get().saturating_add(share(reset.saturating_sub(MINUTE), limit))
+        limit.get().saturating_add(refilled(reset.saturating_sub(MINUTE), limit))
     }
 }
 
@@ -145,7 +145,7 @@ fn cost(count: u64, limit: NonZeroU64) -> u64 {
 }
 
 /// Returns by how many a bucket refills in that many nanoseconds.
-fn share(nanoseconds: u64, limit: NonZeroU64) -> u64 {
+fn refilled(nanoseconds: u64, limit: NonZeroU64) -> u64 {
     let count = u128::from(nanoseconds) * u128::from(limit.get()) / u128::from(MINUTE);
     u64::try_from(count).unwrap_or(u64::MAX)
 }
@@ -157,42 +157,44 @@ fn wait(full_at: u64, cost: u64, now: u64) -> Duration {
 
 /// The buckets of one key.
 #[derive(Debug)]
-struct Usage {
+struct KeyBuckets {
     began: Instant,
-    requests: Bucket,
-    tokens: Bucket,
+    requests: TokenBucket,
+    tokens: TokenBucket,
 }
 
 /// The buckets of all keys that have a rate limit, by the digest of the key.
 #[derive(Clone, Default)]
-pub struct AllUsage(Arc<HashMap<[u8; 32], Arc<Usage>>>);
+pub struct KeyUsage(Arc<HashMap<[u8; 32], Arc<KeyBuckets>>>);
 
-impl AllUsage {
+impl KeyUsage {
     /// Returns the buckets for `keys`, the keys of a new configuration. Keys that were there before keep their buckets;
     /// keys that are gone, or no longer have a limit, are forgotten.
     #[must_use]
-    pub fn of_keys(&self, keys: &Keys, now: Instant) -> Self {
+    pub fn for_keys(&self, keys: &Keys, now: Instant) -> Self {
         let usage = keys.iter().filter(|key| key.rates().is_limited()).map(|key| {
-            let new = || Arc::new(Usage { began: now, requests: Bucket::default(), tokens: Bucket::default() });
+            let new = || {
+                Arc::new(KeyBuckets { began: now, requests: TokenBucket::default(), tokens: TokenBucket::default() })
+            };
             (*key.digest(), self.0.get(key.digest()).map_or_else(new, Arc::clone))
         });
         Self(Arc::new(usage.collect()))
     }
 
     /// Returns the limiter of a key, if the key has rate limits.
-    pub fn limiter(&self, digest: &[u8; 32], rates: Rates) -> Option<Limiter> {
-        self.0.get(digest).map(|usage| Limiter { rates, usage: Arc::clone(usage) })
+    pub fn limiter(&self, digest: &[u8; 32], rates: KeyRates) -> Option<KeyLimiter> {
+        self.0.get(digest).map(|usage| KeyLimiter { rates, usage: Arc::clone(usage) })
     }
 }
 
 /// Enforces the rate limits of one key.
 #[derive(Debug)]
-pub struct Limiter {
-    rates: Rates,
-    usage: Arc<Usage>,
+pub struct KeyLimiter {
+    rates: KeyRates,
+    usage: Arc<KeyBuckets>,
 }
 
-impl Limiter {
+impl KeyLimiter {
     /// Returns whether the key's tokens are limited.
     pub fn limits_tokens(&self) -> bool {
         self.rates.tokens.is_some()
@@ -207,20 +209,20 @@ impl Limiter {
     ///
     /// # Errors
     /// If the key has to wait.
-    pub fn take_request(&self, now: Instant) -> Result<(), Exceeded> {
+    pub fn take_request(&self, now: Instant) -> Result<(), RateExceeded> {
         let now = self.at(now);
-        let exceeded = |resource, bucket: &Bucket, limit: NonZeroU64, wait| Exceeded {
+        let exceeded = |resource, bucket: &TokenBucket, limit: NonZeroU64, wait| RateExceeded {
             resource,
             limit: limit.get(),
             used: bucket.used(limit, now),
             wait,
         };
-        let Usage { requests, tokens, .. } = &*self.usage;
+        let KeyBuckets { requests, tokens, .. } = &*self.usage;
         if let Some(limit) = self.rates.tokens {
-            tokens.check(1, limit, now).map_err(|wait| exceeded(Resource::Tokens, tokens, limit, wait))?;
+            tokens.check(1, limit, now).map_err(|wait| exceeded(LimitedResource::Tokens, tokens, limit, wait))?;
         }
         if let Some(limit) = self.rates.requests {
-            requests.take(1, limit, now).map_err(|wait| exceeded(Resource::Requests, requests, limit, wait))?;
+            requests.take(1, limit, now).map_err(|wait| exceeded(LimitedResource::Requests, requests, limit, wait))?;
         }
         Ok(())
     }
@@ -247,7 +249,7 @@ impl Limiter {
             let Some(limit) = limit else { continue };
             headers.insert(limit_name, HeaderValue::from(limit.get()));
             headers.insert(remaining, HeaderValue::from(bucket.remaining(limit, now)));
-            if let Ok(value) = HeaderValue::try_from(written(Duration::from_nanos(bucket.reset(now)))) {
+            if let Ok(value) = HeaderValue::try_from(format_duration(Duration::from_nanos(bucket.reset(now)))) {
                 headers.insert(reset, value);
             }
         }
@@ -267,7 +269,7 @@ const TOKENS: [HeaderName; 3] = [
 
 /// Formats a time as OpenAI does: `20ms`, `8.64s`, `6m0s`. It is rounded up, so that a client does not come back too
 /// early.
-fn written(time: Duration) -> String {
+fn format_duration(time: Duration) -> String {
     let milliseconds = time.as_nanos().div_ceil(1_000_000);
     if (1..1000).contains(&milliseconds) {
         return format!("{milliseconds}ms");
@@ -291,18 +293,18 @@ mod tests {
         Keys::read(&ApiKeys::new([entry]), None).unwrap()
     }
 
-    fn limiter(usage: &AllUsage, keys: &Keys) -> Limiter {
+    fn limiter(usage: &KeyUsage, keys: &Keys) -> KeyLimiter {
         let key = keys.iter().next().unwrap();
         usage.limiter(key.digest(), key.rates()).unwrap()
     }
 
     /// Returns the limiter of a key with these options, created at `start`.
-    fn of(options: &str, start: Instant) -> Limiter {
+    fn of(options: &str, start: Instant) -> KeyLimiter {
         let keys = keys(&format!("k {options}"));
-        limiter(&AllUsage::default().of_keys(&keys, start), &keys)
+        limiter(&KeyUsage::default().for_keys(&keys, start), &keys)
     }
 
-    fn headers(limiter: &Limiter, now: Instant) -> Vec<String> {
+    fn headers(limiter: &KeyLimiter, now: Instant) -> Vec<String> {
         let mut headers = HeaderMap::new();
         limiter.describe(&mut headers, now);
         let names = REQUESTS.into_iter().chain(TOKENS);
@@ -320,7 +322,7 @@ mod tests {
         }
         assert_eq!(headers(&limiter, start), ["60", "0", "1m0s", "", "", ""]);
         let refused = limiter.take_request(at(250)).unwrap_err();
-        assert_eq!((refused.resource, refused.wait.as_millis()), (Resource::Requests, 750));
+        assert_eq!((refused.resource, refused.wait.as_millis()), (LimitedResource::Requests, 750));
         assert_eq!(
             refused.to_string(),
             "Rate limit reached for this API key on requests per min (RPM): Limit 60, Used 60, Requested 1. Please try again \
@@ -361,7 +363,7 @@ mod tests {
         assert_eq!((limiter.take_request(start), limiter.charge_tokens(100, start)), (Ok(()), Ok(())));
         assert_eq!(headers(&limiter, start), ["10", "8", "12s", "600", "0", "1m5s"]);
         let refused = limiter.take_request(start).unwrap_err();
-        assert_eq!((refused.resource, refused.wait), (Resource::Tokens, Duration::from_millis(5100)));
+        assert_eq!((refused.resource, refused.wait), (LimitedResource::Tokens, Duration::from_millis(5100)));
         assert_eq!(
             refused.to_string(),
             "Rate limit reached for this API key on tokens per min (TPM): Limit 600, Used 650, Requested 1 or more. Please \
@@ -387,7 +389,7 @@ mod tests {
     fn a_reload_keeps_the_usage_of_keys_that_still_have_a_limit() {
         let start = Instant::now();
         let (before, other) = (keys("k requests_per_minute=10"), keys("other requests_per_minute=10"));
-        let usage = AllUsage::default().of_keys(&before, start);
+        let usage = KeyUsage::default().for_keys(&before, start);
         for _ in 0..5 {
             assert_eq!(limiter(&usage, &before).take_request(start), Ok(()));
         }
@@ -402,10 +404,10 @@ mod tests {
         ] {
             let after = keys(entry);
             let later = start + Duration::from_nanos(1);
-            assert_eq!(headers(&limiter(&usage.of_keys(&after, later), &after), start)[1], remaining, "{entry}");
+            assert_eq!(headers(&limiter(&usage.for_keys(&after, later), &after), start)[1], remaining, "{entry}");
         }
-        assert_eq!(usage.of_keys(&keys("k name=n"), start).0.len(), 0);
-        let back = usage.of_keys(&other, start).of_keys(&before, start);
+        assert_eq!(usage.for_keys(&keys("k name=n"), start).0.len(), 0);
+        let back = usage.for_keys(&other, start).for_keys(&before, start);
         assert_eq!(headers(&limiter(&back, &before), start)[1], "10");
         assert_eq!(back.0.len(), 1, "as many as there are keys with rates");
     }
@@ -426,8 +428,8 @@ mod tests {
             (430_500, "7m10.5s"),
             (3_600_000, "1h0m0s"),
         ] {
-            assert_eq!(written(Duration::from_millis(milliseconds)), text);
+            assert_eq!(format_duration(Duration::from_millis(milliseconds)), text);
         }
-        assert_eq!(written(Duration::from_micros(1)), "1ms");
+        assert_eq!(format_duration(Duration::from_micros(1)), "1ms");
     }
 }

@@ -18,20 +18,20 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::Serving;
+use super::ActiveConfiguration;
 use super::connection::protocol;
 use super::error::ApiError;
 use super::listen::Peer;
 use super::metrics::Metrics;
 use super::request_body::RequestBody;
 use super::throttle::Throttle;
-use super::transport::{Bytes, Transport};
+use super::transport::{SocketStream, Transport};
 
 /// How long a refused connection may take, from its first byte to the end of the response.
-pub const REFUSAL: Duration = Duration::from_secs(2);
+pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a connection over the limit waits for a slot that another one is leaving.
-const MAKE_ROOM: Duration = Duration::from_millis(500);
+const SLOT_WAIT: Duration = Duration::from_millis(500);
 
 /// The last path segments that are answered even on a connection over the limit. An orchestrator that cannot reach them
 /// would restart a working server.
@@ -127,9 +127,13 @@ pub fn answer(error: ApiError, request: Request<Body>) -> Response<Body> {
 
 /// Answers the first request of a connection over the limit, and closes the connection. Probes are answered as always,
 /// every other request with an error.
-pub async fn over_limit(serving: Arc<ArcSwapOption<Serving>>, metrics: Arc<Metrics>, stream: Box<dyn Bytes>) {
+pub async fn over_limit(
+    active: Arc<ArcSwapOption<ActiveConfiguration>>,
+    metrics: Arc<Metrics>,
+    stream: Box<dyn SocketStream>,
+) {
     serve_once(stream, move |request| {
-        let routes = serving.load().as_ref().map(|serving| serving.routes.clone());
+        let routes = active.load().as_ref().map(|active| active.routes.clone());
         let metrics = Arc::clone(&metrics);
         async move {
             let probe = request.uri().path().rsplit('/').find(|part| !part.is_empty());
@@ -146,29 +150,29 @@ pub async fn over_limit(serving: Arc<ArcSwapOption<Serving>>, metrics: Arc<Metri
 }
 
 /// Answers plain HTTP on an HTTPS port, and closes the connection.
-pub async fn plain_http(stream: Box<dyn Bytes>) {
+pub async fn plain_http(stream: Box<dyn SocketStream>) {
     serve_once(stream, |request| std::future::ready(answer(ApiError::plain_http(), request))).await;
 }
 
 async fn serve_once<F: Future<Output = Response<Body>> + Send + 'static>(
-    stream: Box<dyn Bytes>,
+    stream: Box<dyn SocketStream>,
     answer: impl Fn(Request<Body>) -> F,
 ) {
-    let stream = Transport::new(stream, REFUSAL, Arc::default());
+    let stream = Transport::new(stream, REFUSAL_TIMEOUT, Arc::default());
     let received = stream.received();
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(RequestBody::of(request, &received));
+        let answer = answer(RequestBody::wrap(request, &received));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut builder = protocol(REFUSAL);
+    let mut builder = protocol(REFUSAL_TIMEOUT);
     builder.http1().keep_alive(false);
-    let _ = tokio::time::timeout(REFUSAL, builder.serve_connection(TokioIo::new(stream), service)).await;
+    let _ = tokio::time::timeout(REFUSAL_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
 }
 
 /// The connections over the limit that are open until they have been answered with an error. If more of them arrive
 /// than there are slots, the oldest are closed first, because the newest may be a probe.
 #[derive(Debug)]
-pub struct Surplus {
+pub struct ExcessConnections {
     places: Arc<Semaphore>,
     /// How many connections may be open before the oldest one is closed for a new one. It is less than the number of
     /// slots, because a closed connection frees its slot a little later.
@@ -178,19 +182,19 @@ pub struct Surplus {
 
 /// The slot of one connection over the limit.
 #[derive(Debug)]
-pub struct Place {
+pub struct ExcessSlot {
     _place: OwnedSemaphorePermit,
     closed: oneshot::Receiver<()>,
 }
 
-impl Surplus {
+impl ExcessConnections {
     /// Allows at most `most` connections over the limit.
     pub fn new(most: usize) -> Self {
         Self { places: Arc::new(Semaphore::new(most)), wanted: most.div_ceil(2), open: Mutex::default() }
     }
 
     /// Returns a slot for one more connection, or `None` if it must be closed at once.
-    pub async fn enter(&self) -> Option<Place> {
+    pub async fn enter(&self) -> Option<ExcessSlot> {
         let (close, closed) = oneshot::channel();
         {
             let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,12 +206,12 @@ impl Surplus {
             open.push_back(close);
         }
         // The connections that were told to close do so soon.
-        let place = tokio::time::timeout(MAKE_ROOM, Arc::clone(&self.places).acquire_owned()).await;
-        Some(Place { _place: place.ok()?.ok()?, closed })
+        let place = tokio::time::timeout(SLOT_WAIT, Arc::clone(&self.places).acquire_owned()).await;
+        Some(ExcessSlot { _place: place.ok()?.ok()?, closed })
     }
 }
 
-impl Place {
+impl ExcessSlot {
     /// Runs `connection` until it ends, or until another connection needs its slot.
     pub async fn keep(self, connection: impl Future<Output = ()>) {
         tokio::select! {
@@ -223,17 +227,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_connections_over_the_limit_are_closed_for_new_ones() {
-        let surplus = Surplus::new(4);
-        let (first, second) = (surplus.enter().await.unwrap(), surplus.enter().await.unwrap());
-        assert_eq!(surplus.places.available_permits(), 2);
-        let third = surplus.enter().await.unwrap();
+        let excess = ExcessConnections::new(4);
+        let (first, second) = (excess.enter().await.unwrap(), excess.enter().await.unwrap());
+        assert_eq!(excess.places.available_permits(), 2);
+        let third = excess.enter().await.unwrap();
         first.keep(std::future::pending()).await;
-        let fourth = surplus.enter().await.unwrap();
+        let fourth = excess.enter().await.unwrap();
         second.keep(std::future::pending()).await;
-        let (fifth, sixth) = (surplus.enter().await.unwrap(), surplus.enter().await.unwrap());
-        assert!(surplus.enter().await.is_none(), "nobody closes");
+        let (fifth, sixth) = (excess.enter().await.unwrap(), excess.enter().await.unwrap());
+        assert!(excess.enter().await.is_none(), "nobody closes");
         let closing = tokio::spawn(third.keep(std::future::pending()));
-        assert!(surplus.enter().await.is_some());
+        assert!(excess.enter().await.is_some());
         closing.await.unwrap();
         drop((fourth, fifth, sixth));
     }

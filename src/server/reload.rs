@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::metrics::{REFUSED, RELOADED};
-use super::{Searches, State, systemd};
+use super::{PendingTokenizers, ServerState, systemd};
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::registry;
@@ -49,7 +49,7 @@ pub fn hangup() -> std::io::Result<impl Hangup> {
 /// Reloads the configuration with `read` at each `hangup`. If `server.reload_interval` is set, also checks at that
 /// interval whether `file` or a file that it names has changed. Never returns. A configuration that cannot be served is
 /// refused, and the log says why.
-pub async fn watch<R>(mut state: Arc<State>, mut hangup: impl Hangup, file: Option<&Path>, read: R)
+pub async fn watch<R>(mut state: Arc<ServerState>, mut hangup: impl Hangup, file: Option<&Path>, read: R)
 where
     R: Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 {
@@ -77,12 +77,12 @@ where
         let reloaded = reload(&state, read.clone()).await;
         systemd::ready();
         match reloaded {
-            Ok((next, searches)) => {
+            Ok((next, pending_tokenizers)) => {
                 next.metrics.reloaded(RELOADED);
                 state = next;
                 seen = stamp(&state.config, file);
-                let quickening = Arc::clone(&state);
-                tokio::spawn(async move { quickening.quicken(searches).await });
+                let background_state = Arc::clone(&state);
+                tokio::spawn(async move { background_state.load_faster_tokenizers(pending_tokenizers).await });
             }
             Err(error) => {
                 state.metrics.reloaded(REFUSED);
@@ -94,9 +94,9 @@ where
 }
 
 async fn reload(
-    state: &State,
+    state: &ServerState,
     read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
-) -> Result<(Arc<State>, Searches), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Arc<ServerState>, PendingTokenizers), Box<dyn std::error::Error + Send + Sync>> {
     // Reading files and their headers can be slow, and this thread also accepts connections.
     let config = tokio::task::spawn_blocking(read).await??;
     for (setting, fixed) in [
@@ -111,15 +111,15 @@ async fn reload(
             tracing::warn!("{setting} has changed; restart the server for the change to take effect");
         }
     }
-    let next = Arc::new(state.next(config)?);
+    let next = Arc::new(state.with_config(config)?);
     let to_load = next.registry.loading().len();
-    let searches = next.load().await?;
-    next.take_over();
+    let pending_tokenizers = next.load().await?;
+    next.activate();
     tracing::info!(models = next.registry.models().len(), loaded = to_load, "configuration reloaded");
-    Ok((next, searches))
+    Ok((next, pending_tokenizers))
 }
 
-impl State {
+impl ServerState {
     /// Finds models whose files were overwritten in place. The models read these files directly, so their requests are
     /// answered with an error until a reload succeeds.
     fn check_files(&self) {
@@ -139,5 +139,5 @@ impl State {
 fn stamp(config: &Config, file: Option<&Path>) -> Stamp {
     let server = &config.server;
     let named = [&server.api_key_file, &server.tls_cert, &server.tls_key].into_iter().filter_map(Option::as_deref);
-    Stamp::of(file.into_iter().chain(named).chain(config.models.iter().flat_map(registry::files)))
+    Stamp::new(file.into_iter().chain(named).chain(config.models.iter().flat_map(registry::files)))
 }

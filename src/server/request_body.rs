@@ -24,22 +24,22 @@ use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
 
-use super::transport::{FIRST_READ, Received};
+use super::transport::{FIRST_READ, ReceiveState};
 
 /// The largest body, in bytes, that is discarded to keep its connection open.
-const DISCARDED: u64 = 64 << 20;
+const LARGEST_DISCARDED: u64 = 64 << 20;
 
-/// The limits on a body that is discarded: a client must send at least [`DISCARDED_LEAST`] bytes in each window of this
-/// length, and may take this many windows.
+/// The limits on a body that is discarded: a client must send at least [`MINIMUM_DISCARDED`] bytes in each window of
+/// this length, and may take this many windows.
 const DISCARD_WINDOW: Duration = Duration::from_secs(5);
-const DISCARDED_LEAST: u64 = 20 << 10;
+const MINIMUM_DISCARDED: u64 = 20 << 10;
 const DISCARD_WINDOWS: usize = 60;
 
 /// The body of one request. If it is dropped before its end, the rest is discarded, or its connection is closed.
 pub struct RequestBody {
     /// The rest of the body, or `None` at its end.
     incoming: Option<Incoming>,
-    received: Received,
+    received: ReceiveState,
     /// Whether the request has the connection to itself, as on HTTP/1.
     alone: bool,
     /// Whether the client waits for `100 Continue`, which the first read of the body sends.
@@ -48,12 +48,12 @@ pub struct RequestBody {
 
 impl RequestBody {
     /// Gives `request` a body that may be dropped at any time. `received` belongs to the connection.
-    pub fn of(request: Request<Incoming>, received: &Received) -> Request<Body> {
+    pub fn wrap(request: Request<Incoming>, received: &ReceiveState) -> Request<Body> {
         let alone = request.version() <= Version::HTTP_11;
         if !alone {
             received.is_multiplexed();
         }
-        let waits = alone && waits_for_leave(request.headers());
+        let waits = alone && expects_continue(request.headers());
         request.map(|incoming| {
             if incoming.is_end_stream() {
                 received.body_ended();
@@ -70,14 +70,14 @@ impl RequestBody {
 }
 
 /// Adds `connection: close` to a response if the unread body requires closing the connection.
-pub fn close_if_unread(response: &mut Response<Body>, received: &Received) {
+pub fn close_if_unread(response: &mut Response<Body>, received: &ReceiveState) {
     if received.must_close() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
 /// Returns whether the client waits for `100 Continue`. Expectations are case-insensitive (RFC 9110, section 10.1.1).
-fn waits_for_leave(headers: &HeaderMap) -> bool {
+fn expects_continue(headers: &HeaderMap) -> bool {
     headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
 }
 
@@ -111,7 +111,7 @@ impl Drop for RequestBody {
     fn drop(&mut self) {
         let Some(incoming) = self.incoming.take() else { return };
         let length = incoming.size_hint().exact();
-        if self.waits || length.is_some_and(|length| length > DISCARDED) {
+        if self.waits || length.is_some_and(|length| length > LARGEST_DISCARDED) {
             if self.alone {
                 self.received.close_after_answer();
             }
@@ -129,7 +129,7 @@ impl Drop for RequestBody {
 }
 
 /// Receives the rest of a body and discards it. `length` is the length of the body if the kernel may drop its bytes.
-async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
+async fn discard(mut body: Incoming, length: Option<u64>, received: ReceiveState) {
     let mut all = 0;
     for _ in 0..DISCARD_WINDOWS {
         let before = all;
@@ -143,7 +143,7 @@ async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
                     received.skip(length.saturating_sub(piece));
                 }
                 all += piece;
-                if all > DISCARDED {
+                if all > LARGEST_DISCARDED {
                     return false;
                 }
             }
@@ -155,7 +155,7 @@ async fn discard(mut body: Incoming, length: Option<u64>, received: Received) {
                 return;
             }
             Ok(false) => break,
-            Err(_) if all - before < DISCARDED_LEAST => break,
+            Err(_) if all - before < MINIMUM_DISCARDED => break,
             Err(_) => {}
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{CONNECTION, HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderName, HeaderValue, Method, Response, Uri};
@@ -22,19 +22,19 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::allowed_hosts::AllowedHosts;
-use super::authorize::{Caller, Doors};
+use super::authorize::{Caller, KeyGate};
 use super::error::{ApiError, ErrorClass};
 use super::paths::{self, Original};
 use super::{
-    State, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages, tokenize,
-    trace,
+    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages,
+    tokenize, trace,
 };
 use crate::workers;
 
 /// The described routes that never need an API key. Whether /metrics needs one is the setting
 /// `server.metrics_need_key`.
 /// Routes without a description (the pages) never need one.
-const OPEN: [&str; 2] = ["/health", "/ready"];
+const PUBLIC_ROUTES: [&str; 2] = ["/health", "/ready"];
 /// The headers in which OpenAI's API tells a client when to retry.
 const RETRY_HEADERS: [&str; 7] = [
     "retry-after",
@@ -54,16 +54,16 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 #[derive(Clone)]
 pub struct Routes {
     routes: Router,
-    around: Arc<Around>,
+    scope: Arc<RequestScope>,
 }
 
 /// Builds all routes of a server.
-pub fn router(state: &Arc<State>) -> Routes {
+pub fn router(state: &Arc<ServerState>) -> Routes {
     let server = &state.config.server;
     let described = OpenApiRouter::with_openapi(docs::introduction())
         .routes(routes!(embeddings::create))
-        .routes(routes!(embeddings::of_engine))
-        .routes(routes!(embeddings::of_deployment))
+        .routes(routes!(embeddings::create_for_engine))
+        .routes(routes!(embeddings::create_for_deployment))
         .routes(routes!(models::list))
         .routes(routes!(models::retrieve))
         .routes(routes!(tokenize::create))
@@ -74,12 +74,12 @@ pub fn router(state: &Arc<State>) -> Routes {
     let (mut routes, description) = described.split_for_parts();
 
     let mut paths: Vec<String> = description.paths.paths.keys().cloned().collect();
-    let is_open = |path: &str| OPEN.contains(&path) || (path == METRICS && !server.metrics_need_key);
-    let closed: Vec<String> = paths.iter().filter(|path| !is_open(path)).cloned().collect();
+    let is_public = |path: &str| PUBLIC_ROUTES.contains(&path) || (path == METRICS && !server.metrics_need_key);
+    let protected: Vec<String> = paths.iter().filter(|path| !is_public(path)).cloned().collect();
     let has_playground = server.playground;
     if server.docs {
-        let description = docs::of_routes(description, if state.keys.is_empty() { &[] } else { &closed });
-        let describe = async |Shared(state): Shared<Arc<State>>, extensions: Extensions| {
+        let description = docs::document(description, if state.keys.is_empty() { &[] } else { &protected });
+        let describe = async |State(state): State<Arc<ServerState>>, extensions: Extensions| {
             docs::description(description, &state, &extensions)
         };
         routes = routes
@@ -92,21 +92,26 @@ pub fn router(state: &Arc<State>) -> Routes {
         routes = routes.merge(playground::routes(server.docs));
         paths.extend(playground::PATHS.map(str::to_owned));
     }
-    Routes::new(routes, state, &paths, closed)
+    Routes::new(routes, state, &paths, protected)
 }
 
 impl Routes {
-    fn new(routes: Router<Arc<State>>, state: &Arc<State>, paths: &[String], closed: Vec<String>) -> Self {
+    fn new(
+        routes: Router<Arc<ServerState>>,
+        state: &Arc<ServerState>,
+        paths: &[String],
+        protected: Vec<String>,
+    ) -> Self {
         let pages = [docs::PAGE, playground::PAGE].into_iter().filter(|page| paths.iter().any(|path| path == page));
-        let around = Arc::new(Around {
+        let scope = Arc::new(RequestScope {
             pages: pages.collect(),
-            log: access::Log::new(Arc::clone(&state.metrics), paths, &state.registry, state.config.log.access),
+            log: access::AccessLog::new(Arc::clone(&state.metrics), paths, &state.registry, state.config.log.access),
             hosts: AllowedHosts::new(state),
-            doors: Doors::new(state, closed),
+            gate: KeyGate::new(state, protected),
             state: Arc::clone(state),
         });
         let known: Arc<[String]> = paths.into();
-        let no_such_path = async move |Shared(state): Shared<Arc<State>>, request: Request| {
+        let no_such_path = async move |State(state): State<Arc<ServerState>>, request: Request| {
             let path = original(&request).path();
             let prefix = &state.config.server.path_prefix;
             let advice = paths::advice(path, &base_url(&state, &request), prefix, &known);
@@ -118,20 +123,20 @@ impl Routes {
                 ApiError::method_not_allowed(request.method(), original(&request).path())
             })
             .with_state(Arc::clone(state))
-            .layer(middleware::from_fn_with_state(Arc::clone(&around), Around::layer));
+            .layer(middleware::from_fn_with_state(Arc::clone(&scope), RequestScope::layer));
         let routes = match cors(&state.config.server.cors_origins) {
             Some(cors) => routes.layer(cors),
             None => routes,
         };
-        Self { routes, around }
+        Self { routes, scope }
     }
 
     /// Answers a request. Almost all requests are POST /v1/embeddings and do not come from a browser; these skip axum's
     /// router and CORS.
     pub async fn answer(self, request: Request) -> Response<Body> {
-        let around = Arc::clone(&self.around);
+        let scope = Arc::clone(&self.scope);
         let mut response = self.route(request).await;
-        if around.state.draining.load(Ordering::Relaxed) {
+        if scope.state.draining.load(Ordering::Relaxed) {
             // The next request must go to another server. Were the connection closed only later, the client might
             // already have sent that request on it.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -140,21 +145,21 @@ impl Routes {
     }
 
     async fn route(self, mut request: Request) -> Response<Body> {
-        let path = paths::route(request.uri().path(), &self.around.state.config.server.path_prefix);
+        let path = paths::route(request.uri().path(), &self.scope.state.config.server.path_prefix);
         let direct = request.method() == Method::POST && path == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
-            let state = &self.around.state;
+            let state = &self.scope.state;
             return self
-                .around
+                .scope
                 .answer(Some(embeddings::PATH), request, |request| embeddings::direct(state, request))
                 .await;
         }
         if matches!(*request.method(), Method::GET | Method::HEAD)
-            && let Some(page) = self.around.pages.iter().find(|page| **page == path)
+            && let Some(page) = self.scope.pages.iter().find(|page| **page == path)
             && let Some(location) = paths::redirect(page, request.uri().path())
         {
             let response = Redirect::temporary(&location).into_response();
-            return self.around.answer(Some(page), request, move |_| std::future::ready(response)).await;
+            return self.scope.answer(Some(page), request, move |_| std::future::ready(response)).await;
         }
         if path != request.uri().path() {
             let uri = with_path(request.uri(), &path);
@@ -170,16 +175,16 @@ impl Routes {
 }
 
 /// The steps that every request passes, whatever its route.
-struct Around {
+struct RequestScope {
     /// The routes of pages that contain relative links.
     pages: Vec<&'static str>,
-    state: Arc<State>,
-    log: access::Log,
+    state: Arc<ServerState>,
+    log: access::AccessLog,
     hosts: AllowedHosts,
-    doors: Doors,
+    gate: KeyGate,
 }
 
-impl Around {
+impl RequestScope {
     /// Runs `next` inside all common steps, from the outermost to the innermost: access log and metrics, catching
     /// panics, checking the host, checking the key and its rate limits, admission.
     async fn answer<F: Future<Output = Response<Body>>>(
@@ -191,7 +196,7 @@ impl Around {
         access::log(&self.log, route, request, |mut request| async move {
             let mut caller = None;
             let answer = async {
-                let passed = self.hosts.pass(&request).and_then(|()| self.doors.pass(route, &mut request));
+                let passed = self.hosts.check(&request).and_then(|()| self.gate.authorize(route, &mut request));
                 let taken = passed.and_then(|known| {
                     caller = known;
                     Ok(known.map_or(Ok(()), Caller::take_request)?)
@@ -203,7 +208,7 @@ impl Around {
             };
             let answer = AssertUnwindSafe(answer).catch_unwind().await;
             let mut answer =
-                answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::of(&*panic)).into_response());
+                answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::from_payload(&*panic)).into_response());
             // The message names a file, which only the operator should see. The log has the message.
             if !self.state.keys.is_empty() && answer.extensions().get() == Some(&ErrorClass::MODEL_DAMAGED) {
                 answer = ApiError::damaged_model().into_response();
@@ -217,13 +222,13 @@ impl Around {
     }
 
     async fn layer(
-        Shared(around): Shared<Arc<Self>>,
+        State(scope): State<Arc<Self>>,
         route: Option<MatchedPath>,
         request: Request,
         next: Next,
     ) -> Response<Body> {
         let route = route.as_ref().map(MatchedPath::as_str);
-        around.answer(route, request, |request| next.run(request)).await
+        scope.answer(route, request, |request| next.run(request)).await
     }
 }
 
@@ -241,7 +246,7 @@ fn original(request: &Request) -> &Uri {
 }
 
 /// Returns the base URL that an OpenAI client should use, with the host that this request was sent to.
-fn base_url(state: &State, request: &Request) -> String {
+fn base_url(state: &ServerState, request: &Request) -> String {
     const LONGEST_HOST: usize = 255;
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     let host = original(request).authority().map(Authority::as_str).or_else(|| header(HOST));
@@ -306,15 +311,15 @@ mod tests {
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
     }
 
-    fn state(change: impl FnOnce(&mut Config)) -> Arc<State> {
+    fn state(change: impl FnOnce(&mut Config)) -> Arc<ServerState> {
         let mut config = Config::default();
         change(&mut config);
-        Arc::new(State::new(config).unwrap())
+        Arc::new(ServerState::new(config).unwrap())
     }
 
     #[tokio::test]
     async fn a_panic_fails_only_its_request_and_is_counted() {
-        async fn on_a_worker(Shared(state): Shared<Arc<State>>) -> Result<Response<Body>, ApiError> {
+        async fn on_a_worker(State(state): State<Arc<ServerState>>) -> Result<Response<Body>, ApiError> {
             super::super::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
         }
         let routes = Router::new()
@@ -339,7 +344,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_over_the_time_limit_is_dropped_with_the_right_error() {
-        async fn on_the_server(axum::Extension(weight): axum::Extension<Arc<admission::Weight>>) {
+        async fn on_the_server(axum::Extension(weight): axum::Extension<Arc<admission::RequestWeight>>) {
             weight.received().unwrap();
             std::future::pending::<()>().await;
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 
-use super::State;
-use super::authorize::View;
+use super::ServerState;
+use super::authorize::VisibleState;
 use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
 use super::error::ApiError;
-use super::inputs::{self, Asked};
+use super::inputs::{self, RequestedModel};
 use super::json::Json;
 use super::stages::Stage;
 use super::{stream, write};
@@ -19,7 +19,7 @@ use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::pooling::{dot, normalize};
 
 /// How many products are computed and added in a microsecond.
-const PRODUCTS_A_MICROSECOND: u64 = 1000;
+const PRODUCTS_PER_MICROSECOND: u64 = 1000;
 
 /// Compare texts
 ///
@@ -28,6 +28,7 @@ const PRODUCTS_A_MICROSECOND: u64 = 1000;
     post,
     path = "/v1/similarity",
     tag = "tools",
+    operation_id = "createSimilarity",
     request_body = CreateSimilarityRequest,
     responses(
         (status = OK, description = "One row per query (per input if there are no queries), with one number per input", body = CreateSimilarityResponse),
@@ -35,39 +36,39 @@ const PRODUCTS_A_MICROSECOND: u64 = 1000;
     )
 )]
 pub async fn create(
-    View(state): View,
+    VisibleState(state): VisibleState,
     Json(request, weight): Json<CreateSimilarityRequest>,
 ) -> Result<Response<Body>, ApiError> {
     let CreateSimilarityRequest { input, queries, model, dimensions } = request;
     let inputs = input.list;
     let queries = queries.map(|queries| queries.list).unwrap_or_default();
-    let asked = Asked::of(&state, model.as_deref())?;
-    let dimensions = asked.embedder.resolve_dimensions(dimensions)?;
+    let requested = RequestedModel::resolve(&state, model.as_deref())?;
+    let dimensions = requested.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len() + queries.len();
     let (columns, asked_for) = (inputs.len(), queries.len());
-    let inputs = asked.admit(&state, weight.as_deref(), "input", inputs)?;
-    let queries = asked.admit(&state, weight.as_deref(), "queries", queries)?;
+    let inputs = requested.check(&state, weight.as_deref(), "input", inputs)?;
+    let queries = requested.check(&state, weight.as_deref(), "queries", queries)?;
     let rows = if asked_for == 0 { columns } else { asked_for };
     if let Some(weight) = &weight {
         // The work and the response grow with the number of pairs, which the size of the body does not show.
         weight.arrived((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
     }
     let short = (inputs.are_short(), queries.are_short());
-    let mut tokens = asked.tokens(&state, inputs, short.0).await?;
-    tokens.extend(asked.tokens(&state, queries, short.1).await.map_err(|error| error.of_field("queries"))?);
+    let mut tokens = requested.tokenize(&state, inputs, short.0).await?;
+    tokens.extend(requested.tokenize(&state, queries, short.1).await.map_err(|error| error.for_field("queries"))?);
     let usage = inputs::charge(&state, &tokens)?;
-    let vectors = unit_vectors(&state, &asked, tokens, dimensions).await?;
+    let vectors = unit_vectors(&state, &requested, tokens, dimensions).await?;
 
     let rows = if asked_for == 0 { 0..columns } else { columns..count };
     let first = rows.start;
-    let model = model.unwrap_or_else(|| asked.entry.id().to_owned());
+    let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
     let size = write::size_of_embedding(columns, crate::openai::EncodingFormat::Float);
     let cost = columns.saturating_mul(dimensions).saturating_mul(WRITE_SLICE) / POOL_SLICE;
-    let slices = inputs::slices(rows.map(|_| size.max(cost)), WRITE_SLICE);
+    let slices = inputs::split_by_size(rows.map(|_| size.max(cost)), WRITE_SLICE);
     let last = slices.len().saturating_sub(1);
-    let (stages, queued) = (Arc::clone(&asked.stages), asked.stages.queued());
-    let longest = Duration::from_micros((columns as u64).saturating_mul(dimensions as u64) / PRODUCTS_A_MICROSECOND);
+    let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
+    let longest = Duration::from_micros((columns as u64).saturating_mul(dimensions as u64) / PRODUCTS_PER_MICROSECOND);
     let longest = Some(longest).filter(|longest| *longest > Duration::from_millis(4)).unwrap_or_default();
     let response = stream::respond(&state, slices.len(), longest, move |slice, at| {
         queued(slice);
@@ -91,21 +92,23 @@ pub async fn create(
             Ok(out.into())
         })
     });
-    Ok(asked.account(response.await?, count, usage))
+    Ok(requested.with_accounting(response.await?, count, usage))
 }
 
 /// Pools `tokens` and scales every vector to length 1, whatever the model's settings are, so that dot products are
 /// cosines.
 async fn unit_vectors(
-    state: &State,
-    asked: &Asked,
+    state: &ServerState,
+    requested: &RequestedModel,
     tokens: Vec<PooledTokens>,
     dimensions: usize,
 ) -> Result<Vec<f32>, ApiError> {
-    let slice = if asked.embedder.wants_whole_batches() { DEVICE_POOL_SLICE } else { POOL_SLICE };
-    let slices = inputs::slices(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
+    let slice = if requested.embedder.wants_whole_batches() { DEVICE_POOL_SLICE } else { POOL_SLICE };
+    let slices =
+        inputs::split_by_size(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
     let mut vectors = Vec::with_capacity(tokens.len() * dimensions);
-    let (embedder, stages, queued) = (Arc::clone(&asked.embedder), Arc::clone(&asked.stages), asked.stages.queued());
+    let (embedder, stages, queued) =
+        (Arc::clone(&requested.embedder), Arc::clone(&requested.stages), requested.stages.queued());
     let longest = inputs::longest_to_pool(&tokens, dimensions);
     let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
         queued(slice);

@@ -25,7 +25,7 @@ struct SocketThread {
 }
 
 /// An open connection, counted for its thread until this is dropped.
-struct Open(Arc<AtomicUsize>);
+struct OpenConnection(Arc<AtomicUsize>);
 
 impl SocketThreads {
     /// Starts the threads. Each calls `before_park` before it waits for its sockets.
@@ -56,7 +56,7 @@ impl SocketThreads {
             return;
         };
         thread.connections.fetch_add(1, Ordering::Relaxed);
-        let open = Open(Arc::clone(&thread.connections));
+        let open = OpenConnection(Arc::clone(&thread.connections));
         // The socket is registered with the accepting runtime and must move to the runtime of the thread.
         let socket = socket.detach();
         thread.runtime.spawn(async move {
@@ -69,7 +69,7 @@ impl SocketThreads {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

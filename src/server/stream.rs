@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 
-use super::State;
+use super::ServerState;
 use super::error::ApiError;
 use crate::error::EmbedError;
 use crate::workers::{Panicked, Slices};
@@ -21,7 +21,12 @@ use crate::yield_point::YieldPoint;
 ///
 /// # Errors
 /// If the first slice fails. If a later slice fails, the response has begun and its connection is closed.
-pub async fn respond<F>(state: &State, count: usize, longest: Duration, write: F) -> Result<Response<Body>, ApiError>
+pub async fn respond<F>(
+    state: &ServerState,
+    count: usize,
+    longest: Duration,
+    write: F,
+) -> Result<Response<Body>, ApiError>
 where
     F: Fn(usize, &dyn YieldPoint) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
@@ -30,7 +35,7 @@ where
     // error.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;
     let body =
-        if count <= 1 { Body::from(first) } else { Body::new(Pieces { first: Some(first), job }.boxed_unsync()) };
+        if count <= 1 { Body::from(first) } else { Body::new(StreamedBody { first: Some(first), job }.boxed_unsync()) };
     Ok(json(body))
 }
 
@@ -42,7 +47,7 @@ pub fn json(body: Body) -> Response<Body> {
 }
 
 /// The body of a long response, sent in pieces while they are being written.
-struct Pieces {
+struct StreamedBody {
     first: Option<Bytes>,
     job: Slices<Result<Bytes, EmbedError>>,
 }
@@ -50,18 +55,21 @@ struct Pieces {
 /// The reason why a response that has begun cannot be finished. The connection is closed, so that no client takes the
 /// response for a complete one.
 #[derive(Debug, thiserror::Error)]
-enum Cut {
+enum StreamError {
     #[error("a worker panicked: {}", .0.0)]
     Panicked(Panicked),
     #[error(transparent)]
     Embed(#[from] EmbedError),
 }
 
-impl hyper::body::Body for Pieces {
+impl hyper::body::Body for StreamedBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = StreamError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StreamError>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
@@ -69,7 +77,7 @@ impl hyper::body::Body for Pieces {
             Some(match piece? {
                 Ok(Ok(bytes)) => Ok(Frame::data(bytes)),
                 Ok(Err(error)) => Err(error.into()),
-                Err(panicked) => Err(Cut::Panicked(panicked)),
+                Err(panicked) => Err(StreamError::Panicked(panicked)),
             })
             .inspect(|piece| {
                 if let Err(error) = piece {

@@ -3,14 +3,14 @@
 use std::io;
 
 use super::listen::Socket;
-use super::transport::Bytes;
-use crate::config::Server;
+use super::transport::SocketStream;
+use crate::config::ServerConfig;
 
 /// The result of a handshake.
-pub enum Accepted {
-    Stream(Box<dyn Bytes>),
+pub enum HandshakeOutcome {
+    Stream(Box<dyn SocketStream>),
     /// The client speaks plain HTTP on an HTTPS port.
-    PlainHttp(Box<dyn Bytes>),
+    PlainHttp(Box<dyn SocketStream>),
     /// The client closed the connection before it sent anything.
     Closed,
 }
@@ -24,7 +24,7 @@ impl Tls {
     ///
     /// # Errors
     /// If they cannot be read, or do not belong together.
-    pub fn read(server: &Server) -> Result<Self, String> {
+    pub fn read(server: &ServerConfig) -> Result<Self, String> {
         let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
         let mut config = super::certificate::read(cert, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -35,13 +35,13 @@ impl Tls {
     ///
     /// # Errors
     /// If the client does not speak TLS, or no version of it that the server supports.
-    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
-        let Some(acceptor) = &self.0 else { return Ok(Accepted::Stream(plain(socket))) };
+    pub async fn accept(&self, socket: Socket) -> io::Result<HandshakeOutcome> {
+        let Some(acceptor) = &self.0 else { return Ok(HandshakeOutcome::Stream(plain(socket))) };
         match (socket.first_byte().await?, &socket) {
-            (None, Socket::Tcp(_)) => Ok(Accepted::Closed),
+            (None, Socket::Tcp(_)) => Ok(HandshakeOutcome::Closed),
             // Plain HTTP begins with a capital letter, the method; a TLS handshake begins with the byte 22.
-            (Some(b'A'..=b'Z'), _) => Ok(Accepted::PlainHttp(plain(socket))),
-            _ => Ok(Accepted::Stream(Box::new(acceptor.accept(socket).await?))),
+            (Some(b'A'..=b'Z'), _) => Ok(HandshakeOutcome::PlainHttp(plain(socket))),
+            _ => Ok(HandshakeOutcome::Stream(Box::new(acceptor.accept(socket).await?))),
         }
     }
 }
@@ -51,19 +51,19 @@ pub struct Tls;
 
 #[cfg(not(feature = "tls"))]
 impl Tls {
-    pub fn read(server: &Server) -> Result<Self, String> {
+    pub fn read(server: &ServerConfig) -> Result<Self, String> {
         match &server.tls_cert {
             Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".to_owned()),
             None => Ok(Self),
         }
     }
 
-    pub async fn accept(&self, socket: Socket) -> io::Result<Accepted> {
-        Ok(Accepted::Stream(plain(socket)))
+    pub async fn accept(&self, socket: Socket) -> io::Result<HandshakeOutcome> {
+        Ok(HandshakeOutcome::Stream(plain(socket)))
     }
 }
 
-fn plain(socket: Socket) -> Box<dyn Bytes> {
+fn plain(socket: Socket) -> Box<dyn SocketStream> {
     match socket {
         Socket::Tcp(stream) => Box::new(stream),
         #[cfg(unix)]

@@ -8,10 +8,10 @@ use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
 
-use super::authorize::View;
+use super::authorize::VisibleState;
 use super::embeddings::WRITE_SLICE;
 use super::error::ApiError;
-use super::inputs::{self, Asked};
+use super::inputs::{self, RequestedModel};
 use super::json::Json;
 use super::stages::{Stage, Stages};
 use super::{stream, write};
@@ -31,64 +31,65 @@ const BYTES_PER_TOKEN: usize = 12;
     post,
     path = "/v1/tokenize",
     tag = "tools",
+    operation_id = "createTokens",
     request_body = CreateTokensRequest,
     responses((status = OK, description = "The tokens of each input, in the order of the inputs", body = CreateTokensResponse), ApiError)
 )]
 pub async fn create(
-    View(state): View,
+    VisibleState(state): VisibleState,
     Json(request, weight): Json<CreateTokensRequest>,
 ) -> Result<Response<Body>, ApiError> {
     let CreateTokensRequest { input, model } = request;
     let inputs = input.list;
-    let asked = Asked::of(&state, model.as_deref())?;
+    let requested = RequestedModel::resolve(&state, model.as_deref())?;
     let count = inputs.len();
-    let inputs = asked.admit(&state, weight.as_deref(), "input", inputs)?;
+    let inputs = requested.check(&state, weight.as_deref(), "input", inputs)?;
     let short = inputs.are_short();
-    let tokens = asked.tokens(&state, inputs, short).await?;
+    let tokens = requested.tokenize(&state, inputs, short).await?;
     let usage = inputs::charge(&state, &tokens)?;
     let parts = parts(&tokens);
-    let slices = inputs::slices(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
-    let answer = Answer {
-        embedder: Arc::clone(&asked.embedder),
-        stages: Arc::clone(&asked.stages),
-        model: model.unwrap_or_else(|| asked.entry.id().to_owned()),
+    let slices = inputs::split_by_size(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
+    let answer = TokensResponse {
+        embedder: Arc::clone(&requested.embedder),
+        stages: Arc::clone(&requested.stages),
+        model: model.unwrap_or_else(|| requested.entry.id().to_owned()),
         tokens,
         parts,
     };
     let response = stream::respond(&state, slices.len(), Duration::ZERO, move |slice, _| {
         Ok(answer.write(slices.get(slice).cloned().unwrap_or_default()))
     });
-    Ok(asked.account(response.await?, count, usage))
+    Ok(requested.with_accounting(response.await?, count, usage))
 }
 
 /// A run of the IDs, or of the pieces, of one input.
-struct Part {
+struct TokenRun {
     input: usize,
     pieces: bool,
     tokens: Range<usize>,
 }
 
 /// Returns all runs in the order in which the response lists them. An input without tokens has two empty runs.
-fn parts(tokens: &[PooledTokens]) -> Vec<Part> {
+fn parts(tokens: &[PooledTokens]) -> Vec<TokenRun> {
     let starts = |len: usize| (0..len.max(1)).step_by(TOKENS);
     let of_input = |(input, tokens): (usize, &PooledTokens)| {
         let len = tokens.len();
         [false, true].into_iter().flat_map(move |pieces| {
-            starts(len).map(move |start| Part { input, pieces, tokens: start..(start + TOKENS).min(len) })
+            starts(len).map(move |start| TokenRun { input, pieces, tokens: start..(start + TOKENS).min(len) })
         })
     };
     tokens.iter().enumerate().flat_map(of_input).collect()
 }
 
-struct Answer {
+struct TokensResponse {
     embedder: Arc<Embedder>,
     stages: Arc<Stages>,
     model: String,
     tokens: Vec<PooledTokens>,
-    parts: Vec<Part>,
+    parts: Vec<TokenRun>,
 }
 
-impl Answer {
+impl TokensResponse {
     fn write(&self, range: Range<usize>) -> Bytes {
         self.stages.time(Stage::Serialize, || {
             let mut out = Vec::with_capacity(WRITE_SLICE);
@@ -99,13 +100,13 @@ impl Answer {
                 self.part(part, &mut out);
             }
             if range.end == self.parts.len() {
-                write::tail(&mut out, &self.model, inputs::count(&self.tokens));
+                write::tail(&mut out, &self.model, inputs::token_count(&self.tokens));
             }
             out.into()
         })
     }
 
-    fn part(&self, part: &Part, out: &mut Vec<u8>) {
+    fn part(&self, part: &TokenRun, out: &mut Vec<u8>) {
         let Some(all) = self.tokens.get(part.input).map(PooledTokens::ids) else { return };
         if part.tokens.start == 0 {
             let head = match (part.pieces, part.input) {

@@ -3,8 +3,8 @@
 //!
 //! The body of a refused request must still be received, because a client does not read the response while it is
 //! sending. Under overload most of the incoming bytes are of this kind. On plain TCP the kernel drops them without
-//! copying ([`Received::skip`]). This works only for bytes that were not read together with the head of the request, so
-//! the first read of a request is small.
+//! copying ([`ReceiveState::skip`]). This works only for bytes that were not read together with the head of the
+//! request, so the first read of a request is small.
 //!
 //! If a connection is closed while its client may still be sending, the writing half is closed first, and incoming
 //! bytes are discarded for a while. Otherwise bytes that arrive at the closed socket would reset the connection, and
@@ -32,12 +32,12 @@ pub const FIRST_READ: usize = 2 << 10;
 /// The number of bytes that the kernel accepts beyond what it can send at once. By default it accepts up to the size of
 /// its buffers, which is megabytes, and the server could not see for minutes whether a slow client receives anything.
 #[cfg(target_os = "linux")]
-const UNSENT: u32 = 32 << 10;
+const UNSENT_LIMIT: u32 = 32 << 10;
 
 /// Makes the kernel accept only as many bytes as it can send soon.
 pub fn limit_unsent(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT);
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_LIMIT);
     #[cfg(not(target_os = "linux"))]
     let _ = stream;
 }
@@ -55,10 +55,10 @@ const PREFACE: usize = 24;
 
 /// How long requests in flight continue after the client has closed its sending side. The client may have closed only
 /// that side; more often it is gone, and the work for it should end soon.
-const HALF_CLOSED: Duration = Duration::from_secs(1);
+const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(1);
 
 /// The byte stream of a connection: TCP, a Unix socket, or TLS.
-pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
+pub trait SocketStream: AsyncRead + AsyncWrite + Send + Unpin {
     /// Discards at most `most` incoming bytes and returns how many there were, 0 at the end of the stream. Returns
     /// `None` if the stream cannot discard bytes without reading them.
     fn poll_skip(&mut self, _context: &mut Context<'_>, _most: u64) -> Option<Poll<io::Result<usize>>> {
@@ -66,7 +66,7 @@ pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin {
     }
 }
 
-impl Bytes for TcpStream {
+impl SocketStream for TcpStream {
     /// Uses `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
     #[cfg(target_os = "linux")]
     fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
@@ -74,9 +74,9 @@ impl Bytes for TcpStream {
         thread_local! {
                         /// The buffer whose capacity tells the kernel how many bytes to discard. Nothing is written to
                         /// it, so it takes no memory.
-            static NOWHERE: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
+            static DISCARD_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
         }
-        NOWHERE.with_borrow_mut(|nowhere| {
+        DISCARD_BUFFER.with_borrow_mut(|nowhere| {
             let most = usize::try_from(most).unwrap_or(usize::MAX).min(SKIP);
             let nowhere = nowhere.spare_capacity_mut().get_mut(..most)?;
             Some(loop {
@@ -96,20 +96,20 @@ impl Bytes for TcpStream {
 }
 
 #[cfg(unix)]
-impl Bytes for tokio::net::UnixStream {}
+impl SocketStream for tokio::net::UnixStream {}
 
 #[cfg(feature = "tls")]
-impl Bytes for tokio_rustls::server::TlsStream<super::listen::Socket> {}
+impl SocketStream for tokio_rustls::server::TlsStream<super::listen::Socket> {}
 
 #[cfg(test)]
-impl Bytes for tokio::io::DuplexStream {}
+impl SocketStream for tokio::io::DuplexStream {}
 
 /// What is known about the bytes that a connection receives. The connection's stream and its requests share it.
 #[derive(Debug, Clone, Default)]
-pub struct Received(Arc<Receiving>);
+pub struct ReceiveState(Arc<ReceiveFlags>);
 
 #[derive(Debug, Default)]
-struct Receiving {
+struct ReceiveFlags {
     /// How many of the next bytes may be discarded unread.
     skip: AtomicU64,
     /// Whether bytes of a request were read whose body has not ended yet.
@@ -120,7 +120,7 @@ struct Receiving {
     multiplexed: AtomicBool,
 }
 
-impl Received {
+impl ReceiveState {
     /// Discards the next `bytes` bytes. None of them may have been read yet.
     pub fn skip(&self, bytes: u64) {
         self.0.skip.store(bytes, Ordering::Relaxed);
@@ -162,13 +162,13 @@ pub struct Transport<S> {
     /// The time until which HTTP does not learn that the client has closed its sending side. Once HTTP learns it, it
     /// drops the requests in flight. `None` until the client closes its side.
     half_closed: Option<Pin<Box<Sleep>>>,
-    received: Received,
+    received: ReceiveState,
     /// The number of bytes that were discarded and not yet reported to HTTP as read.
     skipped: usize,
     /// Whether the next read is the first one of a request: nothing but a preface was read since the last write.
-    begins: bool,
+    at_request_start: bool,
     /// Set once the writing half is closed.
-    closing: Option<Closing>,
+    closing: Option<LingeringClose>,
     /// The length of the first read of the current request, if it was the only read.
     first: Option<usize>,
     /// A response that replaces hyper's own, and how many of its bytes are written.
@@ -178,11 +178,11 @@ pub struct Transport<S> {
 thread_local! {
         /// The bytes of the latest first read on this thread. Hyper parses a head, and refuses it, right after reading
         /// it.
-    static FIRST: RefCell<[u8; FIRST_READ]> = const { RefCell::new([0; FIRST_READ]) };
+    static FIRST_READ_BYTES: RefCell<[u8; FIRST_READ]> = const { RefCell::new([0; FIRST_READ]) };
 }
 
 /// The remaining limits while incoming bytes are discarded before a connection is closed.
-struct Closing {
+struct LingeringClose {
     until: Instant,
     bytes: u64,
     /// Whether to wait for bytes that have not arrived yet.
@@ -198,16 +198,16 @@ impl<S> Transport<S> {
             alarm: Box::pin(tokio::time::sleep(limit)),
             activity,
             half_closed: None,
-            received: Received::default(),
+            received: ReceiveState::default(),
             skipped: 0,
-            begins: true,
+            at_request_start: true,
             closing: None,
             first: None,
             replacement: None,
         }
     }
 
-    pub fn received(&self) -> Received {
+    pub fn received(&self) -> ReceiveState {
         self.received.clone()
     }
 
@@ -230,7 +230,7 @@ impl<S> Transport<S> {
 
     /// Records the result of a write, and checks the time limit.
     fn wrote(&mut self, context: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        self.begins = true;
+        self.at_request_start = true;
         self.activity.set_blocked(written.is_pending());
         self.check(context, written)
     }
@@ -240,18 +240,19 @@ impl<S> Transport<S> {
         if self.activity.in_flight() == 0 {
             return Poll::Ready(());
         }
-        self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED))).as_mut().poll(context)
+        self.half_closed.get_or_insert_with(|| Box::pin(tokio::time::sleep(HALF_CLOSED_LIMIT))).as_mut().poll(context)
     }
 }
 
-impl Transport<Box<dyn Bytes>> {
+impl Transport<Box<dyn SocketStream>> {
     /// Writes another response in place of `bytes`, if `bytes` are the response with which hyper itself refuses a
     /// request.
     fn poll_replace(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Option<Poll<io::Result<usize>>> {
         if self.replacement.is_none() {
             let first = self.first;
-            let answer =
-                FIRST.with_borrow(|room| malformed::in_api_shape(bytes, first.and_then(|length| room.get(..length))));
+            let answer = FIRST_READ_BYTES.with_borrow(|room| {
+                malformed::replace_hyper_refusal(bytes, first.and_then(|length| room.get(..length)))
+            });
             self.replacement = Some((answer?, 0));
         }
         let (answer, mut sent) = self.replacement.take()?;
@@ -270,7 +271,7 @@ impl Transport<Box<dyn Bytes>> {
     }
 }
 
-impl AsyncRead for Transport<Box<dyn Bytes>> {
+impl AsyncRead for Transport<Box<dyn SocketStream>> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -295,8 +296,8 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
             return Poll::Ready(Ok(()));
         }
         let (before, room) = (buffer.filled().len(), buffer.remaining());
-        let read = if self.begins {
-            FIRST.with_borrow_mut(|room| {
+        let read = if self.at_request_start {
+            FIRST_READ_BYTES.with_borrow_mut(|room| {
                 let most = buffer.remaining().min(FIRST_READ);
                 let mut first = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
                 let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
@@ -310,7 +311,7 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
         };
         let came = buffer.filled().len() - before;
         if came > 0 {
-            self.begins &= came <= PREFACE;
+            self.at_request_start &= came <= PREFACE;
             self.received.0.unfinished.store(true, Ordering::Relaxed);
         } else if matches!(read, Poll::Ready(Ok(()))) && room > 0 {
             ready!(self.poll_end(context));
@@ -319,7 +320,7 @@ impl AsyncRead for Transport<Box<dyn Bytes>> {
     }
 }
 
-impl AsyncWrite for Transport<Box<dyn Bytes>> {
+impl AsyncWrite for Transport<Box<dyn SocketStream>> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(replaced) = self.poll_replace(context, bytes) {
             return replaced;
@@ -358,13 +359,13 @@ impl AsyncWrite for Transport<Box<dyn Bytes>> {
             let shut = Pin::new(&mut self.stream).poll_shutdown(context);
             ready!(self.check(context, shut))?;
             let until = Instant::now() + LINGER;
-            self.closing = Some(Closing { until, bytes: 0, waits: self.received.is_unfinished() });
+            self.closing = Some(LingeringClose { until, bytes: 0, waits: self.received.is_unfinished() });
         }
         self.poll_linger(context).map(Ok)
     }
 }
 
-impl Transport<Box<dyn Bytes>> {
+impl Transport<Box<dyn SocketStream>> {
     /// Discards what the client still sends, until the stream ends, the client pauses, or a limit is reached.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(closing) = self.closing.as_mut() else { return Poll::Ready(()) };
@@ -413,7 +414,7 @@ mod tests {
         const LIMIT: Duration = Duration::from_millis(200);
         let (ours, mut theirs) = tokio::io::duplex(64);
         let started = Instant::now();
-        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, LIMIT, Arc::default());
+        let mut stream = Transport::new(Box::new(ours) as Box<dyn SocketStream>, LIMIT, Arc::default());
         for byte in 0..3 {
             tokio::time::sleep(LIMIT / 2).await;
             theirs.write_all(&[byte]).await.unwrap();
@@ -434,12 +435,12 @@ mod tests {
         let activity = Arc::new(Activity::default());
         let (ours, theirs) = tokio::io::duplex(64);
         let mut stream =
-            Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60), Arc::clone(&activity));
+            Transport::new(Box::new(ours) as Box<dyn SocketStream>, Duration::from_secs(60), Arc::clone(&activity));
         drop(theirs);
         let started = Instant::now();
         let request = activity.begin();
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
-        assert!(started.elapsed() >= HALF_CLOSED);
+        assert!(started.elapsed() >= HALF_CLOSED_LIMIT);
         drop(request);
         assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
     }
@@ -449,7 +450,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (tcp, (duplex, mut other)) = (listener.accept().await.unwrap().0, tokio::io::duplex(1 << 20));
-        let streams: [(Box<dyn Bytes>, &mut (dyn AsyncWrite + Unpin)); 2] =
+        let streams: [(Box<dyn SocketStream>, &mut (dyn AsyncWrite + Unpin)); 2] =
             [(Box::new(tcp), &mut client), (Box::new(duplex), &mut other)];
         for (stream, client) in streams {
             let mut stream = Transport::new(stream, Duration::from_secs(60), Arc::default());
@@ -472,7 +473,8 @@ mod tests {
     #[tokio::test]
     async fn the_first_read_of_a_request_is_small() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-        let mut stream = Transport::new(Box::new(ours) as Box<dyn Bytes>, Duration::from_secs(60), Arc::default());
+        let mut stream =
+            Transport::new(Box::new(ours) as Box<dyn SocketStream>, Duration::from_secs(60), Arc::default());
         let mut buffer = vec![0; 1 << 17];
         for _ in 0..2 {
             theirs.write_all(&buffer).await.unwrap();

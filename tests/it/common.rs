@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use embedding_server::config::{Config, Model};
+use embedding_server::config::{Config, ModelConfig};
 use embedding_server::pooling::place::DeviceChoice;
-use embedding_server::server::{self, State};
+use embedding_server::server::{self, ServerState};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -59,7 +59,7 @@ pub struct TestApp {
 impl TestApp {
     /// Starts a server with the tiny Llama as `text-embedding-3-small`, configured by `change`, on [`test_device`].
     pub fn start(change: impl FnOnce(&mut Config)) -> Self {
-        let models = vec![Model::new("text-embedding-3-small", checkpoint("llama"))];
+        let models = vec![ModelConfig::new("text-embedding-3-small", checkpoint("llama"))];
         let mut config = Config { models, ..Config::default() };
         change(&mut config);
         if let Some(device) = test_device() {
@@ -72,9 +72,9 @@ impl TestApp {
         let address = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let state = Arc::new(State::new(config).unwrap());
-            let searches = state.load().await.unwrap();
-            state.quicken(searches).await;
+            let state = Arc::new(ServerState::new(config).unwrap());
+            let pending_tokenizers = state.load().await.unwrap();
+            state.load_faster_tokenizers(pending_tokenizers).await;
             let stopped = async {
                 let _ = stopped.await;
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use embedding_server::config::layers::{Effective, Flags, effective};
+use embedding_server::config::layers::{EffectiveConfig, Flags, effective};
 use embedding_server::config::settings;
 use embedding_server::config::{Config, LogFormat};
 use embedding_server::keys::ApiKeys;
@@ -19,7 +19,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
     file
 }
 
-fn merge(text: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Effective, String> {
+fn merge(text: &str, environment: &[(&str, &str)], flags: Flags) -> Result<EffectiveConfig, String> {
     let file = file(text);
     let flags = Flags { config: Some(file.path().to_owned()), ..flags };
     let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::config::units::ByteCount;
 use embedding_server::embedder::{EmptyInput, TokenInput};
 use serde_json::json;
@@ -53,8 +53,8 @@ fn token_ids_for_more_text_than_max_body_are_refused_before_they_are_decoded() {
     let app = TestApp::start(|c| {
         c.server.max_body = ByteCount(100_000);
         c.server.max_in_flight = ByteCount(100_000);
-        let own = Model { token_input: TokenInput::Model, ..Model::new("own", checkpoint("llama")) };
-        let capped = Model { max_input_tokens: Some(100), ..Model::new("capped", checkpoint("llama")) };
+        let own = ModelConfig { token_input: TokenInput::Model, ..ModelConfig::new("own", checkpoint("llama")) };
+        let capped = ModelConfig { max_input_tokens: Some(100), ..ModelConfig::new("capped", checkpoint("llama")) };
         c.models.extend([own, capped]);
     });
     // Each token ID stands for 128 spaces.
@@ -149,7 +149,7 @@ fn dimensions_are_a_renormalized_prefix() {
 #[test]
 fn a_text_without_tokens_gets_the_first_unit_vector_and_zero_usage() {
     // Qwen's tokenizer adds no BOS token.
-    let app = TestApp::start(|c| c.models = vec![Model::new("m", checkpoint("qwen"))]);
+    let app = TestApp::start(|c| c.models = vec![ModelConfig::new("m", checkpoint("qwen"))]);
     let answer = app.embed(&json!({"input": ["", "a"], "dimensions": 3}));
     assert_eq!(answer.vectors()[0], [1.0, 0.0, 0.0]);
     let one = app.embed(&json!({"input": "a"}));
@@ -161,8 +161,9 @@ fn empty_inputs_can_be_refused() {
     // The first model's tokenizer adds a BOS token to every text, and the second one's does not.
     for name in ["llama", "qwen"] {
         let app = TestApp::start(|c| {
-            let strict = |id: &str| Model { empty_input: EmptyInput::Reject, ..Model::new(id, checkpoint(name)) };
-            c.models = vec![strict("m"), Model { token_input: TokenInput::Model, ..strict("own") }];
+            let strict =
+                |id: &str| ModelConfig { empty_input: EmptyInput::Reject, ..ModelConfig::new(id, checkpoint(name)) };
+            c.models = vec![strict("m"), ModelConfig { token_input: TokenInput::Model, ..strict("own") }];
         });
         for (model, input) in [("m", json!(["a", ""])), ("m", json!([[15339], []])), ("own", json!([[1], []]))] {
             let answer = app.embed(&json!({"input": input, "model": model}));
@@ -180,13 +181,13 @@ fn empty_inputs_can_be_refused() {
 #[test]
 fn model_settings_change_the_vectors_as_documented() {
     let app = TestApp::start(|c| {
-        let model = |id: &str| Model::new(id, checkpoint("llama"));
+        let model = |id: &str| ModelConfig::new(id, checkpoint("llama"));
         c.models = vec![
             model("plain"),
-            Model { normalize: Some(false), ..model("raw") },
-            Model { special_tokens: Some(false), ..model("bare") },
-            Model { dimensions: Some(4), ..model("short") },
-            Model { max_input_tokens: Some(4), ..model("capped") },
+            ModelConfig { normalize: Some(false), ..model("raw") },
+            ModelConfig { special_tokens: Some(false), ..model("bare") },
+            ModelConfig { dimensions: Some(4), ..model("short") },
+            ModelConfig { max_input_tokens: Some(4), ..model("capped") },
         ];
     });
     let of = |model: &str| app.embed(&json!({"input": "hello", "model": model}));
@@ -209,10 +210,10 @@ fn model_settings_change_the_vectors_as_documented() {
 #[test]
 fn token_ids_of_the_models_vocabulary_are_range_checked_and_can_be_refused() {
     let app = TestApp::start(|c| {
-        let model = |id: &str| Model::new(id, checkpoint("llama"));
+        let model = |id: &str| ModelConfig::new(id, checkpoint("llama"));
         c.models = vec![
-            Model { token_input: TokenInput::Model, ..model("own") },
-            Model { token_input: TokenInput::Reject, ..model("none") },
+            ModelConfig { token_input: TokenInput::Model, ..model("own") },
+            ModelConfig { token_input: TokenInput::Reject, ..model("none") },
         ];
     });
     assert_eq!(app.embed(&json!({"input": [1, 5, 7], "model": "own"})).body["usage"]["total_tokens"], 3);
@@ -228,7 +229,7 @@ fn token_ids_of_the_models_vocabulary_are_range_checked_and_can_be_refused() {
 
 #[test]
 fn a_token_without_a_row_is_neither_pooled_nor_counted() {
-    let app = TestApp::start(|c| c.models = vec![Model::new("m", checkpoint("gemma3-added-token"))]);
+    let app = TestApp::start(|c| c.models = vec![ModelConfig::new("m", checkpoint("gemma3-added-token"))]);
     let tokenizer: serde_json::Value =
         serde_json::from_slice(&std::fs::read(checkpoint("gemma3-added-token").join("tokenizer.json")).unwrap())
             .unwrap();
@@ -243,8 +244,10 @@ fn a_token_without_a_row_is_neither_pooled_nor_counted() {
 #[test]
 fn models_are_listed_and_found_under_every_name_and_url_encoding() {
     let app = TestApp::start(|c| {
-        c.models =
-            vec![Model { aliases: vec!["org/other name".to_owned()], ..Model::new("org/name", checkpoint("llama")) }];
+        c.models = vec![ModelConfig {
+            aliases: vec!["org/other name".to_owned()],
+            ..ModelConfig::new("org/name", checkpoint("llama"))
+        }];
     });
     let list = app.get("/v1/models");
     let ids: Vec<_> = list.body["data"].as_array().unwrap().iter().map(|m| m["id"].as_str().unwrap()).collect();
@@ -264,7 +267,7 @@ fn models_are_listed_and_found_under_every_name_and_url_encoding() {
 #[test]
 fn a_request_without_model_gets_the_default_and_an_unknown_model_is_404() {
     let app = TestApp::start(|c| {
-        c.models = vec![Model::new("a", checkpoint("llama")), Model::new("b", checkpoint("gemma"))];
+        c.models = vec![ModelConfig::new("a", checkpoint("llama")), ModelConfig::new("b", checkpoint("gemma"))];
         c.default_model = Some("b".to_owned());
     });
     assert_eq!(app.embed(&json!({"input": "x"})).body["model"], "b");

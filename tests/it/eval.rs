@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use serde_json::Value;
 
 use crate::common::TestApp;
@@ -48,7 +48,7 @@ fn a_refined_table_measures_the_same_by_file_and_by_api() {
     assert_eq!(again.status.code(), Some(1));
     assert!(text(&again.stderr).contains("--force"), "{}", text(&again.stderr));
 
-    let app = TestApp::start(|config| config.models = vec![Model::new("refined", &out)]);
+    let app = TestApp::start(|config| config.models = vec![ModelConfig::new("refined", &out)]);
     let url = app.url("/v1");
     let model = format!("file={out}");
     let (pairs, more, a, b, search) =

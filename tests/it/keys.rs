@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use embedding_server::config::{Config, Model};
+use embedding_server::config::{Config, ModelConfig};
 use embedding_server::keys::ApiKeys;
-use embedding_server::server::State;
+use embedding_server::server::ServerState;
 use serde_json::{Value, json};
 
 use crate::common::{Answer, TestApp, agent, checkpoint};
@@ -17,8 +17,10 @@ const SOME: &str = "sk-some-0123456789abcdef";
 fn app(change: impl FnOnce(&mut Config)) -> TestApp {
     TestApp::start(|c| {
         let aliases = vec!["org/b".to_owned()];
-        c.models =
-            vec![Model::new("a", checkpoint("llama")), Model { aliases, ..Model::new("b", checkpoint("gemma")) }];
+        c.models = vec![
+            ModelConfig::new("a", checkpoint("llama")),
+            ModelConfig { aliases, ..ModelConfig::new("b", checkpoint("gemma")) },
+        ];
         c.server.api_keys = ApiKeys::new([ALL.to_owned(), format!("{SOME} org/b")]);
         change(c);
     })
@@ -155,20 +157,20 @@ fn a_key_with_models_sees_only_these_models() {
 
 #[test]
 fn a_key_for_an_unknown_model_is_refused_at_the_start() {
-    let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
+    let mut config = Config { models: vec![ModelConfig::new("a", checkpoint("llama"))], ..Config::default() };
     config.server.api_keys = ApiKeys::new([format!("{SOME} a nothing")]);
-    let error = State::new(config).err().unwrap().to_string();
+    let error = ServerState::new(config).err().unwrap().to_string();
     assert!(error.contains("\"nothing\"") && !error.contains(SOME), "{error}");
 }
 
 #[test]
 fn metrics_need_key_requires_a_configured_key() {
-    let mut config = Config { models: vec![Model::new("a", checkpoint("llama"))], ..Config::default() };
+    let mut config = Config { models: vec![ModelConfig::new("a", checkpoint("llama"))], ..Config::default() };
     config.server.metrics_need_key = true;
-    let error = State::new(config.clone()).err().unwrap().to_string();
+    let error = ServerState::new(config.clone()).err().unwrap().to_string();
     assert!(error.contains("metrics_need_key") && error.contains("server.api_keys"), "{error}");
     config.server.metrics = false;
-    assert!(State::new(config).is_ok());
+    assert!(ServerState::new(config).is_ok());
 }
 
 #[test]
@@ -278,7 +280,7 @@ fn keys_are_never_shown_and_a_server_without_keys_warns() {
 /// A server whose models never finish loading, so that /ready always names them.
 #[test]
 fn ready_and_the_description_name_models_only_to_requests_with_a_key() {
-    let ask = |state: &Arc<State>, path: &str, key: Option<&str>| {
+    let ask = |state: &Arc<ServerState>, path: &str, key: Option<&str>| {
         let request = axum::http::Request::builder().uri(path);
         let request = match key {
             Some(key) => request.header("x-api-key", key),
@@ -293,11 +295,12 @@ fn ready_and_the_description_name_models_only_to_requests_with_a_key() {
         })
     };
     for with_keys in [true, false] {
-        let mut config = Config { models: vec![Model::new("secret/model", checkpoint("llama"))], ..Config::default() };
+        let mut config =
+            Config { models: vec![ModelConfig::new("secret/model", checkpoint("llama"))], ..Config::default() };
         if with_keys {
             config.server.api_keys = ApiKeys::new([ALL]);
         }
-        let state = Arc::new(State::new(config).unwrap());
+        let state = Arc::new(ServerState::new(config).unwrap());
         for path in ["/ready", "/openapi.json"] {
             for (key, knows) in [(None, !with_keys), (Some("wrong"), !with_keys), (Some(ALL), true)] {
                 let text = ask(&state, path, key);

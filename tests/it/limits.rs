@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::config::units::{ByteCount, Seconds};
 use serde_json::{Value, json};
 
@@ -300,7 +300,7 @@ fn unread_responses_are_abandoned_to_make_room() {
     let dir = models::layer0();
     for h2 in [false, true] {
         let app = TestApp::start(|c| {
-            c.models = vec![Model::new("m", dir.path())];
+            c.models = vec![ModelConfig::new("m", dir.path())];
             c.server.max_in_flight = ByteCount(30 << 20);
         });
         let body = json!({"input": vec!["a"; 2048]});
@@ -338,7 +338,7 @@ fn h2_requests_without_window(app: &TestApp, path: &str, body: &str, count: u32)
 fn a_client_that_does_not_read_its_response_is_disconnected() {
     let dir = models::layer0();
     let app = TestApp::start(|c| {
-        c.models = vec![Model::new("m", dir.path())];
+        c.models = vec![ModelConfig::new("m", dir.path())];
         c.server.header_timeout = SHORT;
         c.server.request_timeout = Seconds(Duration::from_secs(5));
     });
@@ -358,7 +358,7 @@ fn a_long_text_yields_to_small_requests_and_ends_with_its_client() {
     for name in ["llama", "qwen2"] {
         let app = TestApp::start(|c| {
             c.server.threads = 2;
-            c.models = vec![Model::new("m", crate::common::checkpoint(name))];
+            c.models = vec![ModelConfig::new("m", crate::common::checkpoint(name))];
         });
         let long = json!({"input": " ".repeat(8 << 20)}).to_string();
         let begin = |app: &TestApp| {

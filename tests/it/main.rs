@@ -31,7 +31,6 @@ mod limits;
 mod loading;
 mod metrics;
 mod models;
-mod neighbours;
 mod numbers;
 mod openapi;
 mod operations;
@@ -53,5 +52,6 @@ mod texts;
 #[cfg(feature = "tls")]
 mod tls;
 mod tokenize;
+mod tools;
 mod unix_socket;
 mod unserved;

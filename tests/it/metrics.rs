@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::keys::ApiKeys;
 use serde_json::{Value, json};
 
@@ -55,8 +55,8 @@ fn scrape_until(app: &TestApp, what: impl Fn(&BTreeMap<String, f64>) -> bool) ->
 fn two_models() -> TestApp {
     TestApp::start(|c| {
         c.models = vec![
-            Model { aliases: vec!["alias".to_owned()], ..Model::new("a", checkpoint("llama")) },
-            Model::new("b", checkpoint("gemma")),
+            ModelConfig { aliases: vec!["alias".to_owned()], ..ModelConfig::new("a", checkpoint("llama")) },
+            ModelConfig::new("b", checkpoint("gemma")),
         ];
     })
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::norm::NormKind;
 use safetensors::SafeTensors;
 use serde_json::json;
@@ -37,12 +37,12 @@ fn large_rows_keep_their_direction_and_their_mean() {
     }
     let dir = constant(5e37);
     let app = TestApp::start(|c| {
-        let model = |id: &str, normalize, embedding_scale| Model {
+        let model = |id: &str, normalize, embedding_scale| ModelConfig {
             norm: Some(NormKind::None),
             normalize: Some(normalize),
             embedding_scale,
             special_tokens: Some(false),
-            ..Model::new(id, dir.path())
+            ..ModelConfig::new(id, dir.path())
         };
         c.models = vec![model("unit", true, None), model("mean", false, None), model("huge", false, Some(1e3))];
         c.models.push(model("huge-unit", true, Some(1e3)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::embedder::TokenInput;
 use serde_json::{Value, json};
 
@@ -168,7 +168,7 @@ fn every_path_exists_and_every_reference_resolves() {
 
 #[test]
 fn the_examples_match_real_responses() {
-    let app = TestApp::start(|c| c.models = vec![Model::new("org/the-model", checkpoint("llama"))]);
+    let app = TestApp::start(|c| c.models = vec![ModelConfig::new("org/the-model", checkpoint("llama"))]);
     let api = app.get("/openapi.json").body;
     /// Returns the field names of an example, at all depths; for a list those of its first element.
     fn fields(example: &Value) -> Value {
@@ -211,7 +211,7 @@ fn the_description_has_the_limits_of_this_server() {
     assert_eq!((dimensions(&api), ids(&api, "/oneOf/2/items/maximum")), (json!(16), json!(100_255)));
     let app = TestApp::start(|c| {
         c.server.max_inputs = 3;
-        c.models = vec![Model { token_input: TokenInput::Model, ..Model::new("m", checkpoint("llama")) }];
+        c.models = vec![ModelConfig { token_input: TokenInput::Model, ..ModelConfig::new("m", checkpoint("llama")) }];
     });
     let api = app.get("/openapi.json").body;
     assert_eq!(ids(&api, "/oneOf/1/maxItems"), 3);

@@ -1,13 +1,13 @@
 //! The ways in which clients write the same path, and the advice for paths that do not exist.
 
-use embedding_server::config::{Config, Model};
+use embedding_server::config::{Config, ModelConfig};
 use serde_json::{Value, json};
 
 use crate::common::{Answer, TestApp, agent, checkpoint};
 
 fn start(change: impl FnOnce(&mut Config)) -> TestApp {
     TestApp::start(|c| {
-        c.models = vec![Model::new("org/a", checkpoint("llama")), Model::new("b", checkpoint("gemma"))];
+        c.models = vec![ModelConfig::new("org/a", checkpoint("llama")), ModelConfig::new("b", checkpoint("gemma"))];
         change(c);
     })
 }

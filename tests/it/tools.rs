@@ -1,7 +1,7 @@
 //! The endpoints that OpenAI's API does not have: tokens, similarities, models in the path, repeated slashes, and their
 //! errors.
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::embedder::TokenInput;
 use embedding_server::openai::{CreateEmbeddingResponse, CreateSimilarityResponse, CreateTokensResponse};
 use serde_json::{Value, json};
@@ -26,9 +26,9 @@ fn tokenize_returns_the_pooled_tokens_and_their_pieces_join_to_the_text() {
     let text = "Hello, wörld  안녕\n🦀 end";
     for name in ["llama", "gemma", "qwen2", "gpt-neox", "bloom", "mistral3"] {
         let app = TestApp::start(|c| {
-            let own = Model { token_input: TokenInput::Model, ..Model::new("own", checkpoint(name)) };
-            let bare = Model { special_tokens: Some(false), ..Model::new("bare", checkpoint(name)) };
-            c.models = vec![Model::new("m", checkpoint(name)), own, bare];
+            let own = ModelConfig { token_input: TokenInput::Model, ..ModelConfig::new("own", checkpoint(name)) };
+            let bare = ModelConfig { special_tokens: Some(false), ..ModelConfig::new("bare", checkpoint(name)) };
+            c.models = vec![ModelConfig::new("m", checkpoint(name)), own, bare];
         });
         let answer = tokens(&app, &json!({"input": [text, ""]}));
         let [first, empty] = &answer.data[..] else { panic!("{answer:?}") };
@@ -73,7 +73,7 @@ fn cl100k_token_ids_are_returned_as_the_models_own() {
 /// Model2Vec leaves the unknown token out of its mean, so /v1/tokenize leaves it out too.
 #[test]
 fn a_token_that_is_not_pooled_is_not_returned() {
-    let app = TestApp::start(|c| c.models = vec![Model::new("m", fixtures("static").join("model2vec"))]);
+    let app = TestApp::start(|c| c.models = vec![ModelConfig::new("m", fixtures("static").join("model2vec"))]);
     for text in ["hello \u{10FFFD}", "the"] {
         let answer = tokens(&app, &json!({"input": text}));
         assert_eq!(app.embed(&json!({"input": text})).body["usage"]["total_tokens"], answer.data[0].count);
@@ -99,8 +99,8 @@ fn similarities_are_the_cosine_similarities_of_the_vectors() {
     let texts: Vec<String> = (0..40).map(|i| format!("text {i} {}", "word ".repeat(i * 20))).collect();
     // Vectors whose length is not 1 must have the same cosine similarities.
     let app = TestApp::start(|c| {
-        let raw = Model { normalize: Some(false), ..Model::new("raw", checkpoint("llama")) };
-        c.models = vec![Model::new("m", checkpoint("llama")), raw];
+        let raw = ModelConfig { normalize: Some(false), ..ModelConfig::new("raw", checkpoint("llama")) };
+        c.models = vec![ModelConfig::new("m", checkpoint("llama")), raw];
     });
     for dimensions in [16, 5] {
         let vectors = app.vectors(&json!({"input": texts, "dimensions": dimensions}));
@@ -131,7 +131,7 @@ fn similarities_are_the_cosine_similarities_of_the_vectors() {
 #[test]
 fn a_model_in_the_path_overrides_the_one_in_the_body() {
     let app = TestApp::start(|c| {
-        c.models = vec![Model::new("a", checkpoint("llama")), Model::new("org/b c", checkpoint("gemma"))];
+        c.models = vec![ModelConfig::new("a", checkpoint("llama")), ModelConfig::new("org/b c", checkpoint("gemma"))];
     });
     let body = json!({"input": "hello", "model": "a"});
     let expected = app.vectors(&json!({"input": "hello", "model": "org/b c"}));
