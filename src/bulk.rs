@@ -85,8 +85,8 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
     let Tally { summary, skipped, columns, schema, parts } = run.ended();
     for (source, skipped) in options.sources.iter().zip(&skipped) {
         if skipped.records > 0 && skipped.count > 0 {
-            let (count, records) = (skipped.count, counted(skipped.records, "record"));
-            progress.note(&format!("{}: {count} of {records} were left out", source.name().display()));
+            let name = source.name().display();
+            progress.note(&format!("{name}: left out {} of {} records", skipped.count, skipped.records));
             options.max_skipped.check(source.name(), skipped.count, skipped.records, &skipped.first)?;
         }
     }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::json::NonFinite;
-use crate::progress::{Progress, counted};
+use crate::progress::Progress;
 use crate::records::json::{Object, strict_object};
 use crate::records::{InputFormat, Limits, MaxSkipped, Reading, Rows, Source, table};
 
@@ -87,12 +87,7 @@ pub fn read(
     (found.bytes, found.sha256) = read;
     if found.skipped > 0 {
         let records = found.texts + found.skipped;
-        progress.note(&format!(
-            "{}: {} of {} were left out",
-            path.display(),
-            found.skipped,
-            counted(records, "record")
-        ));
+        progress.note(&format!("{}: left out {} of {records} records", path.display(), found.skipped));
         fields.max_skipped.check(path, found.skipped, records, &first)?;
     }
     Ok(found)

@@ -129,7 +129,9 @@ impl Columns {
                 Type::Number => Arc::new(cells.map(|cell| cell?.float()).collect::<Float64Array>()),
                 Type::String => Arc::new(cells.map(|cell| cell?.string()).collect::<StringArray>()),
                 Type::Json => {
-                    let text = |cell: Option<&Cell>| cell.filter(|cell| **cell != Cell::Null).map(Cell::json);
+                    let text = |cell: Option<&Cell>| {
+                        cell.filter(|cell| !matches!(cell, Cell::Null | Cell::NotFinite(_))).map(Cell::json)
+                    };
                     Arc::new(cells.map(text).collect::<StringArray>())
                 }
             };
@@ -351,7 +353,7 @@ mod tests {
             (&["0.10000000000000001", "0.100000000000000005551115123126"], DataType::Float64, "0.1 0.1"),
             (&["12345678901234567.89"], DataType::Utf8, "12345678901234567.89"),
             (&["NaN", "1", "-Infinity"], DataType::Float64, "NaN 1.0 -inf"),
-            (&["null", "NaN", "\"NaN\""], DataType::Utf8, "- null \"NaN\""),
+            (&["null", "NaN", "\"NaN\""], DataType::Utf8, "- - \"NaN\""),
             (&["null", "null"], DataType::Utf8, "- -"),
             (&["true", "null"], DataType::Boolean, "true -"),
             (&["[NaN,{\"a\":-Infinity}]"], DataType::Utf8, "[null,{\"a\":null}]"),

@@ -148,12 +148,15 @@ pub fn text(
 /// all at odd offsets.
 fn utf16_without_mark(head: &[u8]) -> Option<&'static Encoding> {
     let units = head.as_chunks::<2>().0;
-    let is_ascii = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~');
-    let little = units.iter().filter(|[low, high]| *high == 0 && is_ascii(low)).count();
-    let big = units.iter().filter(|[high, low]| *high == 0 && is_ascii(low)).count();
+    let is_latin = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0xa0..=0xff);
+    let little = units.iter().filter(|[low, high]| *high == 0 && is_latin(low)).count();
+    let big = units.iter().filter(|[high, low]| *high == 0 && is_latin(low)).count();
     let zeros = head.iter().filter(|&&byte| byte == 0).count();
     let (count, encoding) = if little > big { (little, UTF_16LE) } else { (big, UTF_16BE) };
-    if count == 0 || zeros != count || 10 * count < units.len() {
+    // UTF-8 text that holds a few NUL bytes has no other control characters, and is not taken for UTF-16 because of them.
+    let is_utf8 = is_utf8_or_cut(head) && !head.iter().any(|&byte| byte != 0 && is_control(byte));
+    let least = if is_utf8 { 7 * units.len() } else { units.len() };
+    if count == 0 || zeros != count || 10 * count < least {
         return None;
     }
     let units = units.iter().map(|unit| match encoding == UTF_16LE {
@@ -212,13 +215,15 @@ fn not_text(head: &[u8]) -> Option<&'static str> {
     }
     let controls = head.iter().filter(|&&byte| is_control(byte)).count();
     let zeros = head.iter().filter(|&&byte| byte == 0).count();
-    let is_utf8 = match str::from_utf8(head) {
-        Ok(_) => true,
-        Err(e) => e.error_len().is_none(),
-    };
+    let is_utf8 = is_utf8_or_cut(head);
     // One control character in a text is the fault of one record. Compressed and random data have them in every tenth byte.
     let share = if is_utf8 { 20 } else { 100 };
     (20 * zeros > head.len() || controls > 0 && share * controls > head.len() && !is_utf8).then_some("binary data")
+}
+
+/// Whether the bytes are UTF-8, or would be if they did not end within a character.
+fn is_utf8_or_cut(head: &[u8]) -> bool {
+    str::from_utf8(head).map_or_else(|e| e.error_len().is_none(), |_| true)
 }
 
 /// Whether the byte is a control character that texts do not have.
@@ -356,6 +361,37 @@ impl<R: BufRead> Read for Lz4Frames<R> {
             if self.is_over {
                 return Ok(0);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+        text.encode_utf16().flat_map(unit).collect()
+    }
+
+    #[test]
+    fn utf16_is_recognized_without_a_mark_and_nul_bytes_are_not_utf16() {
+        for text in ["{\"text\":\"a\"}\n", "안녕하세요 세계\n두번째 줄\n", "Привет, мир\n", "größe\n", "a\n"]
+        {
+            assert_eq!(utf16_without_mark(&bytes(text, u16::to_le_bytes)), Some(UTF_16LE), "{text}");
+            assert_eq!(utf16_without_mark(&bytes(text, u16::to_be_bytes)), Some(UTF_16BE), "{text}");
+            assert_eq!((utf16_without_mark(text.as_bytes()), not_text(text.as_bytes())), (None, None), "{text}");
+        }
+        for head in [&b"a\0b\nc\n"[..], b"a line\0 with one\n", b"", b"\0", b"\0\0\0\0", b"a\0b\0\0c"] {
+            assert_eq!(utf16_without_mark(head), None, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn text_that_begins_like_a_magic_number_is_text() {
+        for text in
+            ["ORCHID\n", "PAR1 is a word\n", "GGUF, a format\n", "BZh is not bzip2\n", "Obj", "one\x0c\x1b[1mtwo\n"]
+        {
+            assert_eq!((not_text(text.as_bytes()), Compression::of_content(text.as_bytes())), (None, None), "{text}");
         }
     }
 }

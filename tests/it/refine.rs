@@ -383,3 +383,49 @@ fn an_existing_directory_is_replaced_only_by_force() {
     }
     assert!(write(Existing::Replace, RowDtype::Int8).unwrap_err().to_string().contains("no checkpoint"));
 }
+
+#[test]
+fn a_compressed_corpus_is_read_as_the_plain_one_and_skipped_records_are_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = open(&fixture("table"));
+    let plain = std::fs::read(fixture("corpus.txt")).unwrap();
+    let expected = counted(&source, "corpus.txt", "text", 1);
+    let read = |name: &str, content: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        Frequencies::of_corpus(&source, &[path], fields("text"), 1, &Silent)
+    };
+    let lines: Vec<&str> = str::from_utf8(&plain).unwrap().lines().collect();
+    let records = lines.iter().map(|line| serde_json::json!({ "text": line })).collect::<Vec<_>>();
+    for (name, content) in [
+        ("a.txt.zst", zstd::encode_all(&*plain, 0).unwrap()),
+        ("a.TXT", zstd::encode_all(&*plain, 0).unwrap()),
+        ("a.json", serde_json::to_vec(&records).unwrap()),
+        ("a.tsv", format!("text\n{}\n", lines.join("\n")).into_bytes()),
+        ("a.txt", [&b"\xef\xbb\xbf"[..], &plain].concat()),
+    ] {
+        let found = read(name, &content).unwrap();
+        assert_eq!(found.probabilities(), expected.probabilities(), "{name}");
+        let Source::Corpus { files, .. } = found.source() else { panic!("{name}") };
+        assert_eq!((files[0].bytes, files[0].skipped), (content.len() as u64, 0), "{name}");
+    }
+    let noise: Vec<u8> = (0..5000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let error = read("noise.txt", &noise).unwrap_err().to_string();
+    assert!(error.contains("noise.txt: is not text"), "{error}");
+
+    let half = dir.path().join("half.jsonl");
+    std::fs::write(&half, "{\"text\":\"some words\"}\n{\"title\":\"none\"}\n").unwrap();
+    let refine = |more: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_embedding-server"));
+        command.arg("refine").arg(fixture("table")).arg(dir.path().join("out")).arg("--corpus").arg(&half).args(more);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = refine(&[]);
+    assert!(code == Some(1) || code == Some(78), "{code:?}");
+    for part in ["left out 1 of 2 records", "1 bad records among 2", "has no field \"text\"", "--max-skipped"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let (code, said) = refine(&["--max-skipped", "50%"]);
+    assert!(code == Some(0) && said.contains("left out 1 of 2 records"), "{code:?} {said}");
+}
