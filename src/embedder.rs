@@ -153,6 +153,8 @@ pub struct Embedder {
     conventions: Conventions,
     /// Whether every token of a text has a row and counts.
     pools_every_token: bool,
+    /// The tokens of an empty text: those of the tokenizer's template.
+    template: OnceLock<Vec<u32>>,
 }
 
 impl Embedder {
@@ -219,6 +221,7 @@ impl Embedder {
             settings,
             conventions,
             pools_every_token,
+            template: OnceLock::new(),
         };
         Ok((embedder, search))
     }
@@ -461,6 +464,42 @@ impl Embedder {
         // Every row was finite when the table was loaded.
         self.damage.get_or_init(|| Damage::NotFinite);
         Err(self.damage().unwrap_or(EmbedError::NotFinite { input }))
+    }
+
+    /// Writes the vector of each token alone to `out` (tokens x [`Embedder::max_dimensions`]), not scaled to length 1: its length is what
+    /// the table says of the token's importance. Tokens past the table have zeros. `out` may have room for more tokens.
+    ///
+    /// # Errors
+    /// As [`Embedder::pool_in_steps`].
+    pub fn token_vectors(&self, ids: &[u32], out: &mut [f32], at: &dyn YieldPoint) -> Result<(), EmbedError> {
+        let texts: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
+        self.pooling.mean_in_steps(&texts, self.table_dimensions, out, at)?;
+        self.damage().map_or(Ok(()), Err)
+    }
+
+    /// The tokens of a text without those that the tokenizer's template puts around it (BOS, EOS).
+    pub fn without_template<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
+        let template = self.template.get_or_init(|| {
+            let mut ids = Vec::new();
+            // A tokenizer that fails on an empty text has no template.
+            let _ = self.tokenizer.load().implementation.encode("", self.conventions.special_tokens, &mut ids);
+            ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
+            ids
+        });
+        let (mut ids, mut template) = (ids, template.as_slice());
+        while let (Some((first, rest)), Some((expected, after))) = (ids.split_first(), template.split_first()) {
+            if first != expected {
+                break;
+            }
+            (ids, template) = (rest, after);
+        }
+        while let (Some((last, rest)), Some((expected, before))) = (ids.split_last(), template.split_last()) {
+            if last != expected {
+                break;
+            }
+            (ids, template) = (rest, before);
+        }
+        ids
     }
 
     /// The vectors of `texts`, on this thread.

@@ -14,6 +14,7 @@
 //! * [`tokenize`] is the interface to tokenizers; [`cl100k`] decodes the token IDs that OpenAI's clients send.
 //! * [`embedder`] combines them: it turns texts or token IDs into vectors. It is synchronous and knows neither HTTP nor
 //!   configuration files.
+//! * [`retrieval`] scores documents against a query.
 //! * [`extract`] makes layer-0 checkpoints from whole models; `hub` (feature `hub`) downloads models from the Hugging
 //!   Face Hub, and [`location`] distinguishes a Hub ID from a path.
 //! * `refine` improves the rows of a table, `fit` moves them toward the vectors of a teacher model, and `eval` measures
@@ -64,6 +65,7 @@ pub mod progress;
 pub mod records;
 #[cfg(feature = "refine")]
 pub mod refine;
+pub mod retrieval;
 pub mod table;
 pub mod tokenize;
 pub mod yield_point;

@@ -129,6 +129,11 @@ impl Kernel {
     pub fn scale(&self, numbers: &mut [f32], factor: f32) {
         (self.passes.scale)(numbers, factor);
     }
+
+    /// Writes the dot product of `vector` with each row of `matrix` (`out.len()` rows, each as long as `vector`) to `out`.
+    pub fn products(&self, vector: &[f32], matrix: &[f32], out: &mut [f32]) {
+        (self.passes.products)(vector, matrix, out);
+    }
 }
 
 #[cfg(test)]
@@ -209,6 +214,26 @@ mod tests {
             assert!((squares - exact).abs() <= 1e-7 * exact, "{squares} {exact}");
             for kernel in available() {
                 assert_eq!(all(kernel), (weighed.clone(), scaled.clone(), squares), "{}", kernel.name);
+            }
+        }
+    }
+
+    #[test]
+    fn products_are_dot_products_of_whole_rows_on_every_kernel() {
+        let mut rng = fastrand::Rng::with_seed(6);
+        for (width, rows) in [(1, 1), (3, 4), (16, 5), (37, 11), (384, 20), (640, 3)] {
+            let vector: Vec<f32> = (0..width).map(|_| rng.f32() - 0.5).collect();
+            let matrix: Vec<f32> = (0..width * rows).map(|_| rng.f32() - 0.5).collect();
+            let exact = |row: &[f32]| row.iter().zip(&vector).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+            let mut portable = vec![9.0; rows];
+            PORTABLE.products(&vector, &matrix, &mut portable);
+            for (found, row) in portable.iter().zip(matrix.chunks(width)) {
+                assert!((f64::from(*found) - exact(row)).abs() < 1e-5, "{width} x {rows}");
+            }
+            for kernel in available() {
+                let mut found = vec![9.0; rows];
+                kernel.products(&vector, &matrix, &mut found);
+                assert_eq!(found, portable, "{}", kernel.name);
             }
         }
     }

@@ -51,7 +51,7 @@ const SMALL_MODULES: [&str; 10] = [
     "yield_point",
 ];
 
-const CORE: [&str; 24] = [
+const CORE: [&str; 26] = [
     "checkpoint.rs",
     "checkpoint/",
     "cl100k.rs",
@@ -72,6 +72,8 @@ const CORE: [&str; 24] = [
     "prefetch.rs",
     "progress.rs",
     "refine.rs",
+    "retrieval.rs",
+    "retrieval/",
     "refine/",
     "table.rs",
     "tokenize.rs",

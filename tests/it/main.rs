@@ -43,6 +43,7 @@ mod properties;
 mod refine;
 mod refused;
 mod reload;
+mod retrieval;
 mod static_tables;
 mod stop;
 mod systemd;

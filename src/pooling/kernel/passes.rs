@@ -9,9 +9,10 @@ pub(super) struct Passes {
     pub weigh: fn(&mut [f32], &[f32], f32),
     pub squares: fn(&[f32]) -> f64,
     pub scale: fn(&mut [f32], f32),
+    pub products: fn(&[f32], &[f32], &mut [f32]),
 }
 
-pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale };
+pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, products };
 
 /// Times the weights, and times `share`.
 #[inline(always)]
@@ -45,4 +46,67 @@ pub(super) fn scale(numbers: &mut [f32], factor: f32) {
     for x in numbers {
         *x *= factor;
     }
+}
+
+/// The dot products of `vector` with the rows of `matrix` (`out.len()` rows, each as long as `vector`).
+///
+/// Four rows are multiplied at a time, so that each number of `vector` is loaded once for four products. Each product is the sum of 16
+/// partial sums; the order of the additions does not depend on the instruction set.
+#[inline(always)]
+pub(super) fn products(vector: &[f32], matrix: &[f32], out: &mut [f32]) {
+    let width = vector.len().max(1);
+    let mut groups = matrix.chunks_exact(4 * width);
+    let mut outs = out.chunks_exact_mut(4);
+    for (group, out) in (&mut groups).zip(&mut outs) {
+        let (first, second) = group.split_at(2 * width);
+        let ((a, b), (c, d)) = (first.split_at(width), second.split_at(width));
+        let mut sums = [[0.0f32; 16]; 4];
+        let (numbers, rest) = vector.as_chunks::<16>();
+        let rows = a.as_chunks().0.iter().zip(b.as_chunks().0).zip(c.as_chunks().0.iter().zip(d.as_chunks().0));
+        for (x, ((a, b), (c, d))) in numbers.iter().zip(rows) {
+            let [s, t, u, v] = &mut sums;
+            add_products(s, x, a);
+            add_products(t, x, b);
+            add_products(u, x, c);
+            add_products(v, x, d);
+        }
+        for ((out, sums), row) in out.iter_mut().zip(&sums).zip([a, b, c, d]) {
+            *out = total(sums) + remainder(rest, row.as_chunks::<16>().1);
+        }
+    }
+    for (out, row) in outs.into_remainder().iter_mut().zip(groups.remainder().chunks(width)) {
+        let mut sums = [0.0f32; 16];
+        for (x, y) in vector.as_chunks::<16>().0.iter().zip(row.as_chunks::<16>().0) {
+            add_products(&mut sums, x, y);
+        }
+        *out = total(&sums) + remainder(vector.as_chunks::<16>().1, row.as_chunks::<16>().1);
+    }
+}
+
+#[inline(always)]
+fn add_products(sums: &mut [f32; 16], x: &[f32; 16], y: &[f32; 16]) {
+    for ((sum, x), y) in sums.iter_mut().zip(x).zip(y) {
+        *sum += x * y;
+    }
+}
+
+/// The sum of 16 partial sums, added pairwise.
+#[inline(always)]
+fn total(sums: &[f32; 16]) -> f32 {
+    let mut sums = *sums;
+    let mut width = 16;
+    while width > 1 {
+        width /= 2;
+        let (low, high) = sums.split_at_mut(width);
+        for (low, high) in low.iter_mut().zip(high) {
+            *low += *high;
+        }
+    }
+    let [first, ..] = sums;
+    first
+}
+
+#[inline(always)]
+fn remainder(x: &[f32], y: &[f32]) -> f32 {
+    x.iter().zip(y).map(|(x, y)| x * y).sum()
 }

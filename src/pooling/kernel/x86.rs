@@ -63,6 +63,10 @@ macro_rules! instruction_set {
                 fn scale(numbers: &mut [f32], factor: f32) {
                     passes::scale(numbers, factor);
                 }
+                #[target_feature(enable = $features)]
+                fn products(vector: &[f32], matrix: &[f32], out: &mut [f32]) {
+                    passes::products(vector, matrix, out);
+                }
                 Passes {
                     // SAFETY: `available` has found these CPU features.
                     order: |sums| unsafe { order(sums) },
@@ -72,6 +76,8 @@ macro_rules! instruction_set {
                     squares: |numbers| unsafe { squares(numbers) },
                     // SAFETY: as above.
                     scale: |numbers, factor| unsafe { scale(numbers, factor) },
+                    // SAFETY: as above.
+                    products: |vector, matrix, out| unsafe { products(vector, matrix, out) },
                 }
             };
 

@@ -1,0 +1,179 @@
+//! Scores documents against a query: what `/v1/rerank` answers with.
+//!
+//! The score combines three that the token table provides at the cost of a lookup, without running a model:
+//!
+//! * [`soft`]: BM25 over tokens, in which similar tokens count as well, across languages;
+//! * [`lexical`]: BM25 over words, which an exact name or number needs;
+//! * the cosine of the pooled vectors.
+//!
+//! ```text
+//! score(d)  =  0.5 soft(d) + 0.3 lexical(d) + 0.2 max(0, cosine(d))
+//! ```
+//!
+//! All statistics (how many documents contain a token, how long documents are) come from the documents of the call: nothing is stored.
+//! The weights were chosen on development data of 35 retrieval sets; docs/quality.md has the measurements.
+//!
+//! ```no_run
+//! use embedding_server::checkpoint::Checkpoint;
+//! use embedding_server::embedder::Embedder;
+//! use embedding_server::retrieval::{Method, TokenizedText, scores};
+//! use embedding_server::yield_point::Undisturbed;
+//!
+//! let checkpoint = Checkpoint::open("models/gemma-3-270m-refined".as_ref(), &Default::default())?;
+//! let embedder = Embedder::new(checkpoint, Default::default())?;
+//! let query = TokenizedText::new(&embedder, 0, "How do plants make food?")?;
+//! let documents = ["Photosynthesis turns light into sugar.", "The market fell on Monday."]
+//!     .iter()
+//!     .enumerate()
+//!     .map(|(index, text)| TokenizedText::new(&embedder, index, text))
+//!     .collect::<Result<Vec<_>, _>>()?;
+//! let scores = scores(&embedder, &query, &documents, Method::Combined, &Undisturbed)?;
+//! assert!(scores[0] > scores[1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod lexical;
+pub mod soft;
+pub mod terms;
+
+use serde::{Deserialize, Serialize};
+
+use crate::embedder::{Embedder, Input, PooledTokens};
+use crate::error::EmbedError;
+use crate::pooling::{dot, normalize};
+use crate::yield_point::YieldPoint;
+
+use soft::SoftMatches;
+
+const LEXICAL_SHARE: f64 = 0.3;
+const COSINE_SHARE: f64 = 0.2;
+
+/// How documents are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Method {
+    /// 0.5 soft + 0.3 lexical + 0.2 cosine.
+    #[default]
+    Combined,
+    /// Tokens, of which similar ones count as well, and 0.2 of the cosine.
+    Soft,
+    /// BM25 over words alone.
+    Lexical,
+    /// The cosine of the vectors that `/v1/embeddings` returns, at least 0.
+    Cosine,
+}
+
+impl Method {
+    /// All methods, the default first.
+    pub const ALL: [Self; 4] = [Self::Combined, Self::Soft, Self::Lexical, Self::Cosine];
+
+    /// The name in requests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Combined => "combined",
+            Self::Soft => "soft",
+            Self::Lexical => "lexical",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+/// A text and its tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// The text, for exact matches.
+    pub text: String,
+    /// The tokens that its vector is the mean of.
+    pub tokens: PooledTokens,
+}
+
+impl TokenizedText {
+    /// Tokenizes `text`. `index` is the position of the text in its request, for errors.
+    ///
+    /// # Errors
+    /// As [`Embedder::tokens`].
+    pub fn new(embedder: &Embedder, index: usize, text: &str) -> Result<Self, EmbedError> {
+        let tokens = embedder.tokens(index, &Input::Text(text.to_owned()))?;
+        Ok(Self { text: text.to_owned(), tokens })
+    }
+}
+
+/// The relevance of each document to `query`, between 0 and 1; higher is more relevant.
+///
+/// Scores of one call can be compared with each other. Scores of different calls cannot, because the statistics come from the documents of
+/// the call. A relevant document typically has a score of 0.3 to 0.55, and an unrelated one less than 0.05.
+///
+/// # Errors
+/// When a device fails, the table's file was changed under its map, or `at` ends the work.
+pub fn scores(
+    embedder: &Embedder,
+    query: &TokenizedText,
+    documents: &[TokenizedText],
+    method: Method,
+    at: &dyn YieldPoint,
+) -> Result<Vec<f32>, EmbedError> {
+    let soft_share = match method {
+        Method::Combined => 1.0 - LEXICAL_SHARE - COSINE_SHARE,
+        Method::Soft => 1.0 - COSINE_SHARE,
+        Method::Lexical | Method::Cosine => 0.0,
+    };
+    let lexical_share = match method {
+        Method::Combined => LEXICAL_SHARE,
+        Method::Lexical => 1.0,
+        Method::Soft | Method::Cosine => 0.0,
+    };
+    let mut scores = vec![0.0f64; documents.len()];
+    let mut add = |share: f64, part: Vec<f64>| {
+        for (score, part) in scores.iter_mut().zip(part) {
+            *score += share * part;
+        }
+    };
+    if soft_share > 0.0 {
+        let ids: Vec<&[u32]> =
+            documents.iter().map(|document| embedder.without_template(document.tokens.ids())).collect();
+        let query = embedder.without_template(query.tokens.ids());
+        add(soft_share, SoftMatches::new(embedder, query, &ids, at)?.scores());
+    }
+    if lexical_share > 0.0 {
+        let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+        add(lexical_share, lexical::scores(&query.text, &texts, at)?);
+    }
+    let cosine_share = 1.0 - soft_share - lexical_share;
+    if cosine_share > 1e-9 && !query.tokens.is_empty() {
+        add(cosine_share, cosines(embedder, query, documents, at)?);
+    }
+    Ok(scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect())
+}
+
+/// Documents that are pooled at a time.
+const BATCH: usize = 256;
+
+/// The cosine of the query's vector with each document's, at least 0. A document without tokens has 0.
+fn cosines(
+    embedder: &Embedder,
+    query: &TokenizedText,
+    documents: &[TokenizedText],
+    at: &dyn YieldPoint,
+) -> Result<Vec<f64>, EmbedError> {
+    let dimensions = embedder.dimensions();
+    let unit_vectors = |first: usize, tokens: &[PooledTokens]| {
+        let mut vectors = vec![0.0; tokens.len() * dimensions];
+        embedder.pool_in_steps(first, tokens, dimensions, &mut vectors, at)?;
+        for vector in vectors.chunks_mut(dimensions.max(1)) {
+            // A pooled vector is finite.
+            let _ = normalize(vector);
+        }
+        Ok::<_, EmbedError>(vectors)
+    };
+    let query = unit_vectors(0, std::slice::from_ref(&query.tokens))?;
+    let mut cosines = Vec::with_capacity(documents.len());
+    for (batch, first) in documents.chunks(BATCH).zip((0..).step_by(BATCH)) {
+        let tokens: Vec<PooledTokens> = batch.iter().map(|document| document.tokens.clone()).collect();
+        let vectors = unit_vectors(first, &tokens)?;
+        for (tokens, vector) in tokens.iter().zip(vectors.chunks(dimensions.max(1))) {
+            cosines.push(if tokens.is_empty() { 0.0 } else { f64::from(dot(&query, vector)).max(0.0) });
+        }
+    }
+    Ok(cosines)
+}

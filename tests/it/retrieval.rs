@@ -1,0 +1,92 @@
+//! Scores of documents: the library's against numpy's (tests/fixtures/make_retrieval.py).
+
+use std::path::Path;
+
+use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
+use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::retrieval::soft::MAX_QUERY_TOKENS;
+use embedding_server::retrieval::{Method, TokenizedText, scores};
+use embedding_server::yield_point::Undisturbed;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Golden {
+    query: String,
+    documents: Vec<String>,
+    combined: Vec<f32>,
+    soft: Vec<f32>,
+    lexical: Vec<f32>,
+    cosine: Vec<f32>,
+}
+
+fn builtin() -> Embedder {
+    let checkpoint = Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    Embedder::new(checkpoint, Settings::default()).unwrap()
+}
+
+fn score(embedder: &Embedder, query: &str, documents: &[impl AsRef<str>], method: Method) -> Vec<f32> {
+    let text = |(index, text): (usize, &str)| TokenizedText::new(embedder, index, text).unwrap();
+    let documents: Vec<_> = documents.iter().map(AsRef::as_ref).enumerate().map(text).collect();
+    scores(embedder, &text((0, query)), &documents, method, &Undisturbed).unwrap()
+}
+
+#[test]
+fn every_method_gives_numpys_scores() {
+    let embedder = builtin();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/retrieval/golden.json");
+    let golden: Vec<Golden> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(golden.len() >= 6);
+    for case in golden {
+        for (method, expected) in [
+            (Method::Combined, &case.combined),
+            (Method::Soft, &case.soft),
+            (Method::Lexical, &case.lexical),
+            (Method::Cosine, &case.cosine),
+        ] {
+            let found = score(&embedder, &case.query, &case.documents, method);
+            assert_eq!(found.len(), expected.len());
+            for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+                assert!((found - expected).abs() < 2e-6, "{:?} {method:?} [{i}]: {found} {expected}", case.query);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_question_finds_its_answer_in_another_language_before_an_unrelated_document() {
+    let embedder = builtin();
+    let documents = ["Die Hauptstadt von Frankreich ist Paris.", "The dog barked at the postman."];
+    for method in [Method::Combined, Method::Soft, Method::Cosine] {
+        let scores = score(&embedder, "What is the capital of France?", &documents, method);
+        assert!(scores[0] > 2.0 * scores[1], "{method:?} {scores:?}");
+    }
+}
+
+#[test]
+fn scores_stay_between_0_and_1_for_queries_of_every_length() {
+    let embedder = builtin();
+    let words: Vec<String> = (0..3 * MAX_QUERY_TOKENS).map(|i| format!("word{i} Wort мир 語")).collect();
+    let long = words.join(" ");
+    for query in ["", " ", "a", &long] {
+        for method in Method::ALL {
+            let scores = score(&embedder, query, &["", "a", &long, "unrelated"], method);
+            assert!(scores.iter().all(|score| (0.0..=1.0).contains(score)), "{method:?} {scores:?}");
+            assert!(score(&embedder, query, &[] as &[&str], method).is_empty());
+        }
+    }
+    let scores = score(&embedder, &long, &["unrelated", &long], Method::Combined);
+    assert!(scores[1] > 0.5 && scores[0] < 0.1, "{scores:?}");
+}
+
+#[test]
+fn tokens_of_the_template_do_not_match() {
+    // Llama's template begins with <s>, which every text has.
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints/llama");
+    let checkpoint = Checkpoint::open(Path::new(path), &Overrides::default()).unwrap();
+    let embedder = Embedder::new(checkpoint, Settings::default()).unwrap();
+    let text = TokenizedText::new(&embedder, 0, "a b").unwrap();
+    let ids = text.tokens.ids();
+    assert_eq!(embedder.without_template(ids), &ids[1..]);
+    assert!(embedder.without_template(&ids[..1]).is_empty());
+    assert_eq!(embedder.without_template(&ids[1..]), &ids[1..]);
+}
