@@ -276,6 +276,11 @@ impl Embedder {
         &self.pieces
     }
 
+    /// The number of tokens that have a row in the table.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// The size of the table as stored.
     pub fn table_bytes(&self) -> usize {
         self.table_bytes

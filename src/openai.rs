@@ -2,6 +2,7 @@
 //! of a model nor status codes.
 
 mod request;
+mod rerank;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -10,6 +11,10 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 pub use request::{BodyError, ParsedRequest, parse};
+pub use rerank::{
+    BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, RerankMeta, RerankResult, ReturnedDocument,
+    TeiRank,
+};
 
 use crate::embedder::Input;
 

@@ -15,19 +15,20 @@
 //!
 //! ```no_run
 //! use embedding_server::checkpoint::Checkpoint;
-//! use embedding_server::embedder::Embedder;
+//! use embedding_server::embedder::{Embedder, Input};
 //! use embedding_server::retrieval::{Method, TokenizedText, scores};
 //! use embedding_server::yield_point::Undisturbed;
 //!
 //! let checkpoint = Checkpoint::open("models/gemma-3-270m-refined".as_ref(), &Default::default())?;
 //! let embedder = Embedder::new(checkpoint, Default::default())?;
-//! let query = TokenizedText::new(&embedder, 0, "How do plants make food?")?;
-//! let documents = ["Photosynthesis turns light into sugar.", "The market fell on Monday."]
+//! let texts = ["How do plants make food?", "Photosynthesis turns light into sugar.", "The market fell on Monday."];
+//! let tokens = texts
 //!     .iter()
 //!     .enumerate()
-//!     .map(|(index, text)| TokenizedText::new(&embedder, index, text))
+//!     .map(|(index, &text)| embedder.tokens(index, &Input::Text(text.to_owned())))
 //!     .collect::<Result<Vec<_>, _>>()?;
-//! let scores = scores(&embedder, &query, &documents, Method::Combined, &Undisturbed)?;
+//! let texts: Vec<_> = texts.iter().zip(&tokens).map(|(text, tokens)| TokenizedText { text, tokens }).collect();
+//! let scores = scores(&embedder, texts[0], &texts[1..], Method::Combined, &Undisturbed)?;
 //! assert!(scores[0] > scores[1]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -38,7 +39,7 @@ pub mod terms;
 
 use serde::{Deserialize, Serialize};
 
-use crate::embedder::{Embedder, Input, PooledTokens};
+use crate::embedder::{Embedder, PooledTokens};
 use crate::error::EmbedError;
 use crate::pooling::{dot, normalize};
 use crate::yield_point::YieldPoint;
@@ -80,23 +81,12 @@ impl Method {
 }
 
 /// A text and its tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenizedText {
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizedText<'a> {
     /// The text, for exact matches.
-    pub text: String,
-    /// The tokens that its vector is the mean of.
-    pub tokens: PooledTokens,
-}
-
-impl TokenizedText {
-    /// Tokenizes `text`. `index` is the position of the text in its request, for errors.
-    ///
-    /// # Errors
-    /// As [`Embedder::tokens`].
-    pub fn new(embedder: &Embedder, index: usize, text: &str) -> Result<Self, EmbedError> {
-        let tokens = embedder.tokens(index, &Input::Text(text.to_owned()))?;
-        Ok(Self { text: text.to_owned(), tokens })
-    }
+    pub text: &'a str,
+    /// The tokens that its vector is the mean of, as [`Embedder::tokens`] returns them.
+    pub tokens: &'a PooledTokens,
 }
 
 /// The relevance of each document to `query`, between 0 and 1; higher is more relevant.
@@ -108,8 +98,8 @@ impl TokenizedText {
 /// When a device fails, the table's file was changed under its map, or `at` ends the work.
 pub fn scores(
     embedder: &Embedder,
-    query: &TokenizedText,
-    documents: &[TokenizedText],
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
     method: Method,
     at: &dyn YieldPoint,
 ) -> Result<Vec<f32>, EmbedError> {
@@ -136,8 +126,8 @@ pub fn scores(
         add(soft_share, SoftMatches::new(embedder, query, &ids, at)?.scores());
     }
     if lexical_share > 0.0 {
-        let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
-        add(lexical_share, lexical::scores(&query.text, &texts, at)?);
+        let texts: Vec<&str> = documents.iter().map(|document| document.text).collect();
+        add(lexical_share, lexical::scores(query.text, &texts, at)?);
     }
     let cosine_share = 1.0 - soft_share - lexical_share;
     if cosine_share > 1e-9 && !query.tokens.is_empty() {
@@ -146,14 +136,14 @@ pub fn scores(
     Ok(scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect())
 }
 
-/// Documents that are pooled at a time.
-const BATCH: usize = 256;
+/// Documents that are pooled at a time on a device whose calls are expensive.
+const DEVICE_BATCH: usize = 256;
 
 /// The cosine of the query's vector with each document's, at least 0. A document without tokens has 0.
 fn cosines(
     embedder: &Embedder,
-    query: &TokenizedText,
-    documents: &[TokenizedText],
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
     at: &dyn YieldPoint,
 ) -> Result<Vec<f64>, EmbedError> {
     let dimensions = embedder.dimensions();
@@ -166,11 +156,13 @@ fn cosines(
         }
         Ok::<_, EmbedError>(vectors)
     };
-    let query = unit_vectors(0, std::slice::from_ref(&query.tokens))?;
+    let query = unit_vectors(0, std::slice::from_ref(query.tokens))?;
     let mut cosines = Vec::with_capacity(documents.len());
-    for (batch, first) in documents.chunks(BATCH).zip((0..).step_by(BATCH)) {
+    let batch = if embedder.wants_whole_batches() { DEVICE_BATCH } else { 1 };
+    for (batch, first) in documents.chunks(batch).zip((0..).step_by(batch)) {
         let tokens: Vec<PooledTokens> = batch.iter().map(|document| document.tokens.clone()).collect();
         let vectors = unit_vectors(first, &tokens)?;
+        at.reached()?;
         for (tokens, vector) in tokens.iter().zip(vectors.chunks(dimensions.max(1))) {
             cosines.push(if tokens.is_empty() { 0.0 } else { f64::from(dot(&query, vector)).max(0.0) });
         }

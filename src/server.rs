@@ -38,6 +38,7 @@ mod rates;
 mod refuse;
 pub mod reload;
 mod request_body;
+mod rerank;
 mod router;
 mod similarity;
 mod sockets;

@@ -9,6 +9,7 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
+use super::rerank;
 use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
 use list::List;
 
@@ -25,14 +26,23 @@ pub enum BodyError {
 
 /// A request type that can be parsed from a body.
 pub trait ParsedRequest: Sized + Send + 'static {
+    /// Reads the request from a body. Of each list of inputs the first `max_inputs` are kept, and all are counted.
+    ///
+    /// # Errors
+    /// If the body is not a JSON object with the fields of the request.
+    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self>;
+
+    /// Returns the fields that hold lists of inputs, each with the number of its inputs.
+    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)>;
+}
+
+/// A request whose main field is `input`.
+trait RequestWithInput: Sized {
     /// The names of the request's fields. Other fields are ignored.
     const FIELDS: &'static [&'static str];
 
     /// Creates the request from the values of its fields.
-    fn of(fields: Fields, input: Inputs) -> Self;
-
-    /// Returns the fields that hold inputs.
-    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)>;
+    fn from_fields(fields: Fields, input: Inputs) -> Self;
 }
 
 const INPUT: &str = "input";
@@ -41,40 +51,58 @@ const MODEL: &str = "model";
 const ENCODING_FORMAT: &str = "encoding_format";
 const DIMENSIONS: &str = "dimensions";
 
-impl ParsedRequest for CreateEmbeddingRequest {
+impl RequestWithInput for CreateEmbeddingRequest {
     const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS];
 
-    fn of(fields: Fields, input: Inputs) -> Self {
+    fn from_fields(fields: Fields, input: Inputs) -> Self {
         let Fields { model, encoding_format, dimensions, .. } = fields;
         Self { input, model, encoding_format: encoding_format.unwrap_or_default(), dimensions, user: IgnoredAny }
     }
+}
 
-    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
-        std::iter::once((INPUT, &self.input))
+impl ParsedRequest for CreateEmbeddingRequest {
+    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
+        read_with_input(body, max_inputs)
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        std::iter::once((INPUT, self.input.count))
+    }
+}
+
+impl RequestWithInput for CreateTokensRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, MODEL];
+
+    fn from_fields(Fields { model, .. }: Fields, input: Inputs) -> Self {
+        Self { input, model }
     }
 }
 
 impl ParsedRequest for CreateTokensRequest {
-    const FIELDS: &'static [&'static str] = &[INPUT, MODEL];
-
-    fn of(Fields { model, .. }: Fields, input: Inputs) -> Self {
-        Self { input, model }
+    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
+        read_with_input(body, max_inputs)
     }
 
-    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
-        std::iter::once((INPUT, &self.input))
+    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        std::iter::once((INPUT, self.input.count))
+    }
+}
+
+impl RequestWithInput for CreateSimilarityRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS];
+
+    fn from_fields(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
+        Self { input, queries, model, dimensions }
     }
 }
 
 impl ParsedRequest for CreateSimilarityRequest {
-    const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS];
-
-    fn of(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
-        Self { input, queries, model, dimensions }
+    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
+        read_with_input(body, max_inputs)
     }
 
-    fn lists(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
-        std::iter::once((INPUT, &self.input)).chain(self.queries.as_ref().map(|queries| (QUERIES, queries)))
+    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        std::iter::once((INPUT, self.input.count)).chain(self.queries.as_ref().map(|queries| (QUERIES, queries.count)))
     }
 }
 
@@ -96,24 +124,24 @@ pub struct Fields {
 /// If the body is not a JSON object with the fields of the request.
 pub fn parse<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let error = match read(body, max_inputs) {
+    let error = match T::read(body, max_inputs) {
         Ok(request) => return Ok(request),
         Err(error) => error,
     };
     // JavaScript can cut a string between the two halves of a surrogate pair, and serde_json accepts only whole
     // pairs.
     match without_lone_surrogates(body) {
-        Some(mended) => read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
+        Some(mended) => T::read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
         None => Err(explain(body, &error)),
     }
 }
 
-fn read<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
+fn read_with_input<T: RequestWithInput>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
     let mut json = serde_json::Deserializer::from_slice(body);
     let mut fields = json.deserialize_any(Body { known: T::FIELDS, max_inputs })?;
     json.end()?;
     match fields.input.take() {
-        Some(input) => Ok(T::of(fields, input)),
+        Some(input) => Ok(T::from_fields(fields, input)),
         None => Err(Error::custom(missing(&fields.unknown, T::FIELDS))),
     }
 }
@@ -124,9 +152,9 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     if error.is_data() {
         let position = format!(" at line {} column {}", error.line(), error.column());
         let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
-        let fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS];
+        let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS].into_iter().chain(rerank::FIELDS);
         let named = message.split('\'').nth(1);
-        return BodyError::Field { field: fields.into_iter().find(|field| named == Some(field)), message };
+        return BodyError::Field { field: fields.find(|field| named == Some(field)), message };
     }
     let before = body.split(|&byte| byte == b'\n').take(error.line().saturating_sub(1)).map(|line| line.len() + 1);
     let place = before.sum::<usize>() + error.column();
@@ -308,7 +336,12 @@ impl<'de> Visitor<'de> for Body {
 }
 
 fn no_object<E: Error>(found: &str) -> E {
-    E::custom(format!("the body must be a JSON object such as {{\"input\": \"hello\"}}, but it is {found}"))
+    body_must_be_an_object(found, r#"{"input": "hello"}"#)
+}
+
+/// Returns the error for a body that is JSON, but not an object.
+pub(super) fn body_must_be_an_object<E: Error>(found: &str, example: &str) -> E {
+    E::custom(format!("the body must be a JSON object such as {example}, but it is {found}"))
 }
 
 /// Deserializes the name of a field: a known one, or the text of an unknown one.
@@ -394,7 +427,7 @@ impl<'de> Visitor<'de> for Scalar {
 }
 
 /// Returns `number` as an integer if it is one: `5.0` is an integer too, as in JSON Schema and JavaScript.
-fn whole(number: f64) -> Option<u64> {
+pub(super) fn whole(number: f64) -> Option<u64> {
     // Up to this number, every integer has an exact f64.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     ((0.0..=EXACT).contains(&number) && number.fract() == 0.0).then_some(number as u64)

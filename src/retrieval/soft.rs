@@ -135,6 +135,13 @@ impl SoftMatches {
         Ok(Self { query, frequencies, lengths })
     }
 
+    /// The number of bytes that matching `query` tokens with documents takes at most: `documents` of `tokens` tokens in all, over a table
+    /// of `rows` rows.
+    pub fn bytes(query: usize, documents: usize, tokens: usize, rows: usize) -> usize {
+        let per_query_token = tokens.min(rows).saturating_add(documents).saturating_mul(size_of::<f32>());
+        query.min(MAX_QUERY_TOKENS).saturating_mul(per_query_token)
+    }
+
     /// The score of each document, between 0 and 1.
     pub fn scores(&self) -> Vec<f64> {
         let (weights, n) = (self.weights(), self.lengths.len() as f64);

@@ -37,12 +37,17 @@ pub struct RequestedModel {
 
 /// Inputs that have passed all checks that are possible before tokenizing.
 pub struct CheckedInputs {
-    inputs: Vec<Input>,
+    inputs: Arc<Vec<Input>>,
     /// The length of each input's text, in bytes.
     bytes: Vec<usize>,
 }
 
 impl CheckedInputs {
+    /// Returns the inputs, which stay shared with the job that tokenizes them.
+    pub fn inputs(&self) -> Arc<Vec<Input>> {
+        Arc::clone(&self.inputs)
+    }
+
     /// Returns whether tokenizing the inputs takes less time than handing them to a worker thread.
     pub fn are_short(&self) -> bool {
         self.bytes.iter().sum::<usize>() <= INLINE_TEXT_BYTES
@@ -90,7 +95,7 @@ impl RequestedModel {
         if let Some(weight) = weight.filter(|_| made > 0) {
             weight.arrived(made)?;
         }
-        Ok(CheckedInputs { inputs, bytes })
+        Ok(CheckedInputs { inputs: Arc::new(inputs), bytes })
     }
 
     /// Tokenizes the inputs, on the current thread if `inline` is true, and otherwise on the worker threads. All errors

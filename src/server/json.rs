@@ -43,11 +43,11 @@ impl<T: openai::ParsedRequest> FromRequest<Arc<ServerState>> for Json<T> {
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
         // This is checked before the inputs are weighed, because retrying such a request would not help.
-        if let Some((field, inputs)) = parsed.lists().find(|(_, inputs)| inputs.count > max_inputs) {
-            return Err(ApiError::too_many_inputs(field, inputs.count, max_inputs));
+        if let Some((field, count)) = parsed.lists().find(|&(_, count)| count > max_inputs) {
+            return Err(ApiError::too_many_inputs(field, count, max_inputs));
         }
         if let Some(weight) = &weight {
-            weight.add_inputs(parsed.lists().map(|(_, inputs)| inputs.count).sum())?;
+            weight.add_inputs(parsed.lists().map(|(_, count)| count).sum())?;
         }
         Ok(Self(parsed, weight))
     }

@@ -7,10 +7,10 @@ use axum::http::Uri;
 use super::embeddings;
 
 /// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
-const RESOURCES: [&str; 5] = ["embeddings", "models", "engines", "tokenize", "similarity"];
+const RESOURCES: [&str; 6] = ["embeddings", "models", "engines", "tokenize", "similarity", "rerank"];
 
 /// Resources of OpenAI's API and of other servers' APIs that this server does not have.
-const FOREIGN: [&str; 21] = [
+const FOREIGN: [&str; 20] = [
     "assistants",
     "audio",
     "batches",
@@ -27,7 +27,6 @@ const FOREIGN: [&str; 21] = [
     "infer",
     "moderations",
     "predict",
-    "rerank",
     "responses",
     "tags",
     "threads",

@@ -26,7 +26,7 @@ use super::authorize::{Caller, KeyGate};
 use super::error::{ApiError, ErrorClass};
 use super::paths::{self, Original};
 use super::{
-    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, similarity, stages,
+    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, rerank, similarity, stages,
     tokenize, trace,
 };
 use crate::workers;
@@ -68,6 +68,8 @@ pub fn router(state: &Arc<ServerState>) -> Routes {
         .routes(routes!(models::retrieve))
         .routes(routes!(tokenize::create))
         .routes(routes!(similarity::create))
+        .routes(routes!(rerank::create))
+        .routes(routes!(rerank::create_v2))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     let described = if server.metrics { described.routes(routes!(metrics::metrics)) } else { described };

@@ -43,6 +43,7 @@ mod properties;
 mod refine;
 mod refused;
 mod reload;
+mod rerank;
 mod retrieval;
 mod static_tables;
 mod stop;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::embedder::{Embedder, Input, PooledTokens, Settings};
 use embedding_server::retrieval::soft::MAX_QUERY_TOKENS;
 use embedding_server::retrieval::{Method, TokenizedText, scores};
 use embedding_server::yield_point::Undisturbed;
@@ -24,10 +24,15 @@ fn builtin() -> Embedder {
     Embedder::new(checkpoint, Settings::default()).unwrap()
 }
 
+fn tokens(embedder: &Embedder, text: &str) -> PooledTokens {
+    embedder.tokens(0, &Input::Text(text.to_owned())).unwrap()
+}
+
 fn score(embedder: &Embedder, query: &str, documents: &[impl AsRef<str>], method: Method) -> Vec<f32> {
-    let text = |(index, text): (usize, &str)| TokenizedText::new(embedder, index, text).unwrap();
-    let documents: Vec<_> = documents.iter().map(AsRef::as_ref).enumerate().map(text).collect();
-    scores(embedder, &text((0, query)), &documents, method, &Undisturbed).unwrap()
+    let texts: Vec<&str> = [query].into_iter().chain(documents.iter().map(AsRef::as_ref)).collect();
+    let tokens: Vec<_> = texts.iter().map(|text| tokens(embedder, text)).collect();
+    let texts: Vec<_> = texts.iter().zip(&tokens).map(|(text, tokens)| TokenizedText { text, tokens }).collect();
+    scores(embedder, texts[0], &texts[1..], method, &Undisturbed).unwrap()
 }
 
 #[test]
@@ -84,8 +89,8 @@ fn tokens_of_the_template_do_not_match() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints/llama");
     let checkpoint = Checkpoint::open(Path::new(path), &Overrides::default()).unwrap();
     let embedder = Embedder::new(checkpoint, Settings::default()).unwrap();
-    let text = TokenizedText::new(&embedder, 0, "a b").unwrap();
-    let ids = text.tokens.ids();
+    let tokens = tokens(&embedder, "a b");
+    let ids = tokens.ids();
     assert_eq!(embedder.without_template(ids), &ids[1..]);
     assert!(embedder.without_template(&ids[..1]).is_empty());
     assert_eq!(embedder.without_template(&ids[1..]), &ids[1..]);

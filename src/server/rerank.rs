@@ -1,0 +1,156 @@
+//! POST /v1/rerank: orders documents by their relevance to a query.
+//!
+//! One job on the workers tokenizes the query and the documents, as for embeddings. A second one scores them. The statistics of the score need
+//! all documents, so the response begins when the last score is known.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Response;
+
+use super::authorize::VisibleState;
+use super::error::ApiError;
+use super::inputs::{self, RequestedModel};
+use super::json::Json;
+use super::stages::Stage;
+use super::stream;
+use crate::embedder::{Input, PooledTokens};
+use crate::error::EmbedError;
+use crate::openai::{
+    BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
+    ReturnedDocument, TeiRank, Usage,
+};
+use crate::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
+use crate::retrieval::{self, Method, TokenizedText};
+use crate::yield_point::YieldPoint;
+
+/// Numbers that are multiplied and added in a microsecond.
+const PRODUCTS_PER_MICROSECOND: usize = 4096;
+/// Scoring that takes less time is one step.
+const SHORT: Duration = Duration::from_millis(2);
+
+/// Rank documents by their relevance to a query
+///
+/// Compares tokens (similar ones count as well, also across languages), words and vectors. The statistics come from the documents of the
+/// request, so scores of different requests cannot be compared.
+#[utoipa::path(
+    post,
+    path = "/v1/rerank",
+    tag = "retrieval",
+    operation_id = "createRerank",
+    request_body = CreateRerankRequest,
+    responses((status = OK, description = "The documents with their scores, the most relevant first", body = CreateRerankResponse), ApiError)
+)]
+pub async fn create(
+    VisibleState(state): VisibleState,
+    Json(request, weight): Json<CreateRerankRequest>,
+) -> Result<Response<Body>, ApiError> {
+    let CreateRerankRequest { query, documents, model, top_n, return_documents, method, is_tei, .. } = request;
+    let Documents { texts, .. } = documents;
+    let requested = RequestedModel::resolve(&state, model.as_deref())?;
+    let count = texts.len();
+    let returned_bytes = if return_documents { texts.iter().map(String::len).sum() } else { 0 };
+    let all = [query].into_iter().chain(texts).map(Input::Text).collect();
+    let admitted = requested.check(&state, weight.as_deref(), "documents", all)?;
+    let texts = admitted.inputs();
+    let short = admitted.are_short();
+    // The query is the first input.
+    let tokens = requested.tokenize(&state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
+    let usage = inputs::charge(&state, &tokens)?;
+    let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
+    if let Some(weight) = &weight {
+        let bytes = if matches!(method, Method::Combined | Method::Soft) { size.bytes } else { 0 };
+        weight.arrived(bytes.saturating_add(returned_bytes) as u64)?;
+    }
+
+    let scores = {
+        let (embedder, texts) = (Arc::clone(&requested.embedder), Arc::clone(&texts));
+        let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
+        let score = move |at: &dyn YieldPoint| {
+            stages.time(Stage::Pool, || {
+                let texts: Vec<TokenizedText<'_>> = texts.iter().zip(&tokens).map(tokenized).collect();
+                let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
+                retrieval::scores(&embedder, *query, documents, method, at)
+            })
+        };
+        let longest = if size.time > SHORT { size.time } else { Duration::ZERO };
+        let mut job = state.workers.run_long(1, longest, move |slice, at| {
+            queued(slice);
+            score(at)
+        });
+        let scores: Result<Vec<f32>, EmbedError> = job.next().await.unwrap_or(Ok(Ok(Vec::new())))?;
+        scores?
+    };
+
+    let mut ranked: Vec<(usize, f32)> = scores.into_iter().enumerate().collect();
+    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    ranked.truncate(top_n.unwrap_or(usize::MAX));
+    let text = |index: usize| match texts.get(index + 1) {
+        Some(Input::Text(text)) if return_documents => Some(text.clone()),
+        _ => None,
+    };
+    let body = requested.stages.time(Stage::Serialize, || {
+        if is_tei {
+            let ranks = ranked.into_iter().map(|(index, score)| TeiRank { index, score, text: text(index) });
+            return serde_json::to_vec(&ranks.collect::<Vec<_>>());
+        }
+        serde_json::to_vec(&CreateRerankResponse {
+            id: format!("rerank-{:016x}", fastrand::u64(..)),
+            object: ListObject::List,
+            model: model.unwrap_or_else(|| requested.entry.id().to_owned()),
+            results: ranked
+                .into_iter()
+                .map(|(index, relevance_score)| RerankResult {
+                    index,
+                    relevance_score,
+                    document: text(index).map(|text| ReturnedDocument { text }),
+                })
+                .collect(),
+            usage: Usage { prompt_tokens: usage, total_tokens: usage },
+            meta: RerankMeta { billed_units: BilledUnits { search_units: 1 } },
+        })
+    });
+    // Strings and finite numbers always serialize.
+    Ok(requested.account(stream::json(Body::from(body.unwrap_or_default())), count, usage))
+}
+
+/// Rank documents (Cohere's current path)
+///
+/// The same as `/v1/rerank`.
+#[utoipa::path(
+    post,
+    path = "/v2/rerank",
+    tag = "retrieval",
+    operation_id = "createRerankV2",
+    request_body = CreateRerankRequest,
+    responses((status = OK, description = "The same as for `/v1/rerank`", body = CreateRerankResponse), ApiError)
+)]
+pub async fn create_v2(state: VisibleState, request: Json<CreateRerankRequest>) -> Result<Response<Body>, ApiError> {
+    create(state, request).await
+}
+
+fn tokenized<'a>((text, tokens): (&'a Input, &'a PooledTokens)) -> TokenizedText<'a> {
+    match text {
+        Input::Text(text) => TokenizedText { text, tokens },
+        Input::TokenIds(_) => TokenizedText { text: "", tokens },
+    }
+}
+
+/// What scoring takes at most.
+struct Size {
+    /// Bytes of memory.
+    bytes: usize,
+    time: Duration,
+}
+
+impl Size {
+    fn new(tokens: &[PooledTokens], rows: usize, dimensions: usize) -> Self {
+        let query = tokens.first().map_or(0, PooledTokens::len).min(MAX_QUERY_TOKENS);
+        let all: usize = tokens.iter().skip(1).map(PooledTokens::len).sum();
+        let products = all.min(rows).saturating_mul(dimensions).saturating_mul(query + 4);
+        let sums = all.saturating_mul(query + dimensions);
+        let micros = products.saturating_add(sums) / PRODUCTS_PER_MICROSECOND;
+        Self { bytes: SoftMatches::bytes(query, tokens.len(), all, rows), time: Duration::from_micros(micros as u64) }
+    }
+}
