@@ -121,7 +121,12 @@ pub async fn one(client: &mut Client, rng: &mut Rng, may_be_refused: bool) -> (&
             ask("/v1/tokenize", json!({"input": words(rng, 30)}).to_string(), 200).await;
             "tokenize"
         }
-        880..920 => {
+        880..900 => {
+            let documents = [words(rng, 40), words(rng, 9), "a".to_owned()];
+            ask("/v1/rerank", json!({"query": words(rng, 5), "documents": documents}).to_string(), 200).await;
+            "rerank"
+        }
+        900..920 => {
             ask("/v1/similarity", json!({"input": [words(rng, 9), "a"], "queries": ["b"]}).to_string(), 200).await;
             "similarity"
         }

@@ -433,7 +433,7 @@ impl<'de> Visitor<'de> for Document {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        text.ok_or_else(|| self.wrong("an object without 'text'"))
+        text.ok_or_else(|| self.wrong("an object without the field text"))
     }
 
     fn visit_unit<E: Error>(self) -> Result<String, E> {
@@ -498,7 +498,11 @@ mod tests {
             (r#"{"query":"q","documents":[]}"#, "'documents' is an empty array", DOCUMENTS),
             (r#"{"query":"q","documents":"a"}"#, "'documents' is a string", DOCUMENTS),
             (r#"{"query":"q","documents":["a",7]}"#, "documents[1] is a number", DOCUMENTS),
-            (r#"{"query":"q","documents":[{"title":"a"}]}"#, "documents[0] is an object without 'text'", DOCUMENTS),
+            (
+                r#"{"query":"q","documents":[{"title":"a"}]}"#,
+                "documents[0] is an object without the field text",
+                DOCUMENTS,
+            ),
             (r#"{"query":"q","documents":["a"],"top_n":-1}"#, "'top_n' must be", TOP_N),
             (r#"{"query":"q","documents":["a"],"method":"bm25"}"#, "'method' must be one of \"combined\"", METHOD),
             (r#"{"query":"q","documents":["a"],"return_documents":1}"#, "'return_documents' must be", RETURN_DOCUMENTS),

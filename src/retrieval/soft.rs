@@ -90,13 +90,15 @@ impl SoftMatches {
 
         let mut distinct: HashMap<u32, u32> = HashMap::with_capacity(1 << 12);
         let mut ids: Vec<u32> = Vec::new();
-        for &id in documents.iter().copied().flatten() {
+        for (i, &id) in documents.iter().copied().flatten().enumerate() {
             distinct.entry(id).or_insert_with(|| {
                 ids.push(id);
                 ids.len() as u32 - 1
             });
+            if i % STEP == STEP - 1 {
+                at.reached()?;
+            }
         }
-        at.reached()?;
 
         // One row of similarities for each distinct token.
         let (kernel, theta) = (kernel::best(), theta(dimensions));

@@ -8,36 +8,53 @@
 //! "東京都"             ->  東京  京都
 //! ```
 
+use crate::yield_point::{Stopped, YieldPoint};
+
+/// Of a longer word, only the first characters count.
+const LONGEST_WORD: usize = 256;
+/// Characters between two calls of the yield point.
+const STEP: usize = 16 << 10;
+
 /// Calls `f` with each term of `text`, in order.
-pub fn for_each_term(text: &str, mut f: impl FnMut(&str)) {
+///
+/// # Errors
+/// If `at` ends the work.
+pub fn for_each_term(text: &str, at: &dyn YieldPoint, mut f: impl FnMut(&str)) -> Result<(), Stopped> {
     let mut term = String::new();
-    let mut rest = text.char_indices().peekable();
-    while let Some(&(_, c)) = rest.peek() {
+    // The kind of the run that is being read, its last character, and its length.
+    let (mut run, mut previous, mut length) = (Kind::Separator, None, 0usize);
+    for (i, c) in text.chars().enumerate() {
+        if i % STEP == STEP - 1 {
+            at.reached()?;
+        }
         let kind = kind(c);
-        if kind == Kind::Separator {
-            rest.next();
-            continue;
+        if kind != run {
+            end_of_run(run, length, &term, &mut f);
+            term.clear();
+            (run, previous, length) = (kind, None, 0);
         }
-        term.clear();
-        let mut characters = 0usize;
-        let mut previous = None;
-        while let Some(&(_, c)) = rest.peek().filter(|(_, c)| self::kind(*c) == kind) {
-            rest.next();
-            characters += 1;
-            match (kind, previous) {
-                (Kind::Unspaced, Some(previous)) => {
-                    term.clear();
-                    term.extend([previous, c]);
-                    f(&term);
-                }
-                (Kind::Unspaced, None) => term.push(c),
-                _ => term.extend(c.to_lowercase()),
+        length += 1;
+        match (kind, previous) {
+            (Kind::Separator, _) => {}
+            (Kind::Unspaced, Some(previous)) => {
+                term.clear();
+                term.extend([previous, c]);
+                f(&term);
             }
-            previous = Some(c);
+            (Kind::Unspaced, None) => term.push(c),
+            (Kind::Word, _) if length <= LONGEST_WORD => term.extend(c.to_lowercase()),
+            (Kind::Word, _) => {}
         }
-        if kind == Kind::Word || characters == 1 {
-            f(&term);
-        }
+        previous = Some(c);
+    }
+    end_of_run(run, length, &term, &mut f);
+    Ok(())
+}
+
+/// Reports a word, or a single character of a script without spaces. Pairs were reported before.
+fn end_of_run(run: Kind, length: usize, term: &str, f: &mut impl FnMut(&str)) {
+    if run == Kind::Word || (run == Kind::Unspaced && length == 1) {
+        f(term);
     }
 }
 
@@ -62,11 +79,27 @@ fn kind(c: char) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::yield_point::Undisturbed;
 
     fn terms(text: &str) -> Vec<String> {
         let mut terms = Vec::new();
-        for_each_term(text, |term| terms.push(term.to_owned()));
+        for_each_term(text, &Undisturbed, |term| terms.push(term.to_owned())).unwrap();
         terms
+    }
+
+    #[test]
+    fn a_long_text_can_be_stopped_and_a_long_word_is_cut() {
+        struct Stop;
+        impl YieldPoint for Stop {
+            fn reached(&self) -> Result<(), Stopped> {
+                Err(Stopped)
+            }
+        }
+        for text in ["a ", " ", "a", "字"] {
+            assert_eq!(for_each_term(&text.repeat(STEP), &Stop, |_| {}), Err(Stopped), "{text:?}");
+            assert_eq!(for_each_term(&text.repeat(8), &Stop, |_| {}), Ok(()));
+        }
+        assert_eq!(terms(&"a".repeat(5000)), ["a".repeat(LONGEST_WORD)]);
     }
 
     #[test]

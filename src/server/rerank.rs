@@ -57,7 +57,7 @@ pub async fn create(
     let short = admitted.are_short();
     // The query is the first input.
     let tokens = requested.tokenize(&state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
-    let usage = inputs::charge(&state, &tokens)?;
+    let usage = inputs::charge(&state, &tokens).map_err(|error| error.for_field("documents"))?;
     let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
     if let Some(weight) = &weight {
         let bytes = if matches!(method, Method::Combined | Method::Soft) { size.bytes } else { 0 };
@@ -112,7 +112,7 @@ pub async fn create(
         })
     });
     // Strings and finite numbers always serialize.
-    Ok(requested.account(stream::json(Body::from(body.unwrap_or_default())), count, usage))
+    Ok(requested.with_accounting(stream::json(Body::from(body.unwrap_or_default())), count, usage))
 }
 
 /// Rank documents (Cohere's current path)

@@ -7,7 +7,9 @@ use embedding_server::checkpoint::weights::Weights;
 use embedding_server::checkpoint::{Checkpoint, Overrides, gguf};
 use embedding_server::config::layers::{Flags, effective};
 use embedding_server::embedder::{Embedder, Input, Settings, TokenInput};
-use embedding_server::openai::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, parse};
+use embedding_server::openai::{
+    CreateEmbeddingRequest, CreateRerankRequest, CreateSimilarityRequest, CreateTokensRequest, parse,
+};
 use embedding_server::tokenize::choose::Tokenizer;
 use tempfile::TempDir;
 
@@ -56,6 +58,7 @@ fn request(bytes: &[u8]) {
     }
     let _ = parse::<CreateTokensRequest>(bytes, 100);
     let _ = parse::<CreateSimilarityRequest>(bytes, 100);
+    let _ = parse::<CreateRerankRequest>(bytes, 100);
 }
 
 fn token_ids(bytes: &[u8]) {

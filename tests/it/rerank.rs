@@ -1,10 +1,15 @@
 //! POST /v1/rerank: the shapes of its requests and responses, and what it refuses.
 
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
 use embedding_server::config::Model;
+use embedding_server::keys::ApiKeys;
 use embedding_server::openai::{CreateRerankResponse, CreateSimilarityResponse};
 use serde_json::{Value, json};
 
-use crate::common::{TestApp, checkpoint};
+use crate::common::{TestApp, agent, checkpoint};
 
 const DOCUMENTS: [&str; 4] = ["a b c", "hello world", "hello", "x y z"];
 
@@ -129,4 +134,74 @@ fn every_kind_of_table_ranks() {
             assert_eq!(answer.results[0].index, 2, "{name} {method}: {answer:?}");
         }
     }
+}
+
+#[test]
+fn keys_limit_models_and_tokens_as_for_embeddings() {
+    let app = TestApp::start(|c| {
+        c.models = vec![Model::new("a", "builtin:default"), Model::new("b", checkpoint("llama"))];
+        c.server.api_keys = ApiKeys::new(["sk-b b", "sk-few tokens_per_minute=3 a"].map(str::to_owned));
+    });
+    let send = |key: &str, body: &Value| app.send("/v1/rerank", &[("x-api-key", key)], Some(body));
+    let body = json!({"query": "hello", "documents": DOCUMENTS, "model": "a"});
+    assert_eq!(send("wrong", &body).status, 401);
+    assert_eq!(send("sk-b", &body).status, 404);
+    assert_eq!(send("sk-b", &json!({"query": "hello", "documents": DOCUMENTS, "model": "b"})).status, 200);
+    let answer = send("sk-few", &body);
+    let (status, _, code, param, _) = answer.error();
+    assert_eq!((status, code, param), (413, Some("request_too_large"), Some("documents")));
+}
+
+#[test]
+fn a_response_reports_its_stages_and_metrics_count_its_tokens() {
+    let app = builtin();
+    let answer = app.post(
+        "/v1/rerank",
+        "application/json",
+        json!({"query": "a", "documents": DOCUMENTS}).to_string().as_bytes(),
+    );
+    for stage in ["tokenize", "pool", "serialize"] {
+        assert!(answer.header("server-timing").contains(stage), "{}", answer.header("server-timing"));
+    }
+    let tokens = answer.body["usage"]["total_tokens"].as_u64().unwrap();
+    let metrics = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    let line = metrics.lines().find(|line| line.starts_with("embedding_server_tokens_total{")).unwrap();
+    assert!(line.ends_with(&format!(" {tokens}")), "{line}");
+}
+
+/// Two threads each rank documents of 8 MB. A small request does not wait for them, and their work ends when their clients disconnect.
+#[test]
+fn a_large_request_yields_to_small_ones_and_ends_with_its_client() {
+    let app = TestApp::start(|c| {
+        c.server.threads = 2;
+        c.models = vec![Model::new("m", checkpoint("llama"))];
+    });
+    let in_flight = || {
+        let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix("embedding_server_bytes_in_flight "));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    let wait = |what: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !what() {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+    };
+    let document = "hello world a b c ".repeat(1 << 15);
+    let long = json!({"query": document, "documents": vec![&document; 16]}).to_string();
+    let begin = || {
+        let mut stream = TcpStream::connect(&app.address).unwrap();
+        let head = "POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+        write!(stream, "{head}content-length: {}\r\n\r\n{long}", long.len()).unwrap();
+        stream
+    };
+    let clients = [begin(), begin()];
+    wait(&|| in_flight() > (16 << 20) as f64);
+    for _ in 0..20 {
+        assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
+    }
+    assert!(in_flight() > 0.0, "the small requests waited for the large ones");
+    drop(clients);
+    wait(&|| in_flight() == 0.0);
 }
