@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use embedding_server::config::Model;
+use embedding_server::config::ModelConfig;
 use embedding_server::keys::ApiKeys;
 use embedding_server::openai::{CreateRerankResponse, CreateSimilarityResponse};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::common::{TestApp, agent, checkpoint};
 const DOCUMENTS: [&str; 4] = ["a b c", "hello world", "hello", "x y z"];
 
 fn builtin() -> TestApp {
-    TestApp::start(|c| c.models = vec![Model::new("m", "builtin:default")])
+    TestApp::start(|c| c.models = vec![ModelConfig::new("m", "builtin:default")])
 }
 
 fn post(app: &TestApp, path: &str, body: &Value) -> (u16, Value) {
@@ -105,8 +105,8 @@ fn requests_that_cannot_be_ranked_are_refused_with_the_field_at_fault() {
     let app = TestApp::start(|c| {
         c.server.max_inputs = 3;
         c.models = vec![
-            Model::new("m", "builtin:default"),
-            Model { max_input_tokens: Some(4), ..Model::new("short", "builtin:default") },
+            ModelConfig::new("m", "builtin:default"),
+            ModelConfig { max_input_tokens: Some(4), ..ModelConfig::new("short", "builtin:default") },
         ];
     });
     for (body, status, param) in [
@@ -127,7 +127,7 @@ fn requests_that_cannot_be_ranked_are_refused_with_the_field_at_fault() {
 #[test]
 fn every_kind_of_table_ranks() {
     for name in ["llama", "gemma", "gpt-neox", "bloom"] {
-        let app = TestApp::start(|c| c.models = vec![Model::new("m", checkpoint(name))]);
+        let app = TestApp::start(|c| c.models = vec![ModelConfig::new("m", checkpoint(name))]);
         for method in ["combined", "soft", "lexical", "cosine"] {
             let answer = rerank(&app, &json!({"query": "hello", "documents": DOCUMENTS, "method": method}));
             assert_eq!(answer.results.len(), DOCUMENTS.len(), "{name} {method}");
@@ -139,7 +139,7 @@ fn every_kind_of_table_ranks() {
 #[test]
 fn keys_limit_models_and_tokens_as_for_embeddings() {
     let app = TestApp::start(|c| {
-        c.models = vec![Model::new("a", "builtin:default"), Model::new("b", checkpoint("llama"))];
+        c.models = vec![ModelConfig::new("a", "builtin:default"), ModelConfig::new("b", checkpoint("llama"))];
         c.server.api_keys = ApiKeys::new(["sk-b b", "sk-few tokens_per_minute=3 a"].map(str::to_owned));
     });
     let send = |key: &str, body: &Value| app.send("/v1/rerank", &[("x-api-key", key)], Some(body));
@@ -174,7 +174,7 @@ fn a_response_reports_its_stages_and_metrics_count_its_tokens() {
 fn a_large_request_yields_to_small_ones_and_ends_with_its_client() {
     let app = TestApp::start(|c| {
         c.server.threads = 2;
-        c.models = vec![Model::new("m", checkpoint("llama"))];
+        c.models = vec![ModelConfig::new("m", checkpoint("llama"))];
     });
     let in_flight = || {
         let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
