@@ -1,13 +1,14 @@
-//! Byte-level BPE (Llama 3, Qwen), with the same ids as the `tokenizers` library.
+//! Byte-level BPE (GPT-2, Llama 3, Qwen, DeepSeek), with the same ids as the `tokenizers` library.
 //!
-//! A text is split into words by a regular expression, which is written out here ([`split`]); the words are
-//! [`super::bpe`]'s, over bytes.
+//! A text is normalized by NFC if the tokenizer says so ([`nfc`]). The pre-tokenizer's regular expressions split it into words
+//! ([`split`]), and the bytes of each word are merged to tokens ([`super::bpe`]).
 
 mod characters;
+mod nfc;
 mod split;
 
 use foldhash::HashMap;
-use unicode_normalization_alignments::UnicodeNormalization;
+use serde_json::Value;
 
 use super::added::{self, AddedTokens};
 use super::bpe::early::{Early, Edges};
@@ -20,14 +21,20 @@ use super::pieces::{byte_characters, bytes_by_character};
 use super::{EncodeError, Tokenize};
 use crate::yield_point::{Steps, Stopped};
 use characters::{Characters, first_character, last_character};
-use split::Splitter;
+use nfc::Nfc;
+use split::{Ends, Splitter};
 
 type Definition<'a> = json::Definition<Model<'a>>;
 
 pub struct ByteBpe {
     bpe: Bpe<Bytes>,
     splitter: Splitter,
+    /// Set where texts are normalized.
+    nfc: Option<Nfc>,
+    /// The added tokens that are matched in the text as given.
     added: Option<AddedTokens>,
+    /// The added tokens that are matched in the normalized text.
+    added_normalized: Option<AddedTokens>,
     template: Template,
     owner: Owner,
 }
@@ -55,9 +62,10 @@ impl ByteBpe {
         if model.byte_fallback {
             return Err("the model has byte_fallback".to_owned());
         }
-        let splitter = Splitter::new(pre_tokenizer.as_ref(), normalizes(normalizer.as_ref())?)?;
+        let splitter = Splitter::new(pre_tokenizer.as_ref())?;
+        let nfc = normalizes(normalizer.as_ref())?.then(Nfc::new);
         let template = Template::parse(post_processor.as_ref())?;
-        let added = matcher(added_tokens)?;
+        let (added, added_normalized) = matchers(added_tokens, nfc.is_some())?;
         let vocabulary = model.vocabulary()?;
         let by_byte = byte_tokens(&vocabulary)?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
@@ -74,7 +82,7 @@ impl ByteBpe {
         let words = tokens.into_iter().filter_map(|(id, bytes)| Some((String::from_utf8(bytes).ok()?, id)));
         let bpe =
             Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges, longest).ok_or(NO_MEMORY)?;
-        Ok(Self { bpe, splitter, added, template, owner: Owner::default() })
+        Ok(Self { bpe, splitter, nfc, added, added_normalized, template, owner: Owner::default() })
     }
 
     fn text(
@@ -87,7 +95,7 @@ impl ByteBpe {
         added::around(self.added.as_ref(), text, ids, steps, |piece, ids| self.piece(piece, scratch, ids, steps))
     }
 
-    /// A text without added tokens.
+    /// Appends the tokens of a text that has no added tokens, but for those that are matched when it is normalized.
     fn piece(
         &self,
         piece: &str,
@@ -95,15 +103,30 @@ impl ByteBpe {
         ids: &mut Vec<u32>,
         steps: &Steps<'_>,
     ) -> Result<(), Stopped> {
-        if self.splitter.is_normalized(piece) {
-            return self.words(piece, scratch, ids, steps);
-        }
+        let Some(nfc) = self.nfc.as_ref().filter(|nfc| !nfc.is_normalized(piece)) else {
+            return self.normalized(piece, scratch, ids, steps);
+        };
         let mut normalized = String::with_capacity(piece.len());
-        for part in self.splitter.parts(piece, Steps::UNITS) {
-            normalized.extend(part.nfc().map(|(character, _)| character));
+        for part in nfc.parts(piece, Steps::UNITS) {
+            normalized.extend(Nfc::normalized(part));
             steps.take(part.len(), ids.len())?;
         }
-        self.words(&normalized, scratch, ids, steps)
+        self.normalized(&normalized, scratch, ids, steps)
+    }
+
+    fn normalized(
+        &self,
+        text: &str,
+        scratch: &mut bpe::Scratch,
+        ids: &mut Vec<u32>,
+        steps: &Steps<'_>,
+    ) -> Result<(), Stopped> {
+        match &self.added_normalized {
+            None => self.words(text, scratch, ids, steps),
+            added => {
+                added::around(added.as_ref(), text, ids, steps, |words, ids| self.words(words, scratch, ids, steps))
+            }
+        }
     }
 
     fn words(
@@ -114,10 +137,10 @@ impl ByteBpe {
         steps: &Steps<'_>,
     ) -> Result<(), Stopped> {
         self.bpe.begin(text, scratch);
-        let mut start = 0;
+        let (mut start, mut ends) = (0, Ends::default());
         while start < text.len() {
             let quick = scratch.window(start).and_then(|window| self.splitter.quick(window));
-            let end = quick.map_or_else(|| self.splitter.end(text, start), |length| start + length);
+            let end = quick.map_or_else(|| self.splitter.end(text, start, &mut ends), |length| start + length);
             self.bpe.word(text, start..end, scratch, ids, steps)?;
             start = end;
         }
@@ -216,19 +239,32 @@ impl Tokenize for ByteBpe {
 }
 
 /// Whether texts are normalized, by NFC.
-fn normalizes(normalizer: Option<&serde_json::Value>) -> Result<bool, String> {
-    match normalizer.map(kind) {
-        None => Ok(false),
-        Some("NFC") => Ok(true),
+fn normalizes(normalizer: Option<&Value>) -> Result<bool, String> {
+    let list = |normalizer: &Value| match kind(normalizer) {
+        "Sequence" => normalizer.get("normalizers").and_then(Value::as_array).cloned().unwrap_or_default(),
+        _ => vec![normalizer.clone()],
+    };
+    let list = normalizer.filter(|normalizer| !normalizer.is_null()).map(list).unwrap_or_default();
+    match list.iter().map(kind).find(|kind| *kind != "NFC") {
+        None => Ok(!list.is_empty()),
         Some(other) => Err(format!("the normalizer {other} is not reproduced")),
     }
 }
 
-fn matcher(tokens: &[Added]) -> Result<Option<AddedTokens>, String> {
+/// The added tokens that are matched in the text as given, and those that are matched in the text after NFC if it `normalizes`.
+fn matchers(tokens: &[Added], normalizes: bool) -> Result<(Option<AddedTokens>, Option<AddedTokens>), String> {
     json::check_distinct(tokens)?;
-    if tokens.iter().any(|token| token.normalized) {
-        return Err("an added token is matched in the normalized text".to_owned());
-    }
-    let tokens: Vec<(String, u32)> = tokens.iter().map(|token| (token.content.clone(), token.id)).collect();
-    AddedTokens::new(&tokens)
+    let matcher = |normalized: bool| {
+        let content = |token: &Added| match normalized && normalizes {
+            true => Nfc::normalized(&token.content).collect(),
+            false => token.content.clone(),
+        };
+        let tokens: Vec<(String, u32)> = tokens
+            .iter()
+            .filter(|token| token.normalized == normalized)
+            .map(|token| (content(token), token.id))
+            .collect();
+        AddedTokens::new(&tokens)
+    };
+    Ok((matcher(false)?, matcher(true)?))
 }

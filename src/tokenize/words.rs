@@ -1,12 +1,15 @@
 //! Words whose tokens are known: those that are one token, and those that this thread has met.
 
+use std::hint::select_unpredictable;
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 
 /// A word's bytes, padded with zeros, its length in the last: two words never have the same key.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
+#[repr(transparent)]
 pub struct Key([u64; 4]);
 
 /// What a text is followed by where all of its keys should be made the quick way.
@@ -31,26 +34,32 @@ const MASKS: [[u64; 4]; 32] = {
 impl Key {
     pub const MAX_BYTES: usize = 31;
 
-    /// Of `text[start..end]`; `None` for a word that is too long to be kept. Sooner where `text` goes on for [`PADDING`] bytes.
+    /// Of the word of `length` bytes that `window` begins with; `None` for a word that is empty or too long to be kept.
     #[inline]
-    pub fn new(text: &[u8], start: usize, end: usize) -> Option<Self> {
-        let length = end.checked_sub(start).filter(|length| (1..=Self::MAX_BYTES).contains(length))?;
+    fn of_window(window: &[u8; PADDING.len()], length: usize) -> Option<Self> {
+        if !(1..=Self::MAX_BYTES).contains(&length) {
+            return None;
+        }
         let mut words = [0; 4];
-        if let Some(window) = text.get(start..).and_then(|rest| rest.first_chunk::<32>()) {
-            for ((word, bytes), mask) in words.iter_mut().zip(window.as_chunks::<8>().0).zip(MASKS.get(length)?) {
-                *word = u64::from_le_bytes(*bytes) & mask;
-            }
-        } else {
-            let mut buffer = [0; 32];
-            buffer.get_mut(..length)?.copy_from_slice(text.get(start..end)?);
-            for (word, bytes) in words.iter_mut().zip(buffer.as_chunks::<8>().0) {
-                *word = u64::from_le_bytes(*bytes);
-            }
+        for ((word, bytes), mask) in words.iter_mut().zip(window.as_chunks::<8>().0).zip(MASKS.get(length)?) {
+            *word = u64::from_le_bytes(*bytes) & mask;
         }
         if let Some(last) = words.last_mut() {
             *last |= (length as u64) << 56;
         }
         Some(Self(words))
+    }
+
+    /// Of `text[start..end]`; `None` for a word that is empty or too long to be kept. Sooner where `text` goes on for [`PADDING`] bytes.
+    #[inline]
+    pub fn new(text: &[u8], start: usize, end: usize) -> Option<Self> {
+        let length = end.checked_sub(start)?;
+        if let Some(window) = text.get(start..).and_then(|rest| rest.first_chunk()) {
+            return Self::of_window(window, length);
+        }
+        let mut window = PADDING;
+        window.get_mut(..length)?.copy_from_slice(text.get(start..end)?);
+        Self::of_window(&window, length)
     }
 
     #[inline]
@@ -156,8 +165,8 @@ fn filter_place(hash: u64, places: usize) -> (usize, u64) {
 pub const MAX_IDS: usize = 7;
 
 /// A word of at most 23 bytes and three tokens, as most are: half a cache line.
-#[derive(Clone, Copy, Default)]
-#[repr(align(32))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(32))]
 struct Short {
     key: [u64; 3],
     /// Three of 20 bits each, and above them how many there are.
@@ -180,15 +189,20 @@ impl Short {
 }
 
 /// Another word: a cache line.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
 struct Long {
     key: Key,
     ids: [u32; MAX_IDS],
     count: u32,
 }
 
-/// 4 MiB a thread.
+/// A cache line of short words whose hashes choose the same place: the newest, and the one before it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([Short; 2]);
+
+/// The number of lines for short words: 8 MiB a thread.
 const SHORT: usize = 1 << 17;
 
 /// 2 MiB a thread.
@@ -196,16 +210,14 @@ const LONG: usize = 1 << 15;
 
 /// The words that a thread has met: of fixed size, a newer word replaces an older one.
 pub struct WordCache {
-    short: Box<[Short]>,
-    long: Box<[Long]>,
+    /// Each is `None` when the system gives no memory: then every word is unknown.
+    short: Option<LargePages<Line>>,
+    long: Option<LargePages<Long>>,
 }
 
 impl Default for WordCache {
     fn default() -> Self {
-        Self {
-            short: vec![Short::default(); SHORT].into_boxed_slice(),
-            long: vec![Long::default(); LONG].into_boxed_slice(),
-        }
+        Self { short: LargePages::zeroed(SHORT), long: LargePages::zeroed(LONG) }
     }
 }
 
@@ -216,37 +228,48 @@ impl WordCache {
         (hash >> 32) as usize & (places - 1)
     }
 
+    #[inline]
+    fn short_line(&self, hash: u64) -> Option<&Line> {
+        self.short.as_ref()?.get(Self::place(hash, SHORT))
+    }
+
     /// Starts to read what [`WordCache::short`] will need.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        prefetch(&self.short, Self::place(hash, SHORT));
+        prefetch(self.short.as_deref().unwrap_or_default(), Self::place(hash, SHORT));
     }
 
     /// Starts to read what [`WordCache::long`] will need.
     #[inline]
     pub fn prefetch_long(&self, hash: u64) {
-        prefetch(&self.long, Self::place(hash, LONG));
+        prefetch(self.long.as_deref().unwrap_or_default(), Self::place(hash, LONG));
     }
 
     /// Writes the tokens of a word, if it is kept among the short ones, to the front of `ids`; how many they are.
     #[inline]
     pub fn short(&self, key: &Key, hash: u64, ids: &mut [u32; MAX_IDS]) -> Option<usize> {
-        let entry = self.short.get(Self::place(hash, SHORT))?;
-        let ([a, b, c, d], [x, y, z]) = (key.0, entry.key);
+        let Line([newest, older]) = self.short_line(hash)?;
+        let [a, b, c, d] = key.0;
         // The length is all that the last word of a short one holds.
         let length = (d >> 56) as usize;
-        if !(1..=WholeWords::MAX_BYTES).contains(&length) || (a ^ x) | (b ^ y) | ((c | d) ^ z) != 0 {
+        let differs = |entry: &Short| {
+            let [x, y, z] = entry.key;
+            (a ^ x) | (b ^ y) | ((c | d) ^ z)
+        };
+        let (is_newest, is_older) = (differs(newest) == 0, differs(older) == 0);
+        if !(1..=WholeWords::MAX_BYTES).contains(&length) || !(is_newest | is_older) {
             return None;
         }
+        let packed = select_unpredictable(is_newest, newest.ids, older.ids);
         let [first, second, third, ..] = ids;
-        let id = |at: u32| (entry.ids >> (Short::BITS * at)) as u32 & ((1 << Short::BITS) - 1);
+        let id = |at: u32| (packed >> (Short::BITS * at)) as u32 & ((1 << Short::BITS) - 1);
         (*first, *second, *third) = (id(0), id(1), id(2));
-        Some((entry.ids >> (Short::BITS * Short::IDS as u32)) as usize)
+        Some((packed >> (Short::BITS * Short::IDS as u32)) as usize)
     }
 
     /// The tokens of a word that is kept among the others.
     pub fn long(&self, key: &Key, hash: u64) -> Option<&[u32]> {
-        let entry = self.long.get(Self::place(hash, LONG)).filter(|entry| entry.key == *key)?;
+        let entry = self.long.as_ref()?.get(Self::place(hash, LONG)).filter(|entry| entry.key == *key)?;
         entry.ids.get(..entry.count as usize)
     }
 
@@ -264,10 +287,13 @@ impl WordCache {
     /// Keeps a word, unless it has more than [`MAX_IDS`] tokens.
     pub fn put(&mut self, key: &Key, hash: u64, ids: &[u32]) {
         if let Some(short) = Short::new(key, ids) {
-            if let Some(entry) = self.short.get_mut(Self::place(hash, SHORT)) {
-                *entry = short;
+            if let Some(Line([newest, older])) =
+                self.short.as_mut().and_then(|all| all.get_mut(Self::place(hash, SHORT)))
+            {
+                *older = *newest;
+                *newest = short;
             }
-        } else if let Some(entry) = self.long.get_mut(Self::place(hash, LONG))
+        } else if let Some(entry) = self.long.as_mut().and_then(|all| all.get_mut(Self::place(hash, LONG)))
             && let Some(place) = entry.ids.get_mut(..ids.len())
         {
             place.copy_from_slice(ids);

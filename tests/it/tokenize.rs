@@ -77,14 +77,14 @@ fn the_tokenizer_of_every_checkpoint_gives_the_ids_of_the_reference() {
 /// The embedder that starts at once serves by the reference; what is found later gives the same ids, and frees it.
 #[test]
 fn a_faster_tokenizer_replaces_the_reference_while_it_serves() {
-    // Split as GPT-2's are: of the fast ones only fastokens does that.
-    let gpt2 = copy_of("qwen2");
+    // Split by an expression that only fastokens reads.
+    let grouped = copy_of("qwen2");
     let json = changed_of("qwen2", |value| {
-        value["pre_tokenizer"] =
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
+        *value.pointer_mut("/pre_tokenizer/pretokenizers/0/pattern/Regex").unwrap() =
+            json!(r"(?:\p{L}|\p{N})+|\s|[^\s\p{L}\p{N}]+");
     });
-    std::fs::write(gpt2.path().join("tokenizer.json"), json).unwrap();
-    let open = || Checkpoint::open(gpt2.path(), &Overrides::default()).unwrap();
+    std::fs::write(grouped.path().join("tokenizer.json"), json).unwrap();
+    let open = || Checkpoint::open(grouped.path(), &Overrides::default()).unwrap();
     let (embedder, search) = Embedder::start(open(), Settings::default()).unwrap();
     let texts = ["Hello, world!", "안녕하세요", "", " a  b\n", "<|endoftext|>"];
     assert_eq!(embedder.tokenizer(), "tokenizers");
@@ -231,6 +231,62 @@ fn a_model_that_ignores_merges_takes_words_whole() {
     }
 }
 
+/// The pre-tokenizers of byte-level models give the same ids with any of their normalizers and added tokens.
+#[test]
+fn byte_level_models_of_every_family_give_the_ids_of_the_reference() {
+    let split =
+        |regex: &str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let bytes = |use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
+    let digits = json!({"type": "Digits", "individual_digits": true});
+    let upper = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";
+    let lower = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";
+    let behind = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?";
+    let o200k = format!(
+        r"{upper}*{lower}+{behind}|{upper}+{lower}*{behind}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    );
+    let deepseek =
+        r"[!-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let steps = [
+        vec![bytes(true)],
+        vec![digits, bytes(true)],
+        vec![split(&o200k), bytes(false)],
+        vec![split(r"\p{N}{1,3}"), split("[一-龥\u{3040}-ゟ゠-ヿ]+"), split(deepseek), bytes(false)],
+    ];
+    let normalizers = [
+        Value::Null,
+        json!({"type": "NFC"}),
+        json!({"type": "Sequence", "normalizers": []}),
+        json!({"type": "Sequence", "normalizers": [{"type": "NFC"}]}),
+    ];
+    for (seed, (steps, normalizer)) in steps.iter().zip(normalizers).enumerate() {
+        let json = changed_of("qwen2", |value| {
+            value["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": steps});
+            value["normalizer"] = normalizer;
+            let added = value["added_tokens"].as_array_mut().unwrap();
+            for (n, (content, normalized)) in
+                [("e\u{301}x", true), ("    ", true), ("ab", false), ("abc", true), ("é", true)].iter().enumerate()
+            {
+                let mut token = added[0].clone();
+                (token["id"], token["content"]) = (json!(1000 + n), json!(content));
+                (token["normalized"], token["special"]) = (json!(normalized), json!(false));
+                added.push(token);
+            }
+        });
+        let json = renumbered(&json);
+        let candidate = ByteBpe::from_json(&json).unwrap();
+        compare(&json, &candidate, 2000, 20 + seed as u64);
+        let reference = HfTokenizer::from_json(&json, Path::new("")).unwrap();
+        for text in [
+            "e\u{301}x éx abc ab abab",
+            "a     b      c",
+            "HTTPRequest camelCase it's IT'LL 12345",
+            "価格1234は#foo #é",
+        ] {
+            assert_eq!(ids(&candidate, text, true), ids(&reference, text, true), "{text:?}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_reproduced_of_byte_level_bpe_is_refused() {
     let refusals: [(&str, &str, Value); 8] = [
@@ -238,7 +294,7 @@ fn what_is_not_reproduced_of_byte_level_bpe_is_refused() {
         ("/model/byte_fallback", "byte_fallback", json!(true)),
         ("/model/end_of_word_suffix", "end_of_word_suffix", json!("</w>")),
         ("/added_tokens/0/lstrip", "strips spaces", json!(true)),
-        ("/added_tokens/0/normalized", "normalized", json!(true)),
+        ("/added_tokens/0/single_word", "single_word", json!(true)),
         ("/normalizer", "NFKC", json!({"type": "NFKC"})),
         ("/pre_tokenizer/pretokenizers/1/add_prefix_space", "pre-tokenizer", json!(true)),
         ("/post_processor", "post-processor", json!({"type": "BertProcessing"})),
