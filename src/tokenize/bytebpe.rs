@@ -40,7 +40,10 @@ pub struct ByteBpe {
 }
 
 struct Bytes {
+    /// The token of each byte. `NONE` for a byte that the vocabulary lacks: it is left out of words.
     tokens: [u32; 256],
+    /// Whether a byte is lacking.
+    lacks_bytes: bool,
     characters: Characters,
 }
 
@@ -67,7 +70,7 @@ impl ByteBpe {
         let template = Template::parse(post_processor.as_ref())?;
         let (added, added_normalized) = matchers(added_tokens, nfc.is_some())?;
         let vocabulary = model.vocabulary()?;
-        let by_byte = byte_tokens(&vocabulary)?;
+        let by_byte = byte_tokens(&vocabulary, model.unk_token.is_some())?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
         let table = Merges::new(&merges).ok_or(NO_MEMORY)?;
         let byte_of = bytes_by_character();
@@ -75,7 +78,8 @@ impl ByteBpe {
         // What cannot be spelled is the token of no bytes.
         let tokens: HashMap<u32, Vec<u8>> =
             vocabulary.iter().filter_map(|(text, &id)| Some((id, bytes(text)?))).collect();
-        let alphabet = Bytes { tokens: by_byte, characters: Characters::new(&tokens, &merges, &table) };
+        let characters = Characters::new(&tokens, &merges, &table);
+        let alphabet = Bytes { tokens: by_byte, lacks_bytes: by_byte.contains(&NONE), characters };
         let early = Early::new(&merges, |token| alphabet.edges(tokens.get(&token).map_or(&[][..], Vec::as_slice)));
         let longest = tokens.values().map(Vec::len).max().unwrap_or_default();
         // What is no UTF-8 is no word of a text.
@@ -151,7 +155,7 @@ impl ByteBpe {
 impl Bytes {
     /// Of a token of these bytes: a character may be taken whole or byte by byte.
     fn edges(&self, bytes: &[u8]) -> Edges {
-        let byte = |byte: Option<&u8>| self.tokens.get(usize::from(*byte?)).copied();
+        let byte = |byte: Option<&u8>| self.tokens.get(usize::from(*byte?)).copied().filter(|&token| token != NONE);
         let whole = |character: Option<char>| self.characters.token(character?);
         [[byte(bytes.first()), whole(first_character(bytes))], [byte(bytes.last()), whole(last_character(bytes))]]
     }
@@ -161,6 +165,10 @@ impl Alphabet for Bytes {
     #[inline]
     fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
         let token = |byte| self.tokens.get(usize::from(byte)).copied().unwrap_or(NONE);
+        if self.lacks_bytes && word.bytes().any(|byte| token(byte) == NONE) {
+            // Without it, what stands beside it need not be whole characters.
+            return symbols.extend(word.bytes().map(token).filter(|&token| token != NONE));
+        }
         start(word, &self.characters, token, symbols);
     }
 }
@@ -200,13 +208,21 @@ fn decode(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
     })
 }
 
-fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
+/// The token of each byte. The reference leaves out a byte that has none, unless there is an unknown token. SmolLM lacks some control
+/// characters, and first bytes of characters that are in no text.
+fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Result<[u32; 256], String> {
     let mut tokens = [NONE; 256];
     for (character, byte) in byte_characters() {
-        let id = vocabulary.get(character.encode_utf8(&mut [0; 4]) as &str);
-        let id = id.ok_or_else(|| format!("the vocabulary has no token for the byte {byte:#04X}"))?;
-        if let Some(token) = tokens.get_mut(usize::from(byte)) {
-            *token = *id;
+        match vocabulary.get(character.encode_utf8(&mut [0; 4]) as &str) {
+            Some(id) => {
+                if let Some(token) = tokens.get_mut(usize::from(byte)) {
+                    *token = *id;
+                }
+            }
+            // No UTF-8 has these.
+            None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
+            None if !has_unknown_token => {}
+            None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
         }
     }
     Ok(tokens)

@@ -15,6 +15,7 @@ pub struct Model<'a> {
     dropout: Option<f64>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
+    pub unk_token: Option<String>,
     #[serde(default)]
     pub byte_fallback: bool,
     /// A word that is a token is that token, whatever its merges say.

@@ -269,7 +269,7 @@ mod tests {
             let model = Model::new(&borrowed);
             let table = Merges::new(&model.merges).unwrap();
             let tokens = std::array::from_fn(|byte| byte as u32);
-            let alphabet = Bytes { tokens, characters: model.characters() };
+            let alphabet = Bytes { tokens, lacks_bytes: false, characters: model.characters() };
             let early = Early::new(&model.merges, |token| alphabet.edges(&model.tokens[&token])).unwrap();
             let mut workspace = Default::default();
             for text in &texts {
