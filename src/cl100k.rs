@@ -1,15 +1,15 @@
-//! OpenAI's cl100k_base encoding, one way: token ids to text.
+//! Decodes token IDs of OpenAI's encoding cl100k_base to text.
 //!
-//! Clients of OpenAI's API may send token ids in place of text, and LangChain does by default: ids of cl100k_base, the
-//! encoding of OpenAI's embedding models, whatever model is asked for. Read as another model's ids they would be
-//! garbage that nobody notices, so they are decoded and tokenized again.
+//! Clients of OpenAI's API may send token IDs instead of text, and LangChain does so by default. They are IDs of cl100k_base, the
+//! encoding of OpenAI's embedding models, whatever model the request names. Another model's vocabulary would turn them into
+//! unrelated tokens, and nobody would notice. So they are decoded to text, and the text is tokenized by the model.
 
 use std::sync::OnceLock;
 
-/// As tiktoken ships it: one `base64 rank` a line, ranks in order. See `assets/README.md`.
+/// The vocabulary as tiktoken ships it: one line `base64 rank` for each token, in the order of the ranks. See `assets/README.md`.
 const VOCABULARY: &str = include_str!("../assets/cl100k_base.tiktoken");
 
-/// tiktoken's `openai_public.py`: cl100k_base's special tokens.
+/// The special tokens of cl100k_base. Source: `openai_public.py` in tiktoken.
 const SPECIAL: [(u32, &str); 5] = [
     (100_257, "<|endoftext|>"),
     (100_258, "<|fim_prefix|>"),
@@ -18,7 +18,7 @@ const SPECIAL: [(u32, &str); 5] = [
     (100_276, "<|endofprompt|>"),
 ];
 
-/// The last id of an ordinary token.
+/// The last ID of an ordinary token.
 pub const LAST: u32 = 100_255;
 
 struct Tokens {
@@ -27,23 +27,24 @@ struct Tokens {
     starts: Vec<u32>,
 }
 
-/// An id that cl100k_base does not have, and where it stands.
+/// A token ID that cl100k_base does not have, and its position in the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAToken {
     pub position: usize,
     pub id: u32,
 }
 
-/// The bytes of text that `ids` stand for, which the ids of a request do not tell: up to 128 each.
+/// Returns the number of bytes of text that `ids` stand for. It does not follow from the number of IDs: a token has up to 128
+/// bytes.
 pub fn bytes_of(ids: &[u32]) -> usize {
     let tokens = tokens();
     ids.iter().map(|&id| tokens.get(id).map_or(0, <[u8]>::len)).sum()
 }
 
-/// The text of `ids`. Clients cut long texts between tokens, so a cut character becomes U+FFFD.
+/// Returns the text of `ids`. Clients cut long texts between tokens, so a character may be incomplete; it becomes U+FFFD.
 ///
 /// # Errors
-/// The first id that is not a token.
+/// Names the first ID that is not a token.
 pub fn decode(ids: &[u32]) -> Result<String, NotAToken> {
     let tokens = tokens();
     let mut text = Vec::with_capacity(bytes_of(ids));
@@ -78,7 +79,7 @@ impl Tokens {
     }
 }
 
-/// Standard base64 of the asset, which the tests hold to be valid.
+/// Decodes standard base64. The tests check that the asset is valid.
 fn base64(text: &str) -> impl Iterator<Item = u8> {
     let mut buffer = 0u32;
     let mut bits = 0;

@@ -1,9 +1,15 @@
-//! Numbers as decimals that parse back to the same f32: most of what an answer in JSON costs.
+//! Writes f32 numbers as decimals that parse back to the same f32. This is most of the cost of a JSON response.
 //!
-//! Eight or nine significant digits in place of the shortest that will do: several times faster, and no longer on the
-//! average. Neighbouring f32 lie at least 2^-24 of their size apart, 5.9e-8. Nine digits are off by at most 5e-9 of a number;
-//! eight, which numbers get whose first digit is at least 2, by at most 2.5e-8, which is less than half of it.
-//! The digits are `|x| * 10^k` in f64, whose own error is below 1e-15.
+//! Numbers are written with eight or nine significant digits instead of the fewest possible. This is several times faster, and no
+//! longer on average. Adjacent f32 numbers differ by at least 2^-24 (5.9e-8) of their size. Rounding to nine digits changes a
+//! number by at most 5e-9 of its size. Numbers whose first digit is 2 or more are rounded to eight digits, which changes them by
+//! at most 2.5e-8 of their size. Both are less than half of the difference to the next f32, so the decimal parses back to the
+//! same number.
+//!
+//! For example, the f32 closest to 0.1 is 0.100000001490116. Its first digit is 1, so it gets nine digits: `|x| * 10^9` rounds to
+//! 100000001, which is written `0.100000001`. The f32 closest to 0.3 is 0.300000011920929. Its first digit is 3, so it gets eight
+//! digits: `|x| * 10^8` rounds to 30000001, which is written `0.30000001`. The product is computed in f64, whose error is below
+//! 1e-15.
 
 mod tables;
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +17,7 @@ mod x86;
 
 use tables::{BINADES, FIRST_BINADE, FOUR_DIGITS, SHAPES};
 
-/// Appends the numbers as an array of JSON. They must be finite.
+/// Appends the numbers as a JSON array. The numbers must be finite.
 pub fn array(out: &mut Vec<u8>, numbers: &[f32]) {
     let begin = out.len();
     after_commas(out, numbers);
@@ -36,10 +42,11 @@ fn after_commas(out: &mut Vec<u8>, numbers: &[f32]) {
     one_by_one(out, numbers);
 }
 
-/// The most bytes of one number: 17, or 15 of the shortest digits and their exponent, and what `digits` may touch beyond.
+/// The largest number of bytes of one number: 17, or 15 of the shortest digits and their exponent, and the bytes beyond them that
+/// `digits` may overwrite.
 const ROOM: usize = 24;
 
-/// The same without vector registers.
+/// Like [`after_commas`], without vector registers.
 fn one_by_one(out: &mut Vec<u8>, numbers: &[f32]) {
     const BLOCK: usize = 32;
     let mut shortest = zmij::Buffer::new();
@@ -58,7 +65,7 @@ fn one_by_one(out: &mut Vec<u8>, numbers: &[f32]) {
     }
 }
 
-/// Writes `,` and `x`, and returns how many bytes that is; `None` where it has no class.
+/// Writes `,` and `x`, and returns the number of bytes. Returns `None` if `x` is outside of the classes.
 #[inline]
 fn digits(x: f32, text: &mut [u8; ROOM]) -> Option<usize> {
     let size = x.abs();
@@ -77,7 +84,7 @@ fn digits(x: f32, text: &mut [u8; ROOM]) -> Option<usize> {
     let rest: &mut [u8; 9] = text.get_mut(length..)?.first_chunk_mut()?;
     let [a, b, c, d] = *FOUR_DIGITS.get((eight / 10_000) as usize)?;
     let [e, f, g, h] = *FOUR_DIGITS.get((eight % 10_000) as usize)?;
-    // Of eight digits the last is not counted below.
+    // For eight digits, the last one is not counted below.
     *rest = [a, b, c, d, e, f, g, h, b'0' + (n - tens * 10) as u8];
     Some(length + 8 + usize::from(shape.nine))
 }
@@ -105,6 +112,7 @@ mod tests {
             (-0.1, "-0.100000001"),
             (0.19999999, "0.199999988"),
             (0.2, "0.20000000"),
+            (0.3, "0.30000001"),
             (0.99999994, "0.99999994"),
             (0.01, "0.0099999998"),
             (-0.000_12, "-0.000119999997"),

@@ -1,4 +1,4 @@
-//! Memory that is read at random.
+//! Memory for tables that are read at random positions.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -6,18 +6,18 @@ use std::ops::{Deref, DerefMut};
 use bytemuck::Pod;
 use memmap2::MmapMut;
 
-/// A slice of fixed length that Linux is asked to keep in pages of 2 MiB: reads at random then miss the TLB less often,
-/// which costs most on virtual machines.
+/// A slice of fixed length that Linux is asked to keep in pages of 2 MiB. Random reads then miss the TLB less often. A miss costs
+/// most on virtual machines.
 pub struct LargePages<T> {
     map: MmapMut,
     of: PhantomData<T>,
 }
 
 impl<T: Pod> LargePages<T> {
-    /// `length` zeros; `None` when the system gives no memory, or `length` is zero.
+    /// Allocates `length` zeros. Returns `None` when the system gives no memory, or `length` is zero.
     pub fn zeroed(length: usize) -> Option<Self> {
         let map = MmapMut::map_anon(length.checked_mul(size_of::<T>())?).ok()?;
-        // Advice: a system without it, or set to "never", keeps small pages.
+        // This is only advice: a system that does not support it, or whose setting is "never", uses small pages.
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
         Some(Self { map, of: PhantomData })

@@ -1,18 +1,24 @@
-//! The final norm, collapsed to numbers per vocabulary row.
+//! The final norm, collapsed to a few numbers for each row of the vocabulary.
 //!
-//! Every final norm here is a function of the token's row `x` alone, and linear in it but for a few scalars:
+//! Every supported final norm is a function of the token's row `x` alone, and is linear in `x` except for a few scalars:
 //!
 //! * RMSNorm (Zhang & Sennrich 2019, <https://arxiv.org/abs/1910.07467>): `x / sqrt(mean(x^2) + eps) * w`
 //! * LayerNorm (Ba et al. 2016, <https://arxiv.org/abs/1607.06450>): `(x - mean(x)) / sqrt(var(x) + eps) * w + b`
 //!
-//! So the mean over a text's tokens is `w * mean(s[t] * E[t]) + sum_k mean(c_k[t]) * v_k + b`, with the scalars
-//! `s[t]`, `c_k[t]` computed once at load: see [`CollapsedNorm`]. The table stays as it is stored.
+//! Therefore the mean over a text's tokens is `w * mean(s[t] * E[t]) + sum_k mean(c_k[t]) * v_k + b`. The scalars `s[t]` and
+//! `c_k[t]` are computed once, when the table is loaded: see [`CollapsedNorm`]. The table stays as it is stored.
+//!
+//! For example, let `eps` be 0 and `w` be `(1, 2)`. For the row `E[t] = (3, 4)`, an RMSNorm has `s[t] = 1 / sqrt((9 + 16) / 2) =
+//! 0.283`, and the token's vector is `w * s[t] * E[t] = (0.849, 2.263)`. For the row `(1, 3)`, a LayerNorm has the mean 2 and the
+//! standard deviation 1, so `s[t] = 1` and `c_0[t] = -2`, with `v_0 = w`. The token's vector is `w * (1, 3) - 2 * (1, 2) = (-1,
+//! 2)`.
 
 use serde::{Deserialize, Serialize};
 
 use crate::table::EmbeddingTable;
 
-/// What kind of norm follows the embedding, as its model's source defines it. Shapes do not tell: it goes by model type.
+/// The kind of norm that follows the embedding, as the source of the model defines it. It cannot be told from the shapes of
+/// tensors; it follows from the model type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
@@ -20,18 +26,18 @@ pub enum NormKind {
     Rms,
     /// `x / rms(x) * (1 + w)`: Gemma 1 to 3 store `w` around zero.
     RmsPlusOne,
-    /// `(x - mean) / std * w + b`; without `b`, or without both, where the checkpoint has none.
+    /// `(x - mean) / std * w + b`. `b`, or both `b` and `w`, may be absent from the checkpoint.
     Layer,
     /// `(x - mean) / std * (1 + w) + b`: Nemotron.
     LayerPlusOne,
-    /// The rows as they are.
+    /// No norm: the rows are used as they are.
     None,
 }
 
 impl NormKind {
     pub const ALL: [Self; 5] = [Self::Rms, Self::RmsPlusOne, Self::Layer, Self::LayerPlusOne, Self::None];
 
-    /// The name in configuration and in `inspect`.
+    /// Returns the name in configuration files and in `inspect`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rms => "rms",
@@ -42,7 +48,7 @@ impl NormKind {
         }
     }
 
-    /// The same norm over a weight that is stored as `1 + w`: GGUF.
+    /// Returns the same norm for a weight that is stored as `1 + w`, as in GGUF files.
     #[must_use]
     pub const fn without_plus_one(self) -> Self {
         match self {
@@ -56,7 +62,7 @@ impl NormKind {
         matches!(self, Self::Layer | Self::LayerPlusOne)
     }
 
-    /// Whether the weight is stored around zero, as `w` of `1 + w`.
+    /// Returns whether the weight is stored around zero, as the `w` in `1 + w`.
     pub const fn adds_one(self) -> bool {
         matches!(self, Self::RmsPlusOne | Self::LayerPlusOne)
     }
@@ -66,33 +72,34 @@ impl NormKind {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Norm {
     pub kind: NormKind,
-    /// Added to the mean square or the variance.
+    /// The number that is added to the mean square or to the variance.
     pub eps: f64,
-    /// `dimensions` numbers; `None` stands for ones.
+    /// The weight, `[dimensions]`. `None` stands for ones.
     pub weight: Option<Vec<f32>>,
-    /// `dimensions` numbers; `None` stands for zeros.
+    /// The bias, `[dimensions]`. `None` stands for zeros.
     pub bias: Option<Vec<f32>>,
 }
 
-/// All that happens to a row between the table and the mean.
+/// The operations between a row of the table and the mean.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FinalNorm {
-    /// What the model multiplies its embeddings with before the norm: `sqrt(hidden)` in Gemma, 1 in most.
+    /// The factor by which the model multiplies its embeddings before the norm: `sqrt(hidden)` in Gemma, 1 in most models.
     pub embedding_scale: f64,
     /// A norm on the embedding itself: Bloom, ModernBERT.
     pub embedding_norm: Option<Norm>,
-    /// The model's last norm.
+    /// The last norm of the model.
     pub norm: Norm,
-    /// `rows` numbers that the normed rows are multiplied with, before the norm's bias: a static table's token weights.
+    /// The weights of a static table's tokens, `[rows]`. The normalized rows are multiplied by them, before the bias of the norm
+    /// is added.
     pub row_weights: Option<Vec<f32>>,
 }
 
-/// Numbers per vocabulary row, and the direction that their mean is added along.
+/// A scalar for each row of the vocabulary, and the direction along which its mean is added.
 #[derive(Debug, Clone)]
 pub struct Correction {
-    /// `rows` numbers.
+    /// The scalars, `[rows]`.
     pub per_row: Vec<f32>,
-    /// `dimensions` numbers.
+    /// The direction, `[dimensions]`.
     pub direction: Vec<f32>,
 }
 
@@ -100,27 +107,27 @@ pub struct Correction {
 /// `weight * scale[t] * E[t] + sum_k corrections[k].per_row[t] * corrections[k].direction + bias`.
 #[derive(Debug, Clone)]
 pub struct CollapsedNorm {
-    /// `rows` numbers.
+    /// The factor of each row, `[rows]`.
     pub scale: Vec<f32>,
-    /// `dimensions` numbers, `1 +` included.
+    /// The weight, `[dimensions]`. It includes the 1 of `1 + w`.
     pub weight: Vec<f32>,
-    /// `dimensions` numbers, or none.
+    /// The bias, `[dimensions]`, if there is one.
     pub bias: Option<Vec<f32>>,
-    /// Empty for RMS norms, one for a LayerNorm, three for two norms in a row of which one is a LayerNorm.
+    /// The corrections: none for an RMSNorm, one for a LayerNorm, three for two LayerNorms in a row.
     pub corrections: Vec<Correction>,
 }
 
-/// A row that no norm can make a finite vector of.
+/// A row for which the norm gives no finite vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NonFiniteRow {
     pub row: usize,
 }
 
 impl FinalNorm {
-    /// Reads the whole table once, on `threads` threads.
+    /// Computes the scalars. Reads the whole table once, on `threads` threads.
     ///
     /// # Errors
-    /// When a row holds NaN or an infinity, or has no norm because it is zero and `eps` is too.
+    /// When a row contains NaN or an infinity, or when a row and `eps` are both zero, so that the row has no norm.
     pub fn collapse(&self, table: &EmbeddingTable, threads: usize) -> Result<CollapsedNorm, NonFiniteRow> {
         let directions = self.directions(table.dimensions());
         let mut scalars = vec![RowScalars::default(); table.rows()];
@@ -131,7 +138,8 @@ impl FinalNorm {
                 .enumerate()
                 .map(|(part, scalars)| scope.spawn(move || self.scan(table, part * share, scalars)))
                 .collect();
-            // Joining all before looking keeps the lowest row, whichever thread ends first.
+            // All threads are joined before their results are read, so that the lowest row is reported whichever thread ends
+            // first.
             let ends: Vec<_> = parts.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
             ends.into_iter().find_map(|end| match end {
                 Ok(bad) => bad,
@@ -144,7 +152,7 @@ impl FinalNorm {
         let weights =
             self.embedding_norm.iter().chain([&self.norm]).map(|norm| norm.effective_weight(table.dimensions()));
         Ok(CollapsedNorm {
-            // The kernel reads integers; what one is worth in its row joins the scale here.
+            // The pooling kernel reads integers, so the scale of an integer row is multiplied into the row's factor here.
             scale: (0..).zip(&scalars).map(|(id, row)| row.scale * table.row_scale(id)).collect(),
             weight: weights.reduce(|a, b| product(&a, &b)).unwrap_or_default(),
             bias: self.norm.bias.clone(),
@@ -159,12 +167,12 @@ impl FinalNorm {
         })
     }
 
-    /// Scalars kept for each row beside its scale.
+    /// Returns the number of scalars for each row, in addition to its factor.
     pub fn scalars_per_row(&self) -> usize {
         self.directions(0).len()
     }
 
-    /// The directions that [`RowScalars::corrections`] go along, in their order.
+    /// Returns the directions of [`RowScalars::corrections`], in the same order.
     fn directions(&self, dimensions: usize) -> Vec<Vec<f32>> {
         let outer = self.norm.effective_weight(dimensions);
         match &self.embedding_norm {
@@ -178,7 +186,7 @@ impl FinalNorm {
         }
     }
 
-    /// Fills the scalars of the rows from `first` on; the first row that is not finite ends it.
+    /// Computes the scalars of the rows from `first` on. Returns the first row that is not finite, if there is one.
     fn scan(&self, table: &EmbeddingTable, first: usize, scalars: &mut [RowScalars]) -> Option<usize> {
         let mut row = vec![0.0f32; table.dimensions()];
         for (i, slot) in scalars.iter_mut().enumerate() {
@@ -225,17 +233,18 @@ impl FinalNorm {
 }
 
 impl Norm {
-    /// The mean that the norm takes off (0 for an RMS norm), and what it multiplies with, for the row times `scale`.
+    /// Returns the mean that the norm subtracts (0 for an RMSNorm), and the factor that it multiplies by, for `row` times
+    /// `scale`.
     fn statistics(&self, row: &[f32], scale: f64) -> (f64, f64) {
         if self.kind == NormKind::None {
-            // Summed all the same: a row that is not finite must not pass for want of a norm.
+            // The row is summed although there is no norm, so that a row that is not finite is found.
             return (0.0, if mean_of(row, |x| x * 0.0) == 0.0 { 1.0 } else { f64::NAN });
         }
         let mean = if self.kind.removes_mean() { mean_of(row, |x| x) } else { 0.0 };
         let offset = mean as f32;
         let spread = match mean_of(row, |x| (x - offset) * (x - offset)) {
             spread if spread.is_finite() => spread,
-            // Squares of finite numbers can pass f32's range; a number that is not finite must not become a norm of 0.
+            // The squares of finite numbers can exceed the range of f32. A number that is not finite must not give a norm of 0.
             _ if row.iter().all(|x| x.is_finite()) => {
                 row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / row.len() as f64
             }
@@ -275,7 +284,7 @@ fn product(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a * b).collect()
 }
 
-/// The mean of `f(x)`. Sixteen f32 sums, which vectorize, added up in f64.
+/// Returns the mean of `f(x)`. It is computed in sixteen f32 sums, which can be vectorized and are added in f64.
 fn mean_of(row: &[f32], f: impl Fn(f32) -> f32) -> f64 {
     let (chunks, rest) = row.as_chunks::<16>();
     let mut lanes = [0.0f32; 16];
@@ -306,7 +315,7 @@ mod tests {
         FinalNorm { embedding_scale: 2.0, embedding_norm: None, norm, row_weights: None }
     }
 
-    /// The vector of one token, put together from the collapsed numbers.
+    /// Returns the vector of one token from the collapsed numbers.
     fn vector(collapsed: &CollapsedNorm, row: &[f32; 4], t: usize) -> Vec<f32> {
         (0..4)
             .map(|d| {
@@ -317,7 +326,7 @@ mod tests {
             .collect()
     }
 
-    /// A norm by its definition, in f64.
+    /// Computes a norm by its definition, in f64.
     fn by_definition(norm: &Norm, x: &[f64]) -> Vec<f64> {
         let n = x.len() as f64;
         let mean = if norm.kind.removes_mean() { x.iter().sum::<f64>() / n } else { 0.0 };

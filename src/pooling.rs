@@ -1,4 +1,4 @@
-//! Mean pooling: the seam between token ids and arithmetic.
+//! Mean pooling: from token IDs to vectors.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -15,22 +15,22 @@ use std::ops::RangeInclusive;
 use crate::error::EmbedError;
 use crate::yield_point::{Stopped, YieldPoint};
 
-/// Means of normalized token vectors, over one table, on one kind of hardware.
+/// Computes the means of normalized token vectors from one table on one kind of hardware.
 pub trait Pooling: Send + Sync {
-    /// Writes the first `dimensions` numbers of each text's mean vector to `out` (texts x `dimensions`, row-major).
+    /// Writes the first `dimensions` numbers of each text's mean vector to `out`, `[texts, dimensions]` in row-major order.
     ///
-    /// Every id must be below the table's rows, and no text empty: [`crate::embedder::Embedder`] sees to both. An id past the
-    /// table adds nothing, and a text without ids gets zeros.
+    /// Every ID must be below the number of rows, and no text may be empty; [`crate::embedder::Embedder`] ensures both. An ID
+    /// past the table adds nothing, and a text without IDs gives zeros.
     ///
     /// # Errors
-    /// When a device fails; on the CPU never.
+    /// When a device fails. Pooling on the CPU never fails.
     fn mean(&self, texts: &[&[u32]], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError>;
 
-    /// The same for work of which one text may take seconds: `at` is reached every few hundred tokens where the hardware
-    /// allows it.
+    /// Like [`Pooling::mean`], for texts that may take seconds: `at` is called every few hundred tokens if the hardware allows
+    /// it.
     ///
     /// # Errors
-    /// As [`Pooling::mean`], and when `at` ends the work.
+    /// As for [`Pooling::mean`], and when `at` stops the work.
     fn mean_in_steps(
         &self,
         texts: &[&[u32]],
@@ -41,37 +41,38 @@ pub trait Pooling: Send + Sync {
         self.mean(texts, dimensions, out)
     }
 
-    /// One text's mean in f64, for sums that are too large for f32. `None` where the hardware cannot do it.
+    /// Computes the mean of one text in f64, for sums that exceed the range of f32. Returns `None` if the hardware cannot do
+    /// this.
     ///
     /// # Errors
-    /// When `at` ends the work.
+    /// When `at` stops the work.
     fn exact_mean(&self, _ids: &[u32], _dimensions: usize, _at: &dyn YieldPoint) -> Result<Option<Vec<f64>>, Stopped> {
         Ok(None)
     }
 
-    /// Where it runs, for people: "cpu", "cuda:0".
+    /// Returns the name of the device, for example "cpu" or "cuda:0".
     fn device(&self) -> String;
 
-    /// Whether a call costs something beside its tokens, so that many texts should be given to each.
+    /// Returns whether a call has a fixed cost, so that each call should get many texts.
     fn wants_whole_batches(&self) -> bool {
         false
     }
 
-    /// Whether it goes on reading the table that it was made of.
+    /// Returns whether the pooling continues to read the table that it was created from.
     fn reads_the_table(&self) -> bool;
 }
 
-/// A number of a vector is an infinity or not a number.
+/// An error: a number of a vector is an infinity or not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a number of the vector is not finite")]
 pub struct NotFinite;
 
-/// Scales `vector` to length 1; one of length 0 becomes the first unit vector.
+/// Scales `vector` to length 1. A vector of length 0 becomes the first unit vector.
 ///
 /// # Errors
-/// When a number is not finite. The vector is left as it is.
+/// When a number is not finite. The vector is then unchanged.
 pub fn normalize(vector: &mut [f32]) -> Result<(), NotFinite> {
-    /// Squares that lose nothing in f32, nor does what they are divided by.
+    /// The sums of squares for which no square, and no quotient by their root, is lost to the range of f32.
     const IN_RANGE: RangeInclusive<f64> = 1e-20..=1e30;
     let kernel = kernel::best();
     let squares = kernel.squares(vector);
@@ -93,7 +94,7 @@ pub fn normalize(vector: &mut [f32]) -> Result<(), NotFinite> {
     Ok(())
 }
 
-/// What stands for a text without tokens: any prefix of it is a unit vector again.
+/// Writes the first unit vector, which represents a text without tokens. Any prefix of it is a unit vector, too.
 pub fn first_unit_vector(vector: &mut [f32]) {
     vector.fill(0.0);
     if let Some(first) = vector.first_mut() {
@@ -101,16 +102,17 @@ pub fn first_unit_vector(vector: &mut [f32]) {
     }
 }
 
-/// Whether every number is finite.
+/// Returns whether every number is finite.
 pub fn is_finite(vector: &[f32]) -> bool {
-    // The sum of squares may overflow where the numbers do not.
+    // The sum of squares may overflow although all numbers are finite.
     kernel::best().squares(vector).is_finite() || vector.iter().all(|x| x.is_finite())
 }
 
-/// `exact` at length 1 if `normalizes`, as f32. Numbers beyond f32's range are brought into it before they are squared.
+/// Rounds `exact` to f32, scaled to length 1 if `normalizes`. Numbers beyond the range of f32 are scaled into it before they are
+/// squared.
 ///
 /// # Errors
-/// When a number is not finite, or is not once it is an f32.
+/// When a number is not finite, before or after it is rounded to f32.
 pub fn rounded(exact: &[f64], normalizes: bool, out: &mut [f32]) -> Result<(), NotFinite> {
     let largest = exact.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
     if exact.iter().any(|x| !x.is_finite()) {
@@ -127,9 +129,9 @@ pub fn rounded(exact: &[f64], normalizes: bool, out: &mut [f32]) -> Result<(), N
     }
 }
 
-/// The dot product: of vectors of length 1, their cosine.
+/// Returns the dot product. For vectors of length 1, it is the cosine.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    // Sums of their own for each of 16 lanes, which the compiler then adds side by side.
+    // Each of 16 lanes has its own sum, so that the compiler can vectorize the loop.
     let mut lanes = [0.0f32; 16];
     let (a, rest_a) = a.as_chunks::<16>();
     let (b, rest_b) = b.as_chunks::<16>();

@@ -1,9 +1,10 @@
-//! A hint to the CPU.
+//! A hint to the CPU that memory will be read soon.
 
-// One instruction, which reads nothing.
+// The only unsafe operation is a prefetch instruction, which reads nothing.
 #![allow(unsafe_code)]
 
-/// Starts to read `slice[index]`, if there is one, into the caches, where stable Rust has an instruction for it (x86-64).
+/// Prefetches `slice[index]`, if it exists, into the CPU's caches. Does nothing where stable Rust has no prefetch instruction
+/// (everywhere but on x86-64).
 #[inline]
 pub fn prefetch<T>(slice: &[T], index: usize) {
     #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,4 @@
-//! The embedding table: rows of numbers as they are stored, wherever they live.
+//! The embedding table: rows of numbers in the format in which they are stored, in memory or in a memory map.
 
 use std::sync::Arc;
 
@@ -6,20 +6,21 @@ use bytes::Bytes;
 
 use crate::large_pages::LargePages;
 
-/// How one number of a table is stored, little-endian.
+/// The format of one number of a table. All formats are little-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TableDtype {
     Bf16,
     F16,
     F32,
-    /// Two's complement; the number is the integer times its row's scale, where it has one.
+    /// Two's complement. The number is the integer times the scale of its row, if the rows have scales.
     Int8,
-    /// Two numbers a byte, the even column in the low four bits, each stored plus 8; times the row's scale.
+    /// Two numbers in each byte, with the even column in the low four bits. Each is stored plus 8, and multiplied by the scale of
+    /// its row.
     Int4,
 }
 
 impl TableDtype {
-    /// The bytes of one row of `dimensions` numbers; `None` past `usize`.
+    /// Returns the number of bytes of a row of `dimensions` numbers, or `None` if it exceeds `usize`.
     pub const fn row_bytes(self, dimensions: usize) -> Option<usize> {
         match self {
             Self::Bf16 | Self::F16 => dimensions.checked_mul(2),
@@ -29,7 +30,7 @@ impl TableDtype {
         }
     }
 
-    /// Whether rows are integers, and each has a scale.
+    /// Returns whether rows are integers, each with a scale.
     pub const fn is_integer(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4)
     }
@@ -45,29 +46,30 @@ impl TableDtype {
     }
 }
 
-/// `rows` x `dimensions` numbers, kept as stored: a slice of a memory map, or of memory.
+/// A matrix of `[rows, dimensions]` numbers in their stored format: a slice of a memory map, or of memory.
 ///
-/// Tokens can share rows: then `rows` counts token ids, and a mapping tells each id's stored row.
+/// Several tokens can share a row. `rows` then counts token IDs, and a mapping gives the stored row of each ID.
 #[derive(Debug, Clone)]
 pub struct EmbeddingTable {
     bytes: Bytes,
     dtype: TableDtype,
     stored_rows: usize,
     dimensions: usize,
-    /// The bytes of one row.
+    /// The number of bytes of one row.
     width: usize,
     mapping: Option<Arc<[u32]>>,
-    /// `stored_rows` numbers where integers have a scale.
+    /// The scale of each stored row, `[stored_rows]`, if the numbers are integers with scales.
     row_scales: Option<Arc<[f32]>>,
 }
 
 impl EmbeddingTable {
-    /// `None` unless `bytes` is exactly `rows * dimensions` numbers of `dtype`, and neither is zero.
+    /// Creates a table. Returns `None` unless `bytes` is exactly `rows * dimensions` numbers of `dtype`, and both are greater
+    /// than zero.
     pub fn new(bytes: Bytes, dtype: TableDtype, rows: usize, dimensions: usize) -> Option<Self> {
-        Self::of(bytes, dtype, rows, dimensions, None)
+        Self::from_parts(bytes, dtype, rows, dimensions, None)
     }
 
-    /// The same table in memory of its own, in large pages where the system has them.
+    /// Copies the table into memory of its own, in large pages if the system supports them.
     #[must_use]
     pub fn copied(self) -> Self {
         let bytes = match LargePages::zeroed(self.bytes.len()) {
@@ -80,14 +82,14 @@ impl EmbeddingTable {
         Self { bytes, ..self }
     }
 
-    /// A table of integers, with `row_scales[t]` the size of one step in row `t`. `None` as for [`EmbeddingTable::new`], and
-    /// for other dtypes.
+    /// Creates a table of integers. `row_scales[t]` is the size of one step in row `t`. Returns `None` as [`EmbeddingTable::new`]
+    /// does, and for a `dtype` that is not an integer.
     pub fn quantized(bytes: Bytes, dtype: TableDtype, dimensions: usize, row_scales: Vec<f32>) -> Option<Self> {
         dtype.is_integer().then_some(())?;
-        Self::of(bytes, dtype, row_scales.len(), dimensions, Some(row_scales.into()))
+        Self::from_parts(bytes, dtype, row_scales.len(), dimensions, Some(row_scales.into()))
     }
 
-    fn of(
+    fn from_parts(
         bytes: Bytes,
         dtype: TableDtype,
         stored_rows: usize,
@@ -107,7 +109,7 @@ impl EmbeddingTable {
         })
     }
 
-    /// The table whose row `id` is the stored row `mapping[id]`. `None` unless every one of those exists.
+    /// Returns the table whose row `id` is the stored row `mapping[id]`, or `None` if a row in `mapping` does not exist.
     #[must_use]
     pub fn with_mapping(self, mapping: Arc<[u32]>) -> Option<Self> {
         let exists = |&row: &u32| (row as usize) < self.stored_rows;
@@ -118,32 +120,32 @@ impl EmbeddingTable {
         self.dtype
     }
 
-    /// The number of token ids that have a row.
+    /// Returns the number of token IDs that have a row.
     pub fn rows(&self) -> usize {
         self.mapping.as_ref().map_or(self.stored_rows, |mapping| mapping.len())
     }
 
-    /// The number of rows in [`EmbeddingTable::bytes`].
+    /// Returns the number of rows in [`EmbeddingTable::bytes`].
     pub fn stored_rows(&self) -> usize {
         self.stored_rows
     }
 
-    /// Each token id's stored row; `None` where they are the same.
+    /// Returns the stored row of each token ID, or `None` if every ID is its own row.
     pub fn mapping(&self) -> Option<&[u32]> {
         self.mapping.as_deref()
     }
 
-    /// The number of columns.
+    /// Returns the number of columns.
     pub fn dimensions(&self) -> usize {
         self.dimensions
     }
 
-    /// All stored rows, row-major.
+    /// Returns all stored rows, in row-major order.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
-    /// The stored bytes of token `id`'s row, or `None` past the last.
+    /// Returns the stored bytes of the row of token `id`, or `None` if `id` is past the last row.
     pub fn row(&self, id: u32) -> Option<&[u8]> {
         let start = self.stored_row(id)?.checked_mul(self.width)?;
         self.bytes.get(start..start.checked_add(self.width)?)
@@ -156,13 +158,14 @@ impl EmbeddingTable {
         }
     }
 
-    /// What [`for_each`]'s numbers of token `id`'s row are to be multiplied with: 1 but for integers with scales.
+    /// Returns the factor by which the numbers that [`for_each`] reads from the row of token `id` must be multiplied. It is 1
+    /// except for integers with scales.
     pub fn row_scale(&self, id: u32) -> f32 {
         let of = |scales: &Arc<[f32]>| self.stored_row(id).and_then(|row| scales.get(row).copied()).unwrap_or(0.0);
         self.row_scales.as_ref().map_or(1.0, of)
     }
 
-    /// Decodes one row into `out` (`dimensions` numbers); `false` past the last row.
+    /// Decodes one row into `out`, `[dimensions]`. Returns false if `id` is past the last row.
     pub fn read_row(&self, id: u32, out: &mut [f32]) -> bool {
         let Some(row) = self.row(id) else { return false };
         let scale = self.row_scale(id);
@@ -171,16 +174,18 @@ impl EmbeddingTable {
     }
 }
 
-/// Calls `f(out[i], number i of row)` for as many numbers as `out` takes. Integers come without their row's scale.
+/// Calls `f(out[i], x)` with each number `x` of the row, for as many numbers as `out` has. Integers are not multiplied by the
+/// scale of their row.
 ///
-/// The one place that knows how a number is stored; the compiler makes a loop over vectors of each arm.
+/// This is the only place that knows how numbers are stored. The compiler vectorizes the loop of each match arm.
 #[inline]
 pub fn for_each(dtype: TableDtype, row: &[u8], out: &mut [f32], mut f: impl FnMut(&mut f32, f32)) {
     match dtype {
         TableDtype::Bf16 => {
             let (row, _) = row.as_chunks();
             for (out, &x) in out.iter_mut().zip(row) {
-                // bf16 is the upper half of an f32. half's conversion also quiets NaNs, by a branch that stops vectorization.
+                // bf16 is the upper half of an f32. The conversion in the crate half also quiets NaNs, by a branch that prevents
+                // vectorization.
                 f(out, f32::from_bits(u32::from(u16::from_le_bytes(x)) << 16));
             }
         }
@@ -214,12 +219,12 @@ pub fn for_each(dtype: TableDtype, row: &[u8], out: &mut [f32], mut f: impl FnMu
     }
 }
 
-/// Four bits hold -8 to 7, stored as 0 to 15.
+/// The number that is added to an int4 before it is stored: -8 to 7 are stored as 0 to 15.
 const INT4_OFFSET: f32 = 8.0;
 
-/// An f16 as f32, exactly, without the branches and calls of half's conversion, which stop vectorization.
+/// Converts an f16 to f32, exactly, without the branches and calls of the crate half's conversion, which prevent vectorization.
 ///
-/// The exponent's bias is mended by a multiplication, which also makes normal numbers of subnormal ones
+/// A multiplication corrects the bias of the exponent, and also turns subnormal numbers into normal ones
 /// (<https://fgiesen.wordpress.com/2012/03/28/half-to-float-done-quic/>).
 #[inline]
 fn f16_to_f32(x: u16) -> f32 {

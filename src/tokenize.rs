@@ -1,6 +1,7 @@
-//! Text to token ids: the seam behind which the fastest exact tokenizer stands.
+//! Text to token IDs.
 //!
-//! The reference is the `tokenizers` library; [`choose`] takes another implementation where it gives the same ids.
+//! The reference is the `tokenizers` library. [`choose`] replaces it by a faster implementation of this crate if that gives the
+//! same IDs.
 
 mod added;
 pub mod bounds;
@@ -23,17 +24,18 @@ use crate::yield_point::{Steps, Stopped};
 
 /// A model's own tokenizer.
 pub trait Tokenize: Send + Sync {
-    /// Appends the ids of `text`. `special` adds what the tokenizer's own template adds (BOS, EOS).
+    /// Appends the token IDs of `text`. With `special`, the special tokens of the tokenizer's template (BOS, EOS) are added.
     /// Nothing is truncated or padded.
     ///
     /// # Errors
-    /// When the tokenizer has no id for a part of the text and no unknown token either.
+    /// When the tokenizer has neither a token for a part of the text nor an unknown token.
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String>;
 
-    /// The same, where a text may take seconds: `steps` lets others have their turns.
+    /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
+    /// between or the work can be stopped.
     ///
     /// # Errors
-    /// As [`Tokenize::encode`], and when `steps` ends the work.
+    /// As for [`Tokenize::encode`], and when `steps` stops the work.
     fn encode_in_steps(
         &self,
         text: &str,
@@ -44,16 +46,16 @@ pub trait Tokenize: Send + Sync {
         self.encode(text, special, ids).map_err(EncodeError::Failed)
     }
 
-    /// Whether [`Tokenize::encode_in_steps`] takes steps.
+    /// Returns whether [`Tokenize::encode_in_steps`] calls `steps` while it works, and not only at the end.
     fn takes_steps(&self) -> bool {
         false
     }
 
-    /// Which implementation this is, for people.
+    /// Returns the name of the implementation, for logs and `inspect`.
     fn name(&self) -> &'static str;
 }
 
-/// Why a text has no ids.
+/// The reason why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
     #[error("{0}")]
@@ -62,21 +64,21 @@ pub enum EncodeError {
     Stopped(#[from] Stopped),
 }
 
-/// What a tokenizer.json says of its vocabulary.
+/// The facts about the vocabulary that a tokenizer.json states.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
-    /// Entries, added tokens included.
+    /// The number of entries, including added tokens.
     pub size: usize,
-    /// The highest id without added tokens.
+    /// The highest ID among the entries that are not added tokens.
     pub max_base_id: u32,
-    /// The token that stands for what the vocabulary does not have.
+    /// The ID of the unknown token, if there is one.
     pub unknown: Option<u32>,
-    /// Ids of added tokens, with their content and whether they are special; in order of the ids.
+    /// The added tokens, in the order of their IDs.
     pub added: Vec<AddedToken>,
 }
 
 impl Vocabulary {
-    /// The highest id.
+    /// Returns the highest token ID.
     pub fn max_id(&self) -> u64 {
         let last = self.added.last().map_or(0, |token| token.id);
         u64::from(last.max(self.max_base_id))

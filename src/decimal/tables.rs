@@ -1,28 +1,28 @@
-//! What the compiler works out about the numbers that are written in eight or nine digits.
+//! Tables, computed at compile time, for writing numbers in eight or nine digits.
 
-// An index past an end is an error of compilation here.
+// An index out of range is a compile error here.
 #![allow(clippy::indexing_slicing)]
 
-/// Where a number begins to have another number of digits, or of zeros before them. Below the first and from 1 on, numbers are
-/// rare in vectors of length 1, and written by `zmij`.
+/// The bounds at which the number of digits changes, or the number of zeros before them. Numbers below the first bound and from 1
+/// on are rare in vectors of length 1, and are written by `zmij`.
 pub const BOUNDS: [f32; 10] = [1e-5, 2e-5, 1e-4, 2e-4, 1e-3, 2e-3, 1e-2, 2e-2, 1e-1, 2e-1];
 
-/// How the numbers between two bounds are written.
+/// The format of the numbers between two bounds.
 #[derive(Clone, Copy)]
 pub struct Class {
-    /// After the point and before the digits.
+    /// The number of zeros between the decimal point and the digits.
     pub zeros: usize,
-    /// 8 or 9.
+    /// The number of significant digits: 8 or 9.
     pub digits: usize,
 }
 
 impl Class {
-    /// Of numbers that have reached `bounds` of [`BOUNDS`], at least one.
+    /// Returns the class of the numbers that have reached `bounds` of the [`BOUNDS`]. `bounds` is at least 1.
     pub const fn new(bounds: usize) -> Self {
         Self { zeros: 4 - (bounds - 1) / 2, digits: 8 + bounds % 2 }
     }
 
-    /// What brings a number to its digits before the point.
+    /// Returns the power of ten that moves the digits of a number before the decimal point.
     pub const fn scale(self) -> f64 {
         let (mut scale, mut left) = (1.0, self.zeros + self.digits);
         while left > 0 {
@@ -33,17 +33,17 @@ impl Class {
     }
 }
 
-/// The numbers between two powers of two, where at most one bound lies.
+/// The numbers between two powers of two. They contain at most one bound.
 #[derive(Clone, Copy)]
 pub struct Binade {
-    /// The bound, or infinity.
+    /// The bound between them, or infinity.
     pub bound: f32,
-    /// How many bounds are at most its begin.
+    /// The number of bounds that the smallest of these numbers has reached.
     pub begun: u8,
 }
 
 impl Binade {
-    /// Of an f32's biased exponent.
+    /// Returns the binade of the biased exponent of an f32.
     pub const fn new(exponent: u32) -> Self {
         let (begin, end) = (f32::from_bits(exponent << 23), f32::from_bits((exponent + 1) << 23));
         let mut binade = Self { bound: f32::INFINITY, begun: 0 };
@@ -60,7 +60,7 @@ impl Binade {
     }
 }
 
-/// The exponent of the least number that has a class.
+/// The biased exponent of the smallest number that has a class.
 pub const FIRST_BINADE: u32 = BOUNDS[0].to_bits() >> 23;
 
 pub static BINADES: [Binade; 127 - FIRST_BINADE as usize] = {
@@ -73,17 +73,17 @@ pub static BINADES: [Binade; 127 - FIRST_BINADE as usize] = {
     binades
 };
 
-/// A class, ready to be written.
+/// A class in the form in which it is written.
 #[derive(Clone, Copy)]
 pub struct Shape {
     pub scale: f64,
-    /// Comma, sign, point and zeros.
+    /// The bytes before the digits: comma, sign, point and zeros.
     pub prefix: [u8; 8],
     pub length: u8,
     pub nine: bool,
 }
 
-/// By the class, and 16 more for negative numbers.
+/// The shapes by class. Those of negative numbers are 16 places further.
 pub static SHAPES: [Shape; 32] = {
     let mut shapes = [Shape { scale: 0.0, prefix: [0; 8], length: 0, nine: false }; 32];
     let mut bounds = 1;

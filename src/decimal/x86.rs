@@ -1,11 +1,11 @@
-//! Sixteen numbers at a time with AVX-512 (VBMI2: Ice Lake, Zen 4 and later).
+//! Writes sixteen numbers at a time with AVX-512 (VBMI2: Ice Lake, Zen 4 and later).
 //!
-//! Each number gets a slot of 16 bytes, `,-0.0000dddddddd`, and the bytes that it does not need are squeezed out of four
-//! slots at once.
+//! Each number gets a slot of 16 bytes, `,-0.0000dddddddd`. The bytes that a number does not need are removed from four slots at
+//! once.
 
-// Loads and stores of vectors; each is justified where it stands.
+// The unsafe operations are loads and stores of vectors. Each one is justified where it is.
 #![allow(unsafe_code)]
-// Only the compiler indexes here, for tables.
+// Only constants index here, at compile time.
 #![allow(clippy::indexing_slicing)]
 
 use std::arch::x86_64::*;
@@ -13,12 +13,12 @@ use std::mem::MaybeUninit;
 
 use super::tables::{BOUNDS, Binade, Class};
 
-/// Numbers in a block.
+/// The number of numbers in a block.
 const BLOCK: usize = 16;
-/// The most bytes of a block, and what its last store may touch beyond.
+/// The largest number of bytes of a block, and the bytes beyond them that its last store may overwrite.
 const ROOM: usize = BLOCK * 16 + 64;
 
-/// Proof that the CPU has what it takes.
+/// Proof that the CPU has the instructions that are used here.
 #[derive(Clone, Copy)]
 pub struct Avx512(());
 
@@ -33,8 +33,8 @@ impl Avx512 {
         has.then_some(Self(()))
     }
 
-    /// Appends `,` and each number of `block`. Appends nothing, and returns false, where one lies outside of the classes that
-    /// have a slot.
+    /// Appends `,` and each number of `block`. Appends nothing and returns false if a number is outside of the classes that have
+    /// a slot.
     pub fn append(self, out: &mut Vec<u8>, block: &[f32; BLOCK]) -> bool {
         out.reserve(ROOM);
         let Some(room) = out.spare_capacity_mut().first_chunk_mut() else { return false };
@@ -46,7 +46,7 @@ impl Avx512 {
     }
 }
 
-/// The classes that have a slot: all but the least, whose nine digits come after four zeros.
+/// The classes that have a slot: all except the smallest, whose nine digits come after four zeros.
 const LEAST: usize = 2;
 
 /// Lane 4k + i holds number 4i + k, so that the unpacking below leaves four neighbours in each register.

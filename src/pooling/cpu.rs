@@ -1,4 +1,4 @@
-//! The CPU's pooling: gather, scale and add, over the table as stored.
+//! Pooling on the CPU: gathers rows from the table as stored, scales them and adds them.
 
 use super::Pooling;
 use super::kernel::{self, GROUP, Kernel};
@@ -7,10 +7,11 @@ use crate::norm::CollapsedNorm;
 use crate::table::{EmbeddingTable, for_each};
 use crate::yield_point::{Stopped, Undisturbed, YieldPoint};
 
-/// Groups that are added in f32. Their sums are added in f64, so the rounding error does not grow with the text.
+/// The number of groups that are added in f32. Their sums are added in f64, so the rounding error does not grow with the length
+/// of the text.
 const GROUPS_OF_A_BLOCK: usize = 32;
 
-/// Pools over a table in memory or in a memory map.
+/// Pools rows of a table in memory or in a memory map.
 #[derive(Debug)]
 pub struct CpuPooling {
     pub(super) table: EmbeddingTable,
@@ -23,15 +24,15 @@ impl CpuPooling {
         Self { table, norm, kernel: kernel::best() }
     }
 
-    /// The same with another kernel, to compare them.
+    /// Returns the same pooling with another kernel, to compare kernels.
     pub fn with_kernel(self, kernel: Kernel) -> Self {
         Self { kernel, ..self }
     }
 
-    /// Writes the mean of one text.
+    /// Writes the mean of one text to `out`.
     fn mean_of(&self, ids: &[u32], out: &mut [f32], at: &dyn YieldPoint) -> Result<(), Stopped> {
         out.fill(0.0);
-        // Of the blocks before the one that `out` holds.
+        // The sums of the blocks before the one in `out`.
         let mut totals: Vec<f64> = Vec::new();
         let mut in_block = 0;
         let mut groups = ids.chunks(GROUP);
@@ -63,7 +64,7 @@ impl CpuPooling {
         Ok(())
     }
 
-    /// The mean of each correction's numbers.
+    /// Returns the mean of each correction's scalars, with its direction.
     fn corrections(&self, ids: &[u32]) -> impl Iterator<Item = (f64, &[f32])> {
         let count = ids.len().max(1) as f64;
         self.norm.corrections.iter().map(move |correction| {
@@ -72,7 +73,7 @@ impl CpuPooling {
         })
     }
 
-    /// The rows and scales of up to [`GROUP`] ids. An id past the table is a row of nothing.
+    /// Returns the rows and scales of up to [`GROUP`] IDs. An ID past the table gives an empty row.
     fn rows(&self, ids: &[u32]) -> Rows<'_> {
         let mut rows = Rows { count: ids.len().min(GROUP), ..Rows::default() };
         for ((row, scale), &id) in rows.rows.iter_mut().zip(&mut rows.scales).zip(ids) {
@@ -82,7 +83,7 @@ impl CpuPooling {
         rows
     }
 
-    /// From sums, of which `share` is the mean, to the mean under the norm's weight, corrections and bias.
+    /// Turns sums into the mean: multiplies by `share` and the norm's weight, and adds the corrections and the bias.
     fn finish(&self, ids: &[u32], share: f32, out: &mut [f32]) {
         if ids.is_empty() {
             return;
@@ -100,7 +101,7 @@ impl CpuPooling {
     }
 }
 
-/// One group of rows.
+/// A group of rows, with their scales.
 #[derive(Default, Clone, Copy)]
 struct Rows<'a> {
     rows: [&'a [u8]; GROUP],
@@ -197,7 +198,7 @@ mod tests {
         (0..count).map(|_| rng.f32() - 0.5).collect()
     }
 
-    /// One token again and again, whose rounding errors all go one way, and any tokens.
+    /// One token repeated, so that all rounding errors have the same sign, and random tokens.
     #[test]
     fn long_texts_are_as_exact_as_short_ones_on_every_kernel() {
         let mut rng = fastrand::Rng::with_seed(11);

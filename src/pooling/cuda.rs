@@ -1,5 +1,5 @@
-//! Pooling by a kernel of our own (kernels/mean.cu) on CUDA: each row is read once, as stored, and only sums are written.
-//! candle's operations would write and read each row several times.
+//! Pooling by our own CUDA kernel (kernels/mean.cu). Each row is read once, as stored, and only sums are written. candle's
+//! operations would write and read each row several times.
 #![allow(unsafe_code)] // Kernels take pointers and lengths that no type checks.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,18 +15,18 @@ use crate::table::{EmbeddingTable, TableDtype};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/mean.ptx"));
 
-/// Tokens that one block adds up; longer texts are cut, so that one alone keeps the device busy too.
+/// The number of tokens that one block adds. Longer texts are divided, so that a single one keeps the device busy, too.
 const PART: usize = 512;
 
-/// Parts at a time, which bounds the memory of sums (at 4096 dimensions 64 MiB), but for a text that has more.
+/// The number of parts at a time. It bounds the memory for sums (64 MiB for 4096 dimensions), except for a text of more parts.
 const PARTS_AT_A_TIME: usize = 4096;
 
 const THREADS: u32 = 128;
 
-/// What a thread reads of a row at a time: rows are padded to a multiple of it.
+/// The number of bytes of a row that a thread reads at a time. Rows are padded to a multiple of it.
 const BYTES_OF_A_THREAD: usize = 16;
 
-/// Pools over a table on a CUDA device.
+/// Pools rows of a table on a CUDA device.
 pub struct CudaPooling {
     stream: Arc<CudaStream>,
     ordinal: usize,
@@ -35,7 +35,7 @@ pub struct CudaPooling {
     /// stored rows x width bytes
     table: CudaSlice<u8>,
     width: usize,
-    /// Columns of a thread.
+    /// The number of columns of a thread.
     columns_of_a_thread: usize,
     /// rows
     mapping: CudaSlice<u32>,
@@ -52,7 +52,7 @@ pub struct CudaPooling {
     biased: bool,
     rows: usize,
     dimensions: usize,
-    /// Held while texts are on the device, so that their memory is that of one batch.
+    /// Held while texts are on the device, so that only one batch takes memory there.
     turn: Mutex<()>,
 }
 
@@ -60,7 +60,7 @@ impl CudaPooling {
     /// Copies the table to `device`.
     ///
     /// # Errors
-    /// When it does not fit, or the device fails.
+    /// When the table does not fit, or the device fails.
     pub fn new(table: &EmbeddingTable, norm: &CollapsedNorm, device: &CudaDevice) -> Result<Self> {
         let (rows, dimensions, stored) = (table.rows(), table.dimensions(), table.stored_rows());
         let Some(row_bytes) = table.dtype().row_bytes(dimensions) else { bail!("a row of {dimensions} columns") };
@@ -108,9 +108,9 @@ impl CudaPooling {
         Ok(made)
     }
 
-    /// The means of texts that each have an id: texts x `columns`.
+    /// Returns the means of texts that each have an ID: `[texts, columns]`.
     fn means(&self, texts: &[&[u32]], columns: usize) -> Result<Vec<f32>> {
-        // One upload: the ids, where each part begins, and the first part of each text.
+        // One upload: the IDs, the begin of each part, and the first part of each text.
         let tokens: usize = texts.iter().map(|ids| ids.len()).sum();
         let mut upload = texts.concat();
         let (mut bounds, mut firsts) = (vec![0u32], vec![0u32]);

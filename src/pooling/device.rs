@@ -1,5 +1,5 @@
-//! Pooling by candle's operations on one of its devices: the table lives there, and a batch of texts is one upload of ids,
-//! a few large operations, and one download of vectors.
+//! Pooling by candle's operations on a device. The table is on the device, and a batch of texts is one upload of IDs, a few large
+//! operations, and one download of vectors.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,54 +11,57 @@ use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
 use crate::table::{EmbeddingTable, TableDtype};
 
-/// Tokens gathered at a time: bounds the rows' copies (at 4096 dimensions of bf16 32 MiB, and 64 MiB as f32).
+/// The number of tokens that are gathered at a time. It bounds the copies of rows (32 MiB for 4096 dimensions of bf16, and 64 MiB
+/// as f32).
 const TOKENS_AT_A_TIME: usize = 4096;
 
-/// Texts summed at a time. The sum is a product with a matrix of `texts x tokens`, so its work grows with both.
+/// The number of texts that are summed at a time. The sum is a product with a matrix `[texts, tokens]`, so its cost grows with
+/// both.
 const TEXTS_AT_A_TIME: usize = 64;
 
-/// Pools over a table on a [`Device`], in f32.
+/// Pools rows of a table on a [`Device`], in f32.
 #[derive(Debug)]
 pub struct DevicePooling {
     device: Device,
     dtype: TableDtype,
-    /// As stored, integers in bytes without a sign: candle gathers those on every device, and no signed ones.
+    /// The rows as stored. Integers are stored as unsigned bytes, because candle gathers those on every device, and signed bytes
+    /// on none.
     rows: Embedding,
-    /// Each id's row, where they differ.
+    /// The stored row of each ID, if tokens share rows.
     mapping: Option<Tensor>,
-    /// rows x 1
+    /// `[rows, 1]`
     scale: Embedding,
-    /// rows x corrections, and corrections x dimensions
+    /// `[rows, corrections]` and `[corrections, dimensions]`
     corrections: Option<(Embedding, Tensor)>,
-    /// dimensions
+    /// `[dimensions]`
     weight: Tensor,
-    /// dimensions
+    /// `[dimensions]`
     bias: Option<Tensor>,
-    /// 0, 1, 2, ... as a column: [`TEXTS_AT_A_TIME`] x 1
+    /// The column 0, 1, 2, ...: `[TEXTS_AT_A_TIME, 1]`
     places: Tensor,
     vocabulary: usize,
-    /// Held while a batch is on the device, so that its memory is that of one batch.
+    /// Held while a batch is on the device, so that only one batch takes memory there.
     turn: Mutex<()>,
 }
 
-/// The place of an id past the table: in no text.
+/// The text index of an ID past the table, which belongs to no text.
 const NOWHERE: u32 = u32::MAX;
 
-/// Texts that are summed by the same operations: their number, and their tokens among the batch's.
+/// Texts that are summed by the same operations: their number, and the range of their tokens in the batch.
 struct Group {
     texts: usize,
     first: usize,
     tokens: usize,
 }
 
-/// A batch as it goes to the device.
+/// A batch in the form in which it is uploaded.
 #[derive(Default)]
 struct Batch {
     ids: Vec<u32>,
-    /// Each id's text, counted within its group.
+    /// For each ID, the index of its text within the group.
     places: Vec<u32>,
     groups: Vec<Group>,
-    /// One over each text's number of tokens.
+    /// For each text, 1 divided by its number of tokens.
     shares: Vec<f32>,
 }
 
@@ -66,7 +69,7 @@ impl DevicePooling {
     /// Copies the table to `device`.
     ///
     /// # Errors
-    /// When it does not fit, or the device fails.
+    /// When the table does not fit, or the device fails.
     pub fn new(table: &EmbeddingTable, norm: &CollapsedNorm, device: Device) -> Result<Self> {
         let (rows, dimensions) = (table.rows(), table.dimensions());
         let column = |numbers: &[f32]| Tensor::from_slice(numbers, (rows, 1), &device);
@@ -92,12 +95,12 @@ impl DevicePooling {
             turn: Mutex::new(()),
             device,
         };
-        // Whoever pools next may be another thread.
+        // The next pooling may run on another thread.
         made.device.synchronize()?;
         Ok(made)
     }
 
-    /// The means of texts that each have an id: texts x `dimensions`.
+    /// Returns the means of texts that each have an ID: `[texts, dimensions]`.
     fn means(&self, batch: &Batch, dimensions: usize) -> Result<Tensor> {
         let count = batch.ids.len();
         let uploaded = Tensor::from_vec([batch.ids.as_slice(), &batch.places].concat(), (2, count), &self.device)?;

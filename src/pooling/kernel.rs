@@ -1,9 +1,9 @@
-//! The inner loop of pooling: adds rows times their scales to a sum, in vector registers where the CPU has them.
+//! The inner loop of pooling: adds scaled rows to a sum, in vector registers if the CPU has them.
 //!
-//! Rows come in groups of up to [`GROUP`]. Each group is summed in registers column by column and joins the total once,
-//! so the total is read and written an eighth as often as rows are, and its rounding error grows with the groups, not
-//! with the tokens. While a group is summed, the next one's rows are prefetched at the same columns: rows lie far apart
-//! in memory, and the hardware prefetcher cannot know which comes next.
+//! Rows come in groups of up to [`GROUP`]. Each group is summed in registers, column by column, and added to the total once. The
+//! total is therefore read and written an eighth as often as rows are, and its rounding error grows with the number of groups
+//! instead of tokens. While a group is summed, the rows of the next group are prefetched at the same columns: rows are far apart
+//! in memory, and the hardware prefetcher cannot predict the next one.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -16,31 +16,31 @@ use std::sync::LazyLock;
 use crate::table::{TableDtype, for_each};
 use passes::Passes;
 
-/// The most rows in one call.
+/// The largest number of rows in one call.
 pub const GROUP: usize = 8;
 
-/// One way to add rows. All equal each other up to f32 rounding.
+/// One implementation of adding rows. All implementations give the same results up to f32 rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct Kernel {
-    /// Its instruction set, for people.
+    /// The name of the instruction set.
     pub name: &'static str,
-    /// The dtypes whose blocks it keeps as their even columns, then their odd ones: see [`Kernel::order`].
+    /// The dtypes for which the kernel keeps each block as its even columns, then its odd columns: see [`Kernel::order`].
     pairs: &'static [TableDtype],
     add: Add,
     passes: Passes,
 }
 
-/// Adds the group's rows to `sums`, over the whole blocks that `sums` has room for. Returns how many columns that is: 0 for
-/// a dtype that it leaves to the portable loop.
+/// Adds the rows of the group to `sums`, in whole blocks. Returns the number of columns that were added, which is 0 for a dtype
+/// that is left to the portable loop.
 type Add = fn(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize;
 
-/// The best kernel of this CPU.
+/// Returns the fastest kernel for this CPU.
 pub fn best() -> Kernel {
     static BEST: LazyLock<Kernel> = LazyLock::new(|| available().into_iter().next().unwrap_or(PORTABLE));
     *BEST
 }
 
-/// Every kernel that this CPU can run, best first.
+/// Returns every kernel that this CPU can run, fastest first.
 pub fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     #[cfg(target_arch = "x86_64")]
@@ -51,19 +51,19 @@ pub fn available() -> Vec<Kernel> {
     kernels
 }
 
-/// The rows of one call and of the next.
+/// The rows of one call, and the rows of the next call.
 struct Group<'a> {
     rows: [&'a [u8]; GROUP],
     scales: [f32; GROUP],
-    /// How many of `rows` there are.
+    /// The number of rows.
     count: usize,
-    /// For kernels that prefetch.
+    /// The rows of the next call, which some kernels prefetch.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     ahead: &'a [&'a [u8]],
 }
 
 impl<'a> Group<'a> {
-    /// Leaves out rows of fewer than `width` bytes.
+    /// Creates a group. Leaves out rows of fewer than `width` bytes.
     fn new(rows: &[&'a [u8]], scales: &[f32], ahead: &'a [&'a [u8]], width: usize) -> Self {
         let mut group = Self { rows: [&[]; GROUP], scales: [0.0; GROUP], count: 0, ahead };
         let whole = rows.iter().zip(scales).filter(|(row, _)| row.len() >= width);
@@ -74,22 +74,22 @@ impl<'a> Group<'a> {
         group
     }
 
-    /// The rows with their scales.
+    /// Returns the rows with their scales.
     fn rows(&self) -> impl Iterator<Item = (&'a [u8], f32)> {
         self.rows.into_iter().zip(self.scales).take(self.count)
     }
 }
 
-/// Columns at a time of the portable loop: their sums stay in the nearest cache.
+/// The number of columns that the portable loop sums at a time. Their sums stay in the L1 cache.
 const PORTABLE_COLUMNS: usize = 64;
 
 const PORTABLE: Kernel = Kernel { name: "portable", pairs: &[], add: |_, _, _| 0, passes: passes::PORTABLE };
 
 impl Kernel {
-    /// Adds `scales[i] * rows[i]` to `sums` for up to [`GROUP`] rows; `ahead` are the rows of the next call.
+    /// Adds `scales[i] * rows[i]` to `sums`, for up to [`GROUP`] rows. `ahead` are the rows of the next call.
     ///
-    /// `sums` is as long as the dimensions wanted, a prefix of each row, and stays in the kernel's own order until
-    /// [`Kernel::order`]. A row that is shorter than that, and those past [`GROUP`], add nothing.
+    /// `sums` has the length of the requested dimensions, a prefix of each row. It stays in the kernel's own order until
+    /// [`Kernel::order`] is called. A row that is shorter than `sums` adds nothing, nor do rows past [`GROUP`].
     pub fn add(&self, dtype: TableDtype, rows: &[&[u8]], scales: &[f32], ahead: &[&[u8]], sums: &mut [f32]) {
         let group = Group::new(rows, scales, ahead, dtype.row_bytes(sums.len()).unwrap_or(usize::MAX));
         let done = (self.add)(dtype, &group, sums);
@@ -107,20 +107,20 @@ impl Kernel {
 
     /// Puts the sums into the order of the columns.
     ///
-    /// Two bf16, or two int4, are decoded from one 32-bit lane: one by a shift, the other by a mask. Only the finished sum
-    /// is put in order.
+    /// Two bf16 or two int4 are decoded from one 32-bit lane: one by a shift, the other by a mask. Only the finished sum is
+    /// reordered.
     pub fn order(&self, dtype: TableDtype, sums: &mut [f32]) {
         if self.pairs.contains(&dtype) {
             (self.passes.order)(sums);
         }
     }
 
-    /// Multiplies each number by its weight and all by `share`.
+    /// Multiplies each number by its weight and by `share`.
     pub fn weigh(&self, sums: &mut [f32], weights: &[f32], share: f32) {
         (self.passes.weigh)(sums, weights, share);
     }
 
-    /// The sum of squares. Where the numbers' own are out of f32's range, so is it.
+    /// Returns the sum of squares. If a square is out of the range of f32, so is the sum.
     pub fn squares(&self, numbers: &[f32]) -> f64 {
         (self.passes.squares)(numbers)
     }
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Every way computes the same, and so do vectors that were stored by another machine.
+    /// All kernels give the same results, and so do vectors that were stored by another machine.
     #[test]
     fn every_pass_gives_the_bits_of_the_portable_one() {
         let mut rng = fastrand::Rng::with_seed(5);
@@ -238,7 +238,7 @@ mod tests {
         }
     }
 
-    /// What is not there cannot be read: neither past a row's end, nor past the last of a group.
+    /// Nothing is read past the end of a row, or past the last row of a group.
     #[test]
     fn a_short_row_adds_nothing() {
         for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32] {

@@ -1,4 +1,5 @@
-//! Where a table's means are made: the device that is asked for, and from how many tokens on it is worth its calls.
+//! Chooses the device that computes the means of a table, and the number of tokens from which on the device is faster than the
+//! CPU.
 
 use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,18 +14,19 @@ use crate::norm::CollapsedNorm;
 use crate::table::EmbeddingTable;
 use crate::yield_point::{Stopped, YieldPoint};
 
-/// Where the table lives and the means are made.
+/// The device on which the table is stored and the means are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first device that this build knows and that takes the table; else the CPU.
+    /// The first device that this build supports and that accepts the table; otherwise the CPU.
     Auto,
     #[default]
     Cpu,
-    /// By the driver's number.
+    /// The CUDA device with the driver's number.
     Cuda(usize),
     Metal(usize),
-    /// candle on the CPU: what the others run, for tests where there is no device. Slower than [`DeviceChoice::Cpu`].
+    /// candle's operations on the CPU: the code that devices run, for tests on machines without a device. It is slower than
+    /// [`DeviceChoice::Cpu`].
     CandleCpu,
 }
 
@@ -61,21 +63,22 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// Why a device does not take a table. Reads on from the checkpoint's path.
+/// The reason why a device does not accept a table. The text continues a sentence that begins with the checkpoint's path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unavailable {
     pub problem: String,
-    /// A sentence without its full stop.
+    /// The remedy: a sentence without its period.
     pub remedy: String,
 }
 
-/// A pooling of `table` where `choice` says, and for [`DeviceChoice::Auto`] why it is on the CPU, if it is.
+/// Creates the pooling of `table` on the device that `choice` names. For [`DeviceChoice::Auto`], also returns why the CPU was
+/// chosen, if it was.
 ///
-/// Batches of fewer than `min_tokens` tokens stay on the CPU, which then goes on reading the table. `None` measures both on
-/// this device, which takes a fraction of a second.
+/// Batches of fewer than `min_tokens` tokens stay on the CPU, which then continues to read the table. With `None`, both are
+/// measured, which takes a fraction of a second.
 ///
 /// # Errors
-/// When the device is not there, or does not take the table.
+/// When the device does not exist, or does not accept the table.
 pub fn place(
     choice: DeviceChoice,
     min_tokens: Option<usize>,
@@ -85,7 +88,7 @@ pub fn place(
     place_by(open, choice, min_tokens, CpuPooling::new(table, norm))
 }
 
-/// The same, with devices that `open` makes.
+/// Like [`place`], with devices that `open` creates.
 fn place_by(
     open: impl Fn(DeviceChoice) -> Result<Device, Unavailable>,
     choice: DeviceChoice,
@@ -119,7 +122,7 @@ fn place_by(
     Ok((Box::new(cpu), (!reasons.is_empty()).then(|| reasons.join("; "))))
 }
 
-/// The same table on `device`.
+/// Copies the table to `device`.
 fn on(device: Device, cpu: &CpuPooling) -> candle_core::Result<Box<dyn Pooling>> {
     #[cfg(feature = "cuda")]
     if let Device::Cuda(device) = &device {
@@ -128,7 +131,7 @@ fn on(device: Device, cpu: &CpuPooling) -> candle_core::Result<Box<dyn Pooling>>
     Ok(Box::new(DevicePooling::new(&cpu.table, &cpu.norm, device)?))
 }
 
-/// A kind of device, and whether this build can start it.
+/// A kind of device, and whether this build supports it.
 struct Kind {
     feature: &'static str,
     built: bool,
@@ -136,27 +139,28 @@ struct Kind {
     start: fn(usize) -> candle_core::Result<Device>,
 }
 
-/// In the order of [`DeviceChoice::Auto`].
+/// The kinds, in the order in which [`DeviceChoice::Auto`] tries them.
 const KINDS: [Kind; 2] = [
     Kind {
         feature: "cuda",
         built: cfg!(feature = "cuda"),
         choice: DeviceChoice::Cuda,
-        // One stream for all threads: candle's default one is another in each, and they do not wait for each other.
+        // All threads share one stream. candle's default stream is a different one in each thread, and the streams do not wait
+        // for each other.
         start: Device::new_cuda_with_stream,
     },
     Kind { feature: "metal", built: cfg!(feature = "metal"), choice: DeviceChoice::Metal, start: Device::new_metal },
 ];
 
-/// Whether this build can use the device at all.
+/// Checks that this build supports the device.
 ///
 /// # Errors
-/// When it was built without the feature.
+/// When the build lacks the feature.
 pub fn check_built(choice: DeviceChoice) -> Result<(), Unavailable> {
     kind_of(choice).map(|_| ())
 }
 
-/// The kind of the device and its number; `None` for those that need no start.
+/// Returns the kind of the device and its number, or `None` for devices that need no start.
 fn kind_of(choice: DeviceChoice) -> Result<Option<(&'static Kind, usize)>, Unavailable> {
     static CUDA_AND_METAL: [Kind; 2] = KINDS;
     let ([cuda, metal], name) = (&CUDA_AND_METAL, String::from(choice));
@@ -183,16 +187,16 @@ fn start(
     choice: DeviceChoice,
     number: usize,
 ) -> Result<Device, Unavailable> {
-    // candle takes Metal's devices from a list without a look at its length.
+    // candle indexes the list of Metal devices without checking its length.
     match catch_unwind(AssertUnwindSafe(|| start(number))) {
         Ok(started) => started.map_err(|e| diagnose(choice, &e.to_string(), 0)),
         Err(_) => Err(diagnose(choice, "it panicked at the start, as where there is no device of that number", 0)),
     }
 }
 
-/// From a driver's words to what is to be done; `table` is the size of the table in bytes.
+/// Translates a driver's error to a problem and a remedy; `table` is the size of the table in bytes.
 fn diagnose(choice: DeviceChoice, error: &str, table: usize) -> Unavailable {
-    /// Errors of CUDA's driver API by name (cuda.h), what they mean here, and what helps.
+    /// The errors of CUDA's driver API by name (cuda.h), with their meaning here and the remedy.
     const KNOWN: [(&[&str], &str, &str); 5] = [
         (
             &["OUT_OF_MEMORY"],
@@ -236,15 +240,15 @@ fn diagnose(choice: DeviceChoice, error: &str, table: usize) -> Unavailable {
     }
 }
 
-/// `count` ids of all over the table, in texts of at most 512.
+/// Returns `count` IDs spread over the table, in texts of at most 512 IDs.
 fn texts_of(table: &EmbeddingTable, count: usize) -> Vec<Vec<u32>> {
-    // A prime step, so that no row is near the one before.
+    // The step is prime, so that no row is close to the one before.
     let ids: Vec<u32> = (0..count).map(|i| (i.wrapping_mul(7919) % table.rows()) as u32).collect();
     ids.chunks(512).map(<[u32]>::to_vec).collect()
 }
 
-/// Whether the device's vectors are the CPU's: a driver or a kernel that is wrong must not be found by searches that find
-/// nothing.
+/// Checks that the vectors of the device equal those of the CPU. Otherwise a faulty driver or kernel would only be noticed by
+/// searches that find nothing.
 fn compare(cpu: &CpuPooling, device: &dyn Pooling) -> Result<(), String> {
     const TOLERANCE: f32 = 1e-4;
     let (texts, dimensions) = (texts_of(&cpu.table, 5000), cpu.table.dimensions());
@@ -255,7 +259,7 @@ fn compare(cpu: &CpuPooling, device: &dyn Pooling) -> Result<(), String> {
     cpu.mean(&texts, dimensions, &mut expected).map_err(|e| e.to_string())?;
     device.mean(&texts, dimensions, &mut found).map_err(|e| e.to_string())?;
     let largest = expected.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-    // Written so that NaN is not equal either.
+    // The comparison is written so that NaN is a difference.
     let equal = |(a, b): &(&f32, &f32)| (*a - *b).abs() <= TOLERANCE * largest;
     match expected.iter().zip(&found).find(|pair| !equal(pair)) {
         Some((a, b)) => Err(format!("it computes {b} where the CPU computes {a}")),
@@ -263,7 +267,7 @@ fn compare(cpu: &CpuPooling, device: &dyn Pooling) -> Result<(), String> {
     }
 }
 
-/// The number of tokens from which on the device is faster than one thread of the CPU.
+/// Measures the number of tokens from which on the device is faster than one CPU thread.
 fn measure(cpu: &CpuPooling, device: &dyn Pooling) -> Result<usize, EmbedError> {
     const ROUNDS: usize = 3;
     let dimensions = cpu.table.dimensions();
@@ -283,8 +287,8 @@ fn measure(cpu: &CpuPooling, device: &dyn Pooling) -> Result<usize, EmbedError> 
     })
 }
 
-/// The first of 16, 32, 64, ... tokens that take the device no longer than the CPU, by `times` of both. What would take
-/// long to measure goes to the device that was asked for.
+/// Returns the first of 16, 32, 64, ... tokens for which the device takes no longer than the CPU, according to `times`. A batch
+/// that would take long to measure goes to the requested device.
 fn crossover(mut times: impl FnMut(usize) -> Result<[Duration; 2], EmbedError>) -> Result<usize, EmbedError> {
     const LONG: Duration = Duration::from_millis(20);
     let mut tokens = 16;
@@ -297,11 +301,11 @@ fn crossover(mut times: impl FnMut(usize) -> Result<[Duration; 2], EmbedError>) 
     }
 }
 
-/// Small batches on the CPU, the others on a device.
+/// Pools small batches on the CPU, and the others on a device.
 struct BySize {
     cpu: CpuPooling,
     device: Box<dyn Pooling>,
-    /// The smallest batch for the device.
+    /// The number of tokens of the smallest batch for the device.
     min_tokens: usize,
 }
 

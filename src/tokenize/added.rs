@@ -1,4 +1,4 @@
-//! Added tokens in a text: the leftmost first, of those that begin there the longest.
+//! Finds the added tokens in a text: the leftmost match first, and the longest of those that begin at the same position.
 
 use std::ops::Range;
 
@@ -6,23 +6,23 @@ use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
 
 use crate::yield_point::{Steps, Stopped};
 
-/// A token's place in a text, and its id.
+/// The range of a token in the text, and the token's ID.
 type Found = Option<(Range<usize>, u32)>;
 
 pub struct AddedTokens {
     automaton: AhoCorasick,
     ids: Vec<u32>,
-    /// The bytes that tokens begin with.
+    /// The bytes that added tokens begin with.
     begins: Vec<u8>,
-    /// The same by byte.
+    /// For each byte, whether an added token begins with it.
     is_begin: [bool; 256],
 }
 
 impl AddedTokens {
-    /// `None` for no tokens.
+    /// Creates the matcher, or returns `None` if there are no tokens.
     ///
     /// # Errors
-    /// When there are too many for an automaton.
+    /// When the tokens are too many for an automaton.
     pub fn new(tokens: &[(String, u32)]) -> Result<Option<Self>, String> {
         if tokens.is_empty() {
             return Ok(None);
@@ -42,7 +42,7 @@ impl AddedTokens {
         Ok(Some(Self { automaton, ids: tokens.iter().map(|&(_, id)| id).collect(), begins, is_begin }))
     }
 
-    /// The next token at or after `from`: where it stands, and its id. There are `made` ids before it at least.
+    /// Finds the next token at or after `from`. At least `made` tokens precede it; `steps` is told this number.
     pub fn next(&self, text: &str, mut from: usize, made: usize, steps: &Steps<'_>) -> Result<Found, Stopped> {
         while let Some(rest) = text.as_bytes().get(from..)
             && let Some(begin) = self.begin(rest)
@@ -58,7 +58,7 @@ impl AddedTokens {
         Ok(None)
     }
 
-    /// Where a token may begin next.
+    /// Returns the next position at which a token may begin.
     fn begin(&self, rest: &[u8]) -> Option<usize> {
         match *self.begins {
             [one] => memchr::memchr(one, rest),
@@ -69,7 +69,7 @@ impl AddedTokens {
     }
 }
 
-/// Appends the ids of `text`: of added tokens theirs, of what stands between those what `piece` appends.
+/// Appends the token IDs of `text`: added tokens get their own IDs, and the text between them is passed to `piece`.
 pub fn around(
     added: Option<&AddedTokens>,
     text: &str,

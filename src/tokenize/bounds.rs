@@ -1,6 +1,6 @@
-//! What a tokenizer.json may cost: a file can ask the `tokenizers` library for any amount of memory or work, by normalizers that
-//! double a text again and again, by templates of a million tokens, or by lengths that are not true. Such a file is refused before
-//! the library sees it.
+//! Limits on what a tokenizer.json may cost. A file can ask the `tokenizers` library for any amount of memory or work: by
+//! normalizers that double a text repeatedly, by templates of a million tokens, or by false lengths. Such a file is refused
+//! before the library reads it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -15,21 +15,21 @@ use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 use super::json::kind;
 use crate::error::LoadError;
 
-/// Steps of a normalizer or pre-tokenizer. The longest known has 13.
+/// The largest number of steps of a normalizer or pre-tokenizer. The longest known has 13.
 const MAX_STEPS: usize = 256;
-/// Bytes of a pattern, or of what takes its place. The longest known has some 500.
+/// The largest number of bytes of a pattern or of its replacement. The longest known has about 500.
 const MAX_PATTERN: usize = 16 << 10;
-/// How many times longer a text may become. U+FDFA, the worst of Unicode's own, becomes 11 times as long; a byte-level alphabet
-/// and the escapes of spaces at most quadruple that.
+/// The largest factor by which a text may grow. U+FDFA, which grows the most by Unicode's own normalization, becomes 11 times as
+/// long. A byte-level alphabet and the escapes of spaces at most quadruple that.
 const MAX_GROWTH: usize = 64;
-/// Bytes that may be added to any text, however short.
+/// The number of bytes that may be added to any text, however short.
 const MAX_ADDED: usize = 4 << 10;
-/// Tokens that a template may put around a text. The longest known has 4.
+/// The largest number of tokens that a template may put around a text. The longest known has 4.
 const MAX_SPECIAL: usize = 1024;
-/// Bytes of a prefix or suffix that a model adds to each word or piece.
+/// The largest number of bytes of a prefix or suffix that a model adds to each word or piece.
 const MAX_AFFIX: usize = 256;
 
-/// What is looked at; the rest is the library's to read.
+/// The parts of a tokenizer.json that are checked. The library checks the rest.
 #[derive(serde::Deserialize)]
 struct Definition {
     normalizer: Option<Value>,
@@ -48,10 +48,10 @@ struct Model {
     end_of_word_suffix: Option<Value>,
 }
 
-/// Whether a tokenizer.json stays within these bounds; `path` is for errors.
+/// Checks that a tokenizer.json stays within these limits; `path` appears in errors.
 ///
 /// # Errors
-/// Names the part that does not.
+/// Names the part that exceeds a limit.
 pub fn check(json: &[u8], path: &Path) -> Result<(), LoadError> {
     let definition: Definition = serde_json::from_slice(json).map_err(|e| {
         LoadError::new(path, format!("is not a tokenizer: {e}")).expected("a tokenizer.json of the tokenizers library")
@@ -83,7 +83,7 @@ impl Definition {
     }
 }
 
-/// The steps of a part, of sequences within sequences too.
+/// Returns the steps of a normalizer or pre-tokenizer, including those of nested sequences.
 fn steps<'a>(part: Option<&'a Value>, what: &str, list: &str) -> Result<Vec<&'a Value>, String> {
     let mut pending: Vec<&Value> = part.into_iter().collect();
     let mut found = Vec::new();
@@ -101,7 +101,7 @@ fn steps<'a>(part: Option<&'a Value>, what: &str, list: &str) -> Result<Vec<&'a 
     Ok(found)
 }
 
-/// A step's patterns and replacements are short.
+/// Checks that the patterns and replacements of a step are short.
 fn check_lengths(step: &Value) -> Result<(), String> {
     let charsmap = kind(step) == "Precompiled";
     let values =
@@ -119,13 +119,13 @@ fn check_lengths(step: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// SentencePiece's compiled rules: the length of a trie, the trie, and the texts that take the place of others.
+/// Checks SentencePiece's compiled rules: the length of a trie, the trie, and the replacement texts.
 fn check_charsmap(charsmap: Option<&Value>) -> Result<(), String> {
     let encoded =
         charsmap.and_then(Value::as_str).ok_or("has a normalizer Precompiled without its precompiled_charsmap")?;
     let start = first_bytes(encoded).ok_or("has a precompiled_charsmap that is not base64, or too short")?;
     let trie = u64::from(u32::from_le_bytes(start));
-    // Four characters are three bytes, of which four are the length itself.
+    // Four characters of base64 are three bytes. The length itself takes four bytes.
     let there = encoded.len() as u64 / 4 * 3;
     if trie == 0 || !trie.is_multiple_of(4) || trie + 4 > there {
         return Err(format!("has a precompiled_charsmap of {there} bytes that announces a trie of {trie}"));
@@ -133,7 +133,7 @@ fn check_charsmap(charsmap: Option<&Value>) -> Result<(), String> {
     Ok(())
 }
 
-/// The first four bytes of what is encoded as base64.
+/// Decodes the first four bytes from base64.
 fn first_bytes(encoded: &str) -> Option<[u8; 4]> {
     let mut bits = 0u64;
     let start = encoded.as_bytes().first_chunk::<8>()?;
@@ -148,11 +148,11 @@ fn first_bytes(encoded: &str) -> Option<[u8; 4]> {
         };
         bits = bits << 6 | u64::from(value);
     }
-    // 48 bits, of which the first 32 are wanted.
+    // Eight characters are 48 bits, of which the first 32 are needed.
     u32::try_from(bits >> 16).ok().map(u32::to_be_bytes)
 }
 
-/// Templates put few tokens around a text, and the text into them once.
+/// Checks that templates put few tokens around a text, and contain the text once.
 fn check_templates(post_processor: Option<&Value>) -> Result<(), String> {
     let mut special = 0;
     for step in steps(post_processor, "post_processor", "processors")? {
@@ -176,10 +176,10 @@ fn check_templates(post_processor: Option<&Value>) -> Result<(), String> {
     Ok(())
 }
 
-/// No text becomes much longer: tried step by step on texts that each step changes.
+/// Checks that no text becomes much longer, by applying the steps one by one to texts that they change.
 fn check_growth(normalizers: &[&Value], pre_tokenizers: &[&Value]) -> Result<(), String> {
     let parse = |step: &&Value| serde_json::from_value::<NormalizerWrapper>((*step).clone()).map_err(|e| e.to_string());
-    // What the library cannot read is its own to say.
+    // The library reports the steps that it cannot read.
     let Ok(normalizers) = catch_unwind(AssertUnwindSafe(|| normalizers.iter().map(parse).collect::<Vec<_>>())) else {
         return Err("has a normalizer on which the tokenizers library panics".to_owned());
     };
@@ -190,14 +190,15 @@ fn check_growth(normalizers: &[&Value], pre_tokenizers: &[&Value]) -> Result<(),
         let tried = || grown(&text, &normalizers, &pre_tokenizers);
         match catch_unwind(AssertUnwindSafe(tried)) {
             Ok(result) => result?,
-            // A text on which a request would fail as well, alone.
+            // A request with this text fails as well, and affects no other request.
             Err(_) => tracing::debug!(text, "the tokenizers library panics on a text"),
         }
     }
     Ok(())
 }
 
-/// Texts that the steps change: what they look for and what they write, and some of what they may look for by a pattern.
+/// Returns texts that the steps change: the strings that they search for, their replacements, and some strings that their
+/// patterns may match.
 fn probes(normalizers: &[NormalizerWrapper]) -> Vec<String> {
     const LONGEST: usize = 64;
     let mut texts: Vec<String> =

@@ -1,13 +1,15 @@
-//! Byte-pair encoding of words: what SentencePiece-style and byte-level models have in common.
+//! Byte-pair encoding of words, for SentencePiece-style and byte-level models.
 //!
-//! A word is looked up in a cache of this thread, then among the vocabulary's words ([`super::words`]), or it is merged: some
-//! pairs early ([`early`]), the others in their order ([`together`]). Many words take each of these steps together: the
-//! tables are far larger than the CPU's caches, and what one word waits for is read while others do.
+//! A word is looked up in a cache of this thread, then among the words of the vocabulary ([`super::words`]). Otherwise its
+//! symbols are merged: some pairs early ([`early`]), the remaining ones in the order of their ranks ([`lockstep`]).
+//!
+//! Many words go through each of these steps together. The tables are far larger than the CPU's caches, so the entries for one
+//! word are prefetched while other words are processed.
 
 pub mod early;
+mod lockstep;
 pub mod merges;
 pub mod model;
-mod together;
 
 use std::ops::Range;
 
@@ -15,14 +17,14 @@ use foldhash::{HashMap, HashMapExt};
 
 use super::words::{Key, MAX_IDS, PADDING, WholeWords, WordCache};
 use crate::yield_point::{Steps, Stopped};
-use early::Early;
+use early::EarlyMerges;
+use lockstep::{LockstepMerger, MAX_SYMBOLS, WordPlace};
 use merges::{Merges, Workspace};
-use together::{MAX_SYMBOLS, Place, Together};
 
-/// Words that are looked up together.
+/// The number of words that are looked up together.
 const BLOCK: usize = 256;
 
-/// What words consist of before anything is merged.
+/// The symbols of a model: the tokens of which a word consists before anything is merged.
 pub trait Alphabet {
     /// Appends the symbols of `word`.
     fn symbols(&self, word: &str, symbols: &mut Vec<u32>);
@@ -31,47 +33,48 @@ pub trait Alphabet {
 pub struct Bpe<A> {
     pub alphabet: A,
     merges: Merges,
-    early: Early,
+    early: EarlyMerges,
     whole_words: WholeWords,
-    /// Those that are longer than [`WholeWords`] takes, where merges are ignored; elsewhere merging finds them.
+    /// The words that are too long for [`WholeWords`], if the model ignores merges. Otherwise this is empty, because merging
+    /// finds such words.
     long_words: HashMap<String, u32>,
-    /// The most symbols that a token is merged from.
+    /// The largest number of symbols that a token is merged from.
     longest: usize,
 }
 
-/// What one thread keeps for one tokenizer.
+/// The cache and the buffers that one thread keeps for one tokenizer.
 #[derive(Default)]
 pub struct Scratch {
     cache: WordCache,
-    /// The text that is tokenized, and behind it [`PADDING`].
+    /// The text that is being tokenized, followed by [`PADDING`].
     padded: Vec<u8>,
     words: Vec<Word>,
     unknown: Vec<Unknown>,
-    /// The tokens of the unknown words, in any order.
+    /// The tokens of the unknown words. [`Unknown::tokens`] says which belong to which word.
     found: Vec<u32>,
     merged: Vec<Merged>,
-    /// What those consist of.
+    /// The symbols of the words in `merged`.
     symbols: Vec<u32>,
-    together: Together,
-    places: Vec<Place>,
-    /// Of a word that is too long to be merged with others.
+    merger: LockstepMerger,
+    places: Vec<WordPlace>,
+    /// The symbols of a word that is too long for the lockstep merger.
     long: Vec<u32>,
     workspace: Workspace,
 }
 
 impl Scratch {
-    /// The bytes of the text from `start` on, behind it zeros.
+    /// Returns the bytes of the text from `start` on. Behind the end of the text there are zeros.
     #[inline]
     pub fn window(&self, start: usize) -> Option<&[u8; PADDING.len()]> {
         self.padded.get(start..)?.first_chunk()
     }
 }
 
-/// A part of a text, none of whose tokens reaches beyond it.
+/// A word: a part of a text whose tokens never extend beyond it.
 struct Word {
     start: usize,
     end: usize,
-    /// Of nothing where the word is too long to have one.
+    /// The default key if the word is too long for the cache.
     key: Key,
     hash: u64,
 }
@@ -82,33 +85,33 @@ impl Word {
     }
 }
 
-/// A word that was not at hand.
+/// A word that the cache of short words does not contain.
 struct Unknown {
-    /// Which of the words.
+    /// The index of the word in `Scratch::words`.
     word: usize,
-    /// Where among the ids its tokens belong.
+    /// The position among the token IDs at which the tokens of the word belong.
     at: usize,
-    /// Its tokens among those found.
+    /// The range of the word's tokens in `Scratch::found`.
     tokens: Range<usize>,
-    /// Whether it may be one token.
+    /// Whether the word may be a single token.
     may_be_whole: bool,
 }
 
 /// A word that has to be merged.
 struct Merged {
-    /// Which of the unknown words.
+    /// The index of the word in `Scratch::unknown`.
     unknown: usize,
     symbols: Range<usize>,
 }
 
 impl<A: Alphabet> Bpe<A> {
-    /// With the vocabulary's words, as texts spell them, and their ids. Those that do not merge into themselves are taken
-    /// for tokens only where `merges_are_ignored`. No token is merged from more than `longest` symbols. `None` when the system
-    /// gives no memory.
+    /// Creates the model. `vocabulary` are the tokens' texts and IDs. A token whose text does not merge into that token is
+    /// matched as a whole word only with `merges_are_ignored`. No token is merged from more than `longest` symbols. Returns
+    /// `None` when the system gives no memory.
     pub fn new(
         alphabet: A,
         merges: Merges,
-        early: Early,
+        early: EarlyMerges,
         vocabulary: impl Iterator<Item = (String, u32)>,
         merges_are_ignored: bool,
         longest: usize,
@@ -131,19 +134,19 @@ impl<A: Alphabet> Bpe<A> {
         Some(Self { alphabet, merges, early, whole_words, long_words, longest: longest.max(1) })
     }
 
-    /// To be called before the words of `text`.
+    /// Prepares for the words of `text`. To be called before [`Bpe::word`].
     pub fn begin(&self, text: &str, scratch: &mut Scratch) {
-        // Some are left where a text was stopped.
+        // Words are left over if the previous text was stopped.
         scratch.words.clear();
         scratch.padded.clear();
         scratch.padded.extend_from_slice(text.as_bytes());
         scratch.padded.extend_from_slice(&PADDING);
     }
 
-    /// Takes the next word of `text`. Its tokens are appended to `ids` then or later, at the latest by [`Bpe::finish`].
+    /// Adds the next word of `text`. Its tokens are appended to `ids` now or later, at the latest by [`Bpe::finish`].
     ///
     /// # Errors
-    /// When `steps` ends the work.
+    /// When `steps` stops the work.
     #[inline]
     pub fn word(
         &self,
@@ -163,10 +166,10 @@ impl<A: Alphabet> Bpe<A> {
         Ok(())
     }
 
-    /// Appends the tokens of the words of `text` that wait.
+    /// Appends the tokens of the words of `text` that were added and not yet tokenized.
     ///
     /// # Errors
-    /// When `steps` ends the work.
+    /// When `steps` stops the work.
     pub fn finish(
         &self,
         text: &str,
@@ -204,7 +207,7 @@ impl<A: Alphabet> Bpe<A> {
         Ok(())
     }
 
-    /// Finds the tokens of the unknown words. The text has `made` tokens beside theirs.
+    /// Finds the tokens of the unknown words. The text has at least `made` other tokens; `steps` is told this number.
     fn find(&self, text: &str, scratch: &mut Scratch, made: usize, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Scratch { cache, words, unknown, found, merged, symbols, long, workspace, .. } = scratch;
         found.clear();
@@ -231,7 +234,7 @@ impl<A: Alphabet> Bpe<A> {
                     long.clear();
                     long.extend(symbols.drain(begin..));
                     if long.len() >= Steps::UNITS {
-                        // What the word has at least: perhaps that is too much already.
+                        // The smallest number of tokens that the word can have: this may exceed the limit already.
                         steps.now(made + found.len() + long.len() / self.longest)?;
                     }
                     self.merges.apply_by_heap_in_steps(long, workspace, made + found.len(), steps)?;
@@ -248,20 +251,20 @@ impl<A: Alphabet> Bpe<A> {
     }
 
     fn merge(&self, scratch: &mut Scratch) {
-        let Scratch { cache, words, unknown, found, merged, symbols, together, places, .. } = scratch;
+        let Scratch { cache, words, unknown, found, merged, symbols, merger, places, .. } = scratch;
         let (early, merges) = (self.early.reader(), self.merges.reader());
-        together.clear();
+        merger.clear();
         places.clear();
         for Merged { symbols: range, .. } in &*merged {
             let symbols = symbols.get_mut(range.clone()).unwrap_or_default();
             let count = early.apply(symbols);
-            places.push(together.add(symbols.get(..count).unwrap_or_default(), merges));
+            places.push(merger.add(symbols.get(..count).unwrap_or_default(), merges));
         }
-        together.merge(merges);
+        merger.merge(merges);
         for (Merged { unknown: index, .. }, place) in merged.iter().zip(places) {
             let Some(Unknown { word, tokens, .. }) = unknown.get_mut(*index) else { continue };
             let begin = found.len();
-            together.tokens(*place, found);
+            merger.tokens(*place, found);
             *tokens = begin..found.len();
             if let Some(word) = words.get(*word)
                 && let Some(key) = word.key()
@@ -278,22 +281,22 @@ fn that_merge_into_themselves<A: Alphabet>(
     mut words: impl Iterator<Item = (Key, u32, String)>,
 ) -> Vec<(Key, u32)> {
     let (mut found, mut block) = (Vec::new(), Vec::new());
-    let (mut symbols, mut together) = (Vec::new(), Together::default());
+    let (mut symbols, mut merger) = (Vec::new(), LockstepMerger::default());
     loop {
-        together.clear();
+        merger.clear();
         block.clear();
         for (key, id, word) in words.by_ref().take(BLOCK) {
             symbols.clear();
             alphabet.symbols(&word, &mut symbols);
-            block.push((key, id, together.add(&symbols, merges.reader())));
+            block.push((key, id, merger.add(&symbols, merges.reader())));
         }
         if block.is_empty() {
             return found;
         }
-        together.merge(merges.reader());
+        merger.merge(merges.reader());
         for &(key, id, place) in &block {
             symbols.clear();
-            together.tokens(place, &mut symbols);
+            merger.tokens(place, &mut symbols);
             if symbols == [id] {
                 found.push((key, id));
             }
@@ -301,12 +304,12 @@ fn that_merge_into_themselves<A: Alphabet>(
     }
 }
 
-/// Puts the tokens of unknown words between the others.
+/// Inserts the tokens of the unknown words between the other tokens.
 fn insert(scratch: &Scratch, ids: &mut Vec<u32>) {
     let mut end = ids.len();
     ids.resize(end + scratch.found.len(), 0);
     let mut to = ids.len();
-    // From the last one to the first, so that each id moves once.
+    // The words are inserted from last to first, so that each ID moves only once.
     for Unknown { at, tokens, .. } in scratch.unknown.iter().rev() {
         to -= end - at;
         ids.copy_within(*at..end, to);

@@ -11,7 +11,7 @@ use foldhash::HashMap;
 use serde_json::Value;
 
 use super::added::{self, AddedTokens};
-use super::bpe::early::{Early, Edges};
+use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe};
@@ -54,10 +54,10 @@ thread_local! {
 impl ByteBpe {
     pub const NAME: &str = "bytebpe";
 
-    /// From a tokenizer.json.
+    /// Reads a tokenizer.json.
     ///
     /// # Errors
-    /// Names what in it is not reproduced here.
+    /// Names the part of the file that is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let definition = Definition::parse(json, "BPE")?;
         let Definition { model, added_tokens, normalizer, pre_tokenizer, post_processor } = &definition;
@@ -75,14 +75,15 @@ impl ByteBpe {
         let table = Merges::new(&merges).ok_or(NO_MEMORY)?;
         let byte_of = bytes_by_character();
         let bytes = |text: &str| text.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
-        // What cannot be spelled is the token of no bytes.
+        // A token that is not spelled in GPT-2's characters for bytes cannot occur in a text.
         let tokens: HashMap<u32, Vec<u8>> =
             vocabulary.iter().filter_map(|(text, &id)| Some((id, bytes(text)?))).collect();
         let characters = Characters::new(&tokens, &merges, &table);
         let alphabet = Bytes { tokens: by_byte, lacks_bytes: by_byte.contains(&NONE), characters };
-        let early = Early::new(&merges, |token| alphabet.edges(tokens.get(&token).map_or(&[][..], Vec::as_slice)));
+        let early =
+            EarlyMerges::new(&merges, |token| alphabet.edges(tokens.get(&token).map_or(&[][..], Vec::as_slice)));
         let longest = tokens.values().map(Vec::len).max().unwrap_or_default();
-        // What is no UTF-8 is no word of a text.
+        // Input text is valid UTF-8, so a token whose bytes are not valid UTF-8 can never match a whole word.
         let words = tokens.into_iter().filter_map(|(id, bytes)| Some((String::from_utf8(bytes).ok()?, id)));
         let bpe =
             Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges, longest).ok_or(NO_MEMORY)?;
@@ -153,7 +154,7 @@ impl ByteBpe {
 }
 
 impl Bytes {
-    /// Of a token of these bytes: a character may be taken whole or byte by byte.
+    /// Returns the edges of the token that consists of `bytes`. A character may start as one token or as its bytes.
     fn edges(&self, bytes: &[u8]) -> Edges {
         let byte = |byte: Option<&u8>| self.tokens.get(usize::from(*byte?)).copied().filter(|&token| token != NONE);
         let whole = |character: Option<char>| self.characters.token(character?);
@@ -166,14 +167,14 @@ impl Alphabet for Bytes {
     fn symbols(&self, word: &str, symbols: &mut Vec<u32>) {
         let token = |byte| self.tokens.get(usize::from(byte)).copied().unwrap_or(NONE);
         if self.lacks_bytes && word.bytes().any(|byte| token(byte) == NONE) {
-            // Without it, what stands beside it need not be whole characters.
+            // Without the byte, the bytes beside it need not be whole characters, so the bytes are merged one by one.
             return symbols.extend(word.bytes().map(token).filter(|&token| token != NONE));
         }
         start(word, &self.characters, token, symbols);
     }
 }
 
-/// Appends what `word` is merged from: its bytes' tokens, and the characters that can be taken whole.
+/// Appends the symbols of `word`: the characters that start as one token, and the bytes of the others.
 #[inline]
 fn start(word: &str, characters: &Characters, token: impl Fn(u8) -> u32, symbols: &mut Vec<u32>) {
     let bytes = word.as_bytes();
@@ -195,7 +196,7 @@ fn start(word: &str, characters: &Characters, token: impl Fn(u8) -> u32, symbols
     }
 }
 
-/// The number of the character at `at`, and where it ends, in UTF-8.
+/// Decodes the code point at `at` from UTF-8. Returns the code point and the position behind it.
 #[inline]
 fn decode(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
     let first = *bytes.get(at)?;
@@ -219,7 +220,7 @@ fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Resu
                     *token = *id;
                 }
             }
-            // No UTF-8 has these.
+            // UTF-8 never contains these bytes.
             None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
             None if !has_unknown_token => {}
             None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
@@ -254,7 +255,7 @@ impl Tokenize for ByteBpe {
     }
 }
 
-/// Whether texts are normalized, by NFC.
+/// Returns whether texts are normalized by NFC.
 fn normalizes(normalizer: Option<&Value>) -> Result<bool, String> {
     let list = |normalizer: &Value| match kind(normalizer) {
         "Sequence" => normalizer.get("normalizers").and_then(Value::as_array).cloned().unwrap_or_default(),
@@ -267,7 +268,7 @@ fn normalizes(normalizer: Option<&Value>) -> Result<bool, String> {
     }
 }
 
-/// The added tokens that are matched in the text as given, and those that are matched in the text after NFC if it `normalizes`.
+/// Returns the added tokens that are matched in the text as given, and those that are matched in the normalized text.
 fn matchers(tokens: &[Added], normalizes: bool) -> Result<(Option<AddedTokens>, Option<AddedTokens>), String> {
     json::check_distinct(tokens)?;
     let matcher = |normalized: bool| {

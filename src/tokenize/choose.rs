@@ -1,4 +1,4 @@
-//! Takes the fastest tokenizer that gives the reference's ids.
+//! Chooses the fastest tokenizer that gives the same IDs as the reference.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -19,32 +19,32 @@ use crate::error::LoadError;
 use crate::files;
 use crate::yield_point::Steps;
 
-/// A tokenizer, ready.
+/// A tokenizer that is ready to use, with its vocabulary.
 pub struct Tokenizer {
     pub choice: Choice,
     pub vocabulary: Vocabulary,
     pub pieces: Pieces,
-    /// The tokenizer.json, where no file holds it.
+    /// The content of the tokenizer.json, if the tokenizer was not read from a file.
     pub rebuilt: Option<Cow<'static, str>>,
-    /// Set while faster implementations are untried.
+    /// The search for a faster implementation, if there are implementations that have not been tried yet.
     search: Option<Search>,
 }
 
-/// The implementation in use.
+/// The chosen implementation of a tokenizer.
 pub struct Choice {
     pub implementation: Arc<dyn Tokenize>,
-    /// A slower one that takes steps, where that one does not.
+    /// A slower implementation that supports steps. It tokenizes long texts if `implementation` does not support steps.
     in_steps: Option<Arc<dyn Tokenize>>,
-    /// Faster implementations that were not taken: which, and why.
+    /// The faster implementations that were not chosen, with the reasons.
     pub refused: Vec<Refused>,
 }
 
-/// Faster implementations that are still to be tried, because they take longer to load than the reference. Another serves
-/// until then. [`Search::run`] tries them.
+/// The implementations that are still to be tried because they take longer to load than the reference. Another implementation
+/// serves in the meantime. [`Search::run`] tries them.
 #[must_use]
 pub struct Search {
     json: Vec<u8>,
-    /// What serves if none of them does.
+    /// The implementation to use if no candidate gives the IDs of the reference.
     fallback: Arc<dyn Tokenize>,
     reference: Arc<HfTokenizer>,
     vocabulary: Vocabulary,
@@ -56,11 +56,11 @@ pub struct Search {
 pub struct Refused {
     pub name: &'static str,
     pub reason: String,
-    /// It loaded, but its ids were not the reference's.
+    /// Whether the implementation was loaded but gave other IDs than the reference. Otherwise it could not read the file.
     pub differs: bool,
 }
 
-/// From a tokenizer.json; an error says why not.
+/// A function that loads an implementation from a tokenizer.json. The error says what is not supported.
 type Load = fn(&[u8]) -> Result<Arc<dyn Tokenize>, String>;
 
 #[derive(Clone, Copy)]
@@ -69,48 +69,49 @@ struct Candidate {
     load: Load,
 }
 
-/// Loaded beside the reference, and no slower; the fastest first.
+/// The implementations that load no slower than the reference, fastest first. They are loaded at the same time as the reference.
 const AT_ONCE: &[Candidate] = &[
     Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) },
     Candidate { name: ByteBpe::NAME, load: |json| Ok(Arc::new(ByteBpe::from_json(json)?)) },
     Candidate { name: Unigram::NAME, load: |json| Ok(Arc::new(Unigram::from_json(json)?)) },
 ];
 
-/// Left to a [`Search`]: fastokens takes a second longer than the reference to load. Once its caches are filled, which may take
-/// 100 MB a thread, it is up to 1.6 times as fast as [`ByteBpe`], and it knows more ways to split texts.
+/// The implementations that are left to a [`Search`]. fastokens takes a second longer to load than the reference and up to 100 MB
+/// of caches for each thread. Once its caches are filled, it is up to twice as fast as [`ByteBpe`] on English; on other languages
+/// it is about as fast.
 const LATER: &[Candidate] = &[
     #[cfg(feature = "fastokens")]
     Candidate { name: Fastokens::NAME, load: |json| Ok(Arc::new(Fastokens::from_json(json)?)) },
 ];
 
 impl Tokenizer {
-    /// Reads a tokenizer.json. The reference is loaded, with the implementations that load no slower; the first that takes
-    /// the file is compared with it on the probe texts. Implementations that load slower wait for [`Tokenizer::settle`].
+    /// Reads a tokenizer.json. Loads the reference and the implementations that load no slower, and compares the first
+    /// implementation that can read the file with the reference on the probe texts. Implementations that take longer to load wait
+    /// for [`Tokenizer::settle`].
     ///
     /// # Errors
-    /// When it is missing or no tokenizer.
+    /// When the file is missing, or is not a tokenizer.json.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
         bounds::check(&json, path)?;
         Self::choose(&json, path, || HfTokenizer::from_json(&json, path), AT_ONCE, LATER)
     }
 
-    /// As [`Tokenizer::open`], of a tokenizer that was built from what `path` says.
+    /// Like [`Tokenizer::open`], for a tokenizer that was built from the metadata of the file `path`.
     ///
     /// # Errors
-    /// When it cannot be written as a tokenizer.json.
+    /// When the tokenizer cannot be written as a tokenizer.json.
     pub fn of(reference: HfTokenizer, path: &Path) -> Result<Self, LoadError> {
         let json = reference.to_json().map_err(|e| LoadError::new(path, e))?;
         let chosen = Self::choose(json.as_bytes(), path, || Ok(reference), AT_ONCE, LATER)?;
         Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
-    /// As [`Tokenizer::open`], of a tokenizer.json that was compiled into the program; `path` is for errors. Where it is a
-    /// Unigram model the reference is not loaded, which would take most of the start: the tests of this program compare
-    /// them.
+    /// Like [`Tokenizer::open`], for a tokenizer.json that was compiled into the program; `path` appears in errors. For a Unigram
+    /// model the reference is not loaded, because loading it would take most of the start-up time. Tests compare the two instead.
     ///
     /// # Errors
-    /// When it is no tokenizer.
+    /// When `json` is not a tokenizer.json.
     pub fn of_program(json: &'static str, path: &Path) -> Result<Self, LoadError> {
         if let Ok((implementation, vocabulary, pieces)) = Unigram::with_vocabulary(json.as_bytes()) {
             let choice = Choice::new(Arc::new(implementation), None, Vec::new());
@@ -121,14 +122,14 @@ impl Tokenizer {
         Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
-    /// With the fastest implementation that agrees with the reference, which may take seconds to load.
+    /// Runs the search for a faster implementation, if there is one. This may take seconds.
     #[must_use]
     pub fn settle(self) -> Self {
         let Self { choice, search, .. } = self;
         Self { choice: search.map_or(choice, Search::run), search: None, ..self }
     }
 
-    /// As it is, and what [`Tokenizer::settle`] would have done.
+    /// Returns the current choice, and the search that [`Tokenizer::settle`] would run.
     pub(crate) fn split(self) -> (Choice, Option<Search>) {
         (self.choice, self.search)
     }
@@ -165,10 +166,10 @@ impl Tokenizer {
         Ok(Self { choice, vocabulary, pieces, rebuilt: None, search })
     }
 
-    /// The reference anew; `path` is the tokenizer.json it was opened from.
+    /// Loads the reference again; `path` is the tokenizer.json that this tokenizer was opened from.
     ///
     /// # Errors
-    /// When the file is gone or has changed.
+    /// When the file no longer exists, or is no longer a valid tokenizer.json.
     pub fn reference(&self, path: &Path) -> Result<HfTokenizer, LoadError> {
         match &self.rebuilt {
             Some(json) => HfTokenizer::from_json(json.as_bytes(), path),
@@ -182,14 +183,14 @@ impl Tokenizer {
 }
 
 impl Search {
-    /// The fastest implementation that gives the reference's ids: what serves now when there is no other.
+    /// Returns the fastest implementation that gives the IDs of the reference, or the current one if no candidate does.
     pub fn run(mut self) -> Choice {
         let mut candidates = std::mem::take(&mut self.candidates).into_iter();
         let candidate = first(&mut candidates, &self.json, &mut self.refused);
         self.choose(candidate, candidates)
     }
 
-    /// As [`Search::run`], but `None`, and soon, once `is_wanted` says no.
+    /// Like [`Search::run`], but stops early and returns `None` once `is_wanted` returns false.
     pub fn run_while(mut self, is_wanted: impl Fn() -> bool) -> Option<Choice> {
         if !is_wanted() {
             return None;
@@ -214,10 +215,11 @@ impl Choice {
         Self { implementation, in_steps, refused }
     }
 
-    /// As [`Tokenize::encode`], where a text may take seconds: `steps` lets others have their turns.
+    /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
+    /// between.
     ///
     /// # Errors
-    /// As [`Tokenize::encode_in_steps`].
+    /// As for [`Tokenize::encode_in_steps`].
     pub fn encode_in_steps(
         &self,
         text: &str,
@@ -235,12 +237,13 @@ impl Choice {
         }
     }
 
-    /// Tokenizes a little, so that this thread's caches stand before its first request.
+    /// Tokenizes a short text, so that the caches of this thread are allocated before its first request.
     pub fn warm(&self) {
         let _ = self.implementation.encode("Hello, 세계!", true, &mut Vec::new());
     }
 
-    /// What a user may want to know: that this is the slow one, and why, or that a faster one went wrong.
+    /// Returns a remark for the log and `inspect` if the reference is in use, or if a faster implementation gave other IDs than
+    /// the reference.
     pub fn remark(&self) -> Option<String> {
         let slow = self.implementation.name() == HfTokenizer::NAME;
         if !slow && !self.refused.iter().any(|refused| refused.differs) {
@@ -251,7 +254,7 @@ impl Choice {
     }
 }
 
-/// `candidate`, or the next that takes the file, if its ids are the reference's.
+/// Returns `candidate`, or the next implementation that can read the file, if its IDs are those of the reference.
 fn agreeing(
     mut candidate: Option<Arc<dyn Tokenize>>,
     mut candidates: impl Iterator<Item = Candidate>,
@@ -261,7 +264,7 @@ fn agreeing(
     refused: &mut Vec<Refused>,
 ) -> Option<Arc<dyn Tokenize>> {
     while let Some(implementation) = candidate {
-        // On a thread of its own: caches of the thread end with it, and a panic is a refusal.
+        // A separate thread, so that its caches are freed when the thread ends, and a panic only refuses the implementation.
         let compare = || probe::difference(reference, &*implementation, vocabulary);
         match thread::scope(|scope| join(scope.spawn(compare))).unwrap_or_else(Some) {
             None => return Some(implementation),
@@ -272,7 +275,7 @@ fn agreeing(
     None
 }
 
-/// The next candidate that takes the file.
+/// Loads the next candidate that can read the file.
 fn first(
     candidates: &mut impl Iterator<Item = Candidate>,
     json: &[u8],
@@ -284,7 +287,7 @@ fn first(
     })
 }
 
-/// The thread's result, or what it panicked with.
+/// Waits for the thread and returns its result, or the message of its panic.
 fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, String> {
     thread.join().map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
@@ -320,7 +323,7 @@ mod tests {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/checkpoints/llama/tokenizer.json"))
     }
 
-    /// Loaded at once and later: both must give the same.
+    /// Chooses with the candidate loaded at once and loaded later: both must give the same result.
     fn choose(load: Load) -> Choice {
         let json = std::fs::read(path()).unwrap();
         let reference = || HfTokenizer::from_json(&json, path());
@@ -358,7 +361,7 @@ mod tests {
         assert_eq!((refused.reason.as_str(), refused.differs), ("panicked: cannot do it", true));
     }
 
-    /// An implementation that takes no steps is run on a thread beside this one, unless a slower one takes them.
+    /// An implementation without steps runs on a separate thread, unless a slower implementation supports steps.
     #[test]
     fn long_texts_take_steps_whatever_tokenizes_them() {
         use crate::yield_point::Stopped;
@@ -380,7 +383,7 @@ mod tests {
             let stop = |_| Err(Stopped);
             let stopped = choice.encode_in_steps(&text, true, &mut Vec::new(), &Steps::new(&stop));
             assert_eq!(stopped, Err(EncodeError::Stopped(Stopped)));
-            // What was stopped in the middle of a text leaves nothing behind.
+            // A text that was stopped halfway leaves nothing behind in the buffers.
             found.clear();
             choice.encode_in_steps("hello", false, &mut found, &Steps::new(&reached)).unwrap();
             expected.clear();

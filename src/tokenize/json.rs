@@ -1,4 +1,4 @@
-//! What the models' definitions in a tokenizer.json have in common.
+//! The parts of a tokenizer.json that all models have: added tokens and templates.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -12,10 +12,10 @@ use crate::yield_point::Stopped;
 
 pub const NO_MEMORY: &str = "there is no memory for the vocabulary's words and merges";
 
-/// U+2581, which stands for a space in SentencePiece vocabularies.
+/// The character U+2581, which stands for a space in SentencePiece vocabularies.
 pub const SPACE_MARK: char = '▁';
 
-/// A tokenizer.json with a model `M`; strings without escapes are borrowed from it.
+/// A tokenizer.json with a model `M`. Strings without escapes are borrowed from the file's content.
 #[derive(serde::Deserialize)]
 pub struct Definition<M> {
     pub model: M,
@@ -28,7 +28,7 @@ pub struct Definition<M> {
 
 impl<'a, M: Deserialize<'a>> Definition<M> {
     /// # Errors
-    /// When it is no tokenizer.json of a model of this kind.
+    /// When `json` is not a tokenizer.json with a model of this kind.
     pub fn parse(json: &'a [u8], kind: &str) -> Result<Self, String> {
         serde_json::from_slice(json).map_err(|e| format!("not a {kind} tokenizer: {e}"))
     }
@@ -42,7 +42,7 @@ pub struct Added {
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
-    /// Matched in the normalized text, not in the text as given.
+    /// Whether the token is matched in the normalized text. Otherwise it is matched in the text as given.
     pub normalized: bool,
     #[serde(default)]
     pub special: bool,
@@ -50,7 +50,7 @@ pub struct Added {
 
 impl Added {
     /// # Errors
-    /// When it is matched by a rule that is not reproduced here.
+    /// When the token is matched by a rule that is not reproduced here.
     pub fn check(&self) -> Result<(), String> {
         let unsupported = [
             (self.single_word, "is single_word"),
@@ -65,7 +65,7 @@ impl Added {
 }
 
 /// # Errors
-/// When one of them is matched by a rule that is not reproduced here, or listed twice.
+/// When a token is matched by a rule that is not reproduced here, or two tokens have the same content.
 pub fn check_distinct(tokens: &[Added]) -> Result<(), String> {
     let mut contents = HashSet::new();
     tokens.iter().try_for_each(|token| {
@@ -77,7 +77,7 @@ pub fn check_distinct(tokens: &[Added]) -> Result<(), String> {
     })
 }
 
-/// What stands around the ids of a text when special tokens are asked for.
+/// The special tokens before and after the tokens of a text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Template {
     pub before: Vec<u32>,
@@ -85,13 +85,13 @@ pub struct Template {
 }
 
 impl Template {
-    /// Of a `post_processor`.
+    /// Reads a `post_processor`.
     ///
     /// # Errors
-    /// When it is another than a template with one text in it.
+    /// When the post-processor is not a template with one text in it.
     pub fn parse(post: Option<&Value>) -> Result<Self, String> {
         let Some(mut post) = post else { return Ok(Self::default()) };
-        // It moves offsets, not ids.
+        // The post-processor ByteLevel changes offsets, not IDs.
         let is_byte_level = |post: &Value| kind(post) == "ByteLevel";
         if is_byte_level(post) {
             return Ok(Self::default());
@@ -127,10 +127,10 @@ impl Template {
         Err("the post-processor is not a template of special tokens around one text".to_owned())
     }
 
-    /// Appends the ids that `encode` appends for `text`, between those of the template where `special`.
+    /// Appends the IDs that `encode` appends for `text`; with `special`, surrounded by the special tokens of the template.
     ///
     /// # Errors
-    /// When positions in the text do not fit 32 bits, or `encode` was stopped.
+    /// When the text is 4 GiB long or longer, so that positions in it do not fit 32 bits, or when `encode` was stopped.
     pub fn surround(
         &self,
         text: &str,
@@ -152,12 +152,12 @@ impl Template {
     }
 }
 
-/// Its `type`.
+/// Returns the `type` of a part of a tokenizer.json.
 pub fn kind(value: &Value) -> &str {
     value.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A string, borrowed where JSON wrote it without escapes.
+/// A string that is borrowed from the JSON if it is written there without escapes.
 #[derive(Debug)]
 pub struct Text<'a>(pub Cow<'a, str>);
 

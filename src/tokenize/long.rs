@@ -1,4 +1,5 @@
-//! Long texts, for a thread that others wait for: tokenized in steps where an implementation can, else on a thread beside it.
+//! Tokenizing long texts on a thread that other requests wait for: in steps if the implementation supports them, otherwise on a
+//! separate thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,16 +10,16 @@ use std::time::Duration;
 use super::{EncodeError, Tokenize};
 use crate::yield_point::Steps;
 
-/// Longer texts are long: a shorter one takes some milliseconds at most.
+/// The length in bytes above which a text is long. Shorter texts take a few milliseconds at most.
 pub const LONG: usize = 16 << 10;
 
-/// How long the thread that waits does nothing before it looks whether others wait for it.
+/// The interval at which the waiting thread checks for other work.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Threads that tokenize long texts at the same time.
+/// The number of threads that are tokenizing long texts.
 static BESIDE: AtomicUsize = AtomicUsize::new(0);
 
-/// One of these threads, until its text is done.
+/// A permit for one such thread. It is released when the text is done.
 struct Beside;
 
 impl Beside {
@@ -35,11 +36,12 @@ impl Drop for Beside {
     }
 }
 
-/// [`Tokenize::encode`] on another thread, while this one takes steps. An implementation that cannot be stopped goes on to
-/// the end of a text that nobody waits for any more, so there are never more such threads than the machine has processors.
+/// Calls [`Tokenize::encode`] on a separate thread, while this thread takes steps. An implementation that cannot be stopped
+/// continues to the end of a text even if nobody waits for the result any more. There are never more such threads than the
+/// machine has processors.
 ///
 /// # Errors
-/// As [`Tokenize::encode_in_steps`].
+/// As for [`Tokenize::encode_in_steps`].
 pub fn encode_beside(
     implementation: &Arc<dyn Tokenize>,
     text: &str,
@@ -60,7 +62,7 @@ pub fn encode_beside(
         let mut ids = Vec::with_capacity(text.len() / 3);
         let encoded = implementation.encode(&text, special, &mut ids).map(|()| ids);
         drop(beside);
-        // Nobody may be there to take it.
+        // The receiver may be gone.
         let _ = done.send(encoded);
     };
     let started = thread::Builder::new().name("long-text".to_owned()).spawn(work);

@@ -1,16 +1,17 @@
-//! What each thread keeps for each tokenizer: caches and buffers, without a lock.
+//! Caches and buffers that each thread keeps for each tokenizer. Access needs no lock.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 
-/// Whose buffers they are: lives as long as its tokenizer, so that threads know what to drop.
+/// The identity of a tokenizer. It lives as long as the tokenizer, so that threads know when to free its buffers.
 #[derive(Default)]
 pub struct Owner(Arc<()>);
 
-/// One thread's buffers, of all tokenizers of a kind; the one in use comes first.
+/// The buffers of one thread for all tokenizers of a kind. The buffers used last come first.
 pub struct PerThread<T>(RefCell<Vec<(Weak<()>, Box<T>)>>);
 
-/// Buffers that a thread keeps for each tokenizer: those of a long text, and of another in the midst of it.
+/// The number of buffers that a thread keeps for each tokenizer: one for a long text, and one for another text that is tokenized
+/// while the long text yields.
 const KEPT: usize = 2;
 
 impl Owner {
@@ -24,8 +25,8 @@ impl<T: Default> PerThread<T> {
         Self(RefCell::new(Vec::new()))
     }
 
-    /// Runs `work` with this thread's buffers for `owner`. Where a long text yields, `work` of another text runs inside of
-    /// its own, with buffers of its own.
+    /// Runs `work` with this thread's buffers for `owner`. While a long text yields, other work can run inside of its `work`,
+    /// with buffers of its own.
     pub fn with<R>(&self, owner: &Owner, work: impl FnOnce(&mut T) -> R) -> R {
         let mut buffers = self.take(owner).unwrap_or_default();
         let result = work(&mut buffers);

@@ -1,5 +1,6 @@
-//! What each token stands for in a text, for people: a space where a vocabulary writes `▁` or `Ġ`, and `<0xEC>` for a byte
-//! that is no text by itself.
+//! The text that each token stands for, for display: a space where the vocabulary writes `▁` or `Ġ`, and `<0xEC>` for a byte that
+//! is not
+//! valid UTF-8 by itself.
 
 use std::fmt::Write;
 
@@ -9,14 +10,14 @@ use foldhash::HashMap;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pieces {
     bytes: Vec<u8>,
-    /// By id: where its bytes end.
+    /// For each ID, the position where its bytes end.
     ends: Vec<u32>,
 }
 
-/// How a vocabulary's entries spell bytes.
+/// The way in which the entries of a vocabulary spell bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spelling {
-    /// As GPT-2 does: one printable character a byte.
+    /// As GPT-2 does: one printable character for each byte.
     /// Source: `bytes_to_unicode` in <https://github.com/openai/gpt-2/blob/master/src/encoder.py>.
     ByteLevel,
     /// As SentencePiece does: `▁` for a space.
@@ -25,7 +26,8 @@ pub enum Spelling {
 }
 
 impl Pieces {
-    /// Of entries in the order of their ids; an added token is always spelled plainly. `None`: an id without a token.
+    /// Creates the pieces from entries in the order of their IDs; `None` is an ID without a token. The content of an added token
+    /// is always taken literally.
     pub fn new<T: AsRef<str>>(entries: impl Iterator<Item = Option<(T, Spelling)>>) -> Self {
         let byte_of = bytes_by_character();
         let mut pieces = Self::default();
@@ -50,7 +52,7 @@ impl Pieces {
         pieces
     }
 
-    /// Appends the piece of `id` to `out`; nothing for an id that the tokenizer does not have.
+    /// Appends the piece of `id` to `out`, or nothing if the tokenizer has no such ID.
     pub fn write(&self, id: u32, out: &mut String) {
         let id = id as usize;
         let end = self.ends.get(id).copied().unwrap_or_default() as usize;
@@ -58,14 +60,14 @@ impl Pieces {
         for chunk in self.bytes.get(start..end).unwrap_or_default().utf8_chunks() {
             out.push_str(chunk.valid());
             for byte in chunk.invalid() {
-                // A String takes every write.
+                // Writing to a String never fails.
                 let _ = write!(out, "<0x{byte:02X}>");
             }
         }
     }
 }
 
-/// Each byte's character: itself where it is printable, else the next one from U+0100 on.
+/// Returns GPT-2's character for each byte: the byte itself if it is printable, otherwise the next character from U+0100 on.
 pub(super) fn byte_characters() -> impl Iterator<Item = (char, u8)> {
     let mut next = 0x100;
     (0..=u8::MAX).map(move |byte| match byte {
@@ -77,7 +79,7 @@ pub(super) fn byte_characters() -> impl Iterator<Item = (char, u8)> {
     })
 }
 
-/// The byte that each of those characters stands for.
+/// Returns the byte for each character of [`byte_characters`].
 pub(super) fn bytes_by_character() -> HashMap<char, u8> {
     byte_characters().collect()
 }

@@ -1,8 +1,8 @@
-//! Texts on which a tokenizer must agree with the reference before it is used.
+//! The texts on which an implementation must give the IDs of the reference before it is used.
 
 use super::{Tokenize, Vocabulary};
 
-/// Scripts, spaces, marks, joiners, what looks like special tokens, and their neighbourhoods.
+/// Texts with many scripts, spaces, marks, joiners, strings that look like special tokens, and combinations of them.
 const TEXTS: [&str; 32] = [
     "",
     " ",
@@ -38,18 +38,18 @@ const TEXTS: [&str; 32] = [
     "ⅣⅤ ʰʷ ﷽ ꧁꧂ ᚠᛇᚻ ⠓⠑⠇⠇⠕ 𓀀",
 ];
 
-/// Repeated: long words, and runs that merge with themselves.
+/// Strings to repeat, for long words and runs that merge with themselves.
 const RUNS: [&str; 8] = ["a", " ", "ab", "\n", "あ", "é", "=", "▁"];
 const RUN: usize = 300;
 
-/// So many added tokens are tried.
+/// The number of added tokens that are tried.
 const ADDED: usize = 10_000;
 
-/// The first text on which `candidate` and `reference` differ, in words; `None` when they agree on all.
+/// Describes the first text on which `candidate` and `reference` differ. Returns `None` when they agree on all texts.
 pub fn difference(reference: &dyn Tokenize, candidate: &dyn Tokenize, vocabulary: &Vocabulary) -> Option<String> {
     let runs = RUNS.iter().map(|part| part.repeat(RUN));
     let together: String = TEXTS.join("\n");
-    // Each added token between letters and between spaces.
+    // Each added token is tried between letters and between spaces.
     let added: Vec<&str> = vocabulary.added.iter().take(ADDED).map(|token| token.content.as_str()).collect();
     let added = added.chunks(16).map(|tokens| format!("{} {} a", tokens.join("x"), tokens.join(" ")));
     let texts = TEXTS.iter().map(|text| (*text).to_owned()).chain(runs).chain([together]).chain(added);

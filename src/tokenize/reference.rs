@@ -1,4 +1,4 @@
-//! The reference: the `tokenizers` library.
+//! The reference implementation: Hugging Face's `tokenizers` library.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -32,22 +32,22 @@ impl From<tokenizers::Tokenizer> for HfTokenizer {
 impl HfTokenizer {
     pub const NAME: &str = "tokenizers";
 
-    /// From the content of a tokenizer.json; `path` is for errors.
+    /// Creates the tokenizer from the content of a tokenizer.json; `path` appears in errors.
     ///
     /// # Errors
-    /// When it is no tokenizer, or one that cannot be used.
+    /// When `json` is not a tokenizer.json, or the tokenizer cannot be used.
     pub fn from_json(json: &[u8], path: &Path) -> Result<Self, LoadError> {
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
             LoadError::new(path, format!("is not a tokenizer: {e}"))
                 .expected("a tokenizer.json of the tokenizers library")
         })?;
-        // Training leaves these in the file; here they would cut texts short and pool padding.
+        // Training leaves truncation and padding in the file. Here they would cut texts short and pool padding tokens.
         tokenizer
             .with_truncation(None)
             .map_err(|e| LoadError::new(path, format!("has a truncation that cannot be removed: {e}")))?;
         tokenizer.with_padding(None);
         let this = Self(tokenizer);
-        // The library indexes by what a template names, unchecked.
+        // The library does not check the names in a template, and panics on an unknown one.
         catch_unwind(AssertUnwindSafe(|| this.encode("a", true, &mut Vec::new())))
             .map_err(|_| {
                 LoadError::new(path, "has a tokenizer that panics on every text")
@@ -57,15 +57,16 @@ impl HfTokenizer {
         Ok(this)
     }
 
-    /// The tokenizer as the content of a tokenizer.json.
+    /// Returns the tokenizer as the content of a tokenizer.json.
     ///
     /// # Errors
-    /// When the library cannot write it.
+    /// When the library cannot serialize the tokenizer.
     pub fn to_json(&self) -> Result<String, String> {
         self.0.to_string(false).map_err(|e| e.to_string())
     }
 
-    /// A Unigram model's `(id, ln p)`, without added tokens, which carry no probability; `None` for other models.
+    /// Returns the log probability of each token of a Unigram model, as pairs `(id, ln p)`. Added tokens have no probability and
+    /// are left out. Returns `None` for other models.
     pub fn unigram_scores(&self) -> Option<Vec<(u32, f64)>> {
         let ModelWrapper::Unigram(model) = self.0.get_model() else { return None };
         let added = self.0.get_added_tokens_decoder();
@@ -78,7 +79,7 @@ impl HfTokenizer {
             ModelWrapper::BPE(bpe) => bpe.get_unk_token().as_deref()?,
             ModelWrapper::WordPiece(model) => &model.unk_token,
             ModelWrapper::WordLevel(model) => &model.unk_token,
-            // Only the model's JSON says it.
+            // The library does not offer the scores, so they are read from the model's JSON.
             ModelWrapper::Unigram(model) => {
                 return serde_json::to_value(model).ok()?.get("unk_id")?.as_u64()?.try_into().ok();
             }
@@ -86,7 +87,7 @@ impl HfTokenizer {
         self.0.token_to_id(token)
     }
 
-    /// What every token stands for.
+    /// Returns the text that each token stands for.
     pub fn pieces(&self) -> Pieces {
         let written = |part: serde_json::Result<String>| part.unwrap_or_default();
         let parts = [

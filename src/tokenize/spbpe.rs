@@ -1,11 +1,11 @@
-//! SentencePiece-style BPE (Llama 2, Mistral, Gemma), with the same ids as the `tokenizers` library.
+//! SentencePiece-style BPE (Llama 2, Mistral, Gemma), with the same IDs as the `tokenizers` library.
 //!
-//! Such a tokenizer merges over the whole text: nothing splits it into words first. Here it is split all the same,
-//! where the merge table proves that no token can stand across ([`joins`]): in practice before each space and around
-//! punctuation. The words are then [`super::bpe`]'s.
+//! Such a tokenizer merges over the whole text: nothing splits the text into words first. This implementation splits it all the
+//! same, at the positions that no token can span according to the merge table ([`joins`]): in practice before each space and
+//! around punctuation. The words are then merged as described in [`super::bpe`].
 //!
-//! Inside, a space stands for U+2581: the normalizers that are supported leave no spaces, so it is free, takes one byte
-//! for three, and most texts need no normalized copy.
+//! Internally, a space stands for U+2581. The supported normalizers leave no spaces in a text, so the space is free. It takes one
+//! byte instead of three, and most texts need no normalized copy.
 
 mod definition;
 mod joins;
@@ -13,7 +13,7 @@ mod joins;
 use foldhash::{HashMap, HashSet};
 
 use super::added::{self, AddedTokens};
-use super::bpe::early::{Early, Edges};
+use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE};
 use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe};
@@ -24,15 +24,15 @@ use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
 use joins::Joins;
 
-/// Characters are found by their number up to here, which holds all that vocabularies have.
+/// The number of code points.
 const MAX_CHARS: usize = 0x11_0000;
 
 pub struct SentencePieceBpe {
     bpe: Bpe<Characters>,
     joins: Joins,
-    /// Matched in the text as given.
+    /// The added tokens that are matched in the text as given.
     added: Option<AddedTokens>,
-    /// Matched in the normalized text.
+    /// The added tokens that are matched in the normalized text.
     added_normalized: Option<AddedTokens>,
     prepends_space: bool,
     template: Template,
@@ -40,13 +40,13 @@ pub struct SentencePieceBpe {
 }
 
 struct Characters {
-    /// By character; a space is U+2581's. `NONE` for one that falls back to bytes.
+    /// For each code point, its token; a space has the token of U+2581. `NONE` for a character that falls back to bytes.
     characters: Vec<u32>,
-    /// By byte of a character that is not in the vocabulary.
+    /// For each byte, its token, for characters that are not in the vocabulary.
     bytes: [u32; 256],
 }
 
-/// What one thread keeps for one tokenizer.
+/// The buffers that one thread keeps for one tokenizer.
 #[derive(Default)]
 struct Scratch {
     bpe: bpe::Scratch,
@@ -60,10 +60,10 @@ thread_local! {
 impl SentencePieceBpe {
     pub const NAME: &str = "spbpe";
 
-    /// From a tokenizer.json.
+    /// Reads a tokenizer.json.
     ///
     /// # Errors
-    /// Names what in it is not reproduced here.
+    /// Names the part of the file that is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
         let definition = Definition::parse(json, "BPE")?;
         let prepends_space = definition.prepends_space()?;
@@ -74,7 +74,7 @@ impl SentencePieceBpe {
         let (joins, merges) = rules(&definition, &vocabulary)?;
         let table = Merges::new(&merges).ok_or("a merge takes the largest id, or there is no memory for the merges")?;
         let texts: HashMap<u32, &str> = vocabulary.iter().map(|(text, &id)| (id, *text)).collect();
-        let early = Early::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
+        let early = EarlyMerges::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
         let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));
         let longest = vocabulary.keys().map(|text| text.len()).max().unwrap_or_default();
         let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, false, longest).ok_or(NO_MEMORY)?;
@@ -85,7 +85,7 @@ impl SentencePieceBpe {
         added::around(self.added.as_ref(), text, ids, steps, |piece, ids| self.piece(piece, scratch, ids, steps))
     }
 
-    /// A text without added tokens, but for those that are matched when normalized.
+    /// Appends the tokens of a text that contains no added tokens, except for those that are matched in the normalized text.
     fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Some(first) = piece.chars().next() else { return Ok(()) };
         let mut normalized = std::mem::take(&mut scratch.text);
@@ -99,7 +99,7 @@ impl SentencePieceBpe {
         } else if !self.prepends_space {
             self.words(piece, scratch, ids, steps)?;
         } else if self.joins.may_join(' ', first) {
-            // The first word is copied behind its space, the others stay where they are.
+            // The first word is copied behind the space. The other words stay where they are.
             let end = self.word_end(piece);
             let (word, rest) = piece.split_at_checked(end).unwrap_or((piece, ""));
             normalized.push(' ');
@@ -114,7 +114,7 @@ impl SentencePieceBpe {
         Ok(())
     }
 
-    /// As the normalizer does, with spaces for U+2581.
+    /// Appends the normalized `piece` to `normalized`, with spaces for U+2581.
     fn normalize(&self, piece: &str, normalized: &mut String) {
         if self.prepends_space {
             normalized.push(' ');
@@ -127,7 +127,7 @@ impl SentencePieceBpe {
         }
     }
 
-    /// Where the first word of `text` ends.
+    /// Returns the end of the first word of `text`.
     fn word_end(&self, text: &str) -> usize {
         let mut characters = text.char_indices();
         let Some((_, mut before)) = characters.next() else { return 0 };
@@ -170,7 +170,7 @@ impl Characters {
         }
     }
 
-    /// Of a token of the vocabulary.
+    /// Returns the edges of the token with this text.
     fn edges(&self, text: &str) -> Edges {
         let token = |c: Option<char>| self.characters.get(spaced_char(c?) as usize).copied().filter(|&id| id != NONE);
         [[token(text.chars().next()), None], [token(text.chars().next_back()), None]]
@@ -230,14 +230,15 @@ fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Mat
     Ok((AddedTokens::new(&given)?, AddedTokens::new(&normalized)?))
 }
 
-/// Every character has a token, or bytes: then the unknown token is never needed.
+/// Returns the token of each byte. An error unless every character has a token or falls back to bytes, so that the unknown token
+/// is never needed.
 fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
     let mut tokens = [NONE; 256];
     for (byte, token) in (0..=u8::MAX).zip(&mut tokens) {
         match vocabulary.get(format!("<0x{byte:02X}>").as_str()) {
             Some(&id) => *token = id,
             None if byte.is_ascii() && vocabulary.contains_key(char::from(byte).to_string().as_str()) => {}
-            // No UTF-8 has these.
+            // UTF-8 never contains these bytes.
             None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
             None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
         }
@@ -252,7 +253,7 @@ fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, String> {
     };
     let mut table = Vec::new();
     for (text, &id) in vocabulary {
-        // A space in a text is U+2581 before the model sees it.
+        // The normalizer replaces a space by U+2581 before the model sees the text.
         if let Some(character) = single(text).filter(|&c| c != ' ') {
             let at = spaced_char(character) as usize;
             if table.len() <= at {
@@ -269,7 +270,7 @@ fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, String> {
     Ok(table)
 }
 
-/// With a space for U+2581.
+/// Replaces each U+2581 by a space.
 fn spaced(text: &str) -> String {
     text.replace(SPACE_MARK, " ")
 }
@@ -285,7 +286,7 @@ fn rules(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result
     let mut pairs = HashSet::default();
     for merge in definition.model.merges(vocabulary) {
         let Merge { left, right, ids } = merge?;
-        // Their characters are not those of the text that they stand for, so nothing could be proven.
+        // Byte tokens are not spelled as in the text, so nothing could be proven about the characters at their edges.
         if [left, right].iter().any(|part| part.len() == 6 && part.starts_with("<0x")) {
             return Err("a merge takes a byte token".to_owned());
         }

@@ -1,7 +1,7 @@
-//! SentencePiece's Unigram model (XLM-R and what is distilled from it), with the same ids as the `tokenizers` library.
+//! SentencePiece's Unigram model (XLM-R and models distilled from it), with the same IDs as the `tokenizers` library.
 //!
-//! Words are what stands between white space. Each is looked up, as it stands in the text, in a cache of this thread
-//! ([`super::words`]), or normalized ([`normalize`]) and split into its most probable pieces ([`viterbi`]).
+//! A text is split at white space. Each word is looked up, as it is in the text, in a cache of this thread ([`super::words`]).
+//! Otherwise it is normalized ([`normalize`]) and split into its most probable pieces ([`viterbi`]).
 
 mod definition;
 mod normalize;
@@ -29,7 +29,7 @@ pub struct Unigram {
     owner: Owner,
 }
 
-/// What one thread keeps for one tokenizer.
+/// The cache and the buffers that one thread keeps for one tokenizer.
 #[derive(Default)]
 struct Scratch {
     cache: WordCache,
@@ -45,21 +45,21 @@ thread_local! {
 impl Unigram {
     pub const NAME: &str = "unigram";
 
-    /// From a tokenizer.json.
+    /// Reads a tokenizer.json.
     ///
     /// # Errors
-    /// Names what in it is not reproduced here.
+    /// Names the part of the file that is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, String> {
-        Self::of(&Definition::parse(json, "Unigram")?)
+        Self::from_definition(&Definition::parse(json, "Unigram")?)
     }
 
-    /// As [`Unigram::from_json`], with what the file says of its vocabulary.
+    /// Like [`Unigram::from_json`], and also returns the vocabulary of the file.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Unigram::from_json`].
     pub fn with_vocabulary(json: &[u8]) -> Result<(Self, Vocabulary, pieces::Pieces), String> {
         let definition = Definition::parse(json, "Unigram")?;
-        let this = Self::of(&definition)?;
+        let this = Self::from_definition(&definition)?;
         let mut added: Vec<AddedToken> = definition
             .added_tokens
             .iter()
@@ -84,7 +84,7 @@ impl Unigram {
         Ok((this, vocabulary, pieces))
     }
 
-    fn of(definition: &Definition<'_>) -> Result<Self, String> {
+    fn from_definition(definition: &Definition<'_>) -> Result<Self, String> {
         let unknown = definition.unknown()?;
         let normalizer = definition.normalizer()?;
         let template = Template::parse(definition.post_processor.as_ref())?;
@@ -110,7 +110,7 @@ impl Unigram {
         self.words(text, from, text.len(), scratch, ids, steps)
     }
 
-    /// `text[from..to]`, which holds no added token.
+    /// Appends the tokens of `text[from..to]`, which contains no added tokens.
     fn words(
         &self,
         text: &str,

@@ -1,4 +1,4 @@
-//! Words whose tokens are known: those that are one token, and those that this thread has met.
+//! Tables of words whose tokens are known: the words of the vocabulary, and the words that this thread has tokenized before.
 
 use std::hint::select_unpredictable;
 
@@ -7,15 +7,16 @@ use bytemuck::{Pod, Zeroable};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 
-/// A word's bytes, padded with zeros, its length in the last: two words never have the same key.
+/// The bytes of a word, padded with zeros to 31 bytes, and its length in the last byte. Two different words never have the same
+/// key.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
 #[repr(transparent)]
 pub struct Key([u64; 4]);
 
-/// What a text is followed by where all of its keys should be made the quick way.
+/// The bytes to append to a text so that every word in it can be read as a window of 32 bytes.
 pub const PADDING: [u8; 32] = [0; 32];
 
-/// By the number of bytes that are a word's: those.
+/// For each length of a word, the mask of the bytes that belong to the word.
 #[allow(clippy::indexing_slicing, reason = "by the compiler")]
 const MASKS: [[u64; 4]; 32] = {
     let mut masks = [[0; 4]; 32];
@@ -34,7 +35,7 @@ const MASKS: [[u64; 4]; 32] = {
 impl Key {
     pub const MAX_BYTES: usize = 31;
 
-    /// Of the word of `length` bytes that `window` begins with; `None` for a word that is empty or too long to be kept.
+    /// Returns the key of the word of `length` bytes that `window` begins with, or `None` for a word that is empty or too long.
     #[inline]
     fn of_window(window: &[u8; PADDING.len()], length: usize) -> Option<Self> {
         if !(1..=Self::MAX_BYTES).contains(&length) {
@@ -50,7 +51,8 @@ impl Key {
         Some(Self(words))
     }
 
-    /// Of `text[start..end]`; `None` for a word that is empty or too long to be kept. Sooner where `text` goes on for [`PADDING`] bytes.
+    /// Returns the key of `text[start..end]`, or `None` for a word that is empty or too long. This is faster if `text` continues
+    /// for the length of [`PADDING`] behind `start`.
     #[inline]
     pub fn new(text: &[u8], start: usize, end: usize) -> Option<Self> {
         let length = end.checked_sub(start)?;
@@ -73,7 +75,8 @@ impl Key {
             ^ fold(c ^ 0x8EBC_6AF0_9C88_C6E3, d ^ 0x5899_65CC_7537_4CC3)
     }
 
-    /// In three words of which none is empty; `None` for more than [`WholeWords::MAX_BYTES`].
+    /// Returns the key in three integers, or `None` for a word of more than [`WholeWords::MAX_BYTES`]. The last integer is never
+    /// zero, because it holds the length.
     fn short(&self) -> Option<[u64; 3]> {
         let [a, b, c, d] = self.0;
         let length = d >> 56;
@@ -81,15 +84,16 @@ impl Key {
     }
 }
 
-/// Words that are one token: all that the vocabulary has, shared by the threads and never changed.
+/// The words that are one token. Contains all words of the vocabulary, is shared by all threads and never changes.
 pub struct WholeWords {
-    /// Open addressing; a slot without a word has no length in its key.
+    /// A hash table with open addressing. An empty slot has the length 0 in its key.
     slots: LargePages<Slot>,
-    /// A bit of 16 for each word, by its hash: nine in ten words that are not there need not be looked for.
+    /// A Bloom filter with one hash function and at least 16 bits for each word. It rejects nine of ten words that are not in the
+    /// table.
     filter: Box<[u64]>,
 }
 
-/// Half a cache line.
+/// One word and its token, in half a cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct Slot {
@@ -101,7 +105,8 @@ struct Slot {
 impl WholeWords {
     pub const MAX_BYTES: usize = 23;
 
-    /// Of words with their ids. Words of more than [`WholeWords::MAX_BYTES`] are left out. `None` when the system gives no memory.
+    /// Creates the table from words and their token IDs. Leaves out words of more than [`WholeWords::MAX_BYTES`]. Returns `None`
+    /// when the system gives no memory.
     pub fn new(words: &[(Key, u32)]) -> Option<Self> {
         let mut slots = LargePages::<Slot>::zeroed((2 * words.len() + 2).next_power_of_two())?;
         let mask = slots.len() - 1;
@@ -124,14 +129,14 @@ impl WholeWords {
         Some(Self { slots, filter })
     }
 
-    /// False for most words that are not there.
+    /// Returns whether the table may contain the word. Returns false for most words that it does not contain.
     #[inline]
     pub fn may_have(&self, hash: u64) -> bool {
         let (place, bit) = filter_place(hash, self.filter.len());
         self.filter.get(place).is_some_and(|bits| bits & bit != 0)
     }
 
-    /// Starts to read what [`WholeWords::get`] will need.
+    /// Prefetches the slot that [`WholeWords::get`] will read.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         prefetch(&self.slots, hash as usize & (self.slots.len() - 1));
@@ -155,21 +160,22 @@ impl WholeWords {
     }
 }
 
-/// By the high bits of a hash.
+/// Returns the position of a word in the filter: the index of an integer, and the bit in it. They follow from the high bits of
+/// the hash.
 #[inline]
 fn filter_place(hash: u64, places: usize) -> (usize, u64) {
     ((hash >> 40) as usize & (places - 1), 1 << (hash >> 34 & 63))
 }
 
-/// The most tokens of a word that is kept.
+/// The largest number of tokens of a word that the cache keeps.
 pub const MAX_IDS: usize = 7;
 
-/// A word of at most 23 bytes and three tokens, as most are: half a cache line.
+/// An entry for a word of at most 23 bytes and three tokens, in half a cache line. Most words are of this kind.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(32))]
 struct Short {
     key: [u64; 3],
-    /// Three of 20 bits each, and above them how many there are.
+    /// Three token IDs of 20 bits each, and their number in the highest four bits.
     ids: u64,
 }
 
@@ -177,7 +183,7 @@ impl Short {
     const IDS: usize = 3;
     const BITS: u32 = 20;
 
-    /// `None` for a word that needs more room.
+    /// Returns `None` for a word that needs a [`Long`] entry.
     fn new(key: &Key, ids: &[u32]) -> Option<Self> {
         let key = key.short()?;
         if ids.len() > Self::IDS || ids.iter().any(|id| id >> Self::BITS != 0) {
@@ -188,7 +194,7 @@ impl Short {
     }
 }
 
-/// Another word: a cache line.
+/// An entry for any other word, in a cache line.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Long {
@@ -197,20 +203,20 @@ struct Long {
     count: u32,
 }
 
-/// A cache line of short words whose hashes choose the same place: the newest, and the one before it.
+/// Two short words whose hashes have the same place, in a cache line: the newest word, and the one before it.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([Short; 2]);
 
-/// The number of lines for short words: 8 MiB a thread.
+/// The number of [`Line`]s: 8 MiB for each thread.
 const SHORT: usize = 1 << 17;
 
-/// 2 MiB a thread.
+/// The number of [`Long`] entries: 2 MiB for each thread.
 const LONG: usize = 1 << 15;
 
-/// The words that a thread has met: of fixed size, a newer word replaces an older one.
+/// The words that a thread has tokenized before, with their tokens. The size is fixed: a newer word replaces an older one.
 pub struct WordCache {
-    /// Each is `None` when the system gives no memory: then every word is unknown.
+    /// Both tables are `None` when the system gives no memory. The cache then knows no words.
     short: Option<LargePages<Line>>,
     long: Option<LargePages<Long>>,
 }
@@ -222,7 +228,7 @@ impl Default for WordCache {
 }
 
 impl WordCache {
-    /// The high bits choose the place: the low ones are those of [`WholeWords`].
+    /// Returns the place of a word. It follows from the high bits of the hash, because [`WholeWords`] uses the low bits.
     #[inline]
     fn place(hash: u64, places: usize) -> usize {
         (hash >> 32) as usize & (places - 1)
@@ -233,24 +239,25 @@ impl WordCache {
         self.short.as_ref()?.get(Self::place(hash, SHORT))
     }
 
-    /// Starts to read what [`WordCache::short`] will need.
+    /// Prefetches the line that [`WordCache::short`] will read.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         prefetch(self.short.as_deref().unwrap_or_default(), Self::place(hash, SHORT));
     }
 
-    /// Starts to read what [`WordCache::long`] will need.
+    /// Prefetches the entry that [`WordCache::long`] will read.
     #[inline]
     pub fn prefetch_long(&self, hash: u64) {
         prefetch(self.long.as_deref().unwrap_or_default(), Self::place(hash, LONG));
     }
 
-    /// Writes the tokens of a word, if it is kept among the short ones, to the front of `ids`; how many they are.
+    /// Writes the tokens of a word to the front of `ids` and returns their number, if the cache has a short entry for the word.
+    /// Positions behind them may be overwritten.
     #[inline]
     pub fn short(&self, key: &Key, hash: u64, ids: &mut [u32; MAX_IDS]) -> Option<usize> {
         let Line([newest, older]) = self.short_line(hash)?;
         let [a, b, c, d] = key.0;
-        // The length is all that the last word of a short one holds.
+        // For a short word, the last integer of the key holds the length alone.
         let length = (d >> 56) as usize;
         let differs = |entry: &Short| {
             let [x, y, z] = entry.key;
@@ -267,13 +274,13 @@ impl WordCache {
         Some((packed >> (Short::BITS * Short::IDS as u32)) as usize)
     }
 
-    /// The tokens of a word that is kept among the others.
+    /// Returns the tokens of a word, if the cache has a long entry for it.
     pub fn long(&self, key: &Key, hash: u64) -> Option<&[u32]> {
         let entry = self.long.as_ref()?.get(Self::place(hash, LONG)).filter(|entry| entry.key == *key)?;
         entry.ids.get(..entry.count as usize)
     }
 
-    /// Appends the tokens of a word that is kept among either; false if it is not.
+    /// Appends the tokens of a word and returns true, if the cache has an entry of either kind for the word.
     #[inline]
     pub fn append(&self, key: &Key, hash: u64, ids: &mut Vec<u32>) -> bool {
         let mut short = [0; MAX_IDS];
@@ -284,7 +291,7 @@ impl WordCache {
         known.map(|known| ids.extend_from_slice(known)).is_some()
     }
 
-    /// Keeps a word, unless it has more than [`MAX_IDS`] tokens.
+    /// Adds a word to the cache, unless it has more than [`MAX_IDS`] tokens.
     pub fn put(&mut self, key: &Key, hash: u64, ids: &[u32]) {
         if let Some(short) = Short::new(key, ids) {
             if let Some(Line([newest, older])) =

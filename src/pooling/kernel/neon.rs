@@ -1,4 +1,4 @@
-//! NEON, which every 64-bit Arm has.
+//! The kernel for NEON, which every 64-bit Arm CPU has.
 
 #![allow(unsafe_code)] // Vector loads and stores take pointers.
 
@@ -8,7 +8,7 @@ use super::passes::{self, Passes};
 use super::{Group, Kernel};
 use crate::table::TableDtype;
 
-/// Columns of one step: two vectors.
+/// The number of columns of one step: two vectors.
 const BLOCK: usize = 8;
 
 pub(super) fn available() -> Vec<Kernel> {

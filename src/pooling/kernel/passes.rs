@@ -1,10 +1,10 @@
-//! What is done to a finished sum, number by number: mostly loops that the compiler turns into vectors, for each instruction
-//! set once. All ways give the same bits.
+//! The operations on a finished sum: mostly loops that the compiler vectorizes for each instruction set. All versions give the
+//! same bits.
 
 /// The loops, compiled for one instruction set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Passes {
-    /// From blocks of even columns, then as many odd ones, to the order of the columns.
+    /// Reorders blocks of even columns followed by odd columns to the order of the columns.
     pub order: fn(&mut [f32]),
     pub weigh: fn(&mut [f32], &[f32], f32),
     pub squares: fn(&[f32]) -> f64,
@@ -14,7 +14,7 @@ pub(super) struct Passes {
 
 pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, products };
 
-/// Times the weights, and times `share`.
+/// Multiplies by the weights and by `share`.
 #[inline(always)]
 pub(super) fn weigh(sums: &mut [f32], weights: &[f32], share: f32) {
     for (x, weight) in sums.iter_mut().zip(weights) {
@@ -22,7 +22,8 @@ pub(super) fn weigh(sums: &mut [f32], weights: &[f32], share: f32) {
     }
 }
 
-/// The sum of squares: four at a time in f32, which costs 1e-7 of it at most, and their sums in f64.
+/// Returns the sum of squares. Four squares at a time are added in f32, with an error of at most 1e-7 of the sum, and these sums
+/// are added in f64.
 #[inline(always)]
 pub(super) fn squares(numbers: &[f32]) -> f64 {
     let (blocks, rest) = numbers.as_chunks::<64>();

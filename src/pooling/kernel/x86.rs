@@ -1,4 +1,4 @@
-//! AVX-512 and AVX2, chosen when the program runs.
+//! Kernels for AVX-512 and AVX2. The kernel is chosen at run time.
 
 #![allow(unsafe_code)] // Vector loads and stores take pointers.
 
@@ -9,7 +9,7 @@ use super::{GROUP, Group, Kernel};
 use crate::prefetch::prefetch;
 use crate::table::TableDtype;
 
-/// The kernels that this CPU can run, best first.
+/// Returns the kernels that this CPU can run, fastest first.
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
     if is_x86_feature_detected!("avx512f") {
@@ -23,7 +23,7 @@ pub(super) fn available() -> Vec<Kernel> {
 
 const PAIRS: &[TableDtype] = &[TableDtype::Bf16, TableDtype::Int4];
 
-/// The module of one instruction set: from its vectors' loads, sums and decoders.
+/// Defines the module of one instruction set from its vector loads, additions and decoders.
 macro_rules! instruction_set {
     (
         $name:ident, $features:literal, $lanes:literal x $vector:ty,
@@ -34,7 +34,7 @@ macro_rules! instruction_set {
         mod $name {
             use super::*;
 
-            /// Columns of one step: two vectors.
+            /// The number of columns of one step: two vectors.
             const BLOCK: usize = 2 * $lanes;
 
             pub(super) const PASSES: Passes = {
@@ -127,7 +127,7 @@ macro_rules! instruction_set {
                             high = $fma(b, scale, high);
                         }
                         for row in group.ahead {
-                            // A line is asked for by two blocks: with many on their way, the CPU drops such requests.
+                            // Two blocks request each cache line: the CPU drops prefetches when many are in flight.
                             prefetch(row, offset);
                             if BLOCK * $bits / 8 >= 64 {
                                 prefetch(row, offset + 64);

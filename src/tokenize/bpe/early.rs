@@ -1,9 +1,23 @@
-//! Pairs of a word's first symbols that may be merged before all others, in any order: about half of all merges.
+//! Early merges: pairs of symbols that can be merged before all others, in any order. About half of all merges are early.
 //!
-//! A pair of rank r is there from the beginning, so no merge of a higher rank comes before it. Nothing of a lower rank takes
-//! one of its two symbols away, if no such merge joins the left one to a token that ends as the symbol before it does, or the
-//! right one to a token that begins as the symbol behind it does. And if what it makes is taken by merges of higher ranks alone,
-//! then nothing else happens sooner when it is made at once.
+//! Byte-pair encoding always merges the pair of the lowest rank, so each merge depends on the ones before it. But many pairs of a
+//! word's initial symbols are merged whatever else the word contains. A pair `(left, right)` with the rank `r` is such a pair if:
+//!
+//! 1. No merge with a rank below `r` can take `left` away: none joins a token that ends with the symbol before `left` to `left`.
+//! 2. No merge with a rank below `r` can take `right` away: none joins `right` to a token that begins with the symbol behind
+//! `right`.
+//! 3. Every merge that takes the token made from the pair has a rank above `r`, so that nothing else happens sooner because the
+//! token is made early.
+//!
+//! For example, let the ranks be `t h` 0, `h e` 1, `th e` 2, and `␣ th` 3. In `␣the`:
+//!
+//! | pair | rank | lowest rank with the neighbors | early? |
+//! |---|---:|---|---|
+//! | `␣ t` | none | | |
+//! | `t h` | 0 | none: no merge joins a token that ends with `␣` to `t` alone, and `h e` has rank 1 | yes |
+//! | `h e` | 1 | `t h` has rank 0 | no |
+//!
+//! The word becomes `␣ th e`. Its remaining merges, `th e` and then nothing, are made in the order of their ranks.
 
 use std::hint::select_unpredictable;
 
@@ -14,9 +28,9 @@ use super::merges::{NONE, pair, place};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 
-/// By two symbols that follow each other.
-pub struct Early {
-    /// Each pair has one place. The commonest of those that share it has it.
+/// A table of pairs of symbols, from which follows whether a pair merges early.
+pub struct EarlyMerges {
+    /// Each pair has one possible place. If several pairs share a place, the most common one has it.
     slots: LargePages<Slot>,
     shift: u32,
 }
@@ -24,40 +38,42 @@ pub struct Early {
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(32))]
 struct Slot {
-    /// The first and, in the lower half, the second.
+    /// The left symbol in the upper half, the right symbol in the lower half.
     pair: u64,
-    /// Of their merge, and what it makes; `NONE` without one, or if a lower rank takes what it makes.
+    /// The rank of the pair's merge, and below the token that it makes. Both are `NONE` if there is no merge, or if a merge of a
+    /// lower rank takes the token.
     rank: u32,
     made: u32,
-    /// The lowest rank of a merge of the second symbol with a token that ends with the first.
+    /// The lowest rank of a merge of the right symbol with a token that ends with the left symbol.
     before: u32,
-    /// The lowest rank of a merge of the first symbol with a token that begins with the second.
+    /// The lowest rank of a merge of the left symbol with a token that begins with the right symbol.
     behind: u32,
-    /// 1 if there was no place for another pair.
+    /// 1 if another pair had no place because this pair has it.
     shared: u32,
     _padding: u32,
 }
 
 const EMPTY: Slot = Slot { pair: u64::MAX, rank: NONE, made: NONE, before: NONE, behind: NONE, shared: 0, _padding: 0 };
 
-/// Of pairs that have no slot: nothing is known if there was no place for it.
+/// The slots for pairs that have none of their own: the first if the table has all pairs of the place, the second if it may lack
+/// the pair. About a pair that may be lacking nothing is known, so nothing merges early beside it.
 static OTHERS: [Slot; 2] = [EMPTY, Slot { before: 0, behind: 0, ..EMPTY }];
 
-/// The symbols that a token may begin with, and those that it may end with, in a word of which nothing is merged.
+/// The symbols that a token may begin with, and the symbols that it may end with, before anything is merged.
 pub type Edges = [[Option<u32>; 2]; 2];
 
-/// The table, found once for many look-ups.
+/// A view of the table for many lookups.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     slots: &'a [Slot],
     shift: u32,
 }
 
-impl Early {
-    /// Of merges `(left, right, result)` in the order of their ranks, and the edges of each token. `None` when the system gives no
-    /// memory.
+impl EarlyMerges {
+    /// Creates the table from the merges `(left, right, result)` in the order of their ranks, and the edges of each token.
+    /// Returns `None` when the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)], edges: impl Fn(u32) -> Edges) -> Option<Self> {
-        // Of each token, its edges and the lowest rank that takes it.
+        // For each token, its edges and the lowest rank of a merge that takes it.
         let mut tokens: HashMap<u32, (Edges, u32)> = HashMap::new();
         let mut found: HashMap<u64, Slot> = HashMap::new();
         for (rank, &(left, right, made)) in (0..NONE).zip(merges) {
@@ -111,7 +127,7 @@ impl Early {
 }
 
 impl<'a> Reader<'a> {
-    /// Starts to read what [`Reader::apply`] will need.
+    /// Prefetches the slots that [`Reader::apply`] will read.
     #[inline]
     pub fn prefetch(self, symbols: &[u32]) {
         for symbols in symbols.windows(2) {
@@ -129,7 +145,7 @@ impl<'a> Reader<'a> {
         select_unpredictable(slot.pair == pair, slot, other)
     }
 
-    /// Merges what may be merged early in a word of these symbols; how many are left, at the front.
+    /// Makes the early merges in the word that consists of `symbols`. Returns the number of symbols that remain, at the front.
     #[inline]
     pub fn apply(self, symbols: &mut [u32]) -> usize {
         let [empty, _] = &OTHERS;
@@ -163,7 +179,7 @@ mod tests {
     use super::super::merges::{Merges, Workspace};
     use super::*;
 
-    /// Merges of random neighbours, trained in no sensible order, over a few symbols.
+    /// Merges of random neighbors over a few symbols, in an order that no training would give.
     #[test]
     fn words_merge_the_same_with_some_pairs_merged_early() {
         let mut rng = fastrand::Rng::with_seed(5);
@@ -193,7 +209,7 @@ mod tests {
                 let symbols = &tokens[token as usize];
                 [[symbols.first().copied(), None], [None, symbols.last().copied()]]
             };
-            let early = Early::new(&merges, edges).unwrap();
+            let early = EarlyMerges::new(&merges, edges).unwrap();
             let mut workspace = Workspace::default();
             for word in words {
                 let (mut expected, mut found) = (word.clone(), word.clone());
@@ -208,12 +224,12 @@ mod tests {
         assert!(early_merges > 10_000, "{early_merges}");
     }
 
-    /// What shares a place with another pair is left to the others.
+    /// A pair that shares a place with another pair is not merged early.
     #[test]
     fn a_pair_without_a_place_stops_what_is_beside_it() {
         let merges: Vec<(u32, u32, u32)> = (0..1_000).map(|n| (2 * n, 2 * n + 1, 2_000 + n)).collect();
         let symbol = |token: u32| (token < 2_000).then_some(token);
-        let early = Early::new(&merges, |token| [[symbol(token), None], [symbol(token), None]]).unwrap();
+        let early = EarlyMerges::new(&merges, |token| [[symbol(token), None], [symbol(token), None]]).unwrap();
         let mut placed = 0;
         for n in 0..1_000 {
             let mut word = [2 * n, 2 * n + 1];

@@ -1,4 +1,4 @@
-//! The merges of a BPE model: which pairs of tokens join, in which order, into what.
+//! The merges of a BPE model: which pairs of tokens merge, in which order, into which token.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,56 +10,58 @@ use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 use crate::yield_point::{Steps, Stopped};
 
-/// No token, no rank.
+/// Stands for no token and for no rank.
 pub const NONE: u32 = u32::MAX;
 
-/// The rank of a merge, and below it the token that it makes: of two the lesser comes first.
+/// The rank of a merge in the upper half, and the token that it makes in the lower half. Of two merges, the smaller number comes
+/// first.
 pub type Merge = u64;
 pub const NO_MERGE: Merge = u64::MAX;
 
-/// From two adjacent tokens to their merge.
+/// A hash table from pairs of tokens to their merges.
 pub struct Merges {
-    /// Open addressing, by buckets.
+    /// The buckets, with open addressing.
     buckets: LargePages<Bucket>,
-    /// Buckets are found by the top bits of a product.
+    /// The number of bits by which the product of a pair is shifted to give its bucket.
     shift: u32,
 }
 
-/// The table, found once for many look-ups.
+/// A view of the table for many lookups.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     buckets: &'a [Bucket],
     shift: u32,
 }
 
-/// A cache line, so that most pairs take one read: of those asked for, many are not in a cache.
+/// Four pairs and their merges. A bucket is one cache line, so that most lookups take one read from memory.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// The left token and the right one; all ones where there is none, which is behind those that there are.
+    /// The left token in the upper half, the right token in the lower half. Unused places are all ones, and are behind the used
+    /// ones.
     pairs: [u64; 4],
     merges: [Merge; 4],
 }
 
 const EMPTY: Bucket = Bucket { pairs: [u64::MAX; 4], merges: [NO_MERGE; 4] };
 
-/// Buffers that one thread merges a long word in.
+/// The buffers in which one thread merges a long word.
 #[derive(Default)]
 pub struct Workspace {
-    /// Of each symbol with the one after it.
+    /// The merge of each symbol with the symbol behind it.
     merges: Vec<Merge>,
     next: Vec<u32>,
     previous: Vec<u32>,
     heap: BinaryHeap<Reverse<u64>>,
-    /// Candidates taken from the heap: what a long text costs.
+    /// The number of candidates taken from the heap, which is the cost of a long word.
     pub(super) candidates: usize,
 }
 
 impl Merges {
-    /// `merges` are `(left, right, result)` in the order of their ranks; of a pair that comes twice, the later counts.
-    /// `None` when an id is [`NONE`], or the system gives no memory.
+    /// Creates the table from the merges `(left, right, result)` in the order of their ranks. If a pair comes twice, the later
+    /// merge counts. Returns `None` when an ID is [`NONE`], or the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)]) -> Option<Self> {
-        // Two merges a bucket on the average, at the most.
+        // At most two merges for each bucket on average.
         let bits = (merges.len() / 2 + 2).next_power_of_two().trailing_zeros();
         let mut buckets = LargePages::zeroed(1 << bits)?;
         buckets.fill(EMPTY);
@@ -91,18 +93,18 @@ impl Merges {
         Reader { buckets: &self.buckets, shift: self.shift }
     }
 
-    /// Merges `symbols` to tokens: always the pair of the lowest rank, of equals the leftmost. Returns the highest rank among the
-    /// merges, 0 if there are none.
+    /// Merges `symbols` to tokens: always the pair of the lowest rank, and of equal ranks the leftmost pair. Returns the highest
+    /// rank among the merges, or 0 if there are none.
     ///
-    /// At most three candidates a symbol enter the heap: one at the start, two for each merge.
+    /// At most three candidates for each symbol enter the heap: one at the start, and two for each merge.
     pub fn apply_by_heap(&self, symbols: &mut Vec<u32>, workspace: &mut Workspace) -> u32 {
         self.apply_by_heap_in_steps(symbols, workspace, 0, &Steps::unlimited()).unwrap_or_default()
     }
 
-    /// The same for a long word of a text that has `made` tokens beside it.
+    /// Like [`Merges::apply_by_heap`], for a long word of a text that has at least `made` other tokens.
     ///
     /// # Errors
-    /// When `steps` ends the work.
+    /// When `steps` stops the work.
     pub fn apply_by_heap_in_steps(
         &self,
         symbols: &mut Vec<u32>,
@@ -137,7 +139,7 @@ impl Merges {
             *candidates += 1;
             steps.take(1, made)?;
             let at = top as u32;
-            // A rank names its pair, so an outdated candidate differs from what stands there now.
+            // Each rank belongs to one pair, so an outdated candidate differs from the merge that is at its place now.
             let Some(&merge) = merges.get(at as usize).filter(|&&merge| merge >> 32 == top >> 32) else { continue };
             highest = highest.max((merge >> 32) as u32);
             let merged = merge as u32;
@@ -167,26 +169,26 @@ impl Merges {
 }
 
 impl Reader<'_> {
-    /// The first bucket that a pair may be in.
+    /// Returns the first bucket that may contain a pair.
     #[inline]
     fn place(self, pair: u64) -> usize {
         place(pair, self.shift)
     }
 
-    /// Starts to read what [`Reader::merge`] will need.
+    /// Prefetches the bucket that [`Reader::merge`] will read.
     #[inline]
     pub fn prefetch(self, left: u32, right: u32) {
         prefetch(self.buckets, self.place(pair(left, right)));
     }
 
-    /// What two tokens merge into. Nothing does with [`NONE`].
+    /// Returns the merge of two tokens, or [`NO_MERGE`]. [`NONE`] merges with nothing.
     #[inline]
     pub fn merge(self, left: u32, right: u32) -> Merge {
         let wanted = pair(left, right);
         let mut at = self.place(wanted);
         while let Some(Bucket { pairs, merges }) = self.buckets.get(at) {
             let [first, second, third, fourth] = pairs.map(|pair| pair == wanted);
-            // No branch on where it is, which could not be predicted.
+            // The place in the bucket is found without branches, because it cannot be predicted.
             let slot = usize::from(second) + 2 * usize::from(third) + 3 * usize::from(fourth);
             let merge = merges.get(slot % merges.len()).copied().unwrap_or(NO_MERGE);
             let found = select_unpredictable(first | second | third | fourth, merge, NO_MERGE);
@@ -211,7 +213,7 @@ pub(super) fn pair(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Where a pair belongs in a table of 2^(64 - `shift`) places.
+/// Returns the place of a pair in a table of 2^(64 - `shift`) places.
 #[inline]
 pub(super) fn place(pair: u64, shift: u32) -> usize {
     (pair.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> shift) as usize
@@ -221,7 +223,7 @@ pub(super) fn place(pair: u64, shift: u32) -> usize {
 pub mod tests {
     use super::*;
 
-    /// Tokens 0..4 are letters; the others come from merges, some of which make the same token.
+    /// Tokens 0 to 3 are letters. The other tokens come from merges, some of which make the same token.
     const MERGES: [(u32, u32, u32); 9] =
         [(1, 1, 4), (0, 1, 5), (4, 4, 6), (5, 1, 7), (0, 4, 7), (6, 6, 8), (2, 0, 9), (9, 5, 10), (3, 3, 11)];
 

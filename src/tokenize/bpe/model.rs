@@ -1,4 +1,4 @@
-//! The `model` of a BPE tokenizer.json.
+//! The `model` part of a BPE tokenizer.json.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Model<'a> {
     pub unk_token: Option<String>,
     #[serde(default)]
     pub byte_fallback: bool,
-    /// A word that is a token is that token, whatever its merges say.
+    /// Whether a word that is in the vocabulary becomes that token, whatever its merges say.
     #[serde(default)]
     pub ignore_merges: bool,
     #[serde(borrow, deserialize_with = "entries")]
@@ -27,17 +27,17 @@ pub struct Model<'a> {
     merges: Vec<Pair<'a>>,
 }
 
-/// Two tokens that merge.
+/// Two tokens that merge, with the IDs.
 pub struct Merge<'m> {
     pub left: &'m str,
     pub right: &'m str,
-    /// Theirs, and that of the token that they make.
+    /// The IDs of the left token, of the right token, and of the token that they make.
     pub ids: (u32, u32, u32),
 }
 
 impl Model<'_> {
     /// # Errors
-    /// Names what no implementation here reproduces.
+    /// Names the first property of the model that no implementation in this crate reproduces.
     pub fn check(&self) -> Result<(), String> {
         let given = |affix: &Option<String>| affix.as_ref().is_some_and(|s| !s.is_empty());
         let unsupported = [
@@ -52,10 +52,10 @@ impl Model<'_> {
         }
     }
 
-    /// The ids by their texts, as the file spells those.
+    /// Returns the IDs by the texts of the tokens, as the file spells them.
     ///
     /// # Errors
-    /// When a text or an id comes twice.
+    /// When a text or an ID occurs twice.
     pub fn vocabulary(&self) -> Result<HashMap<&str, u32>, String> {
         let mut vocabulary = HashMap::with_capacity(self.vocab.len());
         let mut ids: Vec<u32> = Vec::with_capacity(self.vocab.len());
@@ -72,10 +72,10 @@ impl Model<'_> {
         Ok(vocabulary)
     }
 
-    /// In the order of their ranks.
+    /// Returns the merges in the order of their ranks.
     ///
     /// # Errors
-    /// When what a merge takes or makes is no token.
+    /// When the vocabulary lacks a token that a merge takes or makes.
     pub fn merges<'m>(&'m self, vocabulary: &HashMap<&str, u32>) -> impl Iterator<Item = Result<Merge<'m>, String>> {
         let mut whole = String::new();
         self.merges.iter().map(move |merge| {
@@ -108,7 +108,7 @@ fn entries<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(Text<'de>,
     deserializer.deserialize_map(V)
 }
 
-/// Two tokens that merge: `"a b"` in older files, `["a", "b"]` in newer ones.
+/// Two tokens that merge: written as `"a b"` in older files, and as `["a", "b"]` in newer ones.
 struct Pair<'a>(Cow<'a, str>, Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pair<'a> {

@@ -1,30 +1,33 @@
-//! Characters that can be taken whole, before their bytes are merged: most of what is merged in texts that are not English.
+//! Characters that can start as one token instead of their bytes. In texts other than English, most merges join the bytes of
+//! characters.
 //!
-//! Bytes of a character merge into its token alone, unless a merge of lower rank than the last of theirs joins some of them to
-//! what stands before or behind the character. Which merges could is known from the table, by the piece of the character that
-//! they take and by the byte beside it. Where there is none, the character's merges come out the same among others as
-//! alone; and if no merge that takes its token has a lower rank than its last, then nothing happens sooner when it
-//! begins as that token.
+//! The bytes of a character merge into the character's token unless a merge of a lower rank joins some of them to a neighbor
+//! first. Which merges could do so is known from the merge table: they take a part of the character, and the byte beside it is
+//! known. If no such merge applies, the bytes merge among other symbols as they would alone. If additionally no merge of a lower
+//! rank takes the character's token, nothing happens sooner when the character starts as that token.
+//!
+//! For example, let `é` be the bytes `C3 A9`, with the ranks `20 C3` 0, `C3 A9` 1 and `éz` 2. `é` starts as one token in `éa`,
+//! and in `éz`. In ` é`, the space would take the byte `C3` first, so the bytes are merged.
 
 use foldhash::{HashMap, HashMapExt};
 
 use crate::tokenize::bpe::merges::{Merges, NONE, Workspace};
 
-/// A bit for each byte.
+/// A set of bytes, with a bit for each byte.
 type ByteSet = [u64; 4];
 
 pub struct Characters {
-    /// By character.
+    /// For each code point, how it may start.
     starts: Vec<Start>,
-    /// Distinct ones.
+    /// The distinct sets of bytes.
     sets: Vec<ByteSet>,
 }
 
 #[derive(Clone, Copy)]
 struct Start {
-    /// `NONE` where the bytes have to be merged.
+    /// The token of the character, or `NONE` if its bytes always have to be merged.
     token: u32,
-    /// The bytes before and behind the character that its bytes may merge with first: places in `sets`.
+    /// The bytes before and behind the character that its own bytes may merge with first, as indexes in `sets`.
     before: u16,
     behind: u16,
 }
@@ -32,7 +35,8 @@ struct Start {
 const NO_START: Start = Start { token: NONE, before: 0, behind: 0 };
 
 impl Characters {
-    /// Of tokens with their bytes, and merges `(left, right, result)` in the order of their ranks, which `table` holds as well.
+    /// Creates the table from the tokens' bytes and the merges `(left, right, result)` in the order of their ranks. `table` holds
+    /// the same merges.
     pub fn new(tokens: &HashMap<u32, Vec<u8>>, merges: &[(u32, u32, u32)], table: &Merges) -> Self {
         let by_bytes: HashMap<&[u8], u32> = tokens.iter().map(|(&id, bytes)| (bytes.as_slice(), id)).collect();
         let mut last_ranks: HashMap<u32, u32> = HashMap::new();
@@ -104,12 +108,13 @@ impl Characters {
         this
     }
 
-    /// The token that `character` can begin as somewhere.
+    /// Returns the token that `character` may start as, in some context.
     pub fn token(&self, character: char) -> Option<u32> {
         self.starts.get(character as usize).map(|start| start.token).filter(|&token| token != NONE)
     }
 
-    /// The token that `character` can begin as between these bytes; `None` beside it is the end of the word.
+    /// Returns the token that `character` may start as between these bytes. `None` for a byte stands for the begin or end of the
+    /// word.
     #[inline]
     pub fn whole(&self, character: u32, before: Option<u8>, behind: Option<u8>) -> Option<u32> {
         let start = self.starts.get(character as usize).filter(|start| start.token != NONE)?;
@@ -120,7 +125,8 @@ impl Characters {
     }
 }
 
-/// Merges that take a part of a character, by that part: the byte beside it, in the order of their ranks.
+/// The merges that take a part of a character: for each part, the rank of the merge and the byte beside the part, in the order of
+/// the ranks.
 #[derive(Default)]
 struct Beside {
     before: HashMap<u32, Vec<(u32, u8)>>,
@@ -143,17 +149,17 @@ fn only_character(bytes: &[u8]) -> Option<char> {
     characters.next().filter(|_| characters.next().is_none())
 }
 
-/// The character that these bytes begin with, if they begin with a whole one.
+/// Returns the character that the bytes begin with, if they begin with a whole one.
 pub fn first_character(bytes: &[u8]) -> Option<char> {
     only_character(bytes.get(..length(*bytes.first()?))?)
 }
 
-/// The character that these bytes end with, if they end with a whole one.
+/// Returns the character that the bytes end with, if they end with a whole one.
 pub fn last_character(bytes: &[u8]) -> Option<char> {
     only_character(bytes.get(bytes.iter().rposition(|byte| !is_continuation(*byte))?..)?)
 }
 
-/// How many bytes a character has that begins with this one.
+/// Returns the number of bytes of a character that begins with this byte.
 fn length(first: u8) -> usize {
     match first {
         ..0xC0 => 1,
@@ -167,7 +173,7 @@ fn is_continuation(byte: u8) -> bool {
     (0x80..0xC0).contains(&byte)
 }
 
-/// Whether these are the first bytes of a character, but not all.
+/// Returns whether the bytes are the beginning of a character, but not all of it.
 fn is_cut_off(bytes: &[u8]) -> bool {
     match bytes.split_first() {
         Some((&first @ 0xC2.., rest)) => bytes.len() < length(first) && rest.iter().all(|byte| is_continuation(*byte)),
@@ -179,10 +185,10 @@ fn is_cut_off(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::tokenize::bpe::Alphabet;
-    use crate::tokenize::bpe::early::Early;
+    use crate::tokenize::bpe::early::EarlyMerges;
     use crate::tokenize::bytebpe::Bytes;
 
-    /// Bytes are their own tokens, others follow from 256 on.
+    /// The IDs 0 to 255 are the bytes. Merged tokens follow from 256 on.
     struct Model {
         tokens: HashMap<u32, Vec<u8>>,
         merges: Vec<(u32, u32, u32)>,
@@ -237,7 +243,8 @@ mod tests {
         assert_eq!(model.characters().whole('é' as u32, None, None), None);
     }
 
-    /// On models of random merges of a few bytes, a word merges the same from either start, and with some pairs merged early.
+    /// On models with random merges of a few bytes, a word merges to the same tokens from characters and from bytes, with early
+    /// merges and without.
     #[test]
     fn words_merge_the_same_from_characters_as_from_bytes() {
         let mut rng = fastrand::Rng::with_seed(11);
@@ -270,7 +277,7 @@ mod tests {
             let table = Merges::new(&model.merges).unwrap();
             let tokens = std::array::from_fn(|byte| byte as u32);
             let alphabet = Bytes { tokens, lacks_bytes: false, characters: model.characters() };
-            let early = Early::new(&model.merges, |token| alphabet.edges(&model.tokens[&token])).unwrap();
+            let early = EarlyMerges::new(&model.merges, |token| alphabet.edges(&model.tokens[&token])).unwrap();
             let mut workspace = Default::default();
             for text in &texts {
                 let mut expected: Vec<u32> = text.bytes().map(u32::from).collect();

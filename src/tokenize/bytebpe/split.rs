@@ -43,7 +43,7 @@ pub struct Splitter {
     steps: Vec<Expression>,
     /// What the word is that begins with a byte, if it is all ASCII: bits of [`LETTER`] and the like.
     begins: [u8; 256],
-    /// What [`Splitter::quick`] has to look out for.
+    /// The cases in which [`Splitter::quick`] must not answer.
     caution: Caution,
 }
 

@@ -1,15 +1,15 @@
-//! The parts of a tokenizer.json that [`super::SentencePieceBpe`] can stand for. Everything else is refused by name.
+//! The parts of a tokenizer.json that [`super::SentencePieceBpe`] reproduces. Any other part is refused by name.
 
 use serde_json::Value;
 
 use crate::tokenize::bpe::model::Model;
 use crate::tokenize::json::{self, SPACE_MARK, kind};
 
-/// A tokenizer.json of such a model.
+/// A tokenizer.json with a SentencePiece-style BPE model.
 pub type Definition<'a> = json::Definition<Model<'a>>;
 
 impl Definition<'_> {
-    /// Whether a space mark is put before a text; refuses what is not reproduced here.
+    /// Returns whether the normalizer puts U+2581 before a text. Refuses everything that is not reproduced here.
     ///
     /// # Errors
     /// Names the part that is not supported.
@@ -23,7 +23,7 @@ impl Definition<'_> {
             return Err("the model ignores merges".to_owned());
         }
         json::check_distinct(&self.added_tokens)?;
-        // The normalizer leaves no space to split at.
+        // The normalizer leaves no spaces in a text, so this step never splits.
         let split_at_spaces = |v: &Value| kind(v) == "Split" && v.pointer("/pattern/String").is_some_and(|s| s == " ");
         if self.pre_tokenizer.as_ref().is_some_and(|v| !split_at_spaces(v)) {
             return Err("the pre-tokenizer is not one that SentencePiece models have".to_owned());

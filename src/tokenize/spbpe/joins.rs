@@ -1,22 +1,26 @@
-//! Where a text can be cut without changing its tokens.
+//! Finds the positions at which a text can be cut without changing its tokens.
+//!
+//! For example, if the merges are `l o`, `lo w` and `▁ low`, then `l` may join `o`, `o` may join `w`, and `▁` may join `l`. No
+//! merge joins a token that ends with `w` to a token that begins with `▁`. So `▁low▁low` can be cut between `w` and `▁`, and each
+//! half merges to the tokens that it has in the whole text.
 
-/// Which characters can ever stand on the two sides of a merge.
+/// The pairs of characters that can be on the two sides of a merge.
 ///
-/// The first token to span a place in a text comes from a merge whose left part ends with the character before it and
-/// whose right part begins with the one after it. If no merge in the model does, no token spans the place, and since
-/// merges on its two sides do not touch each other, each side can be tokenized alone: the result is the same.
+/// The first token that spans a position in a text comes from a merge whose left part ends with the character before the
+/// position, and whose right part begins with the character behind it. If no merge of the model does, no token spans the
+/// position. Merges on the two sides do not affect each other, so each side can be tokenized alone with the same result.
 pub struct Joins {
-    /// Bit `y` of entry `x`, for ASCII.
+    /// For two characters of ASCII: bit `y` of entry `x`.
     ascii: [u128; 128],
-    /// For the rest one bit per hash of a pair. A false bit is a proof; a true one may be another pair's, and only
-    /// makes a word longer.
+    /// For other characters, one bit for each hash of a pair. A cleared bit is a proof that the pair cannot join. A set bit may
+    /// belong to another pair, which only makes a word longer.
     filter: Vec<u64>,
     shift: u32,
 }
 
 impl Joins {
     pub fn new(pairs: impl ExactSizeIterator<Item = (char, char)>) -> Self {
-        // At least 32 bits a pair: one in 32 that cannot join passes.
+        // At least 32 bits for each pair, so that at most one of 32 other pairs passes.
         let bits = (32 * pairs.len()).next_power_of_two().clamp(1 << 10, 1 << 30);
         let mut joins = Self { ascii: [0; 128], filter: vec![0; bits / 64], shift: u64::BITS - bits.trailing_zeros() };
         for (x, y) in pairs {
@@ -39,7 +43,7 @@ impl Joins {
         ((hash / 64) as usize, 1 << (hash % 64))
     }
 
-    /// Whether a token may span the place between `x` and `y`.
+    /// Returns whether a token may span the position between `x` and `y`.
     #[inline]
     pub fn may_join(&self, x: char, y: char) -> bool {
         match self.ascii.get(x as usize) {

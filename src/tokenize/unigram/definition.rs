@@ -1,4 +1,4 @@
-//! The parts of a tokenizer.json that [`super::Unigram`] can stand for. Everything else is refused by name.
+//! The parts of a tokenizer.json that [`super::Unigram`] reproduces. Any other part is refused by name.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::normalize::Normalizer;
 use super::trie::MAX_PIECES;
 use crate::tokenize::json::{self, Added, SPACE_MARK, Text, kind};
 
-/// A tokenizer.json of such a model.
+/// A tokenizer.json with a Unigram model.
 pub type Definition<'a> = json::Definition<Model<'a>>;
 
 #[derive(serde::Deserialize)]
@@ -16,13 +16,13 @@ pub struct Model<'a> {
     pub unk_id: Option<u32>,
     #[serde(default)]
     pub byte_fallback: bool,
-    /// Pieces by id, with their log probabilities.
+    /// The pieces with their log probabilities, in the order of their IDs.
     #[serde(borrow)]
     pub vocab: Vec<(Text<'a>, f64)>,
 }
 
 impl Definition<'_> {
-    /// The token that stands for what the vocabulary does not have; refuses what is not reproduced here.
+    /// Returns the unknown token. Refuses everything that is not reproduced here.
     ///
     /// # Errors
     /// Names the part that is not supported.
@@ -51,7 +51,7 @@ impl Definition<'_> {
     }
 }
 
-/// At white space, and before each space mark; a word that begins with none gets one.
+/// Checks that the text is split at white space and before each space mark, and that a word without a mark gets one.
 fn splits_words(pre_tokenizer: &Value) -> bool {
     let metaspace = |v: &Value| {
         kind(v) == "Metaspace"

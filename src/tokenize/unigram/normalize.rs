@@ -1,4 +1,4 @@
-//! What a Unigram model's text becomes before it is split: a word at a time.
+//! Normalizes the text for a Unigram model, one word at a time.
 
 use std::ops::RangeInclusive;
 
@@ -11,16 +11,17 @@ use crate::yield_point::{Steps, Stopped};
 
 /// The steps of the supported normalizers.
 ///
-/// None of them looks across a white space of ASCII: the words between those can be normalized alone.
+/// No step depends on characters beyond ASCII white space, so the words between white space can be normalized alone.
 pub struct Normalizer {
-    /// Characters that become spaces.
+    /// The characters that are replaced by spaces.
     spaces: Vec<RangeInclusive<char>>,
-    /// Then NFKC, by the tables of the crate that the reference uses: another would be of another Unicode version.
+    /// Whether NFKC follows. It uses the tables of the crate that the reference uses, because another crate may have another
+    /// version of Unicode.
     nfkc: bool,
 }
 
 impl Normalizer {
-    /// From the `normalizer` of a tokenizer.json.
+    /// Reads the `normalizer` of a tokenizer.json.
     ///
     /// # Errors
     /// Names the step that is not supported.
@@ -48,11 +49,11 @@ impl Normalizer {
         Ok(this)
     }
 
-    /// `word`, a text without white space of ASCII, normalized; the result may hold white space. It is a word of a text that
-    /// has `made` tokens before it.
+    /// Normalizes `word`, a text without ASCII white space. The result may contain white space. The word's text has at least
+    /// `made` tokens before it; `steps` is told this number.
     ///
     /// # Errors
-    /// When `steps` ends the work.
+    /// When `steps` stops the work.
     #[inline]
     pub fn apply<'t>(
         &self,
@@ -72,7 +73,7 @@ impl Normalizer {
         steps: &Steps<'_>,
     ) -> Result<&'t str, Stopped> {
         buffer.clear();
-        // What is before `copied` is in the buffer; it ends where what follows cannot change it.
+        // The text before `copied` is in the buffer already. It ends at a position where the following text cannot change it.
         let mut copied = 0;
         let mut class_before = 0;
         let mut characters = word.char_indices().peekable();
@@ -135,7 +136,7 @@ impl Normalizer {
     }
 }
 
-/// Whether nothing before the character composes or changes places with what it decomposes to.
+/// Returns whether no character before this one composes or changes places with its decomposition.
 ///
 /// Source: "boundary before" in <https://unicode.org/reports/tr15/#Contexts_Care>.
 fn begins_alone(character: char) -> bool {
@@ -146,7 +147,7 @@ fn begins_alone(character: char) -> bool {
     first.is_none_or(|c| canonical_combining_class(c) == 0 && is_nfc_quick(std::iter::once(c)) == IsNormalized::Yes)
 }
 
-/// The ranges of a regular expression that is one class of characters without escapes, all beyond ASCII: `[a-cx]`.
+/// Returns the ranges of a regular expression that is one class of characters, without escapes and all beyond ASCII: `[a-cx]`.
 fn class(pattern: &str) -> Option<Vec<RangeInclusive<char>>> {
     let mut characters = pattern.strip_prefix('[')?.strip_suffix(']')?.chars().peekable();
     let mut ranges = Vec::new();
@@ -170,7 +171,7 @@ mod tests {
         Normalizer::new(Some(&steps))
     }
 
-    /// Each character that NFKC may change, and some that it does not, alone and between others.
+    /// Each character that NFKC may change, and some that it does not change, alone and between others.
     #[test]
     fn every_character_is_normalized_as_by_the_slow_way() {
         let normalizer = normalizer("[\u{200b}-\u{200f}\u{feff}]").unwrap();

@@ -1,36 +1,37 @@
-//! The pieces as a double-array trie over bytes.
+//! A double-array trie over the bytes of the pieces.
 //!
 //! Source: Aoe, "An Efficient Digital Search Algorithm by Using a Double-Array Structure", 1989; XOR in place of addition
 //! and blocks of 256 as in <https://github.com/s-yata/darts-clone>.
 
-/// A node's children stand at its base XOR their bytes. No two nodes have the same base, so the byte alone tells a child
-/// from a stranger in its place.
+/// A node's child for a byte is at the index `base ^ byte`. No two nodes have the same base, so the byte in a unit tells whether
+/// the unit is the child, or belongs to another node.
 ///
-/// A unit is `base << 32 | value << 8 | byte`; the value is a piece's id + 1, or 0.
+/// A unit is `base << 32 | value << 8 | byte`. The value is the ID of a piece plus 1, or 0 if no piece ends at the node.
 pub struct Trie {
     units: Vec<u64>,
 }
 
-/// A place without a node: this byte is in no UTF-8.
+/// A unit without a node. UTF-8 never contains this byte.
 const VACANT: u64 = 0xFF;
 
-/// Ids must be below it.
+/// The number of pieces that a trie can hold.
 pub const MAX_PIECES: usize = (1 << 24) - 1;
 
-/// Blocks of 256 units in which room is sought before one is added: more makes the trie smaller and slower to build.
+/// The number of blocks of 256 units that are searched for room before a block is added. A larger number makes the trie smaller
+/// and slower to build.
 const OPEN_BLOCKS: usize = 12;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Node(u64);
 
-/// A piece's first eight bytes, its bytes and its id.
+/// The first eight bytes of a piece, all of its bytes, and its ID.
 type Keyed<'p> = (u64, &'p [u8], u32);
 
-/// The pieces of a node that go on with the same byte.
+/// The pieces of a node that continue with the same byte.
 type Group<'k, 'p> = (u8, &'k [Keyed<'p>]);
 
 impl Node {
-    /// The piece that ends here.
+    /// The piece that ends at this node.
     #[inline]
     pub fn id(self) -> Option<u32> {
         ((self.0 >> 8) as u32 & 0xFF_FFFF).checked_sub(1)
@@ -38,9 +39,9 @@ impl Node {
 }
 
 impl Trie {
-    /// Of pieces with their ids, which are below [`MAX_PIECES`]; of a piece that comes twice, the later counts.
+    /// Creates the trie from pieces with their IDs, which are below [`MAX_PIECES`]. If a piece comes twice, the later one counts.
     pub fn new(pieces: &[(&[u8], u32)]) -> Self {
-        // Compared by their first eight bytes, which lie together in memory; few pieces share them.
+        // The pieces are compared by their first eight bytes, which are adjacent in memory. Few pieces share them.
         let mut sorted: Vec<Keyed<'_>> = pieces
             .iter()
             .filter(|(piece, _)| !piece.is_empty())
@@ -50,13 +51,13 @@ impl Trie {
                 (u64::from_be_bytes(start), piece, id)
             })
             .collect();
-        // By id last, and then the last of equals is kept.
+        // Equal pieces are sorted by ID, and the last one is kept.
         sorted.sort_unstable();
         let mut room = Room::default();
         let mut trie = Self { units: Vec::new() };
         let root = trie.grow(&mut room);
         trie.occupy(&mut room, root, VACANT);
-        // While it is built, a base of 0 says that there are no children.
+        // While the trie is being built, the base 0 means that a node has no children.
         if let Some(block) = room.blocks.first_mut() {
             block.bases.set(0);
         }
@@ -87,7 +88,7 @@ impl Trie {
                 }
             }
         }
-        // Leaves look for children where there are none.
+        // The base of a leaf points to units without nodes.
         let vacant = trie.grow(&mut room) as u64;
         for unit in &mut trie.units {
             if *unit >> 32 == 0 {
@@ -108,7 +109,7 @@ impl Trie {
         self.units.get(at).filter(|&&unit| unit as u8 == byte).map(|&unit| Node(unit))
     }
 
-    /// One more block; its start.
+    /// Adds a block and returns its start.
     fn grow(&mut self, room: &mut Room) -> usize {
         let start = self.units.len();
         self.units.resize(start + 256, VACANT);
@@ -125,7 +126,7 @@ impl Trie {
         }
     }
 
-    /// A base that is nobody's, with a vacant place for each child.
+    /// Finds a base that no other node has, with a vacant unit for each child.
     fn place(&mut self, room: &mut Room, children: &[Group<'_, '_>]) -> usize {
         let first = children.first().map_or(0, |&(byte, _)| usize::from(byte));
         let found = (room.closed..room.blocks.len()).find_map(|number| {
@@ -148,11 +149,11 @@ impl Trie {
     }
 }
 
-/// What is taken while a trie is built.
+/// The units and bases that are taken while a trie is being built.
 #[derive(Default)]
 struct Room {
     blocks: Vec<Block>,
-    /// Blocks before this one are full enough.
+    /// The first block to search. The blocks before it are nearly full.
     closed: usize,
 }
 

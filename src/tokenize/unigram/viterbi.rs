@@ -1,4 +1,16 @@
-//! The most probable pieces of a word.
+//! Splits a word into its most probable pieces, by the Viterbi algorithm.
+//!
+//! From left to right, the best path to each position is the best path to an earlier position plus one piece. A path's score is
+//! the sum of the log probabilities of its pieces. For example, let the scores be `▁` -2, `▁a` -1, `a` -2, `b` -1.5 and `ab`
+//! -1.2. The best paths of the word `ab`, which has a space mark before it, are:
+//!
+//! | position | paths | best |
+//! |---|---|---|
+//! | behind `▁` | `▁` -2 | `▁` |
+//! | behind `▁a` | `▁a` -1, `▁` `a` -4 | `▁a` |
+//! | behind `▁ab` | `▁a` `b` -2.5, `▁` `ab` -3.2 | `▁a` `b` |
+//!
+//! Following the last pieces back from the end gives the tokens `▁a` and `b`.
 
 use std::collections::BTreeSet;
 
@@ -8,60 +20,61 @@ use crate::yield_point::{Steps, Stopped};
 
 /// A Unigram language model over pieces.
 ///
-/// Scores are added in the order in which the reference adds them: sums that are equal on paper differ in their last
-/// bits, and which pieces win depends on those. For the same reason no word is cut where no piece could span.
+/// Scores are added in the order in which the reference adds them. Sums that are mathematically equal differ in their last bits,
+/// and these decide which pieces win. For the same reason, a word is never cut at a position that no piece spans.
 ///
 /// Source: Kudo, "Subword Regularization", 2018, section 3.2; `encode_optimized` in
 /// <https://github.com/huggingface/tokenizers/blob/main/tokenizers/src/models/unigram/model.rs>.
 pub struct Pieces {
-    /// U+2581 at the start of a piece is [`MARK`] there.
+    /// The pieces. U+2581 at the start of a piece is [`MARK`] in the trie.
     trie: Trie,
-    /// By id.
+    /// For each piece, its log probability.
     scores: Vec<f64>,
     unknown: u32,
     unknown_score: f64,
-    /// By byte, where what has no piece falls back to bytes.
+    /// For each byte, its piece, if text without a piece falls back to bytes.
     bytes: Option<Box<[u32; 256]>>,
-    /// The bytes of the longest piece.
+    /// The number of bytes of the longest piece.
     longest: usize,
 }
 
-/// The best way to a place in a word.
+/// The best path to a position in a word.
 #[derive(Clone, Copy)]
-struct Way {
+struct Path {
     score: f64,
-    /// Where its last piece begins; [`NOWHERE`] before a way is found.
+    /// The position at which the last piece begins, or [`NOWHERE`] if no path is known yet.
     start: u32,
     id: u32,
 }
 
-/// U+2581's last byte, which begins no character.
+/// The last byte of U+2581. No character begins with it.
 const MARK: u8 = 0x81;
 
 const NOWHERE: u32 = u32::MAX;
 
-/// Buffers that one thread works in.
+/// The buffers of one thread.
 #[derive(Default)]
 pub struct Workspace {
-    ways: Vec<Way>,
-    /// The pieces' ids, after [`Pieces::split`].
+    paths: Vec<Path>,
+    /// The IDs of the pieces, after [`Pieces::split`].
     pub ids: Vec<u32>,
 }
 
-/// Longer buffers are given back.
+/// The length up to which buffers are kept. Longer ones are freed.
 pub const KEPT: usize = 1 << 14;
 
-/// Places of a long word after which its first tokens are looked for, and ways that are followed back for that.
+/// The number of positions of a long word after which its first tokens are looked for, and the number of paths that are followed
+/// back to find them.
 const AT_A_TIME: usize = 1 << 13;
 const FOLLOWED: usize = 1 << 12;
 
-const NO_WAY: Way = Way { score: 0.0, start: NOWHERE, id: 0 };
+const NO_PATH: Path = Path { score: 0.0, start: NOWHERE, id: 0 };
 
-/// What an unknown character costs more than the rarest piece: `kUnkPenalty` in SentencePiece.
+/// The penalty for an unknown character, relative to the rarest piece: `kUnkPenalty` in SentencePiece.
 const UNKNOWN_PENALTY: f64 = 10.0;
 
 impl Pieces {
-    /// `pieces` by id, with their scores; `bytes` by byte.
+    /// Creates the model from the pieces with their scores, in the order of their IDs, and the pieces of the bytes.
     pub fn new(pieces: &[(Text<'_>, f64)], unknown: u32, bytes: Option<Box<[u32; 256]>>) -> Self {
         let mark = SPACE_MARK.len_utf8() - 1;
         let keys: Vec<(&[u8], u32)> = pieces
@@ -78,23 +91,23 @@ impl Pieces {
         Self { trie: Trie::new(&keys), scores, unknown, unknown_score: lowest - UNKNOWN_PENALTY, bytes, longest }
     }
 
-    /// The pieces of `word` with a space mark before it, in `workspace.ids`. The word holds no mark and no white space; its
-    /// text has `made` tokens before it.
+    /// Writes the pieces of `word`, with a space mark before it, to `workspace.ids`. The word contains no mark and no white
+    /// space. Its text has at least `made` tokens before it; `steps` is told this number.
     ///
     /// # Errors
-    /// When `steps` ends the work.
+    /// When `steps` stops the work.
     pub fn split(&self, word: &str, workspace: &mut Workspace, made: usize, steps: &Steps<'_>) -> Result<(), Stopped> {
-        let Workspace { ways, ids } = workspace;
+        let Workspace { paths, ids } = workspace;
         let word = word.as_bytes();
-        // Place 0 is before the mark, place 1 before the word's first byte.
+        // Position 0 is before the mark, position 1 is before the first byte of the word.
         let places = word.len() + 2;
         ids.clear();
-        ways.clear();
-        ways.resize(places.min(AT_A_TIME), NO_WAY);
-        // The places before `base` are not needed any more: their tokens are in `ids`.
+        paths.clear();
+        paths.resize(places.min(AT_A_TIME), NO_PATH);
+        // The positions before `base` are no longer needed: their tokens are in `ids`.
         let (mut base, mut next_look) = (0, AT_A_TIME);
         let marked = self.trie.child(self.trie.root(), MARK);
-        self.extend(ways, 0, 0, marked, 1, word);
+        self.extend(paths, 0, 0, marked, 1, word);
         let mut rest = word;
         while let Some(&byte) = rest.first() {
             let length = match byte {
@@ -106,36 +119,36 @@ impl Pieces {
             let at = word.len() - rest.len() + 1;
             if at > next_look {
                 next_look = at + AT_A_TIME;
-                if let Some(place) = self.settled(ways, base, at) {
-                    self.trace(ways, base, place, word, ids);
-                    ways.drain(..place - base);
+                if let Some(place) = self.last_certain_position(paths, base, at) {
+                    self.trace(paths, base, place, word, ids);
+                    paths.drain(..place - base);
                     base = place;
                 }
             }
             let needed = (at + self.longest + 1).min(places) - base;
-            if ways.len() < needed {
-                ways.resize((needed + AT_A_TIME).min(places - base), NO_WAY);
+            if paths.len() < needed {
+                paths.resize((needed + AT_A_TIME).min(places - base), NO_PATH);
             }
-            self.extend(ways, base, at, Some(self.trie.root()), length, rest);
+            self.extend(paths, base, at, Some(self.trie.root()), length, rest);
             steps.take(length, made + ids.len())?;
             rest = rest.get(length..).unwrap_or_default();
         }
-        self.trace(ways, base, places - 1, word, ids);
-        if ways.capacity() > KEPT {
-            *ways = Vec::new();
+        self.trace(paths, base, places - 1, word, ids);
+        if paths.capacity() > KEPT {
+            *paths = Vec::new();
         }
         Ok(())
     }
 
-    /// The last place that all ways from `at` on have come through, behind a token that no later one can change. `None` where
-    /// it is not found soon.
-    fn settled(&self, ways: &[Way], base: usize, at: usize) -> Option<usize> {
-        let way = |place: usize| ways.get(place.checked_sub(base)?).filter(|way| way.start != NOWHERE);
-        let mut places: BTreeSet<usize> = (at..at + self.longest).filter(|&place| way(place).is_some()).collect();
+    /// Returns the last position that all paths to `at` and beyond pass through, behind a token that no later token can change.
+    /// Returns `None` if no such position is found soon.
+    fn last_certain_position(&self, paths: &[Path], base: usize, at: usize) -> Option<usize> {
+        let path = |place: usize| paths.get(place.checked_sub(base)?).filter(|path| path.start != NOWHERE);
+        let mut places: BTreeSet<usize> = (at..at + self.longest).filter(|&place| path(place).is_some()).collect();
         for _ in 0..FOLLOWED {
             let last = places.pop_last().filter(|&last| last > base)?;
-            let found = way(last)?;
-            // Unknown characters side by side become one token, perhaps with some that are still to come.
+            let found = path(last)?;
+            // Adjacent unknown characters become one token, perhaps together with characters that are still to come.
             if places.is_empty() && found.id != self.unknown {
                 return Some(last);
             }
@@ -144,19 +157,19 @@ impl Pieces {
         None
     }
 
-    /// Tries all pieces that begin at `from`: `node` has that character's bytes before `rest`, which is at `from` or, for
-    /// the mark, after it. The ways begin at place `base`.
+    /// Extends the best path to `from` by all pieces that begin there. `node` is the trie's node for the bytes before `rest`: the
+    /// root, or the mark for position 0. The paths begin at the position `base`.
     #[inline]
-    fn extend(&self, ways: &mut [Way], base: usize, from: usize, node: Option<Node>, length: usize, rest: &[u8]) {
-        let Some(reached) = ways.get(from - base).map(|way| way.score) else { return };
+    fn extend(&self, paths: &mut [Path], base: usize, from: usize, node: Option<Node>, length: usize, rest: &[u8]) {
+        let Some(reached) = paths.get(from - base).map(|path| path.score) else { return };
         let start = from as u32;
         let mut has_single = false;
         let mut offer = |to: usize, id: u32, score: f64| {
             let score = score + reached;
-            if let Some(way) = ways.get_mut(to - base)
-                && (way.start == NOWHERE || score > way.score)
+            if let Some(path) = paths.get_mut(to - base)
+                && (path.start == NOWHERE || score > path.score)
             {
-                *way = Way { score, start, id };
+                *path = Path { score, start, id };
             }
         };
         let score = |id: u32| self.scores.get(id as usize).copied().unwrap_or_default();
@@ -183,18 +196,17 @@ impl Pieces {
         }
     }
 
-    /// Appends the tokens of the best way from place `base`, where the ways begin, to `end`. Unknown characters side by side
-    /// are one token.
-    fn trace(&self, ways: &[Way], base: usize, mut end: usize, word: &[u8], ids: &mut Vec<u32>) {
+    /// Appends the tokens of the best path from the position `base` to `end`. Adjacent unknown characters become one token.
+    fn trace(&self, paths: &[Path], base: usize, mut end: usize, word: &[u8], ids: &mut Vec<u32>) {
         let before = ids.len();
-        let way = |place: usize| ways.get(place.checked_sub(base)?).filter(|_| place > base);
-        while let Some(last) = way(end) {
+        let path = |place: usize| paths.get(place.checked_sub(base)?).filter(|_| place > base);
+        while let Some(last) = path(end) {
             let mut start = last.start as usize;
             if last.id != self.unknown {
                 ids.push(last.id);
             } else {
-                while let Some(way) = way(start).filter(|way| way.id == self.unknown) {
-                    start = way.start as usize;
+                while let Some(path) = path(start).filter(|path| path.id == self.unknown) {
+                    start = path.start as usize;
                 }
                 self.unknown(start, word.get(start.saturating_sub(1)..end - 1).unwrap_or_default(), ids);
             }
@@ -205,7 +217,8 @@ impl Pieces {
         }
     }
 
-    /// Appends, last first, what stands for `text`, which is from place `start` on: together it may be a piece.
+    /// Appends the tokens of the unknown characters `text` from the position `start` on, last token first. Together, the
+    /// characters may be a piece.
     fn unknown(&self, start: usize, text: &[u8], ids: &mut Vec<u32>) {
         let mark: &[u8] = if start == 0 { &[MARK] } else { &[] };
         let node = mark.iter().chain(text).try_fold(self.trie.root(), |node, &byte| self.trie.child(node, byte));

@@ -285,7 +285,7 @@ impl Run {
         Ok((Self { set, least, most, possessive, takes_ascii_letters }, rest))
     }
 
-    /// Where the run ends of which `count` code points end at `at`, and how many it then has.
+    /// Returns the end of the run of which `count` code points precede `at`, and the number of code points that the run then has.
     #[inline]
     fn take(&self, sets: &Sets, text: &[u8], mut at: usize, mut count: usize) -> (usize, usize) {
         while count < self.most {

@@ -1,88 +1,102 @@
-//! Words merged at the same time.
+//! Merges many words in lockstep: one merge in each word, then the next one in each word.
 //!
-//! The next merge of a word depends on what was looked up for the one before, in a table far larger than the caches. So a
-//! step is taken in each word in turn, and what it needs to know next is on its way while the others take theirs.
+//! The next merge of a word depends on ranks that are looked up after the merge before it, in a table far larger than the CPU's
+//! caches. While the entries for one word are prefetched, the other words take their step.
+//!
+//! For example, with the ranks `l o` 0, `lo w` 1 and `lo t` 2, the words `low` and `lot` are merged as follows:
+//!
+//! | step | `low` | `lot` |
+//! |---|---|---|
+//! | start | `l o w`; prefetch `l o`, `o w` | `l o t`; prefetch `l o`, `o t` |
+//! | 1 | merge `l o`: `lo w`; prefetch `lo w` | merge `l o`: `lo t`; prefetch `lo t` |
+//! | 2 | merge `lo w`: `low`, finished | merge `lo t`: `lot`, finished |
+//!
+//! A word is an array of lanes, one for each symbol, behind a lane for the border. A merge keeps the lane of the left symbol and
+//! frees the lane of the right symbol. Each lane has the rank of its merge with the next symbol, so the next merge is the minimum
+//! over all lanes.
 
 use super::merges::{Merge, NONE, Reader};
 
-/// The most symbols of a word: with a lane before them, a bit each of 64.
+/// The largest number of symbols of a word. With the lane for the border, each lane has one bit of a `u64`.
 pub const MAX_SYMBOLS: usize = 63;
 
-/// One symbol, at a place that it keeps until it is merged into the one before it.
+/// One symbol of a word. It keeps its lane until it is merged into the symbol before it.
 #[derive(Clone, Copy)]
 struct Lane {
-    /// The rank of its merge with the symbol after it, and below that the lane itself: the least is the next to be merged.
+    /// The rank of the merge with the next symbol in the upper half, and the index of the lane in the lower half. The lane with
+    /// the smallest number is merged next.
     order: u64,
     symbol: u32,
-    /// What that merge makes.
+    /// The token that this merge makes.
     made: u32,
 }
 
-/// Before a word, and behind it.
+/// The lane before a word, and every unused lane behind it.
 const BORDER: Lane = Lane { order: u64::MAX, symbol: NONE, made: NONE };
 
-/// With `LANES`, a power of two, of which the first is a border.
+/// A word in an array of `LANES` lanes. The number is a power of two, and the first lane is the border.
 struct Word<const LANES: usize> {
     lanes: [Lane; LANES],
-    /// A bit for the border and for each symbol.
+    /// A bit for each lane in use: the border and the symbols.
     alive: u64,
-    /// The lanes before, at and after the last merge, whose two new merges are to be looked up; `at` is 0 before the first.
+    /// The lanes before, at and behind the last merge, whose two new merges are still to be looked up. The middle one is 0 before
+    /// the first merge.
     changed: [usize; 3],
 }
 
-/// Words of fewer symbols than `LANES`.
+/// All words of fewer symbols than `LANES`.
 struct Words<const LANES: usize> {
     words: Vec<Word<LANES>>,
     unfinished: Vec<usize>,
 }
 
-/// Words of at most [`MAX_SYMBOLS`] symbols.
+/// Merges words of at most [`MAX_SYMBOLS`] symbols in lockstep.
 #[derive(Default)]
-pub struct Together {
+pub struct LockstepMerger {
     short: Words<8>,
     middle: Words<16>,
     long: Words<64>,
 }
 
-/// Where a word is kept.
+/// The place of a word in a [`LockstepMerger`].
 #[derive(Clone, Copy)]
-pub enum Place {
+pub enum WordPlace {
     Short(usize),
     Middle(usize),
     Long(usize),
 }
 
-impl Together {
+impl LockstepMerger {
     pub fn clear(&mut self) {
         self.short.words.clear();
         self.middle.words.clear();
         self.long.words.clear();
     }
 
-    /// Takes a word.
+    /// Adds the word that consists of `symbols`, and prefetches the merges of its pairs.
     #[inline]
-    pub fn add(&mut self, symbols: &[u32], merges: Reader<'_>) -> Place {
+    pub fn add(&mut self, symbols: &[u32], merges: Reader<'_>) -> WordPlace {
         match symbols.len() {
-            ..8 => Place::Short(self.short.add(symbols, merges)),
-            8..16 => Place::Middle(self.middle.add(symbols, merges)),
-            _ => Place::Long(self.long.add(symbols, merges)),
+            ..8 => WordPlace::Short(self.short.add(symbols, merges)),
+            8..16 => WordPlace::Middle(self.middle.add(symbols, merges)),
+            _ => WordPlace::Long(self.long.add(symbols, merges)),
         }
     }
 
-    /// Merges the symbols of each word to its tokens: always the pair of the lowest rank, of equals the leftmost.
+    /// Merges the symbols of each word to tokens: always the pair of the lowest rank, and of equal ranks the leftmost pair.
     pub fn merge(&mut self, merges: Reader<'_>) {
         self.short.merge(merges);
         self.middle.merge(merges);
         self.long.merge(merges);
     }
 
-    /// Appends the tokens of a word.
+    /// Appends the tokens of a word. To be called after [`LockstepMerger::merge`].
     #[inline]
-    pub fn tokens(&self, place: Place, tokens: &mut Vec<u32>) {
+    pub fn tokens(&self, place: WordPlace, tokens: &mut Vec<u32>) {
         match place {
-            Place::Short(index) => self.short.tokens(index, tokens),
-            Place::Middle(index) => self.middle.tokens(index, tokens),
-            Place::Long(index) => self.long.tokens(index, tokens),
+            WordPlace::Short(index) => self.short.tokens(index, tokens),
+            WordPlace::Middle(index) => self.middle.tokens(index, tokens),
+            WordPlace::Long(index) => self.long.tokens(index, tokens),
         }
     }
 }
@@ -134,7 +148,7 @@ impl<const LANES: usize> Words<LANES> {
 
     fn tokens(&self, index: usize, tokens: &mut Vec<u32>) {
         let Some(word) = self.words.get(index) else { return };
-        // Without the border.
+        // All lanes in use except the border.
         let mut alive = word.alive & u64::MAX << 1;
         while alive != 0 {
             tokens.push(word.symbol(alive.trailing_zeros() as usize));
@@ -144,7 +158,7 @@ impl<const LANES: usize> Words<LANES> {
 }
 
 impl<const LANES: usize> Word<LANES> {
-    /// Joins one pair; false when it was the last one.
+    /// Merges one pair. Returns false if no pair is left to merge.
     #[inline]
     fn step(&mut self, merges: Reader<'_>) -> bool {
         let [before, at, after] = self.changed;
@@ -185,7 +199,7 @@ impl<const LANES: usize> Word<LANES> {
         &mut self.lanes[at % LANES]
     }
 
-    /// [`NONE`] beside the word.
+    /// Returns the symbol of a lane, or [`NONE`] for a lane outside of the word.
     #[inline]
     fn symbol(&self, at: usize) -> u32 {
         self.lanes.get(at).map_or(NONE, |lane| lane.symbol)
@@ -200,13 +214,13 @@ impl<const LANES: usize> Word<LANES> {
     }
 }
 
-/// The lane in use behind `at`.
+/// Returns the next lane in use behind `at`.
 #[inline]
 fn next(alive: u64, at: usize) -> usize {
     at + 1 + (alive >> at >> 1).trailing_zeros() as usize
 }
 
-/// The lane in use before `at`: there is one, the border.
+/// Returns the last lane in use before `at`. There always is one: the border.
 #[inline]
 fn previous(alive: u64, at: usize) -> usize {
     (63 - (alive & !(u64::MAX << at) | 1).leading_zeros()) as usize
@@ -221,18 +235,18 @@ mod tests {
     #[test]
     fn words_of_every_length_merge_as_by_the_heap() {
         let (table, mut rng) = (table(), fastrand::Rng::with_seed(3));
-        let (mut together, mut workspace) = (Together::default(), Workspace::default());
+        let (mut merger, mut workspace) = (LockstepMerger::default(), Workspace::default());
         for words in [1, 2, 7, 100, 1000] {
             let words: Vec<Vec<u32>> =
                 (0..words).map(|_| (0..rng.usize(0..=MAX_SYMBOLS)).map(|_| rng.u32(..4)).collect()).collect();
-            together.clear();
-            let places: Vec<Place> = words.iter().map(|symbols| together.add(symbols, table.reader())).collect();
-            together.merge(table.reader());
+            merger.clear();
+            let places: Vec<WordPlace> = words.iter().map(|symbols| merger.add(symbols, table.reader())).collect();
+            merger.merge(table.reader());
             for (place, symbols) in places.into_iter().zip(&words) {
                 let mut expected = symbols.clone();
                 table.apply_by_heap(&mut expected, &mut workspace);
                 let mut tokens = Vec::new();
-                together.tokens(place, &mut tokens);
+                merger.tokens(place, &mut tokens);
                 assert_eq!(tokens, expected, "{symbols:?}");
             }
         }
