@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::exchange::shown;
+use crate::json;
 
 /// The number of characters of a server's words that an error shows.
 const WORDS: usize = 400;
@@ -100,12 +101,12 @@ impl Embedding {
 /// # Errors
 /// When the body holds none.
 pub fn read(body: &[u8]) -> Result<Vec<Embedding>, NoEmbeddings> {
-    let problem = match serde_json::from_slice(body) {
+    let problem = match json::from_slice(body) {
         Ok(Response { data: Some(data), error }) if !data.is_empty() || !is_error(error.as_ref()) => return Ok(data),
         Ok(_) => "it has no \"data\"".to_owned(),
         Err(error) => error.to_string(),
     };
-    let value: Value = serde_json::from_slice(body).unwrap_or_default();
+    let value: Value = json::from_slice(body).unwrap_or_default();
     let object = match &value {
         Value::Array(items) => items.first().unwrap_or(&Value::Null),
         value => value,
@@ -142,7 +143,7 @@ fn status(error: &Value) -> Option<u16> {
 /// a page, or else the body itself.
 pub fn words(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
-    let message = match serde_json::from_slice::<Value>(body) {
+    let message = match json::from_slice::<Value>(body) {
         Ok(value) if value.is_object() || value.is_array() => message(&value, 0),
         Ok(_) => None,
         Err(_) => title(&text),
@@ -343,6 +344,7 @@ mod tests {
             (r#"{"data": [{"embedding": []}]}"#, 1, "0 numbers at index 0, for the text \"text 0\""),
             (r#"{"data": [{"embedding": [1e39]}]}"#, 1, "inf among the numbers at index 0"),
             (r#"{"data": [{"embedding": [1, null]}]}"#, 1, "NaN among the numbers at index 0"),
+            (r#"{"data": [{"embedding": [1, NaN]}]}"#, 1, "NaN among the numbers at index 0, for the text \"text 0\""),
             (r#"{"data": [{"embedding": [0, 0.0]}]}"#, 1, "all zeros at index 0, for the text \"text 0\""),
             // 1.0 and NaN.
             (r#"{"data": [{"embedding": "AACAPwAAwH8="}]}"#, 1, "NaN among the numbers at index 0"),
