@@ -4,8 +4,10 @@
 //! * bitext: how often the nearest sentence of the other language is the translation, both ways;
 //! * retrieval: nDCG@10 and recall@10 over a BEIR directory.
 //!
-//! What embeds is behind [`Embed`]: a loaded table, or an endpoint.
+//! What embeds is behind [`Embed`]: a loaded table, or an endpoint. Each value has a bootstrap interval, and so has each difference
+//! between two models ([`bootstrap`]).
 
+pub mod bootstrap;
 pub mod chart;
 mod data;
 pub mod metrics;
@@ -17,6 +19,7 @@ use serde::Serialize;
 
 use crate::embedder::Embedder;
 use crate::error::LoadError;
+use bootstrap::{Bootstrap, Interval, RankedPairs};
 use metrics::Ranked;
 
 /// Results of a search that count.
@@ -145,22 +148,33 @@ impl Task {
         }
     }
 
-    /// One number a metric of [`Kind::metrics`], in its order; from -1 or 0 to 1.
+    /// Returns the number of texts that [`Task::measure`] embeds.
+    pub fn texts(&self) -> usize {
+        match &self.data {
+            Data::Sts { left, right, .. } | Data::Bitext { left, right } => left.len() + right.len(),
+            Data::Retrieval { documents, queries, .. } => documents.len() + queries.len(),
+        }
+    }
+
+    /// Returns one value for each metric of [`Kind::metrics`], in its order. Values are from -1 or 0 to 1.
     ///
     /// # Errors
-    /// The model's.
-    pub fn measure(&self, model: &dyn Embed) -> Result<Vec<f64>, EmbedFailure> {
+    /// When the model has no vectors for the texts.
+    pub fn measure(&self, model: &dyn Embed, bootstrap: &Bootstrap) -> Result<Vec<Measured>, EmbedFailure> {
         match &self.data {
             Data::Sts { left, right, scores } => {
                 let (left, right) = (model.embed(left)?, model.embed(right)?);
                 let cosines: Vec<f64> = left.iter().zip(&right).map(|(a, b)| metrics::cosine(a, b)).collect();
-                Ok(vec![metrics::spearman(&cosines, scores)])
+                let pairs = RankedPairs::new(&cosines, scores);
+                let estimates = bootstrap.estimates(scores.len(), |drawn| pairs.spearman(drawn));
+                Ok(vec![Measured { value: metrics::spearman(&cosines, scores), estimates }])
             }
             Data::Bitext { left, right } => {
                 let (left, right) = (unit(model.embed(left)?)?, unit(model.embed(right)?)?);
                 let forward = metrics::top1(&left, &right);
                 let backward = metrics::top1(&right, &left);
-                Ok(vec![f64::midpoint(forward, backward), forward, backward])
+                let both: Vec<f64> = forward.iter().zip(&backward).map(|(a, b)| f64::midpoint(*a, *b)).collect();
+                Ok([both, forward, backward].iter().map(|hits| Measured::mean_of(hits, bootstrap)).collect())
             }
             Data::Retrieval { documents, queries, relevant } => {
                 let (documents, queries) = (unit(model.embed(documents)?)?, unit(model.embed(queries)?)?);
@@ -169,7 +183,8 @@ impl Task {
                     .zip(relevant)
                     .map(|(query, relevant)| metrics::ranked(query, &documents, relevant, CUT))
                     .collect();
-                let mean = |f: fn(&Ranked) -> f64| found.iter().map(f).sum::<f64>() / found.len().max(1) as f64;
+                let mean =
+                    |f: fn(&Ranked) -> f64| Measured::mean_of(&found.iter().map(f).collect::<Vec<_>>(), bootstrap);
                 Ok(vec![mean(|r| r.ndcg), mean(|r| r.recall)])
             }
         }
@@ -184,15 +199,90 @@ fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, EmbedFailure> {
     Ok(vectors)
 }
 
-/// What one model got in one task.
+/// A value and its bootstrap estimates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    pub value: f64,
+    /// One for each resample. Those of two models of the same task are paired.
+    pub estimates: Vec<f64>,
+}
+
+impl Measured {
+    fn mean_of(values: &[f64], bootstrap: &Bootstrap) -> Self {
+        Self {
+            value: values.iter().sum::<f64>() / values.len().max(1) as f64,
+            estimates: bootstrap.estimates(values.len(), |drawn| bootstrap::mean(values, drawn)),
+        }
+    }
+}
+
+/// The result of one model in one task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
     pub model: String,
     pub kind: Kind,
     pub task: String,
+    /// The number of pairs or queries that were measured.
     pub size: usize,
     pub metric: &'static str,
     pub value: f64,
+    /// `None` without resamples.
+    pub interval: Option<Interval>,
+    #[serde(skip)]
+    estimates: Vec<f64>,
+}
+
+impl Score {
+    pub fn new(model: &str, kind: Kind, task: &str, size: usize, metric: &'static str, measured: Measured) -> Self {
+        Self {
+            model: model.to_owned(),
+            kind,
+            task: task.to_owned(),
+            size,
+            metric,
+            value: measured.value,
+            interval: Interval::of(&measured.estimates),
+            estimates: measured.estimates,
+        }
+    }
+}
+
+/// How much a model is better than another one in the same task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Difference {
+    pub model: String,
+    /// The model that it is compared with.
+    pub baseline: String,
+    pub kind: Kind,
+    pub task: String,
+    pub size: usize,
+    pub metric: &'static str,
+    /// The value of `model` less that of `baseline`.
+    pub value: f64,
+    /// Without 0 in it, the difference is more than chance explains. `None` without resamples.
+    pub interval: Option<Interval>,
+}
+
+/// Compares each score with that of the model named `baseline` in the same task.
+pub fn differences(scores: &[Score], baseline: &str) -> Vec<Difference> {
+    let others = scores.iter().filter(|score| score.model != baseline);
+    let difference = |score: &Score| {
+        let same =
+            |s: &&Score| s.model == baseline && (s.kind, &s.task, s.metric) == (score.kind, &score.task, score.metric);
+        let base = scores.iter().find(same)?;
+        let paired: Vec<f64> = score.estimates.iter().zip(&base.estimates).map(|(a, b)| a - b).collect();
+        Some(Difference {
+            model: score.model.clone(),
+            baseline: baseline.to_owned(),
+            kind: score.kind,
+            task: score.task.clone(),
+            size: score.size,
+            metric: score.metric,
+            value: score.value - base.value,
+            interval: Interval::of(&paired),
+        })
+    };
+    others.filter_map(difference).collect()
 }
 
 /// The mean over the tasks of each kind that has several, for each model and metric, named "mean of N".
@@ -203,11 +293,19 @@ pub fn means(scores: &[Score]) -> Vec<Score> {
         if let Some((mean, count)) = means.iter_mut().find(|(mean, _)| same(mean)) {
             mean.value += score.value;
             mean.size += score.size;
+            for (sum, estimate) in mean.estimates.iter_mut().zip(&score.estimates) {
+                *sum += estimate;
+            }
             *count += 1;
         } else {
             means.push((score.clone(), 1));
         }
     }
     let several = means.into_iter().filter(|(_, count)| *count > 1);
-    several.map(|(sum, n)| Score { value: sum.value / n as f64, task: format!("mean of {n}"), ..sum }).collect()
+    let mean = |(sum, n): (Score, usize)| {
+        let estimates: Vec<f64> = sum.estimates.iter().map(|estimate| estimate / n as f64).collect();
+        let interval = Interval::of(&estimates);
+        Score { value: sum.value / n as f64, task: format!("mean of {n}"), interval, estimates, ..sum }
+    };
+    several.map(mean).collect()
 }

@@ -9,10 +9,17 @@ use super::progress::Bar;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
 use crate::embedder::{Embedder, Settings};
-use crate::eval::{self, Embed, Score, Task};
+use crate::eval::bootstrap::{Bootstrap, Interval};
+use crate::eval::{self, Difference, Embed, EmbedFailure, Score, Task};
 use crate::progress::Progress;
 
+const USAGE: &str = "embedding-server eval --model <NAME=PATH> --sts <FILE>... [OPTIONS]
+       embedding-server eval --model <NAME=PATH> --bitext <A> <B> [OPTIONS]
+       embedding-server eval --model <NAME=PATH> --retrieval <DIR>... [OPTIONS]
+       embedding-server eval --url <URL> --api-model <NAME> --sts <FILE>... [OPTIONS]";
+
 #[derive(Args)]
+#[command(override_usage = USAGE)]
 pub struct EvalArgs {
     /// A checkpoint to measure. Repeatable: models stand side by side.
     #[arg(long = "model", short, value_name = "NAME=PATH")]
@@ -41,7 +48,16 @@ pub struct EvalArgs {
     /// Write a bar chart there.
     #[arg(long, value_name = "OUT.svg")]
     chart: Option<PathBuf>,
+    /// The number of bootstrap resamples of each data set, from which the 95 % intervals come; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    resamples: usize,
+    /// The seed of the resamples: the same one gives the same intervals.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
 }
+
+/// Texts between two moves of the progress bar.
+const TEXTS_AT_A_TIME: usize = 1024;
 
 type Failure = Box<dyn std::error::Error>;
 /// A name for the table's column, and what embeds.
@@ -51,37 +67,60 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     let tasks = tasks(args)?;
     let models = models(args)?;
     if tasks.is_empty() || models.is_empty() {
-        return Err("nothing to measure: give --model NAME=PATH or --url, and --sts, --bitext or --retrieval".into());
+        return Err("nothing to measure: give --model NAME=PATH, or --url URL with --api-model NAME; and --sts, --bitext or --retrieval".into());
     }
+    let bootstrap = Bootstrap { resamples: args.resamples, seed: args.seed };
     let bar = Bar::new();
-    bar.start_counted("measuring", (tasks.len() * models.len()) as u64);
     let mut scores = Vec::new();
     for (name, model) in &models {
+        let texts: usize = tasks.iter().map(Task::texts).sum();
+        bar.start_counted(&format!("{name}: texts"), texts as u64);
+        let model = Counted { model: model.as_ref(), progress: &bar };
         for task in &tasks {
-            let values = task.measure(model.as_ref()).map_err(|e| format!("{name}, {}: {e}", task.name))?;
-            scores.extend(task.kind.metrics().iter().zip(values).map(|(&metric, value)| Score {
-                model: name.clone(),
-                kind: task.kind,
-                task: task.name.clone(),
-                size: task.size(),
-                metric,
-                value,
-            }));
-            bar.advance(1);
+            let found = task.measure(&model, &bootstrap).map_err(|e| format!("{name}, {}: {e}", task.name))?;
+            let metrics = task.kind.metrics().iter().zip(found);
+            scores.extend(
+                metrics.map(|(metric, found)| Score::new(name, task.kind, &task.name, task.size(), metric, found)),
+            );
         }
+        bar.finish();
     }
-    bar.finish();
+    let means = eval::means(&scores);
+    let all = [scores.as_slice(), &means].concat();
+    let differences = models.first().map(|(first, _)| eval::differences(&all, first)).unwrap_or_default();
     let text = if args.json {
-        let all = serde_json::json!({ "scores": scores, "means": eval::means(&scores) });
+        let bootstrap = serde_json::json!({
+            "resamples": bootstrap.resamples, "seed": bootstrap.seed, "level": Interval::LEVEL,
+        });
+        let all = serde_json::json!({
+            "scores": scores, "means": means, "differences": differences, "bootstrap": bootstrap,
+        });
         format!("{all:#}\n")
     } else {
         let names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
-        table(&names, &scores)
+        table(&names, &all, &differences) + &footer(&bootstrap, models.len())
     };
     if let Some(path) = &args.chart {
         std::fs::write(path, eval::chart::svg(&scores)).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(text)
+}
+
+/// A model whose texts are counted by a progress bar.
+struct Counted<'a> {
+    model: &'a dyn Embed,
+    progress: &'a dyn Progress,
+}
+
+impl Embed for Counted<'_> {
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
+        let mut vectors = Vec::with_capacity(texts.len());
+        for texts in texts.chunks(TEXTS_AT_A_TIME) {
+            vectors.extend(self.model.embed(texts)?);
+            self.progress.advance(texts.len() as u64);
+        }
+        Ok(vectors)
+    }
 }
 
 fn tasks(args: &EvalArgs) -> Result<Vec<Task>, Failure> {
@@ -96,7 +135,21 @@ fn tasks(args: &EvalArgs) -> Result<Vec<Task>, Failure> {
     for dir in &args.retrieval {
         tasks.push(Task::retrieval(dir)?);
     }
+    number_equal_names(&mut tasks);
     Ok(tasks)
+}
+
+/// Gives data sets of one name and kind numbers, so that each has a row of its own.
+fn number_equal_names(tasks: &mut [Task]) {
+    let mut seen: Vec<(eval::Kind, String)> = Vec::new();
+    for task in tasks {
+        let name = (task.kind, task.name.clone());
+        let earlier = seen.iter().filter(|other| **other == name).count();
+        if earlier > 0 {
+            task.name = format!("{} ({})", task.name, earlier + 1);
+        }
+        seen.push(name);
+    }
 }
 
 fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
@@ -114,32 +167,45 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
         let client = Client::new(url, name, key)?.with_notify(|text| warn(&text));
         models.push((name.clone(), Box::new(client)));
     }
+    let mut names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    if let Some([name, _]) = names.windows(2).find(|pair| pair.first() == pair.last()) {
+        return Err(format!("two models are named {name:?}: give them names, as in --model NAME=PATH").into());
+    }
     Ok(models)
 }
 
-/// A row a task and metric, a column a model; scores x 100. Means close each kind.
-fn table(models: &[&str], scores: &[Score]) -> String {
-    let means = eval::means(scores);
-    let mut rows: Vec<Vec<String>> =
-        vec![["task", "name", "metric"].iter().chain(models).map(ToString::to_string).collect()];
+/// Writes a row for each task and metric. The columns are the models, and then the differences of the others from the first one. All
+/// values are x 100. The mean of each kind of task comes after its tasks.
+fn table(models: &[&str], scores: &[Score], differences: &[Difference]) -> String {
+    let mut header: Vec<String> =
+        ["task", "name", "metric", "n"].iter().chain(models).map(ToString::to_string).collect();
+    header.extend(models.iter().skip(1).map(|model| format!("{model} - {}", models.first().unwrap_or(&""))));
+    let mut rows = vec![header];
     for kind in eval::Kind::ALL {
         let mut seen: Vec<(&str, &str)> = Vec::new();
-        for score in scores.iter().chain(&means).filter(|score| score.kind == kind) {
+        for score in scores.iter().filter(|score| score.kind == kind) {
             let key = (score.task.as_str(), score.metric);
             if seen.contains(&key) {
                 continue;
             }
             seen.push(key);
-            let mut row = vec![kind.name().to_owned(), score.task.clone(), score.metric.to_owned()];
+            let mut row =
+                vec![kind.name().to_owned(), score.task.clone(), score.metric.to_owned(), score.size.to_string()];
             row.extend(models.iter().map(|model| {
                 let same = |s: &&Score| s.kind == kind && (s.task.as_str(), s.metric) == key && s.model == *model;
-                let found = scores.iter().chain(&means).find(same);
-                found.map_or_else(String::new, |score| format!("{:.1}", 100.0 * score.value))
+                let found = scores.iter().find(same);
+                found.map_or_else(String::new, |score| cell(&format!("{:.1}", 100.0 * score.value), score.interval))
+            }));
+            row.extend(models.iter().skip(1).map(|model| {
+                let same = |d: &&Difference| d.kind == kind && (d.task.as_str(), d.metric) == key && d.model == *model;
+                let found = differences.iter().find(same);
+                found.map_or_else(String::new, |d| cell(&format!("{:+.1}", 100.0 * d.value), d.interval))
             }));
             rows.push(row);
         }
     }
-    let columns = models.len() + 3;
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
@@ -160,32 +226,56 @@ fn table(models: &[&str], scores: &[Score]) -> String {
     text
 }
 
+/// A value, and its interval x 100.
+fn cell(value: &str, interval: Option<Interval>) -> String {
+    let interval = interval.map(|Interval { low, high }| format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high));
+    format!("{value}{}", interval.unwrap_or_default())
+}
+
+/// What the numbers of the table are.
+fn footer(bootstrap: &Bootstrap, models: usize) -> String {
+    if bootstrap.resamples == 0 {
+        return String::new();
+    }
+    let differences = if models > 1 { "; of a difference, paired by resample" } else { "" };
+    format!(
+        "[low, high]: {:.0} % bootstrap interval, {} resamples, seed {}{differences}\n",
+        100.0 * Interval::LEVEL,
+        bootstrap.resamples,
+        bootstrap.seed
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::Measured;
 
     #[test]
     fn models_stand_side_by_side_and_a_kind_ends_with_its_mean() {
-        let score = |model: &str, task: &str, value| Score {
-            model: model.to_owned(),
-            kind: eval::Kind::Sts,
-            task: task.to_owned(),
-            size: 2,
-            metric: "spearman",
-            value,
+        let score = |model: &str, task: &str, value: f64, spread: f64| {
+            let measured = Measured { value, estimates: vec![value - spread, value + spread] };
+            Score::new(model, eval::Kind::Sts, task, 2, "spearman", measured)
         };
         let scores = [
-            score("a", "de", 0.5),
-            score("a", "en", 0.7),
-            score("long name", "de", 0.123),
-            score("long name", "en", 1.0),
+            score("a", "de", 0.5, 0.0),
+            score("a", "en", 0.7, 0.0),
+            score("long name", "de", 0.123, 0.1),
+            score("long name", "en", 1.0, 0.0),
         ];
+        let all = [&scores[..], &eval::means(&scores)].concat();
         let expected = "\
-task  name       metric       a  long name
-sts   de         spearman  50.0       12.3
-sts   en         spearman  70.0      100.0
-sts   mean of 2  spearman  60.0       56.1
+task  name       metric    n                  a             long name         long name - a
+sts   de         spearman  2  50.0 [50.0, 50.0]     12.3 [2.8, 21.8]  -37.7 [-47.2, -28.2]
+sts   en         spearman  2  70.0 [70.0, 70.0]  100.0 [100.0, 100.0]    +30.0 [30.0, 30.0]
+sts   mean of 2  spearman  4  60.0 [60.0, 60.0]     56.1 [51.4, 60.9]     -3.8 [-8.6, 0.9]
 ";
-        assert_eq!(table(&["a", "long name"], &scores), expected);
+        let found = table(&["a", "long name"], &all, &eval::differences(&all, "a"));
+        let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(squeezed(&found), squeezed(expected), "{found}");
+        let without = Measured { value: 0.5, estimates: Vec::new() };
+        let scores = [Score::new("a", eval::Kind::Sts, "de", 2, "spearman", without)];
+        assert_eq!(table(&["a"], &scores, &[]), "task  name  metric    n     a\nsts   de    spearman  2  50.0\n");
+        assert_eq!(footer(&Bootstrap { resamples: 0, seed: 0 }, 1), "");
     }
 }

@@ -83,10 +83,11 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::eval::Measured;
 
     fn score(model: &str, kind: Kind, task: &str, value: f64) -> Score {
         let metric = kind.metrics()[0];
-        Score { model: model.to_owned(), kind, task: task.to_owned(), size: 1, metric, value }
+        Score::new(model, kind, task, 1, metric, Measured { value, estimates: Vec::new() })
     }
 
     #[test]

@@ -46,9 +46,10 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
     if spread > 0.0 { sum(&|a, b| a * b) / spread } else { 0.0 }
 }
 
-/// The share of `from`'s vectors whose nearest in `to` has the same index. All of length 1; of equals the first is nearest.
-pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> f64 {
-    let right = from.par_iter().enumerate().filter(|(index, vector)| {
+/// Returns 1 for each vector of `from` whose nearest vector in `to` has the same index, and 0 for each other one. All vectors have
+/// length 1. Of several that are equally near, the first is the nearest.
+pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> Vec<f64> {
+    let hit = |(index, vector): (usize, &Vec<f32>)| {
         let mut best = (f32::NEG_INFINITY, usize::MAX);
         for (candidate, other) in to.iter().enumerate() {
             let cosine = dot(vector, other);
@@ -56,9 +57,9 @@ pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> f64 {
                 best = (cosine, candidate);
             }
         }
-        best.1 == *index
-    });
-    right.count() as f64 / from.len().max(1) as f64
+        f64::from(best.1 == index)
+    };
+    from.par_iter().enumerate().map(hit).collect()
 }
 
 /// nDCG and recall of the `cut` nearest documents, as trec_eval has them: linear gains, `1 / log2(rank + 1)`.
@@ -115,9 +116,9 @@ mod tests {
     #[test]
     fn top1_counts_the_nearest() {
         let a = vec![vec![1.0, 0.0], vec![0.0, 1.0], vec![0.6, 0.8]];
-        assert_eq!(top1(&a, &a), 1.0);
+        assert_eq!(top1(&a, &a), [1.0; 3]);
         let b = vec![vec![0.0, 1.0], vec![1.0, 0.0], vec![0.6, 0.8]];
-        assert!((top1(&a, &b) - 1.0 / 3.0).abs() < 1e-12);
+        assert_eq!(top1(&a, &b), [0.0, 0.0, 1.0]);
     }
 
     #[test]

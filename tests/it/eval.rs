@@ -94,6 +94,69 @@ fn a_refined_table_measures_the_same_by_file_and_by_api() {
 }
 
 #[test]
+fn values_and_differences_have_their_number_and_a_seeded_interval() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path());
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (table, out, pairs, more, a, b) =
+        (fixture("table"), path("out"), path("pairs.csv"), path("more.tsv"), path("a.txt"), path("b.txt"));
+    let made = run(&["refine", &table, &out, "--corpus", &fixture("corpus.txt")]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let (raw, refined) = (format!("raw={table}"), format!("refined={out}"));
+    let eval = |more_args: &[&str]| {
+        let args = ["eval", "--model", &raw, "--model", &refined, "--sts", &pairs, &more, "--bitext", &a, &b];
+        let output = run(&[&args[..], more_args].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let json =
+        |more_args: &[&str]| -> Value { serde_json::from_str(&eval(&[more_args, &["--json"][..]].concat())).unwrap() };
+    let found = json(&[]);
+    assert_eq!(found["bootstrap"], serde_json::json!({ "resamples": 1000, "seed": 0, "level": 0.95 }));
+    let number = |value: &Value| value.as_f64().unwrap();
+    for score in found["scores"].as_array().unwrap().iter().chain(found["means"].as_array().unwrap()) {
+        let (low, high) = (number(&score["interval"][0]), number(&score["interval"][1]));
+        assert!((-1.0..=1.0).contains(&low) && low <= high && high <= 1.0, "{score}");
+        assert!(score["size"].as_u64().unwrap() >= 3, "{score}");
+    }
+    let differences = found["differences"].as_array().unwrap();
+    // Of one model from the other: two data sets, a mean, and three measures of the third set.
+    assert_eq!(differences.len(), 6);
+    for difference in differences {
+        assert_eq!((difference["model"].as_str(), difference["baseline"].as_str()), (Some("refined"), Some("raw")));
+        let value = |model: &str| {
+            let all = found["scores"].as_array().unwrap().iter().chain(found["means"].as_array().unwrap());
+            let same = |s: &&Value| {
+                s["model"] == model && ["kind", "task", "metric"].iter().all(|key| s[key] == difference[key])
+            };
+            number(&all.clone().find(same).unwrap()["value"])
+        };
+        assert!((number(&difference["value"]) - (value("refined") - value("raw"))).abs() < 1e-12, "{difference}");
+        assert!(number(&difference["interval"][0]) <= number(&difference["interval"][1]));
+    }
+    // Both have all translations right in every resample.
+    let bitext = differences.iter().find(|d| d["metric"] == "top-1").unwrap();
+    assert_eq!((number(&bitext["interval"][0]), number(&bitext["interval"][1])), (0.0, 0.0));
+    assert_eq!(json(&[]), found);
+    let few = |seed| json(&["--resamples", "3", "--seed", seed])["scores"].clone();
+    assert_ne!(few("1"), few("2"));
+    let none = json(&["--resamples", "0"]);
+    assert!(none["scores"][0]["interval"].is_null() && none["differences"][0]["interval"].is_null());
+    assert_eq!(none["scores"][0]["value"], found["scores"][0]["value"]);
+
+    let table = eval(&[]);
+    for part in
+        ["metric", " n ", "refined - raw", "95 % bootstrap interval, 1000 resamples, seed 0", "100.0 [100.0, 100.0]"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let twice = run(&["eval", "--model", &raw, "--model", &raw, "--sts", &pairs, &pairs]);
+    assert!(text(&twice.stderr).contains("two models are named \"raw\""), "{}", text(&twice.stderr));
+    let twice = text(&run(&["eval", "--model", &raw, "--sts", &pairs, &pairs]).stdout);
+    assert!(twice.contains("pairs (2)"), "{twice}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_said() {
     let dir = tempfile::tempdir().unwrap();
     data(dir.path());

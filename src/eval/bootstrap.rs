@@ -1,0 +1,193 @@
+//! Bootstrap intervals of measures, and of the differences between models that were measured on the same data.
+//!
+//! The items of a data set (pairs of sentences, sentences, or queries) are drawn with replacement, as many as there are. The measure of
+//! such a resample is one estimate, and the interval reaches from the 2.5th to the 97.5th percentile of all estimates (the percentile
+//! bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). It says how far the result depends on which
+//! items the data set happens to hold. Resample number `r` draws the same items for every model, so that the differences of two models'
+//! estimates are paired: what is hard in a resample is hard for both.
+//!
+//! Example: of four queries, three are answered rightly: `[1, 0, 1, 1]`, which has the mean .75. A resample that draws the second query
+//! twice, and the first and the last once, holds `[1, 0, 0, 1]`, and its estimate is .5.
+
+use rayon::prelude::*;
+use serde::ser::{Serialize, SerializeTuple, Serializer};
+
+/// How resamples are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bootstrap {
+    /// The number of resamples; 0 for none, and no intervals.
+    pub resamples: usize,
+    /// The seed of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self { resamples: 1000, seed: 0 }
+    }
+}
+
+/// The bounds between which 95 % of all estimates lie. Written to JSON as `[low, high]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Interval {
+    /// The share of the estimates that lie within the interval.
+    pub const LEVEL: f64 = 0.95;
+
+    /// Returns the interval of `estimates`, or `None` if there are none. Percentiles between two estimates are interpolated linearly, as by
+    /// `numpy.percentile`.
+    pub fn of(estimates: &[f64]) -> Option<Self> {
+        let mut sorted = estimates.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let percentile = |share: f64| {
+            let place = share * sorted.len().saturating_sub(1) as f64;
+            let (low, high) = (sorted.get(place.floor() as usize)?, sorted.get(place.ceil() as usize)?);
+            Some(low + (high - low) * place.fract())
+        };
+        let tail = (1.0 - Self::LEVEL) / 2.0;
+        Some(Self { low: percentile(tail)?, high: percentile(1.0 - tail)? })
+    }
+}
+
+impl Serialize for Interval {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut pair = serializer.serialize_tuple(2)?;
+        pair.serialize_element(&self.low)?;
+        pair.serialize_element(&self.high)?;
+        pair.end()
+    }
+}
+
+impl Bootstrap {
+    /// Returns one estimate for each resample of `items` items. `measure` is given how often each item was drawn.
+    pub fn estimates(&self, items: usize, measure: impl Fn(&[u32]) -> f64 + Sync) -> Vec<f64> {
+        let mut seeds = fastrand::Rng::with_seed(self.seed);
+        let seeds: Vec<u64> = (0..self.resamples).map(|_| seeds.u64(..)).collect();
+        seeds
+            .into_par_iter()
+            .map(|seed| {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let mut drawn = vec![0; items];
+                for _ in 0..items {
+                    if let Some(count) = drawn.get_mut(random.usize(..items)) {
+                        *count += 1;
+                    }
+                }
+                measure(&drawn)
+            })
+            .collect()
+    }
+}
+
+/// Returns the mean of `values`, each counted as often as it was drawn.
+pub fn mean(values: &[f64], drawn: &[u32]) -> f64 {
+    let sum: f64 = values.iter().zip(drawn).map(|(value, &count)| value * f64::from(count)).sum();
+    sum / values.len().max(1) as f64
+}
+
+/// Pairs of numbers whose rank correlation is computed for many resamples: they are sorted only once.
+pub struct RankedPairs {
+    left: Vec<Vec<usize>>,
+    right: Vec<Vec<usize>>,
+    count: usize,
+}
+
+impl RankedPairs {
+    pub fn new(left: &[f64], right: &[f64]) -> Self {
+        Self { left: groups(left), right: groups(right), count: left.len().min(right.len()) }
+    }
+
+    /// Returns Spearman's rank correlation of the pairs, each counted as often as it was drawn; 0 where one side is constant.
+    pub fn spearman(&self, drawn: &[u32]) -> f64 {
+        let (left, right) = (ranks(&self.left, drawn, self.count), ranks(&self.right, drawn, self.count));
+        let total: f64 = drawn.iter().map(|&count| f64::from(count)).sum();
+        // Ranks from 0 on with ties at their means have this mean, whatever the ties.
+        let mean = (total - 1.0) / 2.0;
+        let (mut product, mut left_squares, mut right_squares) = (0.0, 0.0, 0.0);
+        for ((left, right), &count) in left.iter().zip(&right).zip(drawn) {
+            let (left, right, count) = (left - mean, right - mean, f64::from(count));
+            product += count * left * right;
+            left_squares += count * left * left;
+            right_squares += count * right * right;
+        }
+        let spread = (left_squares * right_squares).sqrt();
+        if spread > 0.0 { product / spread } else { 0.0 }
+    }
+}
+
+/// The indexes of `values` in ascending order of the values, equal ones together.
+fn groups(values: &[f64]) -> Vec<Vec<usize>> {
+    let mut order: Vec<(usize, f64)> = values.iter().copied().enumerate().collect();
+    order.sort_by(|a, b| a.1.total_cmp(&b.1));
+    order.chunk_by(|a, b| a.1 == b.1).map(|equal| equal.iter().map(|(index, _)| *index).collect()).collect()
+}
+
+/// The rank of each value among those that were drawn, from 0 on. Equal values share the mean of their ranks.
+fn ranks(groups: &[Vec<usize>], drawn: &[u32], count: usize) -> Vec<f64> {
+    let mut ranks = vec![0.0; count];
+    let mut before = 0.0;
+    for group in groups {
+        let size: f64 = group.iter().filter_map(|&index| drawn.get(index)).map(|&count| f64::from(count)).sum();
+        for &index in group {
+            if let Some(rank) = ranks.get_mut(index) {
+                *rank = before + (size - 1.0) / 2.0;
+            }
+        }
+        before += size;
+    }
+    ranks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::metrics::spearman;
+
+    #[test]
+    fn the_correlation_of_a_resample_is_that_of_its_pairs_written_out() {
+        let left = [0.1, 0.5, 0.5, -0.3, 0.9, 0.2, 0.7];
+        let right = [1.0, 3.0, 2.0, 2.0, 5.0, 0.0, 2.0];
+        let pairs = RankedPairs::new(&left, &right);
+        let bootstrap = Bootstrap { resamples: 50, seed: 3 };
+        bootstrap.estimates(left.len(), |drawn| {
+            let again = |values: &[f64]| -> Vec<f64> {
+                values.iter().zip(drawn).flat_map(|(&value, &count)| vec![value; count as usize]).collect()
+            };
+            assert!((pairs.spearman(drawn) - spearman(&again(&left), &again(&right))).abs() < 1e-12, "{drawn:?}");
+            0.0
+        });
+        assert!((pairs.spearman(&[1; 7]) - spearman(&left, &right)).abs() < 1e-12);
+        assert_eq!(pairs.spearman(&[7, 0, 0, 0, 0, 0, 0]), 0.0);
+    }
+
+    #[test]
+    fn an_interval_is_as_wide_as_the_normal_distribution_says() {
+        let hits: Vec<f64> = (0..400).map(|n| f64::from(n % 4 != 0)).collect();
+        let of = |seed| {
+            let bootstrap = Bootstrap { resamples: 2000, seed };
+            Interval::of(&bootstrap.estimates(hits.len(), |drawn| mean(&hits, drawn))).unwrap()
+        };
+        let expected = 1.96 * (0.75f64 * 0.25 / 400.0).sqrt();
+        let found = of(0);
+        assert!(
+            (found.low - (0.75 - expected)).abs() < 0.006 && (found.high - (0.75 + expected)).abs() < 0.006,
+            "{found:?}"
+        );
+        assert_eq!(of(0), found);
+        assert_ne!(of(1), found);
+    }
+
+    #[test]
+    fn percentiles_equal_numpys() {
+        // numpy.percentile([0, 1, 2, 3], [2.5, 97.5])
+        let found = Interval::of(&[3.0, 0.0, 2.0, 1.0]).unwrap();
+        assert!((found.low - 0.075).abs() < 1e-12 && (found.high - 2.925).abs() < 1e-12, "{found:?}");
+        assert_eq!(Interval::of(&[0.5]), Some(Interval { low: 0.5, high: 0.5 }));
+        assert_eq!(Interval::of(&[]), None);
+        assert_eq!(serde_json::to_string(&found).unwrap(), format!("[{},{}]", found.low, found.high));
+    }
+}
