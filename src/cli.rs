@@ -244,3 +244,99 @@ fn check(args: &ServeArgs) -> Result<String, Failure> {
     preflight::check(&effective.config).map_err(Failure::configuration)?;
     Ok(String::new())
 }
+
+#[cfg(all(test, feature = "bulk", feature = "refine"))]
+mod tests {
+    use super::*;
+
+    /// A command line's words, as a shell splits them. What follows a comment, a pipe, a redirection or a
+    /// substitution is left out.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+        for c in line.split("$(").next().unwrap_or_default().chars() {
+            match (quote, c) {
+                (Some(open), c) if c == open => quote = None,
+                (Some(_), c) => word.get_or_insert_default().push(c),
+                (None, '\'' | '"') => {
+                    word.get_or_insert_default();
+                    quote = Some(c);
+                }
+                (None, '#') if word.is_none() => break,
+                (None, '|' | '>' | ';' | '&') => break,
+                (None, c) if c.is_whitespace() => words.extend(word.take()),
+                (None, c) => word.get_or_insert_default().push(c),
+            }
+        }
+        words.extend(word);
+        words
+    }
+
+    fn assert_parses(line: &str, origin: &str) {
+        // The help is an error, too, but not one that is printed to standard error.
+        let error = Cli::try_parse_from(words(line)).err().filter(clap::Error::use_stderr);
+        assert!(error.is_none(), "{origin}: {line}\n{}", error.map_or_else(String::new, |error| error.to_string()));
+    }
+
+    /// The commands of this program in a text, with lines that end in a backslash joined.
+    fn commands(text: &str) -> Vec<String> {
+        let joined = text.replace("\\\n", " ");
+        let lines = joined.lines().map(|line| line.trim().trim_start_matches("$ "));
+        // A synopsis has brackets; it is not for a shell.
+        lines.filter(|line| line.starts_with("embedding-server ") && !line.contains(" [-")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_command_in_the_documents_parses() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = vec![root.join("README.md")];
+        files.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+        let mut found = 0;
+        for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "md")) {
+            let text = std::fs::read_to_string(file).unwrap();
+            for (n, block) in text.split("```").enumerate() {
+                // Fenced blocks, and blocks that are indented by four spaces.
+                let block: String = if n % 2 == 1 {
+                    block.to_owned()
+                } else {
+                    let indented = |line: &&str| line.starts_with("    ");
+                    block.lines().filter(indented).map(|line| format!("{line}\n")).collect()
+                };
+                for line in commands(&block) {
+                    assert_parses(&line, &file.display().to_string());
+                    found += 1;
+                }
+            }
+        }
+        assert!(found > 15, "{found} commands");
+    }
+
+    #[test]
+    fn every_example_of_a_manual_page_parses() {
+        for (_, examples) in man::EXAMPLES {
+            for (_, line) in *examples {
+                for line in commands(line) {
+                    assert_parses(&line, "man");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_usage_line_parses_as_it_is_printed() {
+        let mut program = Cli::command();
+        program.build();
+        let mut found = 0;
+        for command in program.get_subcommands_mut().filter(|command| command.get_name() != "help") {
+            let usage = command.render_usage().to_string();
+            for line in usage.lines().map(|line| line.trim().trim_start_matches("Usage: ")) {
+                let line = line.replace("[OPTIONS]", "").replace("...", "").replace("<SHELL>", "bash");
+                let line = line.replace("<NAME=PATH>", "a=b").replace("<URL>", "http://127.0.0.1/v1");
+                let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with('[')).collect();
+                let line = words.join(" ").replace(['<', '>'], "");
+                assert_parses(&line, "usage");
+                found += 1;
+            }
+        }
+        assert!(found >= 14, "{found} lines");
+    }
+}

@@ -45,7 +45,7 @@ use crate::progress::Progress;
 use crate::refine::Rows;
 use crate::refine::moments::{self, Gram};
 use crate::refine::rows::Block;
-pub use measure::Report;
+pub use measure::{Loss, Report};
 use solve::{Lane, Matrix, PANEL};
 use spool::Spooled;
 pub use texts::Corpus;

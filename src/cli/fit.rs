@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::output::warn;
+use super::output::{Failure, print, warn};
 use super::progress::Bar;
 use super::refine::{Dtype, existing};
 use crate::checkpoint::{Checkpoint, Overrides};
@@ -17,13 +17,18 @@ use crate::extract::staging;
 use crate::fit::cache::{Cache, Identity};
 use crate::fit::teacher::Teacher;
 use crate::fit::vectors::{VectorFile, Vectors};
-use crate::fit::{self, Corpus, Fitted, Options, Summary};
-use crate::progress::Progress;
+use crate::fit::{self, Corpus, Fitted, Loss, Options, Summary};
+use crate::progress::{Progress, counted};
 use crate::records::MaxSkipped;
 use crate::refine::Rows;
 use crate::refine::write::{self, Description, RowDtype};
 
+const USAGE: &str =
+    "embedding-server fit <CHECKPOINT> <OUT> --corpus <FILE> --teacher <URL> --teacher-model <NAME> [OPTIONS]
+       embedding-server fit <CHECKPOINT> <OUT> --corpus <FILE> --teacher-vectors <FILE> [OPTIONS]";
+
 #[derive(Args)]
+#[command(override_usage = USAGE)]
 pub struct FitArgs {
     /// The checkpoint whose table is fitted: best one that `refine` wrote, but any will do.
     checkpoint: PathBuf,
@@ -84,8 +89,11 @@ pub struct FitArgs {
     force: bool,
 }
 
-/// Fits, writes, and gives back the report.
-pub fn run(args: &FitArgs) -> Result<String, LoadError> {
+/// Fits, writes, and returns the report.
+///
+/// # Errors
+/// When there is no result, and after the report when the result is worse than the checkpoint on the texts held out.
+pub fn run(args: &FitArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let existing = existing(args.force);
     // Before hours of work, and again by `write` for who made the directory meanwhile.
@@ -113,14 +121,31 @@ pub fn run(args: &FitArgs) -> Result<String, LoadError> {
     let card = card(&args.checkpoint, &fitted, dtype, &report);
     let description = Description { made: fitted.description(), card: Some(&card) };
     write::write(&args.out, existing, dtype, &checkpoint, &fitted, &description, &progress)?;
-    Ok(format!(
+    let text = format!(
         "{}: {} rows of {} dimensions in {}, in {:.1} s\n{report}",
         args.out.display(),
         fitted.rows(),
         fitted.dimensions(),
         dtype.name(),
         started.elapsed().as_secs_f64(),
-    ))
+    );
+    let losses = fitted.summary().held_out.map(|report| report.losses()).unwrap_or_default();
+    if losses.is_empty() {
+        return Ok(text);
+    }
+    print(&text)?;
+    let losses: Vec<String> = losses
+        .iter()
+        .map(|Loss { measure, before, after }| format!("the {measure} fell from {before:.4} to {after:.4}"))
+        .collect();
+    let texts = fitted.summary().held_out.map_or(0, |report| report.texts);
+    Err(Failure::Worse(format!(
+        "the fit made the table worse on the {} held out from it: {}. {} was written all the same. More text, or a larger --lambda, \
+         may help; `embedding-server eval` shows which of the two tables is better for your purpose",
+        counted(texts as u64, "text"),
+        losses.join(", and "),
+        args.out.display()
+    )))
 }
 
 fn client(args: &FitArgs) -> Result<Option<Client>, LoadError> {
@@ -173,8 +198,11 @@ fn report(summary: &Summary) -> String {
     if summary.without_tokens > 0 {
         let _ = writeln!(text, "{} texts have no token of this vocabulary and were left out", summary.without_tokens);
     }
-    let Some(held_out) = &summary.held_out else { return text };
-    let _ = writeln!(text, "on {} texts held out:", held_out.texts);
+    let Some(held_out) = &summary.held_out else {
+        text.push_str("no texts were held out, so it is not known whether the table is better than before\n");
+        return text;
+    };
+    let _ = writeln!(text, "on {} held out:", counted(held_out.texts as u64, "text"));
     let _ = writeln!(
         text,
         "  cosine to the teacher        {:.4} -> {:.4}   (before: the best linear map of the checkpoint's vectors)",
@@ -185,6 +213,9 @@ fn report(summary: &Summary) -> String {
         "  correlation of cosines       {:.4} -> {:.4}   (Spearman, pairs of texts; before: the checkpoint itself)",
         held_out.correlation_before, held_out.correlation_after
     );
+    for Loss { measure, .. } in held_out.losses() {
+        let _ = writeln!(text, "the {measure} is worse than before");
+    }
     text
 }
 

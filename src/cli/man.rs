@@ -20,7 +20,7 @@ pub struct ManArgs {
 }
 
 /// The parts of a page that do not follow from the flags: the name of the command and its examples.
-const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
+pub(super) const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "",
         &[
@@ -172,6 +172,7 @@ const EXIT_STATUS: &[(&str, &str)] = &[
          server that is not ready.",
     ),
     ("2", "Wrong flags or arguments."),
+    ("3", "For fit: the table was written, but it is worse than before on the held-out texts."),
     ("74", "The result could not be written to standard output."),
     (
         "78",

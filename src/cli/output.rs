@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 use crate::error::LoadError;
 
+/// The result was written, but on held-out texts it is worse than what it was made from.
+const WORSE: u8 = 3;
+
 /// EX_IOERR of sysexits.h: the result could not be written to standard output.
 const OUTPUT_ERROR: u8 = 74;
 
@@ -19,6 +22,8 @@ pub enum Failure {
     Run(String),
     /// A configuration that must change: exit code 78.
     Configuration(String),
+    /// The command did its work, but its result is worse than what it was made from: exit code 3.
+    Worse(String),
     /// Standard output could not be written: exit code 74. There is no message if its reader has exited, as in
     /// `embedding-server check | head -1`.
     Output(ErrorKind),
@@ -32,7 +37,7 @@ impl Failure {
     /// Returns the message without its "error: ", or `None` if there is nothing to print.
     pub fn message(&self) -> Option<String> {
         match self {
-            Self::Run(message) | Self::Configuration(message) => Some(message.clone()),
+            Self::Run(message) | Self::Configuration(message) | Self::Worse(message) => Some(message.clone()),
             Self::Output(ErrorKind::BrokenPipe) => None,
             Self::Output(kind) => Some(format!("cannot write to standard output: {kind}")),
         }
@@ -42,6 +47,7 @@ impl Failure {
         match self {
             Self::Run(_) => ExitCode::FAILURE,
             Self::Configuration(_) => CONFIG_ERROR.into(),
+            Self::Worse(_) => WORSE.into(),
             Self::Output(_) => OUTPUT_ERROR.into(),
         }
     }
@@ -71,7 +77,8 @@ pub fn end<E: Into<Failure>>(result: Result<String, E>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
-                say(&format!("error: {message}"));
+                let label = if matches!(failure, Failure::Worse(_)) { "warning" } else { "error" };
+                say(&format!("{label}: {message}"));
             }
             failure.exit_code()
         }

@@ -29,6 +29,32 @@ pub struct Report {
     pub correlation_after: f64,
 }
 
+/// A smaller loss is none: reports have four digits.
+const NOTICED: f64 = 5e-5;
+
+/// Fewer texts have no pairs to compare.
+const COMPARABLE: usize = 2;
+
+impl Report {
+    /// Returns the measures that are lower after the fit than before it. A single text shows nothing.
+    pub fn losses(&self) -> Vec<Loss> {
+        let all = [
+            Loss { measure: "cosine to the teacher", before: self.cosine_before, after: self.cosine_after },
+            Loss { measure: "correlation of cosines", before: self.correlation_before, after: self.correlation_after },
+        ];
+        let worse = |loss: &Loss| self.texts >= COMPARABLE && loss.before - loss.after > NOTICED;
+        all.into_iter().filter(worse).collect()
+    }
+}
+
+/// A measure that a fit made worse.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Loss {
+    pub measure: &'static str,
+    pub before: f64,
+    pub after: f64,
+}
+
 /// What is measured of one table.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured {
@@ -108,7 +134,7 @@ fn sum(rows: &[f32], columns: &[u32], dimensions: usize) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::pairs;
+    use super::{Report, pairs};
 
     #[test]
     fn no_text_is_its_own_partner() {
@@ -117,5 +143,21 @@ mod tests {
             assert!(pairs.iter().all(|&(a, b)| a != b && a < texts && b < texts), "{texts}: {pairs:?}");
             assert_eq!(pairs.is_empty(), texts == 1);
         }
+    }
+
+    #[test]
+    fn a_measure_that_fell_by_a_digit_that_is_printed_is_a_loss() {
+        let report = Report {
+            texts: 9,
+            cosine_before: 0.5,
+            cosine_after: 0.5 - 1e-6,
+            correlation_before: 0.3,
+            correlation_after: 0.2999,
+        };
+        let losses: Vec<&str> = report.losses().iter().map(|loss| loss.measure).collect();
+        assert_eq!(losses, ["correlation of cosines"]);
+        assert!(Report { correlation_after: 0.4, ..report }.losses().is_empty());
+        assert_eq!(Report { cosine_after: 0.1, ..report }.losses().len(), 2);
+        assert_eq!(Report { texts: 1, ..report }.losses(), []);
     }
 }

@@ -200,6 +200,37 @@ fn lambda_is_the_one_of_the_grid_that_serves_the_held_out_texts_best() {
     assert_eq!(found.summary().lambda, best);
 }
 
+#[test]
+fn a_fit_that_made_the_table_worse_says_so_and_has_an_exit_code_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    // Vectors that have nothing to do with the texts: what is learned from some is wrong for the others.
+    let mut random = fastrand::Rng::with_seed(3);
+    let vectors: String = std::fs::read_to_string(corpus())
+        .unwrap()
+        .lines()
+        .map(|_| format!("{:?}\n", (0..14).map(|_| random.f32() - 0.5).collect::<Vec<_>>()))
+        .collect();
+    let path = dir.path().join("vectors.jsonl");
+    std::fs::write(&path, vectors).unwrap();
+    let out = dir.path().join("out");
+    let [source, corpus, vectors, at] =
+        [fixtures("refined").join("table"), corpus(), path, out.clone()].map(|path| path.display().to_string());
+    let args = ["fit", &source, &at, "--corpus", &corpus, "--teacher-vectors", &vectors, "--lambda", "0.0001"];
+    let made = run(&[&args[..], &["--held-out", "0.3"]].concat());
+    let (said, warned) = (String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
+    assert_eq!(made.status.code(), Some(3), "{said}{warned}");
+    assert!(said.contains("on 21 texts held out") && said.contains("is worse than before"), "{said}");
+    assert!(warned.starts_with("warning: the fit made the table worse"), "{warned}");
+    assert!(warned.contains(" fell from 0."), "{warned}");
+    // The table is there all the same, and says it too.
+    Checkpoint::open(&out, &Overrides::default()).unwrap();
+    assert!(std::fs::read_to_string(out.join("README.md")).unwrap().contains("is worse than before"));
+    // Without texts held out nothing is known.
+    let made = run(&[&args[..], &["--held-out", "0", "--force"]].concat());
+    let said = String::from_utf8_lossy(&made.stdout);
+    assert!(made.status.success() && said.contains("no texts were held out"), "{said}");
+}
+
 fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_embedding-server")).args(args).output().unwrap()
 }
