@@ -78,7 +78,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
         _ => None,
     };
     let run = Run::new(embedder, options, progress, parts, schema);
-    progress.start("embedding", 0, total);
+    progress.start_texts("embedding", total);
     let result = run.all();
     progress.finish();
     result?;

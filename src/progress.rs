@@ -6,6 +6,14 @@ pub trait Progress: Sync {
     fn start(&self, what: &str, done: u64, total: u64);
     /// An operation named `what` begins that consists of `total` items other than bytes.
     fn start_counted(&self, what: &str, total: u64);
+    /// An operation named `what` begins on texts in files of `bytes` bytes. How many texts they hold is not known.
+    fn start_texts(&self, what: &str, bytes: u64) {
+        self.start(what, 0, bytes);
+    }
+    /// `texts` more texts are done, which are `bytes` bytes of the files.
+    fn advance_texts(&self, _texts: u64, bytes: u64) {
+        self.advance(bytes);
+    }
     /// `by` more bytes or items are done.
     fn advance(&self, by: u64);
     /// The current operation has ended.

@@ -101,6 +101,16 @@ pub enum Rows {
     },
 }
 
+impl Rows {
+    /// Returns the number of records, bad ones included.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Lines { lines, .. } => lines.len(),
+            Self::Batch { batch, .. } => batch.num_rows(),
+        }
+    }
+}
+
 pub struct Line {
     /// The number of the line on which the record begins, or in a JSON file the number of the record, from 1.
     pub position: u64,

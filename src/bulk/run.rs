@@ -209,9 +209,9 @@ impl<'a> Run<'a> {
             if self.failed.is.load(Ordering::Relaxed) {
                 continue;
             }
-            let bytes = next.chunk.bytes;
+            let (texts, bytes) = (next.chunk.rows.count() as u64, next.chunk.bytes);
             match self.chunk(next) {
-                Ok(()) => self.progress.advance(bytes),
+                Ok(()) => self.progress.advance_texts(texts, bytes),
                 Err(error) => self.fail(error),
             }
         }

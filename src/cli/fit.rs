@@ -63,7 +63,8 @@ pub struct FitArgs {
     /// or XDG_CACHE_HOME.
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// In place of --teacher, its vectors of the corpus' texts in their order: an .npy matrix, or .jsonl of arrays.
+    /// In place of --teacher, a file with its vectors of the texts of the corpus, in their order: .npy, .npz, .safetensors, .parquet or
+    /// .jsonl.
     #[arg(long, value_name = "FILE", conflicts_with = "teacher")]
     teacher_vectors: Option<PathBuf>,
     /// How far rows of rare tokens keep to the linear map; small trusts the corpus. Chosen on the held-out texts by default.

@@ -1,21 +1,26 @@
-//! Progress bars with rate and time left; without a terminal nothing but notes.
+//! Progress bars that show how much is done and the time left. Without a terminal, only notes are printed.
 
 use std::sync::Mutex;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::say;
-use crate::progress::Progress;
+use crate::progress::{Progress, counted};
 
-/// On stderr, for as long as some work lasts.
-pub struct Bar(Mutex<Option<ProgressBar>>);
+/// A bar on standard error, for as long as an operation lasts.
+pub struct Bar(Mutex<Option<Drawn>>);
+
+struct Drawn {
+    bar: ProgressBar,
+    texts: u64,
+}
 
 impl Bar {
     pub fn new() -> Self {
         Self(Mutex::new(None))
     }
 
-    fn with(&self, f: impl FnOnce(&mut Option<ProgressBar>)) {
+    fn with(&self, f: impl FnOnce(&mut Option<Drawn>)) {
         f(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
 
@@ -27,7 +32,8 @@ impl Bar {
         bar.set_position(done);
         // The rate is of what this run brings.
         bar.reset_eta();
-        self.with(|current| *current = Some(bar));
+        bar.set_prefix(counted(0u64, "text"));
+        self.with(|current| *current = Some(Drawn { bar, texts: 0 }));
     }
 }
 
@@ -40,13 +46,28 @@ impl Progress for Bar {
         self.draw("{msg} {wide_bar} {pos}/{len} {eta} left", what, 0, total);
     }
 
+    /// Texts are what is shown. How far the bar is follows from the bytes, because the number of texts is not known before.
+    fn start_texts(&self, what: &str, bytes: u64) {
+        self.draw("{msg}: {prefix} {wide_bar} {percent} % {eta} left", what, 0, bytes);
+    }
+
+    fn advance_texts(&self, texts: u64, bytes: u64) {
+        self.with(|current| {
+            if let Some(drawn) = current {
+                drawn.texts += texts;
+                drawn.bar.set_prefix(counted(drawn.texts, "text"));
+                drawn.bar.inc(bytes);
+            }
+        });
+    }
+
     fn advance(&self, by: u64) {
-        self.with(|current| current.iter().for_each(|bar| bar.inc(by)));
+        self.with(|current| current.iter().for_each(|drawn| drawn.bar.inc(by)));
     }
 
     fn finish(&self) {
         self.with(|current| {
-            if let Some(bar) = current.take() {
+            if let Some(Drawn { bar, .. }) = current.take() {
                 bar.finish_and_clear();
             }
         });
@@ -54,5 +75,30 @@ impl Progress for Bar {
 
     fn note(&self, text: &str) {
         say(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_of_texts_counts_texts_and_moves_by_bytes() {
+        let bar = Bar::new();
+        bar.start_texts("reading", 100);
+        let shown = |expected: (&str, u64)| {
+            bar.with(|current| {
+                let drawn = current.as_ref().unwrap();
+                assert_eq!((drawn.bar.prefix().as_str(), drawn.bar.position()), expected);
+            });
+        };
+        shown(("0 texts", 0));
+        bar.advance_texts(1, 7);
+        shown(("1 text", 7));
+        bar.advance_texts(2, 30);
+        bar.advance_texts(0, 3);
+        shown(("3 texts", 40));
+        bar.finish();
+        bar.with(|current| assert!(current.is_none()));
     }
 }

@@ -9,6 +9,7 @@ use super::cache::{Cache, Identity, Key};
 use super::vectors::{Vectors, check};
 use crate::error::LoadError;
 use crate::eval::Embed;
+use crate::progress::Progress;
 
 /// A teacher behind `ask`, of which `identity` says who it is.
 pub struct Teacher<'a> {
@@ -24,7 +25,7 @@ pub struct Teacher<'a> {
 impl Teacher<'_> {
     /// Asks for the texts that the cache lacks; each answer is in the cache before the next request is made. After an error the
     /// requests that are under way are waited for: they may have been paid for.
-    fn fill(&mut self, missing: &[(Key, &str)]) -> Result<(), LoadError> {
+    fn fill(&mut self, missing: &[(Key, &str)], progress: &dyn Progress) -> Result<(), LoadError> {
         let Self { ask, identity, cache, .. } = self;
         let (ask, identity) = (&**ask, &*identity);
         let batches = Mutex::new(missing.chunks(self.batch.max(1)));
@@ -36,8 +37,9 @@ impl Teacher<'_> {
             }
             let Some(batch) = lock(&batches).next() else { return };
             let answered = answers(ask, identity, batch).and_then(|answers| lock(&cache).append(&answers));
-            if let Err(error) = answered {
-                lock(&failed).get_or_insert(error);
+            match answered {
+                Ok(()) => progress.advance_texts(batch.len() as u64, bytes(batch)),
+                Err(error) => drop(lock(&failed).get_or_insert(error)),
             }
         };
         std::thread::scope(|scope| {
@@ -47,6 +49,11 @@ impl Teacher<'_> {
         });
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
+}
+
+/// The length of all texts together, in bytes.
+fn bytes(batch: &[(Key, &str)]) -> u64 {
+    batch.iter().map(|(_, text)| text.len() as u64).sum()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -81,7 +88,7 @@ fn wrong(identity: &Identity, text: &str, problem: &str) -> LoadError {
 }
 
 impl Vectors for Teacher<'_> {
-    fn of(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, LoadError> {
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError> {
         let keys: Vec<Key> = texts.iter().map(|text| Cache::key(text)).collect();
         let mut seen = HashSet::new();
         let missing: Vec<(Key, &str)> = keys
@@ -90,8 +97,10 @@ impl Vectors for Teacher<'_> {
             .filter(|(key, _)| !self.cache.contains(key) && seen.insert(**key))
             .map(|(key, text)| (*key, text.as_str()))
             .collect();
+        let all: u64 = texts.iter().map(|text| text.len() as u64).sum();
+        progress.advance_texts((texts.len() - missing.len()) as u64, all - bytes(&missing));
         if !missing.is_empty() {
-            self.fill(&missing)?;
+            self.fill(&missing, progress)?;
         }
         keys.iter()
             .map(|key| {

@@ -147,7 +147,7 @@ pub fn read(
     let (mut ids, mut starts, mut held_out) = (Vec::new(), vec![0], Vec::new());
     let mut spool: Option<Spool> = None;
     let (mut files, mut without_tokens, mut number) = (Vec::new(), 0, 0);
-    progress.start("reading the corpus", 0, corpus::size(corpus.files));
+    progress.start_texts("reading the corpus", corpus::size(corpus.files));
     for path in corpus.files {
         let mut tokens = 0;
         let file = corpus::read(path, corpus.fields, progress, &mut |batch| {
@@ -158,7 +158,7 @@ pub fn read(
                 .collect::<Result<_, String>>()
                 .map_err(|e| LoadError::new(path, format!("holds a text that could not be tokenized: {e}")))?;
             for (texts, encoded) in batch.texts.chunks(TEXTS_AT_A_TIME).zip(encoded.chunks(TEXTS_AT_A_TIME)) {
-                for ((text, mut vector), encoded) in texts.iter().zip(teacher.of(texts)?).zip(encoded) {
+                for ((text, mut vector), encoded) in texts.iter().zip(teacher.of(texts, progress)?).zip(encoded) {
                     let spool = match &mut spool {
                         Some(spool) => spool,
                         none => none.insert(Spool::new(scratch, vector.len())?),
@@ -178,7 +178,9 @@ pub fn read(
                     held_out.push(is_held_out(text, corpus.held_out));
                 }
             }
-            progress.advance(batch.bytes);
+            // The teacher has reported the texts. What is left are the bytes between them.
+            let texts: u64 = batch.texts.iter().map(|text| text.len() as u64).sum();
+            progress.advance_texts(0, batch.bytes.saturating_sub(texts));
             Ok(true)
         })?;
         files.push(CorpusFile { tokens, ..file });

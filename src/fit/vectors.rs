@@ -1,65 +1,61 @@
-//! The teacher's vectors, from wherever they come: the seam, and files of them.
+//! The vectors of a teacher, wherever they come from: the trait [`Vectors`], and files of vectors.
 
-use std::io::{self, BufRead, BufReader, Read};
+mod columns;
+mod headers;
+mod matrix;
+
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use half::f16;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::LoadError;
 use crate::files;
+use crate::progress::Progress;
 use crate::records::{InputFormat, Source};
+use matrix::Matrix;
 
-/// The longest line of a JSONL file, and the longest header of an npy file, that is read.
+/// The longest line of a JSONL file that is read, in bytes.
 const MAX_LINE: u64 = 16 << 20;
-const MAX_HEADER: usize = 64 << 10;
-/// The longest vector that a file may announce.
-const MAX_DIMENSIONS: usize = 1 << 16;
+const KINDS: &str = "an .npy, .npz, .safetensors, .parquet or .jsonl file of vectors";
 
-/// Where a teacher's vectors come from.
+/// A source of a teacher's vectors.
 pub trait Vectors {
-    /// One vector a text, in order. Asked for a corpus' texts in their order, each once.
+    /// Returns one vector for each text, in order, and reports the texts to `progress`. Asked for the texts of a corpus in their order,
+    /// each once.
     ///
     /// # Errors
     /// When there are none for these texts.
-    fn of(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, LoadError>;
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError>;
 
-    /// Told after the last text.
+    /// Called after the last text.
     ///
     /// # Errors
     /// When there are vectors of more texts.
     fn finish(&mut self) -> Result<(), LoadError>;
 
-    /// The error of a vector that is none: that of `text`, before which there were `number` others.
+    /// Returns the error for a vector that is none: that of `text`, before which there were `number` others.
     fn wrong(&self, number: u64, text: &str, problem: &str) -> LoadError;
 
-    /// What the output's config.json says of it.
+    /// Returns what the config.json of the output says of this source.
     fn description(&self) -> Value;
 }
 
-/// Vectors in a file, in the order of the corpus' texts: an npy matrix, or JSONL.
+/// Vectors in a file, in the order of the texts of the corpus.
 pub struct VectorFile {
     path: PathBuf,
-    reader: Box<dyn BufRead>,
     format: Format,
     read: u64,
 }
 
-#[derive(Clone, Copy)]
 enum Format {
-    Npy { number: Number, rows: u64, dimensions: usize },
-    Jsonl,
+    Matrix(Matrix),
+    Jsonl(Box<dyn BufRead>),
+    Parquet(columns::VectorColumn),
 }
 
-#[derive(Clone, Copy)]
-enum Number {
-    F16,
-    F32,
-    F64,
-}
-
-/// A line of JSONL: the numbers alone, or an object as OpenAI's answers have them.
+/// A line of JSONL: the numbers alone, or an object as in OpenAI's answers.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
@@ -68,59 +64,85 @@ enum Line {
 }
 
 impl VectorFile {
-    /// Opens `*.npy` (two dimensions of little-endian f2, f4 or f8, C order) or JSONL.
+    /// Opens a file by its extension: a matrix in `.npy`, `.npz` or `.safetensors`, a column of lists in
+    /// `.parquet`, or `.jsonl`, which may be compressed.
     ///
     /// # Errors
-    /// When it cannot be read as that.
+    /// When the file cannot be read as that.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let is_npy = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"));
-        let mut reader: Box<dyn BufRead> = if is_npy {
-            let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
-            Box::new(BufReader::with_capacity(1 << 20, file))
-        } else {
-            let source = Source::new(path, None)?;
-            if source.format() != InputFormat::Jsonl {
-                return Err(LoadError::new(path, "is of no known kind").expected("an .npy or .jsonl file of vectors"));
+        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
+        if file.metadata().is_ok_and(|m| m.is_dir()) {
+            return Err(LoadError::new(path, "is a directory").expected(KINDS));
+        }
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
+        let no_matrix = |problem: String| {
+            LoadError::new(path, problem).expected("one matrix of float16, float32 or float64, a row for each text")
+        };
+        let reader = |file| BufReader::with_capacity(1 << 20, file);
+        let matrix =
+            |layout, reader| Matrix::new(reader, layout).map(Format::Matrix).map_err(|e| LoadError::io(path, &e));
+        let format = match extension.as_str() {
+            "npy" => {
+                let mut reader = reader(file);
+                matrix(headers::npy(&mut reader).map_err(no_matrix)?, reader)?
             }
-            source.text(false)?.reader
+            "npz" => {
+                let mut reader = reader(headers::unpacked(file).map_err(no_matrix)?);
+                matrix(headers::npy(&mut reader).map_err(no_matrix)?, reader)?
+            }
+            "safetensors" => {
+                let mut reader = reader(file);
+                matrix(headers::safetensors(&mut reader).map_err(no_matrix)?, reader)?
+            }
+            "parquet" => Format::Parquet(columns::VectorColumn::open(file).map_err(|problem| {
+                LoadError::new(path, problem).expected("one column of lists of floating-point numbers")
+            })?),
+            _ => {
+                drop(file);
+                let source = Source::new(path, None)?;
+                if source.format() != InputFormat::Jsonl {
+                    return Err(LoadError::new(path, "is of no known kind").expected(KINDS));
+                }
+                Format::Jsonl(source.text(false)?.reader)
+            }
         };
-        let format = match is_npy {
-            true => npy(&mut reader).map_err(|problem| {
-                LoadError::new(path, problem)
-                    .expected("numpy.save of a matrix of float16, float32 or float64, a row a text")
-            })?,
-            false => Format::Jsonl,
-        };
-        Ok(Self { path: path.to_owned(), reader, format, read: 0 })
+        Ok(Self { path: path.to_owned(), format, read: 0 })
     }
 
-    fn next(&mut self) -> Result<Option<Vec<f32>>, LoadError> {
-        let vector = match self.format {
-            Format::Npy { rows, .. } if self.read == rows => None,
-            Format::Npy { number, dimensions, .. } => Some(
-                row(&mut self.reader, number, dimensions)
-                    .map_err(|e| LoadError::new(&self.path, format!("ends within row {}: {e}", self.read)))?,
-            ),
-            Format::Jsonl => {
-                let mut line = Vec::new();
-                let taken = (&mut self.reader).take(MAX_LINE).read_until(b'\n', &mut line);
-                taken.map_err(|e| LoadError::io(&self.path, &e))?;
-                if line.is_empty() {
-                    None
-                } else {
-                    let at = self.read + 1;
-                    let line: Line = serde_json::from_slice(&line).map_err(|e| {
-                        LoadError::new(&self.path, format!("has a line {at} that is no vector: {e}"))
+    /// Returns the next `count` vectors, or those that are left.
+    fn next(&mut self, count: usize) -> Result<Vec<Vec<f32>>, LoadError> {
+        let wrong = |problem: String| LoadError::new(&self.path, problem);
+        let vectors = match &mut self.format {
+            Format::Matrix(matrix) => {
+                matrix.next(count).map_err(|e| wrong(format!("ends within row {}: {e}", matrix.position())))?
+            }
+            Format::Jsonl(reader) => {
+                let mut vectors = Vec::new();
+                while vectors.len() < count {
+                    let at = self.read + vectors.len() as u64 + 1;
+                    let line = line(reader).map_err(|e| LoadError::io(&self.path, &e))?;
+                    let Some(line) = line else { break };
+                    vectors.push(numbers(&line).map_err(|problem| {
+                        wrong(format!("has a line {at} that is no vector: {problem}"))
                             .expected("an array of numbers, or an object with one as \"embedding\", on each line")
-                    })?;
-                    Some(match line {
-                        Line::Numbers(numbers) | Line::Object { embedding: numbers } => numbers,
-                    })
+                    })?);
                 }
+                vectors
+            }
+            Format::Parquet(column) => {
+                let mut vectors = Vec::new();
+                while vectors.len() < count {
+                    let at = self.read + vectors.len() as u64;
+                    match column.next().map_err(|problem| wrong(format!("{problem} in row {at}, counted from 0")))? {
+                        Some(vector) => vectors.push(vector),
+                        None => break,
+                    }
+                }
+                vectors
             }
         };
-        self.read += u64::from(vector.is_some());
-        Ok(vector)
+        self.read += vectors.len() as u64;
+        Ok(vectors)
     }
 
     fn mismatch(&self, problem: String) -> LoadError {
@@ -129,26 +151,54 @@ impl VectorFile {
     }
 }
 
-impl Vectors for VectorFile {
-    fn of(&mut self, texts: &[String]) -> Result<Vec<Vec<f32>>, LoadError> {
-        let mut vectors = Vec::with_capacity(texts.len());
-        for _ in texts {
-            let vector = self.next()?;
-            vectors.push(
-                vector.ok_or_else(|| {
-                    self.mismatch(format!("holds {} vectors, and the corpus has more texts", self.read))
-                })?,
-            );
+/// Returns the next line, or `None` at the end and where nothing but empty lines follows.
+fn line(reader: &mut dyn BufRead) -> std::io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut line)?;
+    if !line.is_empty() && line.trim_ascii().is_empty() {
+        let mut rest = Vec::new();
+        while Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut rest)? > 0 {
+            if !rest.trim_ascii().is_empty() {
+                return Ok(Some(line));
+            }
+            rest.clear();
         }
+        return Ok(None);
+    }
+    Ok(Some(line).filter(|line| !line.is_empty()))
+}
+
+fn numbers(line: &[u8]) -> Result<Vec<f32>, String> {
+    if let Ok(Line::Numbers(numbers) | Line::Object { embedding: numbers }) = crate::json::from_slice(line) {
+        return Ok(numbers);
+    }
+    // Only what is wrong is looked for here.
+    let value: Value = crate::json::from_slice(line).map_err(|e| e.to_string())?;
+    let array = value.get("embedding").unwrap_or(&value);
+    let other = array.as_array().map(|numbers| numbers.iter().find(|x| !x.is_number()));
+    Err(match other {
+        None => "it holds no array".to_owned(),
+        Some(Some(Value::Null)) => "null, or a number that is not finite, is among its numbers".to_owned(),
+        Some(_) => "something else than numbers is in its array".to_owned(),
+    })
+}
+
+impl Vectors for VectorFile {
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError> {
+        let vectors = self.next(texts.len())?;
+        if vectors.len() < texts.len() {
+            return Err(self.mismatch(format!("holds {} vectors, and the corpus has more texts", self.read)));
+        }
+        progress.advance_texts(texts.len() as u64, texts.iter().map(|text| text.len() as u64).sum());
         Ok(vectors)
     }
 
     fn finish(&mut self) -> Result<(), LoadError> {
         let texts = self.read;
-        match self.next()? {
-            None => Ok(()),
-            Some(_) => Err(self.mismatch(format!("holds more vectors than the {texts} texts of the corpus"))),
+        if self.next(1)?.is_empty() {
+            return Ok(());
         }
+        Err(self.mismatch(format!("holds more vectors than the {texts} texts of the corpus")))
     }
 
     fn wrong(&self, number: u64, _: &str, problem: &str) -> LoadError {
@@ -162,10 +212,10 @@ impl Vectors for VectorFile {
     }
 }
 
-/// What is wrong with a vector that should have `dimensions` numbers.
+/// Checks a vector that should have `dimensions` numbers.
 ///
 /// # Errors
-/// In words that read on from "a vector that".
+/// When it is none, in words that read on from "a vector that".
 pub fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
     if vector.len() != dimensions || vector.is_empty() {
         return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()));
@@ -177,60 +227,6 @@ pub fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
         return Err("is all zeros".to_owned());
     }
     Ok(())
-}
-
-/// Reads the header of an npy file (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
-fn npy(reader: &mut impl Read) -> Result<Format, String> {
-    let mut bytes = |n: usize| -> Result<Vec<u8>, String> {
-        let mut bytes = vec![0; n];
-        reader.read_exact(&mut bytes).map_err(|e| format!("is no npy file: {e}"))?;
-        Ok(bytes)
-    };
-    let start = bytes(8)?;
-    let Some(version) = start.strip_prefix(b"\x93NUMPY") else { return Err("is no npy file".to_owned()) };
-    let size = bytes(if version.first() == Some(&1) { 2 } else { 4 })?;
-    let size = size.iter().rev().fold(0usize, |size, &byte| size << 8 | usize::from(byte));
-    if size > MAX_HEADER {
-        return Err(format!("announces a header of {size} bytes"));
-    }
-    let header = String::from_utf8_lossy(&bytes(size)?).into_owned();
-    let value = |key: &str| header.split_once(&format!("'{key}':")).map(|(_, rest)| rest.trim_start());
-    let number = match value("descr").and_then(|rest| rest.split('\'').nth(1)) {
-        Some("<f2") => Number::F16,
-        Some("<f4") => Number::F32,
-        Some("<f8") => Number::F64,
-        other => return Err(format!("holds numbers of type {other:?}")),
-    };
-    if !value("fortran_order").is_some_and(|rest| rest.starts_with("False")) {
-        return Err("is in Fortran order".to_owned());
-    }
-    let shape = value("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next()).unwrap_or_default();
-    let sizes: Option<Vec<u64>> =
-        shape.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse().ok()).collect();
-    match sizes.as_deref() {
-        Some(&[rows, dimensions]) if (1..=MAX_DIMENSIONS as u64).contains(&dimensions) => {
-            Ok(Format::Npy { number, rows, dimensions: usize::try_from(dimensions).unwrap_or(MAX_DIMENSIONS) })
-        }
-        _ => Err(format!("has the shape ({shape})")),
-    }
-}
-
-fn row(reader: &mut impl Read, number: Number, dimensions: usize) -> io::Result<Vec<f32>> {
-    let mut bytes = vec![
-        0;
-        dimensions
-            * match number {
-                Number::F16 => 2,
-                Number::F32 => 4,
-                Number::F64 => 8,
-            }
-    ];
-    reader.read_exact(&mut bytes)?;
-    Ok(match number {
-        Number::F16 => bytes.as_chunks().0.iter().map(|&x| f16::from_le_bytes(x).to_f32()).collect(),
-        Number::F32 => bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x)).collect(),
-        Number::F64 => bytes.as_chunks().0.iter().map(|&x| f64::from_le_bytes(x) as f32).collect(),
-    })
 }
 
 #[cfg(test)]

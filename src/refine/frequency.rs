@@ -77,7 +77,7 @@ impl Frequencies {
     ) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         let mut read = Vec::new();
-        progress.start("counting tokens", 0, corpus::size(files));
+        progress.start_texts("counting tokens", corpus::size(files));
         for path in files {
             read.push(count(checkpoint, threads, progress, &mut counts, |take| {
                 corpus::read(path, fields, progress, take)
@@ -144,7 +144,7 @@ impl Frequencies {
     /// When the tokenizer refuses a text.
     pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
-        progress.start("counting the sample's tokens", 0, SAMPLE.len() as u64);
+        progress.start_texts("counting the tokens of the sample", SAMPLE.len() as u64);
         let file = count(checkpoint, threads, progress, &mut counts, |take| {
             let (batches, file) = corpus::of_lines(SAMPLE);
             for batch in batches {
@@ -198,7 +198,7 @@ fn count(
                         }
                     }
                 }
-                progress.advance(batch.bytes);
+                progress.advance_texts(batch.texts.len() as u64, batch.bytes);
             }
         };
     let (read, counted) = std::thread::scope(|scope| {

@@ -57,3 +57,4 @@ mod tokenize;
 mod tools;
 mod unix_socket;
 mod unserved;
+mod vectors;
