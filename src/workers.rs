@@ -586,6 +586,33 @@ mod tests {
         assert!(turns.is_sorted() && at("short", 1) < at("long", SLICES_PER_TURN), "{:?}", lock(&order));
     }
 
+    /// The example at the top of this file: the thread is held at L0 while S is added.
+    #[tokio::test]
+    async fn the_example_of_the_module_holds() {
+        let workers = Workers::start(1).unwrap();
+        let (started, at_first) = mpsc::channel();
+        let (go, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let order = Arc::new(Mutex::new(String::new()));
+        let (log, also) = (Arc::clone(&order), Arc::clone(&order));
+        let long = workers.run(10, move |i| {
+            if i == 0 {
+                started.send(()).unwrap();
+                lock(&held).recv().unwrap();
+            }
+            lock(&log).push_str(&format!("L{i} "));
+        });
+        at_first.recv().unwrap();
+        let short = workers.run(2, move |i| lock(&also).push_str(&format!("S{i} ")));
+        go.send(()).unwrap();
+        // Until its reader reads, L stops at the end of its window.
+        collect(short).await;
+        collect(workers.run(1, |_| ())).await;
+        assert_eq!(*lock(&order), "L0 L1 L2 L3 S0 S1 ");
+        collect(long).await;
+        assert_eq!(*lock(&order), "L0 L1 L2 L3 S0 S1 L4 L5 L6 L7 L8 L9 ");
+    }
+
     #[tokio::test]
     async fn a_long_slice_yields_to_shorter_jobs_and_ends_with_its_reader() {
         const LONG: Duration = Duration::from_secs(1);

@@ -377,6 +377,20 @@ mod tests {
         assert_eq!(all.in_flight(), 0);
     }
 
+    /// The example at the top of this file, in KiB.
+    #[test]
+    fn the_example_of_the_module_holds() {
+        let all = Arc::new(Admission::default());
+        let [earlier, a, b] = [(); 3].map(|()| enter(&all, 65_536 << 10));
+        all.update_expected(BYTES_PER_INPUT);
+        assert_eq!(earlier.arrived(64_512 << 10), Ok(()));
+        assert_eq!((a.announce(500 << 10), b.announce(800 << 10)), (Ok(()), refused()));
+        assert_eq!((a.arrived(500 << 10), a.received(), a.add_inputs(100)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!((all.in_flight() >> 10, a.weight() >> 10, all.expected()), (65_412, 900, 4608));
+        drop(a);
+        assert_eq!(b.announce(800 << 10), Ok(()));
+    }
+
     #[test]
     fn a_single_request_is_accepted_whatever_its_weight() {
         let all = Arc::new(Admission::default());
