@@ -18,6 +18,8 @@ pub mod weights;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use safetensors::Dtype;
+
 use crate::error::LoadError;
 use crate::norm::{CollapsedNorm, FinalNorm, NormKind};
 use crate::table::EmbeddingTable;
@@ -103,8 +105,12 @@ pub struct TableSource {
 
 impl TableSource {
     fn mapped(tensor: StoredTensor, table: &EmbeddingTable) -> Self {
-        let dtype = table.dtype().name().to_owned();
-        Self { name: tensor.name, path: tensor.path, dtype, map: Some(tensor.map) }
+        // F64 was rounded to f32, in memory; the other dtypes are read where they are mapped.
+        let (dtype, map) = match tensor.dtype {
+            Dtype::F64 => ("F64", None),
+            _ => (table.dtype().name(), Some(tensor.map)),
+        };
+        Self { name: tensor.name, path: tensor.path, dtype: dtype.to_owned(), map }
     }
 }
 
@@ -205,6 +211,10 @@ impl Source {
             return Ok(Self::Gguf);
         }
         if !metadata.is_dir() {
+            // A Git LFS pointer in place of a GGUF file.
+            if metadata.is_file() && metadata.len() < 1024 {
+                crate::files::read(path).map_err(|e| LoadError::io(path, &e))?;
+            }
             return Err(LoadError::new(path, "is not a directory, and not a GGUF file").expected(expected));
         }
         if overrides.config.is_none()
@@ -238,14 +248,53 @@ fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadErro
     if path.try_exists().map_err(|e| LoadError::io(&path, &e))? {
         return Ok(path);
     }
-    let error = LoadError::new(path, "is missing").expected("the model's tokenizer.json");
-    Err(if dir.join("tokenizer.model").exists() {
-        error.remedy(
-            "a SentencePiece tokenizer.model alone cannot be read: AutoTokenizer.from_pretrained(...).save_pretrained(...) writes a tokenizer.json",
-        )
-    } else {
-        error.remedy("copy it from the model, or set tokenizer to where it lies")
-    })
+    Err(missing_tokenizer(path, dir, "set tokenizer to where it lies"))
+}
+
+/// The error of a `path` to a tokenizer.json where there is none. It names the tokenizer of another format that `dir` holds, and
+/// how to `give` a tokenizer.json that lies elsewhere.
+pub fn missing_tokenizer(path: PathBuf, dir: &Path, give: &str) -> LoadError {
+    match other_tokenizer(dir) {
+        Some((file, format)) => {
+            LoadError::new(path, format!("is missing: the directory has {file}, {format}, which is another format"))
+                .expected("the model's tokenizer.json")
+                .remedy(format!(
+                    "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes a tokenizer.json; then {give}"
+                ))
+        }
+        None => LoadError::new(path, "is missing")
+            .expected("the model's tokenizer.json")
+            .remedy(format!("copy it from the model, or {give}")),
+    }
+}
+
+/// A file in `dir` that holds a tokenizer in another format than tokenizer.json, and what the format is.
+fn other_tokenizer(dir: &Path) -> Option<(String, &'static str)> {
+    const SENTENCEPIECE: &str = "a SentencePiece model";
+    const TIKTOKEN: &str = "a vocabulary of tiktoken";
+    const FORMATS: [(&str, &str); 7] = [
+        ("tekken.json", "a tokenizer of mistral-common"),
+        ("tiktoken.model", TIKTOKEN),
+        ("tokenizer.model", SENTENCEPIECE),
+        ("sentencepiece.bpe.model", SENTENCEPIECE),
+        ("spiece.model", SENTENCEPIECE),
+        ("merges.txt", "the merges of a byte-pair encoding"),
+        ("vocab.txt", "a WordPiece vocabulary"),
+    ];
+    let entries = crate::files::entries(dir).ok()?;
+    let names: Vec<&str> = entries.iter().filter_map(|(path, _)| path.file_name()?.to_str()).collect();
+    let (file, format) = match FORMATS.into_iter().find(|(file, _)| names.contains(file)) {
+        Some(found) => found,
+        None => (*names.iter().find(|name| name.ends_with(".tiktoken"))?, TIKTOKEN),
+    };
+    // Meta's Llama 3 keeps tiktoken's lines of base64 under this name; a SentencePiece model is binary.
+    let is_tiktoken = || {
+        let content = crate::files::read(&dir.join(file)).unwrap_or_default();
+        let line = content.split(|&b| b == b'\n').next().unwrap_or_default();
+        line.iter().rev().take_while(|b| b.is_ascii_digit()).count() > 0 && line.contains(&b' ') && line.is_ascii()
+    };
+    let format = if file == "tokenizer.model" && is_tiktoken() { TIKTOKEN } else { format };
+    Some((file.to_owned(), format))
 }
 
 /// Every id of the tokenizer must have a row; added tokens may lack one, with a remark.

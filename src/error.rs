@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::files::LfsPointer;
 use crate::yield_point::Stopped;
 
 /// Why a checkpoint cannot be loaded: which file is wrong, what was found, what was expected, and the remedy.
@@ -60,6 +61,11 @@ impl LoadError {
     /// Creates an error for a failure to read `path`, with a remedy for common causes.
     pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
         let path = path.into();
+        if let Some(inner) = error.get_ref()
+            && inner.is::<LfsPointer>()
+        {
+            return Self::lfs_pointer(path);
+        }
         if error.kind() == std::io::ErrorKind::PermissionDenied
             && let Some(directory) = closed_directory(&path)
         {
@@ -79,6 +85,11 @@ impl LoadError {
             std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => found,
             _ => found.at_run_time(),
         }
+    }
+
+    /// Creates the error for a Git LFS pointer at `path` in place of the file that the pointer stands for.
+    pub fn lfs_pointer(path: impl Into<PathBuf>) -> Self {
+        Self::new(path, LfsPointer.to_string()).remedy(LfsPointer::REMEDY)
     }
 
     /// Creates an error for a failure to write to standard output.

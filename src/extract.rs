@@ -13,7 +13,7 @@ pub mod tensors;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::family::{self, ModelConfig};
-use crate::checkpoint::{Checkpoint, Overrides};
+use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
 use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::table::TableDtype;
@@ -80,7 +80,7 @@ pub fn extract(
 
 /// Whether a file of a model's directory belongs to its tokenizer, or to how text is generated with it.
 pub fn is_tokenizer_file(name: &str) -> bool {
-    const FILES: [&str; 12] = [
+    const FILES: [&str; 13] = [
         "tokenizer.json",
         "tokenizer_config.json",
         "special_tokens_map.json",
@@ -92,10 +92,11 @@ pub fn is_tokenizer_file(name: &str) -> bool {
         "spiece.model",
         "sentencepiece.bpe.model",
         "tekken.json",
+        "tiktoken.model",
         "generation_config.json",
     ];
     let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
-    FILES.contains(&name) || (name.starts_with("chat_template") && plain)
+    FILES.contains(&name) || ((name.starts_with("chat_template") || name.ends_with(".tiktoken")) && plain)
 }
 
 /// The tokenizer's files and the names that they get.
@@ -114,10 +115,5 @@ fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, St
     if files.iter().any(|(_, name)| name == "tokenizer.json") {
         return Ok(files);
     }
-    let remedy = if files.iter().any(|(_, name)| name == "tokenizer.model") {
-        "a SentencePiece tokenizer.model alone cannot be read: AutoTokenizer.from_pretrained(...).save_pretrained(...) writes a tokenizer.json; then give --tokenizer FILE"
-    } else {
-        "give --tokenizer FILE"
-    };
-    Err(LoadError::new(from.join("tokenizer.json"), "is missing").expected("the model's tokenizer.json").remedy(remedy))
+    Err(missing_tokenizer(from.join("tokenizer.json"), from, "give --tokenizer FILE"))
 }

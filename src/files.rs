@@ -10,6 +10,33 @@ use crate::error::LoadError;
 /// The largest file that is read into memory whole. The largest tokenizer.json that is known has 35 MB.
 const LARGEST: u64 = 1 << 30;
 
+/// What a Git LFS pointer begins with: the small text file that Git leaves in place of a large file until `git lfs pull` fetches it.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
+
+/// The file is a Git LFS pointer. Reads on from the path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is a Git LFS pointer, not the file that the pointer stands for")]
+pub struct LfsPointer;
+
+impl LfsPointer {
+    /// What the user can do.
+    pub const REMEDY: &str = "run `git lfs pull` in that repository, or download the file again";
+
+    /// Returns an error if a file that begins with these bytes is a Git LFS pointer.
+    ///
+    /// # Errors
+    /// When it is one.
+    pub fn check(start: &[u8]) -> Result<(), Self> {
+        if start.starts_with(LFS_POINTER) { Err(Self) } else { Ok(()) }
+    }
+
+    /// Whether these first bytes of a file are those of a Git LFS pointer, as far as they go. No other file that this program reads
+    /// begins with "version ".
+    pub fn begins_like(start: &[u8]) -> bool {
+        start.len() >= 8 && LFS_POINTER.starts_with(start)
+    }
+}
+
 /// Opens a file to read it, without ever waiting for another process to open it too.
 ///
 /// Accepted are regular files, `/dev/null`, and pipes that this process inherited and that are named by their descriptor, as a
@@ -34,7 +61,7 @@ pub fn open(path: &Path) -> io::Result<File> {
 /// The whole content of a file that [`open`] opens.
 ///
 /// # Errors
-/// As [`open`], and for a file of more than 1 GiB.
+/// As [`open`], for a file of more than 1 GiB, and for a Git LFS pointer ([`LfsPointer`]).
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let announced = usize::try_from(file.metadata()?.len().min(LARGEST)).unwrap_or(0);
@@ -47,6 +74,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
         let problem = "is a pipe without content: a pipe can be read only once, so name a regular file instead";
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
     }
+    LfsPointer::check(&content).map_err(|pointer| io::Error::new(io::ErrorKind::InvalidData, pointer))?;
     Ok(content)
 }
 
@@ -279,6 +307,8 @@ mod tests {
         let _listener = UnixListener::bind(at("socket")).unwrap();
         assert_eq!(read(&at("file")).unwrap(), b"text");
         assert_eq!(read_to_string(&at("link")).unwrap(), "text");
+        fs::write(at("pointer"), "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n").unwrap();
+        assert!(read(&at("pointer")).unwrap_err().get_ref().unwrap().is::<LfsPointer>());
         assert_eq!(read(Path::new("/dev/null")).unwrap(), b"");
         for (name, kind) in [
             ("fifo", "a named pipe"),

@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::Overrides;
 use crate::checkpoint::family::{self, ModelConfig};
+use crate::checkpoint::weights::{self, INDEX, SINGLE};
 use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::source::{LocalSource, Selection};
@@ -24,7 +25,7 @@ use crate::location::HubId;
 use crate::progress::Progress;
 use cache::{ModelCache, is_commit};
 use client::Client;
-use remote::{INDEX, RemoteSource, SINGLE};
+use remote::RemoteSource;
 pub use settings::Settings;
 
 /// The Hub, and the cache on this machine. Nothing is opened or asked before a model is.
@@ -129,18 +130,25 @@ impl Hub {
     ) -> Result<(), LoadError> {
         let commit = description.sha.as_str();
         let has = |name: &str| description.siblings.iter().any(|sibling| sibling.rfilename == name);
-        if !has(SINGLE) && !has(INDEX) {
-            return Err(LoadError::new(client.page(), "holds no weights that can be read in parts")
+        let no_weights = || {
+            LoadError::new(client.page(), "holds no weights that can be read in parts")
                 .expected(format!("{SINGLE}, or shards with {INDEX}"))
-                .remedy("look for a repository of the same model with safetensors files"));
+                .remedy("look for a repository of the same model with safetensors files")
+        };
+        if !description.siblings.iter().any(|sibling| sibling.rfilename.ends_with(".safetensors")) {
+            return Err(no_weights());
         }
         let small = description.siblings.iter().map(|sibling| sibling.rfilename.as_str());
-        for file in small.filter(|&name| name == "config.json" || name == INDEX || extract::is_tokenizer_file(name)) {
+        for file in small.filter(|&name| name == "config.json" || extract::is_tokenizer_file(name)) {
             cache.file(client, commit, file, progress)?;
         }
         let snapshot = cache.snapshot(commit);
+        let entry = weights::entry_file(&snapshot, |name| Ok(has(name)))?.ok_or_else(no_weights)?;
+        if weights::is_index(&entry) {
+            cache.file(client, commit, &entry, progress)?;
+        }
         let origin = Origin { ranges: true, license: license(description), ..self.origin(id, commit) };
-        let source = RemoteSource::open(client, commit, snapshot.clone(), origin)?;
+        let source = RemoteSource::open(client, commit, snapshot.clone(), origin, entry)?;
 
         // A repository that is hardly more than its layer 0 comes whole: for whole files the Hub states a digest.
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| snapshot.join("config.json")))?;

@@ -17,10 +17,10 @@ use serde_json::{Map, Value};
 use super::weights::{StoredTensor, Weights};
 use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
-use crate::files;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
 use crate::tokenize::choose::Tokenizer;
+use crate::{files, json};
 
 /// The tensor of rows, and that of their steps.
 pub const EMBEDDINGS: &str = "embeddings";
@@ -48,7 +48,7 @@ pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, Lo
     let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
     // Whether the file is missing or broken is for the reader of ordinary checkpoints to say.
     let Ok(text) = files::read(&config_path) else { return Ok(None) };
-    let Ok(Value::Object(config)) = serde_json::from_slice(&text) else { return Ok(None) };
+    let Ok(Value::Object(config)) = json::from_slice(&text) else { return Ok(None) };
     if !config.contains_key(KEY) {
         return Ok(None);
     }

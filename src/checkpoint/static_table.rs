@@ -3,19 +3,22 @@
 //! Each is one table without a norm, and its own rules for tokens. They are read off the libraries' sources: model2vec
 //! 0.10 (`model.py`), sentence-transformers 6.2 (`static_embedding.py`), wordllama 0.4 (`inference.py`).
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use safetensors::Dtype;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::weights::{StoredTensor, Weights};
 use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
-use crate::files;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
 use crate::tokenize::Vocabulary;
+use crate::{files, json};
 
 const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
 
@@ -28,20 +31,10 @@ pub struct StaticTable {
     normalize: bool,
 }
 
-#[derive(Deserialize)]
-struct Model2VecConfig {
-    model_type: Option<String>,
-    #[serde(default)]
-    architectures: Vec<String>,
-    #[serde(default)]
-    normalize: bool,
-}
-
 /// One entry of sentence-transformers' modules.json.
 #[derive(Deserialize)]
 struct Module {
-    #[serde(default)]
-    path: String,
+    path: Option<String>,
     r#type: String,
 }
 
@@ -53,25 +46,25 @@ pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable
     if overrides.norm.is_some() {
         return Ok(None);
     }
-    let config = overrides.config.clone().unwrap_or_else(|| dir.join("config.json"));
-    if let Some(config) = read_json::<Model2VecConfig>(&config) {
-        let named = config.model_type.as_deref() == Some("model2vec")
-            || config.architectures.iter().any(|name| name == "StaticModel");
-        if named {
-            let found = StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize: config.normalize };
-            return Ok(Some(found));
-        }
+    let config_path = overrides.config.clone().unwrap_or_else(|| dir.join("config.json"));
+    let config = read_json::<Map<String, Value>>(&config_path, "a JSON object")?;
+    if let Some(config) = &config
+        && is_model2vec(config)
+    {
+        // The library takes any value, and asks whether Python holds it for true.
+        let normalize = config.get("normalize").is_some_and(is_true);
+        return Ok(Some(StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize }));
     }
     let modules = dir.join("modules.json");
-    if let Some(list) = read_json::<Vec<Module>>(&modules) {
+    if let Some(list) = read_json::<Vec<Module>>(&modules, "a list of modules")? {
         return sentence_transformers(dir, &modules, &list);
     }
-    if config.exists() {
+    if config.is_some() {
         return Ok(None);
     }
     // WordLlama ships the two files without a word on what they are; no model saves a lone tensor under this name.
     let Ok(weights) = Weights::open(dir) else { return Ok(None) };
-    let wordllama = weights.names().is_ok_and(|names| names == ["embedding.weight"]);
+    let wordllama = weights.names()? == ["embedding.weight"];
     // WordLlama's answers are scaled or not as each call says; a server's default is OpenAI's length.
     Ok(wordllama.then(|| StaticTable { kind: Kind::WordLlama, dir: dir.to_owned(), normalize: true }))
 }
@@ -90,7 +83,7 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
                 .expected("StaticEmbedding, and Normalize or nothing after it"));
         }
     };
-    let path = list.first().map_or("", |module| module.path.as_str());
+    let path = list.first().and_then(|module| module.path.as_deref()).unwrap_or_default();
     let plain = Path::new(path)
         .components()
         .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
@@ -102,8 +95,34 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
     Ok(Some(StaticTable { kind: Kind::StaticEmbedding, dir: dir.join(path), normalize }))
 }
 
-fn read_json<T: for<'a> Deserialize<'a>>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&files::read(path).ok()?).ok()
+/// The content of a JSON file, or `None` where there is no such file; `what` it should be, for errors.
+fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, LoadError> {
+    let content = match files::read(path) {
+        Ok(content) => content,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(LoadError::io(path, &e)),
+    };
+    let invalid =
+        |e| LoadError::new(path, format!("is not {what}: {e}")).expected("the file as the model's library writes it");
+    json::from_slice(&content).map(Some).map_err(invalid)
+}
+
+fn is_model2vec(config: &Map<String, Value>) -> bool {
+    let architectures = config.get("architectures").and_then(Value::as_array);
+    config.get("model_type").is_some_and(|name| name == "model2vec")
+        || architectures.is_some_and(|names| names.iter().any(|name| name == "StaticModel"))
+}
+
+/// Whether Python's `if` takes the value for true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    }
 }
 
 impl StaticTable {
@@ -177,7 +196,7 @@ impl StaticTable {
         if let Some(mapping) = weights.find(&["mapping"])? {
             table = mapped(table, &mapping)?;
         }
-        let row_weights = weights.find(&["weights"])?.map(|weights| numbers(&weights, table.rows())).transpose()?;
+        let row_weights = weights.find(&["weights"])?.map(|weights| weights.vector(table.rows())).transpose()?;
         Ok((tensor, table, row_weights))
     }
 
@@ -206,11 +225,6 @@ fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
     let found = match tensor.dtype {
         // Model2Vec averages the whole numbers as they are; their scale is gone, and cosines do not need it.
         Dtype::I8 => tensor.as_table(TableDtype::Int8),
-        Dtype::F64 => {
-            return Err(LoadError::new(&tensor.path, format!("holds {} as F64", tensor.name))
-                .expected("F32, F16, BF16 or I8")
-                .remedy("save the model again with StaticModel.from_pretrained(..., quantize_to=\"float32\")"));
-        }
         _ => Some(tensor.table()?),
     };
     found.ok_or_else(|| {
@@ -236,17 +250,4 @@ fn mapped(table: EmbeddingTable, mapping: &StoredTensor) -> Result<EmbeddingTabl
 
 fn integers<const N: usize>(tensor: &StoredTensor, read: impl Fn([u8; N]) -> Option<u32>) -> Option<Arc<[u32]>> {
     tensor.bytes.as_chunks().0.iter().map(|bytes| read(*bytes)).collect()
-}
-
-/// One weight for each token id.
-fn numbers(tensor: &StoredTensor, count: usize) -> Result<Vec<f32>, LoadError> {
-    if tensor.dtype != Dtype::F64 {
-        return tensor.vector(count);
-    }
-    let numbers: Vec<f32> = tensor.bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect();
-    if tensor.shape != [count] || numbers.iter().any(|x| !x.is_finite()) {
-        return Err(LoadError::new(&tensor.path, format!("holds {} as F64 {:?}", tensor.name, tensor.shape))
-            .expected(format!("{count} finite numbers, one for each token id")));
-    }
-    Ok(numbers)
 }

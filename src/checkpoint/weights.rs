@@ -1,24 +1,112 @@
 //! Finds single tensors in a directory of safetensors files, opening no file that is not needed.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::map::Map;
 use crate::error::LoadError;
-use crate::files;
+use crate::files::LfsPointer;
 use crate::table::{EmbeddingTable, TableDtype};
+use crate::{files, json};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The one weight file of a model that is not sharded.
+pub const SINGLE: &str = "model.safetensors";
+/// The file that says which shard holds which tensor.
+pub const INDEX: &str = "model.safetensors.index.json";
+
+/// Returns the name of the file that leads to a model's tensors: a safetensors file, or an index of shards. The order is that of
+/// transformers (`_get_resolved_checkpoint_files`): the file that config.json names as `transformers_weights`, the single file, the
+/// index. A shard and its index that an earlier save left beside a single file are not looked at. `None` if the model has none.
+///
+/// `dir` holds config.json, and `has` says whether the model has a file of a name.
+///
+/// # Errors
+/// Those of `has`, and if config.json names a file outside of its directory or of another format.
+pub fn entry_file(dir: &Path, has: impl Fn(&str) -> Result<bool, LoadError>) -> Result<Option<String>, LoadError> {
+    let config = dir.join("config.json");
+    // A config.json that cannot be read is reported by the code that needs it: static tables have none.
+    let settings = files::read(&config).ok().and_then(|content| json::object(&content).ok()).unwrap_or_default();
+    if let Some(name) = settings.get("transformers_weights").and_then(Value::as_str) {
+        return match plain_path(name) {
+            Some(plain) if plain.ends_with(".safetensors") || is_index(&plain) => Ok(Some(plain)),
+            _ => Err(LoadError::new(config, format!("names {name:?} as transformers_weights"))
+                .expected("a safetensors file, or an index of safetensors files, in the same directory")),
+        };
+    }
+    for name in [SINGLE, INDEX] {
+        if has(name)? {
+            return Ok(Some(name.to_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a file that [`entry_file`] found is an index of shards.
+pub fn is_index(name: &str) -> bool {
+    name.ends_with(".safetensors.index.json")
+}
+
+/// A relative path without the steps "./" that change nothing; `None` if the path may lead out of its directory.
+pub fn plain_path(path: &str) -> Option<String> {
+    let mut parts = Vec::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => parts.push(part.to_str()?),
+            _ => return None,
+        }
+    }
+    (!parts.is_empty()).then(|| parts.join("/"))
+}
+
+/// The content of an index of shards.
+#[derive(Debug, Deserialize)]
+pub struct Index {
+    /// The tensors, and the shard that holds each.
+    pub weight_map: HashMap<String, String>,
+    /// What the writer says of the whole. It may name tensors that are stored under another name, as
+    /// [`StoredTensor::name`] describes.
+    #[serde(default)]
+    metadata: Option<Value>,
+}
+
+impl Index {
+    /// Reads the index at `path`. Shards are given as plain paths.
+    ///
+    /// # Errors
+    /// If it is no index, or a shard lies outside of its directory.
+    pub fn open(path: &Path) -> Result<Self, LoadError> {
+        let text = files::read(path).map_err(|e| LoadError::io(path, &e))?;
+        let mut index: Self = json::from_slice(&text).map_err(|e| {
+            LoadError::new(path, format!("is not a shard index: {e}")).expected("{\"weight_map\": {tensor: file}}")
+        })?;
+        for shard in index.weight_map.values_mut() {
+            let plain = plain_path(shard).ok_or_else(|| {
+                LoadError::new(path, format!("names the shard {shard:?}")).expected("plain file names beside the index")
+            })?;
+            *shard = plain;
+        }
+        Ok(index)
+    }
+
+    /// Names of tensors that share the bytes of another, and the name of that other.
+    pub fn aliases(&self) -> HashMap<String, String> {
+        let pairs = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
+        pairs.filter_map(|(name, kept)| Some((name.clone(), kept.as_str()?.to_owned()))).collect()
+    }
+}
 
 /// One tensor as the file holds it: little-endian, row-major.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
+    /// The name in the file. Of tensors that share their bytes, writers store one, and name the others in the metadata of the
+    /// file or of the index: `{"model.embed_tokens.weight": "lm_head.weight"}` (`safetensors.torch.save_model`).
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
@@ -40,13 +128,22 @@ impl StoredTensor {
             Dtype::BF16 => TableDtype::Bf16,
             Dtype::F16 => TableDtype::F16,
             Dtype::F32 => TableDtype::F32,
-            other => return Err(quantized(&self.path, &format!("holds {} as {other:?}", self.name))),
+            // Rounded to f32, in which vectors are computed.
+            Dtype::F64 => return self.rounded().table(),
+            other => return Err(unreadable(&self.path, &self.name, other)),
         };
         self.as_table(dtype).ok_or_else(|| {
             LoadError::new(&self.path, format!("holds {} with shape {:?}", self.name, self.shape))
                 .expected("a table of shape [vocabulary, dimensions], neither zero")
                 .remedy("set embedding_tensor if another tensor is meant")
         })
+    }
+
+    /// A tensor of F64 as one of F32, in memory.
+    fn rounded(&self) -> Self {
+        let numbers = self.bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32);
+        let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
+        Self { dtype: Dtype::F32, bytes: bytes.into(), ..self.clone() }
     }
 
     /// The tensor's bytes as a table of `dtype`; `None` unless it is two-dimensional and as long as that.
@@ -83,6 +180,17 @@ pub fn format_of(header: &safetensors::tensor::Metadata) -> Option<String> {
     header.metadata().as_ref().and_then(|metadata| metadata.get("format")).cloned()
 }
 
+/// The error of a table or norm that is stored in a dtype that cannot be read.
+pub fn unreadable(path: &Path, name: &str, dtype: Dtype) -> LoadError {
+    let holds = format!("holds {name} as {dtype:?}");
+    match dtype {
+        Dtype::BOOL | Dtype::C64 | Dtype::I64 | Dtype::U64 => {
+            LoadError::new(path, holds).expected("BF16, F16, F32 or F64").remedy("name another tensor")
+        }
+        _ => quantized(path, &holds),
+    }
+}
+
 /// `holds` says what was found in place of rows of numbers.
 pub fn quantized(path: &Path, holds: &str) -> LoadError {
     LoadError::new(path, format!("{holds}: a quantized table"))
@@ -104,19 +212,14 @@ enum Files {
     Single(PathBuf),
     Sharded {
         dir: PathBuf,
-        index: PathBuf,
-        weight_map: HashMap<String, String>,
+        path: PathBuf,
+        index: Index,
     },
     /// One file that was compiled into the program; the path is for messages.
     Program {
         path: PathBuf,
         map: Map,
     },
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
 }
 
 impl Weights {
@@ -129,18 +232,23 @@ impl Weights {
         Self { files, opened: Mutex::default() }
     }
 
-    /// Looks for `model.safetensors.index.json`, then `model.safetensors`, then the only `*.safetensors` file.
+    /// Opens the file that [`entry_file`] names, or the only `*.safetensors` file.
     ///
     /// # Errors
     /// When there is none, or the index cannot be read.
     pub fn open(dir: &Path) -> Result<Self, LoadError> {
-        let index = dir.join(INDEX);
-        if index.exists() {
-            return Self::sharded(dir, index);
-        }
-        let single = dir.join(SINGLE);
-        if single.exists() {
-            return Ok(Self::of(Files::Single(single)));
+        let has = |name: &str| {
+            let path = dir.join(name);
+            path.try_exists().map(|exists| exists && !path.is_dir()).map_err(|e| LoadError::io(&path, &e))
+        };
+        if let Some(name) = entry_file(dir, has)? {
+            let path = dir.join(&name);
+            if is_index(&name) {
+                let index = Index::open(&path)?;
+                let dir = path.parent().unwrap_or(dir).to_owned();
+                return Ok(Self::of(Files::Sharded { dir, path, index }));
+            }
+            return Ok(Self::of(Files::Single(path)));
         }
         match other_safetensors(dir)?.as_slice() {
             [only] => Ok(Self::of(Files::Single(only.clone()))),
@@ -152,24 +260,11 @@ impl Weights {
         }
     }
 
-    fn sharded(dir: &Path, index: PathBuf) -> Result<Self, LoadError> {
-        let text = files::read(&index).map_err(|e| LoadError::io(&index, &e))?;
-        let Index { weight_map } = serde_json::from_slice(&text).map_err(|e| {
-            LoadError::new(&index, format!("is not a shard index: {e}")).expected("{\"weight_map\": {tensor: file}}")
-        })?;
-        // A file name from the index is opened: it must not lead out of the directory.
-        if let Some(outside) = weight_map.values().find(|file| Path::new(file).file_name() != Some(file.as_ref())) {
-            return Err(LoadError::new(&index, format!("names the shard {outside:?}"))
-                .expected("plain file names beside the index"));
-        }
-        Ok(Self::of(Files::Sharded { dir: dir.to_owned(), index, weight_map }))
-    }
-
     /// The file or index that lists the tensors, for messages.
     pub fn path(&self) -> &Path {
         match &self.files {
             Files::Single(path) => path,
-            Files::Sharded { index, .. } => index,
+            Files::Sharded { path, .. } => path,
             Files::Program { path, .. } => path,
         }
     }
@@ -181,7 +276,7 @@ impl Weights {
     pub fn names(&self) -> Result<Vec<String>, LoadError> {
         match &self.files {
             Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.names()),
-            Files::Sharded { weight_map, .. } => Ok(weight_map.keys().cloned().collect()),
+            Files::Sharded { index, .. } => Ok(index.weight_map.keys().cloned().collect()),
         }
     }
 
@@ -209,22 +304,43 @@ impl Weights {
         format!("it has {}{more}", if names.is_empty() { "no tensors".to_owned() } else { names.join(", ") })
     }
 
-    /// The first of `names` that exists, or `None`.
+    /// Names of tensors that share the bytes of another, and the name of that other, as the writer of the files noted them.
+    ///
+    /// # Errors
+    /// When the file's header is broken.
+    pub fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+        match &self.files {
+            Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.aliases()),
+            Files::Sharded { index, .. } => Ok(index.aliases()),
+        }
+    }
+
+    /// The first of `names` that exists, or that the writer of the files noted as the name of a tensor that exists; else `None`.
     ///
     /// # Errors
     /// When the file or shard that should hold it is missing or broken.
     pub fn find<S: AsRef<str>>(&self, names: &[S]) -> Result<Option<StoredTensor>, LoadError> {
+        for name in names {
+            if let Some(found) = self.stored(name.as_ref())? {
+                return Ok(Some(found));
+            }
+        }
+        let aliases = self.aliases()?;
+        let kept = names.iter().find_map(|name| aliases.get(name.as_ref()));
+        kept.map_or(Ok(None), |kept| self.stored(kept))
+    }
+
+    /// The tensor that is stored under `name`.
+    fn stored(&self, name: &str) -> Result<Option<StoredTensor>, LoadError> {
         match &self.files {
-            Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.first(names)),
-            Files::Sharded { dir, index, weight_map } => {
-                let Some((name, shard)) = names.iter().find_map(|name| weight_map.get_key_value(name.as_ref())) else {
-                    return Ok(None);
-                };
+            Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.tensor(name)),
+            Files::Sharded { dir, path: index_path, index } => {
+                let Some(shard) = index.weight_map.get(name) else { return Ok(None) };
                 let path = dir.join(shard);
                 let found = self.opened(&path)?.tensor(name);
                 found.map(Some).ok_or_else(|| {
                     LoadError::new(&path, format!("has no tensor {name}"))
-                        .expected(format!("it, as {} says", index.display()))
+                        .expected(format!("it, as {} says", index_path.display()))
                 })
             }
         }
@@ -256,13 +372,15 @@ impl SafeTensorsFile {
     }
 
     fn of(map: Map, path: &Path) -> Result<Self, LoadError> {
+        if LfsPointer::check(map.as_ref()).is_err() {
+            return Err(LoadError::lfs_pointer(path));
+        }
         let (header, metadata) = SafeTensors::read_metadata(map.as_ref()).map_err(|e| match e {
             SafeTensorError::MetadataIncompleteBuffer => {
                 LoadError::new(path, format!("is {} bytes long, which is not what its header says", map.as_ref().len()))
                     .expected("a complete safetensors file; this one was cut short: copy or download it again")
             }
-            e => LoadError::new(path, format!("has no valid safetensors header: {e}"))
-                .expected("a safetensors file; a Git LFS pointer in its place needs `git lfs pull`"),
+            e => LoadError::new(path, format!("has no valid safetensors header: {e}")).expected("a safetensors file"),
         })?;
         let data_start = header + size_of::<u64>();
         Ok(Self { path: path.to_owned(), map, data_start, metadata })
@@ -272,8 +390,8 @@ impl SafeTensorsFile {
         self.metadata.tensors().into_keys().collect()
     }
 
-    fn first<S: AsRef<str>>(&self, names: &[S]) -> Option<StoredTensor> {
-        names.iter().find_map(|name| self.tensor(name.as_ref()))
+    fn aliases(&self) -> HashMap<String, String> {
+        self.metadata.metadata().clone().unwrap_or_default()
     }
 
     fn tensor(&self, name: &str) -> Option<StoredTensor> {

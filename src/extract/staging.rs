@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
-use crate::files;
 use crate::progress::Progress;
+use crate::{files, json};
 
 /// What to do with an output that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,8 +160,9 @@ fn is_checkpoint(dir: &Path, entries: &[(PathBuf, bool)]) -> bool {
     let has_weights = entries.iter().any(|(path, _)| path.extension().is_some_and(|e| e == "safetensors"));
     let has_config = || {
         let config = files::read(&dir.join("config.json")).ok();
-        let config: Option<serde_json::Map<String, serde_json::Value>> = serde_json::from_slice(&config?).ok();
-        config.map(|config| ["model_type", "architectures", "refined"].iter().any(|key| config.contains_key(*key)))
+        json::object(&config?)
+            .ok()
+            .map(|config| ["model_type", "architectures", "refined"].iter().any(|key| config.contains_key(*key)))
     };
     has_weights || has_config().unwrap_or(false)
 }

@@ -6,15 +6,16 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use serde::de::IgnoredAny;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, FileMetadata};
 use crate::error::LoadError;
 use crate::extract::staging::Lock;
-use crate::files;
 use crate::location::HubId;
 use crate::progress::Progress;
+use crate::{files, json};
 
 /// One model's part of the cache.
 pub struct ModelCache {
@@ -173,8 +174,10 @@ fn verify(file: &mut File, name: &str, metadata: &FileMetadata) -> io::Result<Re
         64 if hex => (digest::<Sha256>(file, b"")?, "sha256"),
         40 if hex => (digest::<Sha1>(file, format!("blob {len}\0").as_bytes())?, "git sha1"),
         _ if name.ends_with(".json") => {
-            let json: Result<serde::de::IgnoredAny, _> = serde_json::from_reader(io::BufReader::new(file));
-            return Ok(json.map(|_| ()).map_err(|e| format!("is not JSON: {e}")));
+            let mut content = Vec::new();
+            file.read_to_end(&mut content)?;
+            let parsed: Result<IgnoredAny, _> = json::from_slice(&content);
+            return Ok(parsed.map(|_| ()).map_err(|e| format!("is not JSON: {e}")));
         }
         _ => return Ok(Ok(())),
     };

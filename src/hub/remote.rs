@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Metadata;
-use serde::Deserialize;
 
 use super::client::Client;
-use crate::checkpoint::weights::format_of;
+use crate::checkpoint::weights::{self, Index, format_of};
 use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::source::{Sink, Source, TensorInfo};
-use crate::files;
+use crate::files::LfsPointer;
 
 /// The header of one file.
 struct Header {
@@ -29,45 +28,44 @@ pub struct RemoteSource<'a> {
     /// The small files, fetched already.
     dir: PathBuf,
     origin: Origin,
-    /// Tensor to file; `None` for a model in one file.
-    weight_map: Option<HashMap<String, String>>,
+    weights: RemoteWeights,
     headers: RefCell<HashMap<String, Header>>,
 }
 
-/// The one file of a model that is not sharded.
-pub const SINGLE: &str = "model.safetensors";
-/// What says which shard has which tensor.
-pub const INDEX: &str = "model.safetensors.index.json";
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: HashMap<String, String>,
+/// The weight files of a model.
+enum RemoteWeights {
+    Single(String),
+    Sharded(Index),
 }
 
 impl<'a> RemoteSource<'a> {
-    /// `dir` holds the small files; among them, for a sharded model, the index.
+    /// `dir` holds the small files; among them, for a sharded model, the index. `entry` is the file that leads to the tensors
+    /// ([`weights::entry_file`]).
     ///
     /// # Errors
     /// When the index is none.
-    pub fn open(client: &'a Client<'a>, commit: &'a str, dir: PathBuf, origin: Origin) -> Result<Self, LoadError> {
-        let index = dir.join(INDEX);
-        let weight_map = match files::read(&index) {
-            Ok(json) => {
-                let Index { weight_map } = serde_json::from_slice(&json)
-                    .map_err(|e| LoadError::new(&index, format!("is not a shard index: {e}")))?;
-                let outside = weight_map.values().find(|file| {
-                    !file.ends_with(".safetensors")
-                        || !file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-                });
-                if let Some(outside) = outside {
-                    return Err(LoadError::new(&index, format!("names the shard {outside:?}"))
-                        .expected("plain names of safetensors files"));
-                }
-                Some(weight_map)
+    pub fn open(
+        client: &'a Client<'a>,
+        commit: &'a str,
+        dir: PathBuf,
+        origin: Origin,
+        entry: String,
+    ) -> Result<Self, LoadError> {
+        let weights = if weights::is_index(&entry) {
+            let path = dir.join(&entry);
+            let index = Index::open(&path)?;
+            let plain = |file: &str| {
+                file.ends_with(".safetensors") && file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            };
+            if let Some(outside) = index.weight_map.values().find(|file| !plain(file)) {
+                return Err(LoadError::new(&path, format!("names the shard {outside:?}"))
+                    .expected("plain names of safetensors files"));
             }
-            Err(_) => None,
+            RemoteWeights::Sharded(index)
+        } else {
+            RemoteWeights::Single(entry)
         };
-        Ok(Self { client, commit, dir, origin, weight_map, headers: RefCell::default() })
+        Ok(Self { client, commit, dir, origin, weights, headers: RefCell::default() })
     }
 
     /// The size of the file that holds `tensor`, and how many bytes of it all of `tensors` and the header are.
@@ -88,9 +86,9 @@ impl<'a> RemoteSource<'a> {
     }
 
     fn file(&self, tensor: &str) -> Option<String> {
-        match &self.weight_map {
-            Some(map) => map.get(tensor).cloned(),
-            None => Some(SINGLE.to_owned()),
+        match &self.weights {
+            RemoteWeights::Single(file) => Some(file.clone()),
+            RemoteWeights::Sharded(index) => index.weight_map.get(tensor).cloned(),
         }
     }
 
@@ -110,6 +108,9 @@ impl<'a> RemoteSource<'a> {
         const LONGEST: u64 = 100_000_000;
         let url = self.client.file_url(self.commit, file);
         let (length, size) = self.client.bytes(&url, 0, 8)?;
+        if LfsPointer::begins_like(&length) {
+            return Err(LoadError::lfs_pointer(&url));
+        }
         let length = length.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
         let invalid = |problem: String| LoadError::new(&url, problem).expected("a safetensors file");
         if length > LONGEST.min(size) {
@@ -136,9 +137,11 @@ impl Source for RemoteSource<'_> {
     }
 
     fn names(&self) -> Result<Vec<String>, LoadError> {
-        match &self.weight_map {
-            Some(map) => Ok(map.keys().cloned().collect()),
-            None => self.with_header(SINGLE, |header| header.metadata.tensors().into_keys().collect()),
+        match &self.weights {
+            RemoteWeights::Single(file) => {
+                self.with_header(file, |header| header.metadata.tensors().into_keys().collect())
+            }
+            RemoteWeights::Sharded(index) => Ok(index.weight_map.keys().cloned().collect()),
         }
     }
 

@@ -16,8 +16,9 @@ use super::spbpe::SentencePieceBpe;
 use super::unigram::Unigram;
 use super::{EncodeError, Tokenize, Vocabulary, long};
 use crate::error::LoadError;
-use crate::files;
+use crate::json::NonFinite;
 use crate::yield_point::Steps;
+use crate::{files, json};
 
 /// A tokenizer that is ready to use, with its vocabulary.
 pub struct Tokenizer {
@@ -92,8 +93,7 @@ impl Tokenizer {
     /// # Errors
     /// When the file is missing, or is not a tokenizer.json.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
-        bounds::check(&json, path)?;
+        let json = read(path)?;
         Self::choose(&json, path, || HfTokenizer::from_json(&json, path), AT_ONCE, LATER)
     }
 
@@ -173,12 +173,23 @@ impl Tokenizer {
     pub fn reference(&self, path: &Path) -> Result<HfTokenizer, LoadError> {
         match &self.rebuilt {
             Some(json) => HfTokenizer::from_json(json.as_bytes(), path),
-            None => {
-                let json = files::read(path).map_err(|e| LoadError::io(path, &e))?;
-                bounds::check(&json, path)?;
-                HfTokenizer::from_json(&json, path)
-            }
+            None => HfTokenizer::from_json(&read(path)?, path),
         }
+    }
+}
+
+/// The content of the tokenizer.json at `path`, as strict JSON within the bounds.
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    let content = files::read(path).map_err(|e| LoadError::io(path, &e))?;
+    let json = match json::utf8(&content) {
+        Cow::Borrowed(text) if text.len() == content.len() => content,
+        text => text.into_owned(),
+    };
+    let Err(error) = bounds::check(&json, path) else { return Ok(json) };
+    // Python and JavaScript write more than the tokenizers library reads.
+    match json::strict(&json, NonFinite::Null) {
+        Cow::Owned(strict) => bounds::check(&strict, path).map(|()| strict),
+        Cow::Borrowed(_) => Err(error),
     }
 }
 

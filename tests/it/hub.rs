@@ -315,7 +315,7 @@ fn a_hostile_hub_gets_nowhere() {
     let source = copy_of("llama-sharded");
     let index = r#"{"weight_map": {"model.embed_tokens.weight": "../x.safetensors"}}"#;
     std::fs::write(source.path().join("model.safetensors.index.json"), index).unwrap();
-    assert!(Setup::of(source.path()).error().contains("plain names"));
+    assert!(Setup::of(source.path()).error().contains("plain file names"));
 
     for (start, part) in [
         (u64::MAX.to_le_bytes().to_vec(), "header length"),

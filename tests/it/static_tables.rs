@@ -126,7 +126,6 @@ fn a_mapping_shares_rows_and_a_device_follows_it() {
 #[test]
 fn a_broken_table_is_refused_with_what_to_do() {
     let cases: &[(&str, &[&str])] = &[
-        ("float64", &["F64", "quantize_to"]),
         ("mapping-negative", &["mapping", "one of the 20 rows"]),
         ("mapping-of-floats", &["mapping", "F32"]),
         ("mapping-past-table", &["mapping", "one of the 20 rows"]),

@@ -1,0 +1,300 @@
+//! The files of a checkpoint as savers and people leave them: which file wins, what JSON may hold, and what stands in a file's place.
+
+use std::fs;
+use std::path::Path;
+
+use embedding_server::checkpoint::{Checkpoint, Overrides};
+use embedding_server::embedder::{Embedder, Settings};
+use embedding_server::extract::card::Origin;
+use embedding_server::extract::source::LocalSource;
+use embedding_server::extract::{Options, extract};
+use embedding_server::progress::Silent;
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+
+use crate::common::{copy_of, fixtures};
+
+const POINTER: &str = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const TABLE: &str = "model.embed_tokens.weight";
+const NORM: &str = "model.norm.weight";
+const TEXTS: [&str; 3] = ["hello world", "a", "\u{c548}\u{b155}"];
+
+fn vectors(dir: &Path) -> Vec<Vec<f32>> {
+    let checkpoint = Checkpoint::open(dir, &Overrides::default()).unwrap_or_else(|e| panic!("{e}"));
+    Embedder::new(checkpoint, Settings::default()).unwrap().embed(&TEXTS).unwrap()
+}
+
+fn error(dir: &Path) -> String {
+    Checkpoint::open(dir, &Overrides::default()).err().unwrap_or_else(|| panic!("{} loads", dir.display())).to_string()
+}
+
+fn extracted(dir: &Path, out: &Path) -> Result<(), String> {
+    let source = LocalSource::open(dir, Origin::local(dir)).map_err(|e| e.to_string())?;
+    extract(&source, out, &Options::default(), &Silent).map(|_| ()).map_err(|e| e.to_string())
+}
+
+/// A copy of a static table's fixture.
+fn copy_of_static(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixtures("static").join(name)).unwrap().map(Result::unwrap) {
+        if entry.path().is_file() {
+            fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+        }
+    }
+    dir
+}
+
+/// Writes the tensors of `from` to `to`, each as `change` has it.
+fn rewrite(
+    from: &Path,
+    to: &Path,
+    metadata: &[(&str, &str)],
+    change: impl Fn(&str, Dtype, Vec<u8>) -> (String, Dtype, Vec<u8>),
+) {
+    let bytes = fs::read(from).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| {
+            let (name, dtype, data) = change(&name, tensor.dtype(), tensor.data().to_vec());
+            (name, dtype, tensor.shape().to_vec(), data)
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .map(|(name, dtype, shape, data)| (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap()));
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    safetensors::serialize_to_file(views, Some(metadata), to).unwrap();
+}
+
+fn as_they_are(name: &str, dtype: Dtype, data: Vec<u8>) -> (String, Dtype, Vec<u8>) {
+    (name.to_owned(), dtype, data)
+}
+
+fn prepend(path: &Path, start: &[u8]) {
+    let content = fs::read(path).unwrap();
+    fs::write(path, [start, &content].concat()).unwrap();
+}
+
+#[test]
+fn a_single_file_wins_over_an_index_that_lies_beside_it() {
+    let dir = copy_of("llama");
+    let at = |name: &str| dir.path().join(name);
+    let right = vectors(dir.path());
+    // An older save of the same model, of which the shard and the index were left.
+    let shard = "model-00001-of-00001.safetensors";
+    rewrite(&at(WEIGHTS), &at(shard), &[], |name, dtype, data| {
+        (name.to_owned(), dtype, data.iter().rev().copied().collect())
+    });
+    let index = json!({"weight_map": {TABLE: shard, NORM: shard}});
+    fs::write(at(INDEX), index.to_string()).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    let out = dir.path().join("out");
+    extracted(dir.path(), &out).unwrap();
+    assert_eq!(vectors(&out), right);
+    // An index that leads nowhere is no reason to refuse the single file.
+    fs::remove_file(at(shard)).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    // transformers takes the file that the configuration names before any other.
+    fs::rename(at(WEIGHTS), at("other.safetensors")).unwrap();
+    rewrite(&at("other.safetensors"), &at(WEIGHTS), &[], |name, dtype, data| {
+        (name.to_owned(), dtype, data.iter().rev().copied().collect())
+    });
+    let mut config: Value = serde_json::from_slice(&fs::read(at("config.json")).unwrap()).unwrap();
+    config["transformers_weights"] = "other.safetensors".into();
+    fs::write(at("config.json"), config.to_string()).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    config["transformers_weights"] = "../other.safetensors".into();
+    fs::write(at("config.json"), config.to_string()).unwrap();
+    assert!(error(dir.path()).contains("transformers_weights"), "{}", error(dir.path()));
+}
+
+#[test]
+fn an_index_may_name_its_shards_with_a_dot_and_a_slash() {
+    let dir = copy_of("llama-sharded");
+    let right = vectors(dir.path());
+    let path = dir.path().join(INDEX);
+    let mut index: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for shard in index["weight_map"].as_object_mut().unwrap().values_mut() {
+        *shard = format!("././{}", shard.as_str().unwrap()).into();
+    }
+    fs::write(&path, index.to_string()).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    extracted(dir.path(), &dir.path().join("out")).unwrap();
+    for outside in ["./../x.safetensors", "/x.safetensors", "a/../../x.safetensors", "", "."] {
+        fs::write(&path, json!({"weight_map": {TABLE: outside}}).to_string()).unwrap();
+        assert!(error(dir.path()).contains("plain file names"), "{outside}: {}", error(dir.path()));
+    }
+}
+
+#[test]
+fn a_byte_order_mark_and_the_words_of_python_are_read_in_every_json_file() {
+    for mark in [&b"\xef\xbb\xbf"[..], b""] {
+        let dir = copy_of("llama-sharded");
+        let right = vectors(dir.path());
+        for name in ["tokenizer.json", INDEX] {
+            let path = dir.path().join(name);
+            let text = fs::read_to_string(&path).unwrap();
+            // The tokenizers library reads no key that it does not know beside the model.
+            let open = text.find("\"model\":").unwrap_or(0);
+            let open = open + text[open..].find('{').unwrap();
+            let words = "\"a\": [Infinity, -Infinity, NaN, 1e999, \"cut \\ud83d\"], ";
+            let text = format!("{}{words}{}", &text[..=open], &text[open + 1..]);
+            fs::write(&path, [mark, text.as_bytes()].concat()).unwrap();
+        }
+        assert_eq!(vectors(dir.path()), right);
+        let table = copy_of_static("sentence-transformers");
+        let right = vectors(table.path());
+        prepend(&table.path().join("tokenizer.json"), mark);
+        let modules = table.path().join("modules.json");
+        let text = fs::read_to_string(&modules).unwrap().replacen("\"idx\": 0", "\"idx\": NaN", 1);
+        assert!(text.contains("NaN"), "{text}");
+        fs::write(&modules, [mark, text.as_bytes()].concat()).unwrap();
+        assert_eq!(vectors(table.path()), right);
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_is_named_in_place_of_every_file() {
+    let sharded = fs::read_dir(fixtures("checkpoints").join("llama-sharded")).unwrap();
+    let shard = sharded.map(|e| e.unwrap().file_name().into_string().unwrap());
+    let shards: Vec<String> = shard.filter(|name| name.ends_with(".safetensors")).collect();
+    assert!(!shards.is_empty());
+    let files = ["config.json", "tokenizer.json", INDEX].map(str::to_owned);
+    for name in files.iter().chain(&shards) {
+        let dir = copy_of("llama-sharded");
+        fs::write(dir.path().join(name), POINTER).unwrap();
+        let Err(error) = Checkpoint::open(dir.path(), &Overrides::default()).map(|_| ()) else { continue };
+        let error = error.to_string();
+        assert!(
+            error.contains(name.as_str()) && error.contains("Git LFS pointer") && error.contains("git lfs pull"),
+            "{error}"
+        );
+    }
+    for (fixture, name) in [
+        ("model2vec", "config.json"),
+        ("model2vec", WEIGHTS),
+        ("sentence-transformers", "modules.json"),
+        ("wordllama", WEIGHTS),
+    ] {
+        let dir = copy_of_static(fixture);
+        fs::write(dir.path().join(name), POINTER).unwrap();
+        let error = error(dir.path());
+        assert!(error.contains(name) && error.contains("Git LFS pointer"), "{fixture}: {error}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let gguf = dir.path().join("model.gguf");
+    fs::write(&gguf, POINTER).unwrap();
+    assert!(error(&gguf).contains("Git LFS pointer"), "{}", error(&gguf));
+}
+
+#[test]
+fn a_table_and_a_norm_of_doubles_are_read() {
+    let dir = copy_of("llama-f32");
+    let right = vectors(dir.path());
+    let path = dir.path().join(WEIGHTS);
+    let widened = dir.path().join("widened");
+    rewrite(&path, &widened, &[], |name, _, data| {
+        let numbers = data.as_chunks().0.iter().map(|bytes| f64::from(f32::from_le_bytes(*bytes)));
+        (name.to_owned(), Dtype::F64, numbers.flat_map(f64::to_le_bytes).collect())
+    });
+    fs::rename(&widened, &path).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    assert_eq!(Checkpoint::open(dir.path(), &Overrides::default()).unwrap().table_source.dtype, "F64");
+    rewrite(&path, &widened, &[], |name, _, data| (name.to_owned(), Dtype::I64, data));
+    fs::rename(&widened, &path).unwrap();
+    let refused = error(dir.path());
+    assert!(refused.contains("I64") && !refused.contains("quantized"), "{refused}");
+}
+
+#[test]
+fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
+    let dir = copy_of("llama-tied");
+    let path = dir.path().join(WEIGHTS);
+    let right = vectors(dir.path());
+    let kept = dir.path().join("kept");
+    let renamed =
+        |name: &str, dtype, data| as_they_are(if name == TABLE { "lm_head.weight" } else { name }, dtype, data);
+    rewrite(&path, &kept, &[("format", "pt"), (TABLE, "lm_head.weight")], renamed);
+    fs::rename(&kept, &path).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    // Shards have it in their index: huggingface_hub's save_torch_state_dict.
+    fs::rename(&path, dir.path().join("model-00001-of-00001.safetensors")).unwrap();
+    rewrite(&dir.path().join("model-00001-of-00001.safetensors"), &kept, &[("format", "pt")], as_they_are);
+    fs::rename(&kept, dir.path().join("model-00001-of-00001.safetensors")).unwrap();
+    let mut index = json!({
+        "metadata": {"total_size": 1, TABLE: "lm_head.weight"},
+        "weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors", NORM: "model-00001-of-00001.safetensors"},
+    });
+    fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
+    assert_eq!(vectors(dir.path()), right);
+    // A head that nothing ties to the table is no table.
+    index["metadata"] = Value::Null;
+    fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
+    assert!(error(dir.path()).contains("no embedding table"), "{}", error(dir.path()));
+}
+
+#[test]
+fn the_configuration_of_a_static_table_is_read_as_its_library_reads_it() {
+    for (value, normalize) in [
+        (json!(null), false),
+        (json!(true), true),
+        (json!(1), true),
+        (json!(0), false),
+        (json!("false"), true),
+        (json!(""), false),
+    ] {
+        let dir = copy_of_static("model2vec");
+        let path = dir.path().join("config.json");
+        let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["normalize"] = value.clone();
+        config["architectures"] = Value::Null;
+        config["model_type"] = "model2vec".into();
+        fs::write(&path, config.to_string()).unwrap();
+        let opened = Checkpoint::open(dir.path(), &Overrides::default()).unwrap();
+        assert_eq!((opened.kind.name(), opened.conventions.normalize), ("Model2Vec directory", normalize), "{value}");
+    }
+}
+
+#[test]
+fn a_file_that_is_there_and_cannot_be_read_is_an_error() {
+    for (fixture, name) in
+        [("model2vec", "config.json"), ("sentence-transformers", "modules.json"), ("model2vec", "modules.json")]
+    {
+        for content in ["{", "", "[1]", "\"x\"", "null"] {
+            let dir = copy_of_static(fixture);
+            fs::write(dir.path().join(name), content).unwrap();
+            match Checkpoint::open(dir.path(), &Overrides::default()) {
+                // Model2Vec's own library does not look at modules.json.
+                Ok(opened) => assert_eq!((opened.kind.name(), name), ("Model2Vec directory", "modules.json")),
+                Err(error) => assert!(error.to_string().contains(name), "{fixture}, {content:?}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_in_another_format_is_named() {
+    for (name, content, format) in [
+        ("tekken.json", "{}", "mistral-common"),
+        ("tiktoken.model", "IQ== 0\n", "tiktoken"),
+        ("qwen.tiktoken", "IQ== 0\n", "tiktoken"),
+        ("tokenizer.model", "IQ== 0\n", "tiktoken"),
+        ("tokenizer.model", "\n\u{fffd}", "SentencePiece"),
+        ("spiece.model", "\n\u{fffd}", "SentencePiece"),
+        ("vocab.txt", "[UNK]\n", "WordPiece"),
+        ("merges.txt", "a b\n", "byte-pair"),
+    ] {
+        let dir = copy_of("llama");
+        fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
+        fs::write(dir.path().join(name), content).unwrap();
+        for error in [error(dir.path()), extracted(dir.path(), &dir.path().join("out")).unwrap_err()] {
+            assert!(error.contains(name) && error.contains(format) && error.contains("save_pretrained"), "{error}");
+            assert!(error.contains("tokenizer.json: is missing"), "{error}");
+        }
+    }
+}
