@@ -12,6 +12,7 @@ pub mod choose;
 pub mod fastokens;
 mod json;
 mod long;
+mod panics;
 mod per_thread;
 pub mod pieces;
 mod probe;

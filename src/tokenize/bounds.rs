@@ -2,7 +2,6 @@
 //! normalizers that double a text repeatedly, by templates of a million tokens, or by false lengths. Such a file is refused
 //! before the library reads it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use serde::de::IgnoredAny;
@@ -13,6 +12,7 @@ use tokenizers::tokenizer::{
 use tokenizers::{NormalizerWrapper, PreTokenizerWrapper};
 
 use super::json::kind;
+use super::panics;
 use crate::error::LoadError;
 
 /// The largest number of steps of a normalizer or pre-tokenizer. The longest known has 13.
@@ -180,15 +180,18 @@ fn check_templates(post_processor: Option<&Value>) -> Result<(), String> {
 fn check_growth(normalizers: &[&Value], pre_tokenizers: &[&Value]) -> Result<(), String> {
     let parse = |step: &&Value| serde_json::from_value::<NormalizerWrapper>((*step).clone()).map_err(|e| e.to_string());
     // The library reports the steps that it cannot read.
-    let Ok(normalizers) = catch_unwind(AssertUnwindSafe(|| normalizers.iter().map(parse).collect::<Vec<_>>())) else {
+    let Ok(normalizers) = panics::catch(|| normalizers.iter().map(parse).collect::<Vec<_>>()) else {
         return Err("has a normalizer on which the tokenizers library panics".to_owned());
     };
     let Ok(normalizers) = normalizers.into_iter().collect::<Result<Vec<_>, _>>() else { return Ok(()) };
     let parse = |step: &&Value| serde_json::from_value::<PreTokenizerWrapper>((*step).clone());
-    let Ok(pre_tokenizers) = pre_tokenizers.iter().map(parse).collect::<Result<Vec<_>, _>>() else { return Ok(()) };
+    let Ok(pre_tokenizers) = panics::catch(|| pre_tokenizers.iter().map(parse).collect::<Result<Vec<_>, _>>()) else {
+        return Err("has a pre_tokenizer on which the tokenizers library panics".to_owned());
+    };
+    let Ok(pre_tokenizers) = pre_tokenizers else { return Ok(()) };
     for text in probes(&normalizers) {
         let tried = || grown(&text, &normalizers, &pre_tokenizers);
-        match catch_unwind(AssertUnwindSafe(tried)) {
+        match panics::catch(tried) {
             Ok(result) => result?,
             // A request with this text fails as well, and affects no other request.
             Err(_) => tracing::debug!(text, "the tokenizers library panics on a text"),

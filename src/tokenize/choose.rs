@@ -9,6 +9,7 @@ use super::bounds;
 use super::bytebpe::ByteBpe;
 #[cfg(feature = "fastokens")]
 use super::fastokens::Fastokens;
+use super::panics;
 use super::pieces::Pieces;
 use super::probe;
 use super::reference::HfTokenizer;
@@ -144,11 +145,14 @@ impl Tokenizer {
         let mut refused = Vec::new();
         let mut candidates = at_once.iter().copied();
         let (reference, candidate) = thread::scope(|scope| {
-            let reference = scope.spawn(reference);
+            let reference = scope.spawn(|| panics::catch(reference));
             let candidate = first(&mut candidates, json, &mut refused);
             (join(reference), candidate)
         });
-        let reference = reference.unwrap_or_else(|panic| Err(LoadError::new(path, panic)))?;
+        let reference = reference.unwrap_or_else(|panic| {
+            Err(LoadError::new(path, format!("is not a tokenizer that can be read: the tokenizers library {panic}"))
+                .expected("a tokenizer.json of the tokenizers library"))
+        })?;
         let (vocabulary, pieces) = (reference.vocabulary(), reference.pieces());
         let found = agreeing(candidate, candidates, json, &reference, &vocabulary, &mut refused);
         let search_on = found.as_ref().is_none_or(|found| found.name() == ByteBpe::NAME);
@@ -277,7 +281,7 @@ fn agreeing(
     while let Some(implementation) = candidate {
         // A separate thread, so that its caches are freed when the thread ends, and a panic only refuses the implementation.
         let compare = || probe::difference(reference, &*implementation, vocabulary);
-        match thread::scope(|scope| join(scope.spawn(compare))).unwrap_or_else(Some) {
+        match thread::scope(|scope| join(scope.spawn(|| panics::catch(compare)))).unwrap_or_else(Some) {
             None => return Some(implementation),
             Some(reason) => refused.push(Refused { name: implementation.name(), reason, differs: true }),
         }
@@ -293,17 +297,15 @@ fn first(
     refused: &mut Vec<Refused>,
 ) -> Option<Arc<dyn Tokenize>> {
     candidates.find_map(|candidate| {
-        let loaded = thread::scope(|scope| join(scope.spawn(|| (candidate.load)(json)))).and_then(|loaded| loaded);
+        let loaded = thread::scope(|scope| join(scope.spawn(|| panics::catch(|| (candidate.load)(json)))))
+            .and_then(|loaded| loaded);
         loaded.map_err(|reason| refused.push(Refused { name: candidate.name, reason, differs: false })).ok()
     })
 }
 
 /// Waits for the thread and returns its result, or the message of its panic.
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T, String> {
-    thread.join().map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        format!("panicked: {}", text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
-    })
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String> {
+    thread.join().unwrap_or_else(|_| Err(String::new())).map_err(|message| format!("panicked: {message}"))
 }
 
 #[cfg(test)]

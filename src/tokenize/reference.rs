@@ -1,10 +1,10 @@
 //! The reference implementation: Hugging Face's `tokenizers` library.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use tokenizers::ModelWrapper;
 
+use super::panics;
 use super::pieces::{Pieces, Spelling};
 use super::{AddedToken, Tokenize, Vocabulary};
 use crate::error::LoadError;
@@ -48,7 +48,7 @@ impl HfTokenizer {
         tokenizer.with_padding(None);
         let this = Self(tokenizer);
         // The library does not check the names in a template, and panics on an unknown one.
-        catch_unwind(AssertUnwindSafe(|| this.encode("a", true, &mut Vec::new())))
+        panics::catch(|| this.encode("a", true, &mut Vec::new()))
             .map_err(|_| {
                 LoadError::new(path, "has a tokenizer that panics on every text")
                     .expected("a post_processor that places one text, and special tokens that it defines")
