@@ -11,6 +11,7 @@ pub mod gguf;
 pub mod hf;
 pub mod map;
 mod preview;
+mod prompt;
 pub mod refined;
 pub mod static_table;
 pub mod weights;
@@ -129,6 +130,8 @@ pub struct Checkpoint {
     /// The file that the tokenizer was read from, or rebuilt from.
     pub tokenizer_path: PathBuf,
     pub conventions: Conventions,
+    /// What is put before each text: sentence-transformers' default prompt.
+    pub prompt: Option<String>,
     /// What a user should know although it is served.
     pub warnings: Vec<String>,
     /// What is as it should be, and may still surprise somebody who looks closely.

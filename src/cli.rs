@@ -13,6 +13,7 @@ mod inspect;
 mod log;
 mod man;
 mod output;
+mod overrides;
 mod progress;
 mod recipe;
 #[cfg(feature = "refine")]
@@ -146,12 +147,8 @@ struct ExtractArgs {
     /// A branch, a tag or a commit of a Hub id.
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
-    /// The tokenizer.json, or a directory with the tokenizer's files, if the source has none or another is meant.
-    #[arg(long, value_name = "FILE")]
-    tokenizer: Option<PathBuf>,
-    /// The config.json, if the source has none or another is meant.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    overrides: overrides::OverrideArgs,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

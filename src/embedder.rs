@@ -151,6 +151,8 @@ pub struct Embedder {
     table_bytes: usize,
     settings: Settings,
     conventions: Conventions,
+    /// What is put before each text.
+    prompt: Option<String>,
     /// Whether every token of a text has a row and counts.
     pools_every_token: bool,
     /// The tokens of an empty text: those of the tokenizer's template.
@@ -181,7 +183,7 @@ impl Embedder {
             map.guard();
         }
         let collapsed = checkpoint.collapsed_norm(settings.load_threads);
-        let Checkpoint { path, mut table, table_source, mut tokenizer, conventions: by_kind, .. } = checkpoint;
+        let Checkpoint { path, mut table, table_source, mut tokenizer, conventions: by_kind, prompt, .. } = checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
@@ -220,6 +222,7 @@ impl Embedder {
             table_bytes,
             settings,
             conventions,
+            prompt,
             pools_every_token,
             template: OnceLock::new(),
         };
@@ -389,6 +392,8 @@ impl Embedder {
     }
 
     fn encode(&self, index: usize, text: &str, at: &dyn YieldPoint) -> Result<Vec<u32>, EmbedError> {
+        let prompted = self.prompt.as_ref().map(|prompt| [prompt.as_str(), text].concat());
+        let text = prompted.as_deref().unwrap_or(text);
         // A text of too many tokens is given up where that is known, unless some of them may be left out.
         let max = self.settings.max_input_tokens.filter(|_| self.pools_every_token);
         let is_over = |tokens: usize| max.filter(|&max| tokens > max);

@@ -12,12 +12,12 @@ pub mod tensors;
 
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::family::{self, ModelConfig};
+use crate::checkpoint::family::{self, ModelConfig, overridden};
 use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
 use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::table::TableDtype;
-use source::{Selection, Source};
+use source::{GivenNames, Selection, Source};
 use staging::{Existing, Staging};
 use tensors::Written;
 
@@ -32,6 +32,8 @@ pub struct Options {
     pub existing: Existing,
     /// Where config.json and the tokenizer lie, and which tensors to take, if not as the source says.
     pub overrides: Overrides,
+    /// What becomes of names of tensors in `overrides`.
+    pub given_names: GivenNames,
 }
 
 /// Writes the layer-0 directory of `source` to `out`. `None` where another process has made it meanwhile and
@@ -49,8 +51,9 @@ pub fn extract(
     let overrides = &options.overrides;
     let config_path = overrides.config.clone().unwrap_or_else(|| source.dir().join("config.json"));
     let config = ModelConfig::open(&config_path)?;
+    let overrides = &overridden::read(&config, overrides)?;
     let family = family::resolve(&config, overrides)?;
-    let selection = Selection::find(source, &family, overrides)?;
+    let selection = Selection::find(source, &config, &family, overrides, options.given_names)?;
     let tokenizer = tokenizer_files(source.dir(), overrides)?;
 
     let mut sources = vec![source.dir()];
@@ -63,7 +66,7 @@ pub fn extract(
     let dir = staging.dir();
     let weights = dir.join(WEIGHTS);
     let written = tensors::write(source, &selection, options.dtype, &weights, progress)?;
-    let config = config::layer0(&config_path, &config, written.table())?;
+    let config = config::layer0(&config_path, &config, &family, overrides, written.table())?;
     staging::write(&dir.join("config.json"), &config)?;
     for (from, name) in &tokenizer {
         staging::copy(from, &dir.join(name))?;
@@ -72,7 +75,8 @@ pub fn extract(
     staging::write(&dir.join("README.md"), card.as_bytes())?;
 
     // What is handed over can be served: a damaged table or another model's tokenizer shows here, not at the first start.
-    let check = Overrides { config: None, tokenizer: None, ..overrides.clone() };
+    let named = Overrides { config: None, tokenizer: None, ..overrides.clone() };
+    let check = if options.given_names == GivenNames::Kept { named } else { Overrides::default() };
     Checkpoint::open(dir, &check)?;
     staging.commit()?;
     Ok(Some(written))

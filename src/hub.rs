@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::checkpoint::Overrides;
-use crate::checkpoint::family::{self, ModelConfig};
+use crate::checkpoint::family::{self, ModelConfig, overridden};
 use crate::checkpoint::weights::{self, INDEX, SINGLE};
 use crate::error::LoadError;
 use crate::extract::card::Origin;
-use crate::extract::source::{LocalSource, Selection};
+use crate::extract::source::{GivenNames, LocalSource, Selection};
 use crate::extract::staging::Existing;
 use crate::extract::{self, Options};
 use crate::location::HubId;
@@ -152,7 +152,9 @@ impl Hub {
 
         // A repository that is hardly more than its layer 0 comes whole: for whole files the Hub states a digest.
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| snapshot.join("config.json")))?;
-        let selection = Selection::find(&source, &family::resolve(&config, overrides)?, overrides)?;
+        let overrides = &overridden::read(&config, overrides)?;
+        let family = family::resolve(&config, overrides)?;
+        let selection = Selection::find(&source, &config, &family, overrides, GivenNames::Kept)?;
         let shares = source.share(selection.tensors())?;
         if shares.iter().all(|(_, size, wanted)| size - size / 100 <= *wanted) {
             for (file, ..) in &shares {
@@ -193,7 +195,8 @@ fn complete(dir: &Path, overrides: &Overrides) -> bool {
     let found = || {
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| dir.join("config.json")))?;
         let source = LocalSource::open(dir, Origin::default())?;
-        Selection::find(&source, &family::resolve(&config, overrides)?, overrides)
+        let overrides = &overridden::read(&config, overrides)?;
+        Selection::find(&source, &config, &family::resolve(&config, overrides)?, overrides, GivenNames::Kept)
     };
     (overrides.tokenizer.is_some() || dir.join("tokenizer.json").exists()) && found().is_ok()
 }

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod names;
+pub mod overridden;
 mod types;
 
 pub use config::ModelConfig;
@@ -113,6 +114,11 @@ pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, Lo
     }
     if let Some(family) = known {
         return Ok(family);
+    }
+    if model_type.is_empty() {
+        return Err(LoadError::new(config.path(), "has no model_type")
+            .expected("the config.json of a model")
+            .remedy("set norm and norm_eps for this model"));
     }
     let (problem, expected) = match refusal(model_type) {
         Some(reason) => (

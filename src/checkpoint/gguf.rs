@@ -67,6 +67,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         norm_source,
         tokenizer,
         tokenizer_path,
+        prompt: None,
         conventions: Conventions::TRANSFORMERS,
         warnings: Vec::new(),
         remarks,

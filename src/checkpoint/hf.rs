@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use super::family::{self, Family, InnerNorm, ModelConfig, names};
+use super::family::{self, Family, InnerNorm, ModelConfig, names, overridden};
 use super::weights::{StoredTensor, Weights, quantized};
-use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer, prompt};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::EmbeddingTable;
@@ -27,7 +27,8 @@ struct Parts {
 /// # Errors
 /// When a file or tensor is missing or broken, or the model type is not known.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    let Parts { config, tensor, table, norm, norm_source, warnings } = Parts::read(path, overrides)?;
+    let Parts { config, tensor, table, norm, norm_source, mut warnings } = Parts::read(path, overrides)?;
+    warnings.extend(prompt::default_prompt(path)?.map(|prompt| prompt::ignored(&prompt)));
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
     let mut remarks = Vec::new();
     check_vocabulary(&tokenizer.vocabulary, &table, &tensor.name, &tokenizer_path, &mut remarks)?;
@@ -42,6 +43,7 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         tokenizer,
         tokenizer_path,
         conventions: Conventions::TRANSFORMERS,
+        prompt: None,
         warnings,
         remarks,
     })
@@ -59,10 +61,11 @@ impl Parts {
     fn read(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
         let config = ModelConfig::open(&config_path)?;
+        let overrides = &overridden::read(&config, overrides)?;
         let family = family::resolve(&config, overrides)?;
 
         let weights = Weights::open(path)?;
-        let tensor = find_table(&weights, overrides)?;
+        let tensor = find_table(&weights, &config, overrides)?;
         let table = tensor.table()?;
         let scale = family.embedding_scale(&config, table.dimensions())?;
         let (norm, norm_source) = find_norm(&weights, &family, &config, overrides, table.dimensions())?;
@@ -77,10 +80,14 @@ impl Parts {
     }
 }
 
-fn find_table(weights: &Weights, overrides: &Overrides) -> Result<StoredTensor, LoadError> {
+fn find_table(weights: &Weights, config: &ModelConfig, overrides: &Overrides) -> Result<StoredTensor, LoadError> {
     let found = match &overrides.embedding_tensor {
         Some(name) => weights.find(std::slice::from_ref(name))?,
-        None => weights.find(&names::embedding_names())?,
+        None => match weights.find(&names::embedding_names())? {
+            // Savers keep one name of a tensor that has two.
+            None if config.ties_word_embeddings() => weights.find(&names::head_names())?,
+            found => found,
+        },
     };
     found.ok_or_else(|| {
         let error = LoadError::new(weights.path(), "has no embedding table");

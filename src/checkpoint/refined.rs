@@ -105,6 +105,7 @@ pub(super) fn join(
         norm_source: None,
         tokenizer,
         tokenizer_path,
+        prompt: None,
         conventions: Conventions { special_tokens: false, normalize: true, left_out: None },
         warnings: Vec::new(),
         remarks,

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::weights::{StoredTensor, Weights};
-use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer, prompt};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
@@ -29,6 +29,9 @@ pub struct StaticTable {
     /// Where table and tokenizer lie.
     dir: PathBuf,
     normalize: bool,
+    /// What is put before each text.
+    prompt: Option<String>,
+    warnings: Vec<String>,
 }
 
 /// One entry of sentence-transformers' modules.json.
@@ -53,7 +56,10 @@ pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable
     {
         // The library takes any value, and asks whether Python holds it for true.
         let normalize = config.get("normalize").is_some_and(is_true);
-        return Ok(Some(StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize }));
+        // Model2Vec's own library knows no prompts.
+        let warnings = prompt::default_prompt(dir)?.map(|prompt| prompt::ignored(&prompt)).into_iter().collect();
+        let found = StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize, prompt: None, warnings };
+        return Ok(Some(found));
     }
     let modules = dir.join("modules.json");
     if let Some(list) = read_json::<Vec<Module>>(&modules, "a list of modules")? {
@@ -66,7 +72,13 @@ pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable
     let Ok(weights) = Weights::open(dir) else { return Ok(None) };
     let wordllama = weights.names()? == ["embedding.weight"];
     // WordLlama's answers are scaled or not as each call says; a server's default is OpenAI's length.
-    Ok(wordllama.then(|| StaticTable { kind: Kind::WordLlama, dir: dir.to_owned(), normalize: true }))
+    Ok(wordllama.then(|| StaticTable {
+        kind: Kind::WordLlama,
+        dir: dir.to_owned(),
+        normalize: true,
+        prompt: None,
+        warnings: Vec::new(),
+    }))
 }
 
 fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Option<StaticTable>, LoadError> {
@@ -92,7 +104,9 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
             LoadError::new(file, format!("has the module path {path:?}")).expected("a directory inside its own")
         );
     }
-    Ok(Some(StaticTable { kind: Kind::StaticEmbedding, dir: dir.join(path), normalize }))
+    let prompt = prompt::default_prompt(dir)?;
+    let dir = dir.join(path);
+    Ok(Some(StaticTable { kind: Kind::StaticEmbedding, dir, normalize, prompt, warnings: Vec::new() }))
 }
 
 /// The content of a JSON file, or `None` where there is no such file; `what` it should be, for errors.
@@ -156,7 +170,8 @@ impl StaticTable {
             conventions: self.conventions(&tokenizer.vocabulary),
             tokenizer,
             tokenizer_path,
-            warnings: Vec::new(),
+            prompt: self.prompt.clone(),
+            warnings: self.warnings.clone(),
             remarks,
         })
     }

@@ -11,8 +11,8 @@ use crate::checkpoint::{Overrides, gguf};
 use crate::error::LoadError;
 use crate::extract::card::Origin;
 use crate::extract::gguf::GgufSource;
-use crate::extract::source::{LocalSource, Source};
-use crate::extract::staging::Existing;
+use crate::extract::source::{GivenNames, LocalSource, Source};
+use crate::extract::staging::{self, Existing};
 use crate::extract::tensors::Written;
 use crate::extract::{self, Options};
 use crate::location::{HubId, Location};
@@ -31,8 +31,7 @@ pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
         source = recipe.model;
         dtype = dtype.or(recipe.dtype);
     }
-    let overrides =
-        Overrides { config: args.config.clone(), tokenizer: args.tokenizer.clone(), ..Overrides::default() };
+    let mut overrides = args.overrides.overrides();
     let bar = Bar::new();
     let location = with_revision(Location::of(Path::new(&source)), args.revision.as_deref())?;
     let (dir, origin) = match location {
@@ -42,13 +41,20 @@ pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
         }
         Location::Hub(id) => fetch(&id, &overrides, &bar)?,
     };
+    if path.is_file() {
+        // A recipe, or a GGUF file.
+        staging::protect(&args.out, &[path])?;
+    }
     let source: Box<dyn Source> = if gguf::is_gguf(&dir) {
-        Box::new(GgufSource::open(&dir, &overrides)?)
+        let source = GgufSource::open(&dir, &overrides)?;
+        // The source has the names and the configuration that the rest of the overrides led to.
+        overrides = Overrides { config: overrides.config, tokenizer: overrides.tokenizer, ..Overrides::default() };
+        Box::new(source)
     } else {
         Box::new(LocalSource::open(&dir, origin)?)
     };
     let existing = if args.force { Existing::Replace } else { Existing::Refuse };
-    let options = Options { dtype, existing, overrides };
+    let options = Options { dtype, existing, overrides, given_names: GivenNames::Replaced };
     let written = extract::extract(&*source, &args.out, &options, &bar)?;
     let lines = written.iter().flat_map(Written::tensors).map(|tensor| {
         let info = &tensor.info;

@@ -63,6 +63,7 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         "the plain mean"
     };
     lines.push(("vectors", format!("{length}; the template's special tokens are {pooled}")));
+    lines.extend(checkpoint.prompt.iter().map(|prompt| ("prompt", format!("{prompt:?} is put before each text"))));
     lines.extend(checkpoint.remarks.iter().map(|remark| ("remark", remark.clone())));
     lines.extend(checkpoint.warnings.iter().map(|warning| ("warning", warning.clone())));
 

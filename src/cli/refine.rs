@@ -6,8 +6,9 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use super::output::warn;
+use super::overrides::OverrideArgs;
 use super::progress::Bar;
-use crate::checkpoint::{Checkpoint, Overrides};
+use crate::checkpoint::Checkpoint;
 use crate::corpus::Fields;
 use crate::error::LoadError;
 use crate::extract::staging::{self, Existing};
@@ -47,6 +48,8 @@ pub struct RefineArgs {
     /// How far variances are made equal, from 0 to 1.
     #[arg(long, value_name = "G", default_value_t = 1.0)]
     whitening: f64,
+    #[command(flatten)]
+    overrides: OverrideArgs,
     /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
@@ -77,12 +80,16 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     // Before the work, and again by `write` for who made the directory meanwhile.
     existing.check(&args.out)?;
     let started = Instant::now();
-    let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    let checkpoint = Checkpoint::open(&args.checkpoint, &args.overrides.overrides())?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);
     }
+    if let Some(prompt) = &checkpoint.prompt {
+        warn(&format!("the model puts {prompt:?} before each text; the refined table takes texts as they are"));
+    }
     staging::protect(&args.out, &write::sources(&checkpoint))?;
+    staging::protect(&args.out, &args.overrides.config.as_deref().into_iter().collect::<Vec<_>>())?;
     staging::protect(&args.out, &args.corpus.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

@@ -5,7 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::source::TensorInfo;
-use crate::checkpoint::family::ModelConfig;
+use crate::checkpoint::Overrides;
+use crate::checkpoint::family::{Family, ModelConfig, overridden};
 use crate::error::LoadError;
 use crate::json;
 
@@ -17,7 +18,13 @@ const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "n_layers", "nu
 ///
 /// # Errors
 /// When the settings cannot be written as JSON.
-pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<Vec<u8>, LoadError> {
+pub fn layer0(
+    path: &Path,
+    config: &ModelConfig,
+    family: &Family,
+    overrides: &Overrides,
+    table: &TensorInfo,
+) -> Result<Vec<u8>, LoadError> {
     let mut text = config.language_model();
     // What trained or quantized the layers, and code files that are not copied.
     for gone in ["quantization_config", "auto_map"] {
@@ -48,6 +55,7 @@ pub fn layer0(path: &Path, config: &ModelConfig, table: &TensorInfo) -> Result<V
     }
     let dtype = if text.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     text.insert(dtype.to_owned(), torch_name(table).into());
+    overridden::write(&mut text, family, overrides);
     let mut out = json::to_vec_pretty(&text).map_err(|e| LoadError::new(path, e.to_string()))?;
     out.push(b'\n');
     Ok(out)
@@ -77,7 +85,9 @@ mod tests {
         std::fs::write(&path, config.to_string()).unwrap();
         let table =
             TensorInfo { name: "t".into(), dtype: safetensors::Dtype::F16, shape: vec![7, 3], len: 42, format: None };
-        let made = layer0(&path, &ModelConfig::open(&path).unwrap(), &table).unwrap();
+        let config = ModelConfig::open(&path).unwrap();
+        let family = crate::checkpoint::family::resolve(&config, &Overrides::default()).unwrap();
+        let made = layer0(&path, &config, &family, &Overrides::default(), &table).unwrap();
         serde_json::from_slice(&made).unwrap()
     }
 

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::card::Origin;
 use super::source::{Sink, Source, TensorInfo};
 use super::staging;
-use crate::checkpoint::family::{self, Family, ModelConfig};
+use crate::checkpoint::family::{self, Family, ModelConfig, overridden};
 use crate::checkpoint::{Checkpoint, Kind, Overrides, map};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
@@ -44,14 +44,22 @@ impl GgufSource {
                 .expected("a model type that directories can have, to write its config.json")
                 .remedy("serve the GGUF file itself")
         };
-        let family =
-            family::known(&checkpoint.model_type).filter(|_| checkpoint.kind == Kind::Gguf).ok_or_else(unknown)?;
-
+        if checkpoint.kind != Kind::Gguf {
+            return Err(unknown());
+        }
         let dir = TempDir::new().map_err(|e| LoadError::writing(std::env::temp_dir(), &e))?;
-        let config = serde_json::to_vec_pretty(&config(&checkpoint, &family)).unwrap_or_default();
         let config_path = dir.path().join("config.json");
-        staging::write(&config_path, &config)?;
-        check_config(path, &config_path, &checkpoint, &family)?;
+        let is_overridden =
+            overrides.norm.is_some() || overrides.norm_eps.is_some() || overrides.embedding_scale.is_some();
+        let family = if is_overridden {
+            let family = overridden_family(&checkpoint, &config_path)?;
+            family.ok_or_else(unknown)?
+        } else {
+            let family = family::known(&checkpoint.model_type).ok_or_else(unknown)?;
+            write_config(&config_path, &config(&checkpoint, &family))?;
+            check_config(path, &config_path, &checkpoint, &family)?;
+            family
+        };
         let to = dir.path().join("tokenizer.json");
         match &checkpoint.tokenizer.rebuilt {
             Some(json) => staging::write(&to, json.as_bytes())?,
@@ -67,21 +75,53 @@ impl GgufSource {
     }
 }
 
-/// The settings that layer 0 depends on, under the names that the model type's config class has for them.
-fn config(checkpoint: &Checkpoint, family: &Family) -> Value {
+fn write_config(path: &Path, config: &Map<String, Value>) -> Result<(), LoadError> {
+    staging::write(path, &serde_json::to_vec_pretty(config).unwrap_or_default())
+}
+
+/// The family that the user's overrides make of the checkpoint, and its config.json at `path`, which says all of the norm; `None`
+/// where a norm on the embedding has no name in directories. The norm's weight is written as the GGUF file has it.
+fn overridden_family(checkpoint: &Checkpoint, path: &Path) -> Result<Option<Family>, LoadError> {
+    let FinalNorm { embedding_scale, embedding_norm, norm, .. } = &checkpoint.norm;
+    let known = family::known(&checkpoint.model_type);
+    if embedding_norm.is_some() && known.is_none_or(|family| family.embedding_norm.is_none()) {
+        return Ok(None);
+    }
+    let overrides = Overrides {
+        norm: Some(norm.kind),
+        norm_eps: Some(norm.eps),
+        embedding_scale: Some(*embedding_scale),
+        ..Overrides::default()
+    };
+    let mut config = basic_config(checkpoint);
+    write_config(path, &config)?;
+    let mut family = family::resolve(&ModelConfig::open(path)?, &overrides)?;
+    overridden::write(&mut config, &family, &overrides);
+    write_config(path, &config)?;
+    family.norm = family.norm.without_plus_one();
+    Ok(Some(family))
+}
+
+fn basic_config(checkpoint: &Checkpoint) -> Map<String, Value> {
     let mut config = Map::new();
     config.insert("model_type".into(), checkpoint.model_type.clone().into());
     config.insert("hidden_size".into(), checkpoint.table.dimensions().into());
     config.insert("vocab_size".into(), checkpoint.table.rows().into());
     config.insert("num_hidden_layers".into(), 0.into());
     config.insert("tie_word_embeddings".into(), true.into());
+    config
+}
+
+/// The settings that layer 0 depends on, under the names that the model type's config class has for them.
+fn config(checkpoint: &Checkpoint, family: &Family) -> Map<String, Value> {
+    let mut config = basic_config(checkpoint);
     if let Some(key) = family.eps_key() {
         config.insert(key.into(), json!(checkpoint.norm.norm.eps));
     }
     if let Some(key) = family.scale_key() {
         config.insert(key.into(), json!(checkpoint.norm.embedding_scale));
     }
-    Value::Object(config)
+    config
 }
 
 /// Some of what the file says can be a constant of the model type, which no config.json can change.

@@ -1,14 +1,14 @@
 //! Where a checkpoint's tensors come from, and which of them make its layer 0.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
 use super::card::Origin;
 use crate::checkpoint::Overrides;
-use crate::checkpoint::family::{Family, names};
-use crate::checkpoint::weights::Weights;
+use crate::checkpoint::family::{Family, ModelConfig, names};
+use crate::checkpoint::weights::{Weights, unreadable};
 use crate::error::LoadError;
 use crate::norm::NormKind;
 use crate::table::TableDtype;
@@ -45,6 +45,14 @@ pub trait Source {
     /// # Errors
     /// When the weights cannot be read.
     fn names(&self) -> Result<Vec<String>, LoadError>;
+
+    /// Names of tensors that share the bytes of another, and the name of that other, as the writer of the files noted them.
+    ///
+    /// # Errors
+    /// When the weights cannot be read.
+    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+        Ok(HashMap::new())
+    }
 
     /// What the tensor `name` is, or `None`.
     ///
@@ -101,6 +109,10 @@ impl Source for LocalSource {
         self.weights.names()
     }
 
+    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+        self.weights.aliases()
+    }
+
     fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
         let found = self.weights.find(&[name])?;
         Ok(found.map(|t| TensorInfo {
@@ -133,8 +145,18 @@ impl Source for LocalSource {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selection {
     tensors: Vec<TensorInfo>,
-    /// The user named a tensor, and will do so of what is written.
-    named: bool,
+    /// The names that tensors get, where these are not the names in the source.
+    written: HashMap<String, String>,
+}
+
+/// The names of tensors that a user gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum GivenNames {
+    /// They are written again, for a reader who has the same overrides: the Hub's cache.
+    #[default]
+    Kept,
+    /// Others take their place, by which a reader without overrides finds the tensors.
+    Replaced,
 }
 
 impl Selection {
@@ -142,43 +164,90 @@ impl Selection {
     ///
     /// # Errors
     /// When one is missing, or is quantized.
-    pub fn find(source: &dyn Source, family: &Family, overrides: &Overrides) -> Result<Self, LoadError> {
-        let there_are: HashSet<String> = source.names()?.into_iter().collect();
-        let there = |candidates: &[String]| candidates.iter().find(|name| there_are.contains(name.as_str())).cloned();
+    pub fn find(
+        source: &dyn Source,
+        config: &ModelConfig,
+        family: &Family,
+        overrides: &Overrides,
+        given: GivenNames,
+    ) -> Result<Self, LoadError> {
+        let stored: HashSet<String> = source.names()?.into_iter().collect();
+        let aliases = source.aliases()?;
+        // A name, and the name under which the tensor is stored.
+        let there = |candidates: &[String]| {
+            let direct = candidates.iter().find(|name| stored.contains(name.as_str())).map(|name| (name, name));
+            let shared = || candidates.iter().find_map(|name| Some((name, aliases.get(name)?)));
+            direct.or_else(shared).map(|(name, kept)| (name.clone(), kept.clone()))
+        };
         let or = |set: &Option<String>, known: Vec<String>| set.clone().map_or(known, |name| vec![name]);
         let missing = |what: &str, key: &str| {
-            LoadError::new(source.dir(), format!("has no {what} among its {} tensors", there_are.len()))
+            let flag = key.replace('_', "-");
+            LoadError::new(source.dir(), format!("has no {what} among its {} tensors", stored.len()))
                 .expected("a language model's checkpoint, as transformers saves it")
-                .remedy(format!("for a model of another make, serve its directory with {key} set to the tensor's name"))
+                .remedy(format!("if the model has another name for it, give --{flag} (in a configuration file: {key})"))
         };
-        let table = there(&or(&overrides.embedding_tensor, names::embedding_names()));
-        let mut wanted = vec![table.ok_or_else(|| missing("embedding table", "embedding_tensor"))?];
-        let mut with_bias = |weight: String| {
-            let bias = weight.strip_suffix(".weight").map(|stem| format!("{stem}.bias"));
+        let mut written = HashMap::new();
+        let mut rename = |from: &str, to: String| {
+            if from != to {
+                written.insert(from.to_owned(), to);
+            }
+        };
+        let replaced = |name: Option<&String>| name.is_some() && given == GivenNames::Replaced;
+        let kept = |name: Option<&String>| name.is_some() && given == GivenNames::Kept;
+        let keeps = kept(overrides.embedding_tensor.as_ref()) || kept(overrides.norm_tensor.as_ref());
+        let usual = |name: &str, known: &[String], first: &str| match known.iter().any(|known| known == name) {
+            _ if keeps => name.to_owned(),
+            true => names::without_outer(name),
+            false => first.to_owned(),
+        };
+
+        let tables = names::embedding_names();
+        let tied = |found: Option<_>| match found {
+            None if overrides.embedding_tensor.is_none() && config.ties_word_embeddings() => {
+                there(&names::head_names())
+            }
+            found => found,
+        };
+        let found = tied(there(&or(&overrides.embedding_tensor, tables.clone())));
+        let (name, table) = found.ok_or_else(|| missing("embedding table", "embedding_tensor"))?;
+        rename(&table, usual(&name, &tables, "model.embed_tokens.weight"));
+        let mut wanted = vec![table];
+        let mut with_bias = |(name, weight): (String, String), to: String| {
+            let _ = name;
+            let bias = |of: &str| of.strip_suffix(".weight").map(|stem| format!("{stem}.bias"));
+            let there = bias(&weight).filter(|bias| stored.contains(bias)).zip(bias(&to));
+            rename(&weight, to);
             wanted.push(weight);
-            wanted.extend(bias.filter(|bias| there_are.contains(bias)));
+            if let Some((bias, to)) = there {
+                rename(&bias, to);
+                wanted.push(bias);
+            }
         };
         if let Some(inner) = family.embedding_norm.filter(|inner| !inner.modules.is_empty()) {
-            with_bias(there(&inner.names()).ok_or_else(|| missing("norm on the embedding", "norm"))?);
+            let found = there(&inner.names()).ok_or_else(|| missing("norm on the embedding", "norm"))?;
+            let to = if keeps { found.0.clone() } else { names::without_outer(&found.0) };
+            with_bias(found, to);
         }
         if family.norm != NormKind::None && !family.bare {
-            let norm = there(&or(&overrides.norm_tensor, names::norm_names()));
-            with_bias(norm.ok_or_else(|| missing("final norm", "norm_tensor"))?);
+            let norms = names::norm_names();
+            let norm = there(&or(&overrides.norm_tensor, norms.clone()));
+            let norm = norm.ok_or_else(|| missing("final norm", "norm_tensor"))?;
+            // The first name is looked for first: another norm of a known name may not stand in the way of a given one.
+            let to = match replaced(overrides.norm_tensor.as_ref()) {
+                true => "model.norm.weight".to_owned(),
+                false => usual(&norm.0, &norms, "model.norm.weight"),
+            };
+            with_bias(norm, to);
         }
         let mut found = Vec::new();
         for name in wanted {
             let info = source.info(&name)?.ok_or_else(|| missing(&name, "embedding_tensor"))?;
-            if table_dtype(info.dtype).is_none() {
-                return Err(LoadError::new(
-                    source.dir(),
-                    format!("holds {name} as {:?}: a quantized table", info.dtype),
-                )
-                .expected("BF16, F16 or F32")
-                .remedy("extract from the model's original, unquantized checkpoint"));
+            if table_dtype(info.dtype).is_none() && info.dtype != Dtype::F64 {
+                return Err(unreadable(source.dir(), &name, info.dtype));
             }
             found.push(info);
         }
-        Ok(Self { tensors: found, named: overrides.embedding_tensor.is_some() || overrides.norm_tensor.is_some() })
+        Ok(Self { tensors: found, written })
     }
 
     /// The table first.
@@ -188,7 +257,7 @@ impl Selection {
 
     /// The name under which a tensor is written.
     pub fn written_name(&self, name: &str) -> String {
-        if self.named { name.to_owned() } else { names::without_outer(name) }
+        self.written.get(name).map_or_else(|| name.to_owned(), Clone::clone)
     }
 }
 

@@ -63,7 +63,7 @@ pub fn write(
 ) -> Result<Written, LoadError> {
     let layout = Layout::new(selection, dtype).map_err(|e| LoadError::new(path, e.to_string()))?;
     let failed = |e: io::Error| LoadError::writing(path, &e);
-    let (mut file, mut done) = open(path, &layout, source.resumable() && dtype.is_none()).map_err(failed)?;
+    let (mut file, mut done) = open(path, &layout, source.resumable() && !layout.converts()).map_err(failed)?;
 
     progress.start(&source.origin().name, done, layout.data_len());
     let mut hash = Sha256::new();
@@ -139,6 +139,10 @@ impl Layout {
         Ok(Self { header, table, tensors })
     }
 
+    fn converts(&self) -> bool {
+        self.tensors.iter().any(|(from, to)| from.dtype != to.dtype)
+    }
+
     fn data_len(&self) -> u64 {
         self.tensors.iter().map(|(_, info)| info.len).sum()
     }
@@ -157,6 +161,8 @@ impl Layout {
 fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorInfo {
     let dtype = match dtype {
         // An extracted table is a model's own: integers need scales that it has no place for.
+        // Vectors are computed in f32.
+        None | Some(TableDtype::Int8 | TableDtype::Int4) if from.dtype == Dtype::F64 => Dtype::F32,
         None | Some(TableDtype::Int8 | TableDtype::Int4) => from.dtype,
         Some(TableDtype::Bf16) => Dtype::BF16,
         Some(TableDtype::F16) => Dtype::F16,
@@ -202,7 +208,7 @@ fn hash_range(file: &mut File, offset: u64, len: u64, hash: &mut Sha256) -> io::
 /// Numbers of one dtype to another, in pieces that may cut a number in two.
 struct Converter {
     /// `None`: bytes pass as they are.
-    dtypes: Option<(TableDtype, TableDtype)>,
+    dtypes: Option<(Dtype, TableDtype)>,
     name: String,
     rest: Vec<u8>,
     numbers: Vec<f32>,
@@ -211,17 +217,27 @@ struct Converter {
 
 impl Converter {
     fn new(from: &TensorInfo, to: &TensorInfo) -> Self {
-        let dtypes = table_dtype(from.dtype).zip(table_dtype(to.dtype)).filter(|(from, to)| from != to);
+        let dtypes = table_dtype(to.dtype).filter(|_| from.dtype != to.dtype).map(|to| (from.dtype, to));
         Self { dtypes, name: from.name.clone(), rest: Vec::new(), numbers: Vec::new(), out: Vec::new() }
     }
 
     fn next<'a>(&'a mut self, piece: &'a [u8]) -> Result<&'a [u8], String> {
         let Some((from, to)) = self.dtypes else { return Ok(piece) };
         self.rest.extend_from_slice(piece);
-        let size = from.row_bytes(1).unwrap_or(1);
+        let size = from.bitsize() / 8;
         let whole = self.rest.len() / size * size;
-        self.numbers.resize(whole / size, 0.0);
-        for_each(from, self.rest.get(..whole).unwrap_or_default(), &mut self.numbers, |out, x| *out = x);
+        let bytes = self.rest.get(..whole).unwrap_or_default();
+        match table_dtype(from) {
+            Some(from) => {
+                self.numbers.resize(whole / size, 0.0);
+                for_each(from, bytes, &mut self.numbers, |out, x| *out = x);
+            }
+            // F64, the only other dtype that is selected.
+            None => {
+                self.numbers.clear();
+                self.numbers.extend(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
+            }
+        }
         self.rest.drain(..whole);
         self.out.clear();
         for &x in &self.numbers {

@@ -145,6 +145,15 @@ impl Source for RemoteSource<'_> {
         }
     }
 
+    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+        match &self.weights {
+            RemoteWeights::Single(file) => {
+                self.with_header(file, |header| header.metadata.metadata().clone().unwrap_or_default())
+            }
+            RemoteWeights::Sharded(index) => Ok(index.aliases()),
+        }
+    }
+
     fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
         let Some(file) = self.file(name) else { return Ok(None) };
         self.with_header(&file, |header| {

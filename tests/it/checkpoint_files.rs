@@ -8,6 +8,7 @@ use embedding_server::embedder::{Embedder, Settings};
 use embedding_server::extract::card::Origin;
 use embedding_server::extract::source::LocalSource;
 use embedding_server::extract::{Options, extract};
+use embedding_server::norm::NormKind;
 use embedding_server::progress::Silent;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -136,7 +137,7 @@ fn a_byte_order_mark_and_the_words_of_python_are_read_in_every_json_file() {
     for mark in [&b"\xef\xbb\xbf"[..], b""] {
         let dir = copy_of("llama-sharded");
         let right = vectors(dir.path());
-        for name in ["tokenizer.json", INDEX] {
+        for name in ["config.json", "tokenizer.json", INDEX] {
             let path = dir.path().join(name);
             let text = fs::read_to_string(&path).unwrap();
             // The tokenizers library reads no key that it does not know beside the model.
@@ -147,6 +148,16 @@ fn a_byte_order_mark_and_the_words_of_python_are_read_in_every_json_file() {
             fs::write(&path, [mark, text.as_bytes()].concat()).unwrap();
         }
         assert_eq!(vectors(dir.path()), right);
+        let out = dir.path().join("out");
+        extracted(dir.path(), &out).unwrap();
+        assert_eq!(vectors(&out), right);
+        let again = dir.path().join("again");
+        extracted(&out, &again).unwrap();
+        assert_eq!(fs::read(again.join("config.json")).unwrap(), fs::read(out.join("config.json")).unwrap());
+        let written = fs::read_to_string(again.join("config.json")).unwrap();
+        let compact: String = written.split_whitespace().collect();
+        assert!(compact.contains("\"a\":[Infinity,-Infinity,NaN,Infinity,"), "{written}");
+
         let table = copy_of_static("sentence-transformers");
         let right = vectors(table.path());
         prepend(&table.path().join("tokenizer.json"), mark);
@@ -205,10 +216,14 @@ fn a_table_and_a_norm_of_doubles_are_read() {
     fs::rename(&widened, &path).unwrap();
     assert_eq!(vectors(dir.path()), right);
     assert_eq!(Checkpoint::open(dir.path(), &Overrides::default()).unwrap().table_source.dtype, "F64");
+    let out = dir.path().join("out");
+    extracted(dir.path(), &out).unwrap();
+    assert_eq!(vectors(&out), right);
     rewrite(&path, &widened, &[], |name, _, data| (name.to_owned(), Dtype::I64, data));
     fs::rename(&widened, &path).unwrap();
-    let refused = error(dir.path());
-    assert!(refused.contains("I64") && !refused.contains("quantized"), "{refused}");
+    for refused in [error(dir.path()), extracted(dir.path(), &dir.path().join("no")).unwrap_err()] {
+        assert!(refused.contains("I64") && !refused.contains("quantized"), "{refused}");
+    }
 }
 
 #[test]
@@ -222,6 +237,9 @@ fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
     rewrite(&path, &kept, &[("format", "pt"), (TABLE, "lm_head.weight")], renamed);
     fs::rename(&kept, &path).unwrap();
     assert_eq!(vectors(dir.path()), right);
+    let out = dir.path().join("out");
+    extracted(dir.path(), &out).unwrap();
+    assert_eq!(vectors(&out), right);
     // Shards have it in their index: huggingface_hub's save_torch_state_dict.
     fs::rename(&path, dir.path().join("model-00001-of-00001.safetensors")).unwrap();
     rewrite(&dir.path().join("model-00001-of-00001.safetensors"), &kept, &[("format", "pt")], as_they_are);
@@ -232,10 +250,37 @@ fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
     });
     fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
     assert_eq!(vectors(dir.path()), right);
-    // A head that nothing ties to the table is no table.
+    let out = dir.path().join("out2");
+    extracted(dir.path(), &out).unwrap();
+    assert_eq!(vectors(&out), right);
+    // The configuration ties it, or the default of its class.
     index["metadata"] = Value::Null;
     fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
-    assert!(error(dir.path()).contains("no embedding table"), "{}", error(dir.path()));
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for (model_type, tied, found) in [
+        ("llama", json!(true), true),
+        ("llama", json!(false), false),
+        ("llama", Value::Null, false),
+        ("lfm2", Value::Null, true),
+        ("lfm2", json!(false), false),
+    ] {
+        config["model_type"] = model_type.into();
+        config["norm_eps"] = config["rms_norm_eps"].clone();
+        config["tie_word_embeddings"] = tied.clone();
+        fs::write(&path, config.to_string()).unwrap();
+        let out = dir.path().join(format!("{model_type}-{tied}"));
+        if found {
+            assert_eq!(vectors(dir.path()), right, "{model_type}, {tied}");
+            extracted(dir.path(), &out).unwrap();
+            assert_eq!(vectors(&out), right, "{model_type}, {tied}");
+        } else {
+            // A head that nothing ties to the table is no table.
+            for error in [error(dir.path()), extracted(dir.path(), &out).unwrap_err()] {
+                assert!(error.contains("no embedding table"), "{error}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -297,4 +342,166 @@ fn a_tokenizer_in_another_format_is_named() {
             assert!(error.contains("tokenizer.json: is missing"), "{error}");
         }
     }
+}
+
+fn stdout(arguments: &[&str]) -> Result<String, String> {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_embedding-server")).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+#[test]
+fn what_extract_is_told_of_a_model_is_part_of_its_output() {
+    let dir = copy_of("llama-f32");
+    let at = |name: &str| dir.path().join(name);
+    let path = at(WEIGHTS);
+    let renamed = |name: &str, dtype, data| {
+        let name = if name == TABLE {
+            "tower.table"
+        } else if name == NORM {
+            "tower.out.weight"
+        } else {
+            name
+        };
+        as_they_are(name, dtype, data)
+    };
+    rewrite(&path, &at("renamed"), &[("format", "pt")], renamed);
+    fs::rename(at("renamed"), &path).unwrap();
+    let names = ["--embedding-tensor", "tower.table", "--norm-tensor", "tower.out.weight"];
+    for (number, (model_type, flags, norm)) in [
+        (json!("llama"), vec![], None),
+        (json!("llama"), vec!["--norm", "rms_plus_one", "--norm-eps", "0.25"], Some(NormKind::RmsPlusOne)),
+        (json!("llama"), vec!["--embedding-scale", "3.5"], None),
+        (json!("granite"), vec!["--embedding-scale", "3.5", "--norm-eps", "0.25"], None),
+        (json!("never-heard-of"), vec!["--norm", "layer", "--norm-eps", "0.25"], Some(NormKind::Layer)),
+        (json!("never-heard-of"), vec!["--norm", "none"], Some(NormKind::None)),
+        (Value::Null, vec!["--norm", "rms"], Some(NormKind::Rms)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config: Value = serde_json::from_slice(&fs::read(at("config.json")).unwrap()).unwrap();
+        config["model_type"] = model_type.clone();
+        fs::write(at("config.json"), config.to_string()).unwrap();
+        let value = |flag: &str| {
+            let place = flags.iter().position(|given| *given == flag)?;
+            flags.get(place + 1)?.parse().ok()
+        };
+        let overrides = Overrides {
+            norm,
+            norm_eps: value("--norm-eps"),
+            embedding_scale: value("--embedding-scale"),
+            embedding_tensor: Some("tower.table".to_owned()),
+            norm_tensor: Some("tower.out.weight".to_owned()),
+            ..Overrides::default()
+        };
+        let right = Checkpoint::open(dir.path(), &overrides).unwrap_or_else(|e| panic!("{flags:?}: {e}"));
+        let out = at(&number.to_string());
+        let source = [dir.path().to_str().unwrap(), out.to_str().unwrap()];
+        stdout(&[&["extract"][..], &source, &names, &flags].concat()).unwrap_or_else(|e| panic!("{flags:?}: {e}"));
+        let made = Checkpoint::open(&out, &Overrides::default()).unwrap_or_else(|e| panic!("{flags:?}: {e}"));
+        assert_eq!((&made.norm, made.table.bytes()), (&right.norm, right.table.bytes()), "{model_type}, {flags:?}");
+        // What was made is a source like any other.
+        let again = at(&format!("{number}-again"));
+        extracted(&out, &again).unwrap();
+        assert_eq!(
+            Checkpoint::open(&again, &Overrides::default()).unwrap().norm,
+            right.norm,
+            "{model_type}, {flags:?}"
+        );
+        let refined = at(&format!("{number}-refined"));
+        let source = [dir.path().to_str().unwrap(), refined.to_str().unwrap()];
+        let frequencies = ["--dtype", "f32"];
+        stdout(&[&["refine"][..], &source, &names, &flags, &frequencies].concat()).unwrap();
+        let direct = at(&format!("{number}-direct"));
+        stdout(&["refine", out.to_str().unwrap(), direct.to_str().unwrap(), "--dtype", "f32"]).unwrap();
+        assert_eq!(vectors(&refined), vectors(&direct), "{model_type}, {flags:?}");
+    }
+}
+
+#[test]
+fn overrides_that_mean_nothing_are_refused() {
+    let dir = copy_of("llama");
+    let out = dir.path().join("out");
+    for (flag, value) in
+        [("--norm", "rmsnorm"), ("--norm-eps", "-1"), ("--norm-eps", "NaN"), ("--embedding-scale", "0")]
+    {
+        let flag = format!("{flag}={value}");
+        let error = stdout(&["extract", dir.path().to_str().unwrap(), out.to_str().unwrap(), &flag]).unwrap_err();
+        assert!(error.contains("must be"), "{error}");
+    }
+    let path = dir.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for written in [json!([]), json!({"norm": "rmsnorm"}), json!({"norm_eps": -1}), json!({"embedding_scale": "2"})] {
+        config["layer0"] = written;
+        fs::write(&path, config.to_string()).unwrap();
+        assert!(error(dir.path()).contains("layer0"), "{}", error(dir.path()));
+    }
+}
+
+#[test]
+fn the_default_prompt_of_sentence_transformers_is_put_before_each_text() {
+    let dir = copy_of_static("sentence-transformers");
+    let open = || Checkpoint::open(dir.path(), &Overrides::default());
+    let embed = |texts: &[&str]| Embedder::new(open().unwrap(), Settings::default()).unwrap().embed(texts).unwrap();
+    let prompted = embed(&["hello world a", "hello world "]);
+    let plain = embed(&["a"]);
+    let path = dir.path().join("config_sentence_transformers.json");
+    let describe = |value: &Value| fs::write(&path, value.to_string()).unwrap();
+    describe(&json!({"prompts": {"query": "hello world "}, "default_prompt_name": "query"}));
+    assert_eq!(embed(&["a", ""]), prompted);
+    assert_ne!(prompted[0], plain[0]);
+    for without in [
+        json!({"prompts": {"query": "hello world "}, "default_prompt_name": null}),
+        json!({"prompts": {"query": "hello world "}}),
+        json!({"prompts": {"query": ""}, "default_prompt_name": "query"}),
+        json!({"prompts": null, "default_prompt_name": "document"}),
+    ] {
+        describe(&without);
+        assert_eq!(embed(&["a"]), plain, "{without}");
+    }
+    for wrong in [json!({"default_prompt_name": "other"}), json!({"default_prompt_name": 1}), json!([])] {
+        describe(&wrong);
+        let error = open().err().unwrap().to_string();
+        assert!(error.contains("config_sentence_transformers.json"), "{error}");
+    }
+    // Libraries that know no prompts, and layer 0 of a model that was trained with one.
+    for other in [copy_of_static("model2vec"), copy_of("llama")] {
+        let prompts = json!({"prompts": {"query": "hello world "}, "default_prompt_name": "query"});
+        fs::write(other.path().join("config_sentence_transformers.json"), prompts.to_string()).unwrap();
+        let opened = Checkpoint::open(other.path(), &Overrides::default()).unwrap();
+        assert!(opened.prompt.is_none() && opened.warnings.iter().any(|w| w.contains("hello world ")));
+    }
+}
+
+#[test]
+fn a_tokenizer_on_which_the_library_panics_is_a_plain_error() {
+    let dir = copy_of("llama");
+    let path = dir.path().join("tokenizer.json");
+    let tokenizer: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for charsmap in [Value::Null, json!("AAAAAAAAAAA="), json!("BAAAAAAAAAAA!!!!")] {
+        let mut broken = tokenizer.clone();
+        broken["normalizer"] = json!({"type": "Sequence", "normalizers": [
+            {"type": "Precompiled", "precompiled_charsmap": charsmap}]});
+        fs::write(&path, broken.to_string()).unwrap();
+        let error = stdout(&["inspect", dir.path().to_str().unwrap()]).unwrap_err();
+        assert!(error.starts_with("error: ") && error.contains("tokenizer.json"), "{error}");
+        assert!(!error.contains("panicked") && error.lines().count() == 1, "{error}");
+    }
+}
+
+#[test]
+fn extract_does_not_destroy_its_recipe() {
+    let dir = copy_of("llama");
+    let out = dir.path().join("out");
+    extracted(dir.path(), &out).unwrap();
+    let recipe = out.join("mergekit_config.yml");
+    let text = format!(
+        "slices:\n  - sources:\n      - model: {}\n        layer_range: [0, 0]\nmerge_method: passthrough\n",
+        dir.path().display()
+    );
+    fs::write(&recipe, &text).unwrap();
+    let error = stdout(&["extract", recipe.to_str().unwrap(), out.to_str().unwrap(), "--force"]).unwrap_err();
+    assert!(error.contains("is, or holds, the source"), "{error}");
+    assert_eq!(fs::read_to_string(&recipe).unwrap(), text);
 }

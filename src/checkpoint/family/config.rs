@@ -96,6 +96,17 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("voxtral_realtime_text", &["voxtral_realtime"]),
 ];
 
+/// The model types whose configuration class ties the output layer to the embedding table unless config.json says otherwise:
+/// transformers 5.24.
+#[rustfmt::skip]
+const TIED_BY_DEFAULT: &[&str] = &[
+    "bloom", "cohere", "cohere2", "cohere_compass_text", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe_text", "falcon",
+    "falcon_mamba", "gemma", "gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text",
+    "granite_docling_text", "granite_swa", "jetmoe", "lfm2", "lfm2_moe", "lfm3", "mamba", "minicpm3", "mpt",
+    "paddleocr_vl_text", "qwen3_vl_moe_text", "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma", "youtu", "zamba",
+    "zamba2",
+];
+
 /// The configuration of a language model, wherever it lies in its config.json.
 #[derive(Debug)]
 pub struct ModelConfig {
@@ -123,12 +134,11 @@ impl ModelConfig {
         })?;
         let invalid = |problem: String| LoadError::new(path, problem).expected("the config.json of a model");
         let whole = json::object(&bytes).map_err(|e| invalid(format!("is not a JSON object: {e}")))?;
-        Self::of(path, whole)
-            .ok_or_else(|| invalid("has no model_type".to_owned()).remedy("set norm and norm_eps for this model"))
+        Ok(Self::of(path, whole))
     }
 
-    /// Goes down to the innermost configuration. `None` where no level names a model type.
-    fn of(path: &Path, mut text: Map<String, Value>) -> Option<Self> {
+    /// Goes down to the innermost configuration.
+    fn of(path: &Path, mut text: Map<String, Value>) -> Self {
         let mut shared = Map::new();
         let mut types: Vec<String> = model_type_of(&text).into_iter().collect();
         while let Some(nested) = take_nested(&mut text) {
@@ -137,7 +147,8 @@ impl ModelConfig {
             types.extend(model_type_of(&text));
         }
         shared.retain(|key, _| !text.contains_key(key));
-        Some(Self { path: path.to_owned(), text, shared, model_type: language_model_type(&types)?.to_owned() })
+        let model_type = language_model_type(&types).unwrap_or_default().to_owned();
+        Self { path: path.to_owned(), text, shared, model_type }
     }
 
     /// The file.
@@ -145,7 +156,7 @@ impl ModelConfig {
         &self.path
     }
 
-    /// `model_type` of the language model.
+    /// `model_type` of the language model; empty if no level names one.
     pub fn model_type(&self) -> &str {
         &self.model_type
     }
@@ -154,13 +165,29 @@ impl ModelConfig {
     pub fn language_model(&self) -> Map<String, Value> {
         let mut settings = self.text.clone();
         settings.extend(self.shared.clone());
-        settings.insert("model_type".to_owned(), self.model_type.as_str().into());
+        if !self.model_type.is_empty() {
+            settings.insert("model_type".to_owned(), self.model_type.as_str().into());
+        }
         settings
     }
 
     /// The setting `key` where it is a number.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.text.get(key).and_then(Value::as_f64)
+    }
+
+    /// The setting `key`, whatever it is.
+    pub fn setting(&self, key: &str) -> Option<&Value> {
+        self.text.get(key)
+    }
+
+    /// Whether the output layer shares its weight with the embedding table.
+    pub fn ties_word_embeddings(&self) -> bool {
+        let key = "tie_word_embeddings";
+        match self.text.get(key).or_else(|| self.shared.get(key)) {
+            Some(Value::Bool(tied)) => *tied,
+            _ => TIED_BY_DEFAULT.contains(&self.model_type.as_str()),
+        }
     }
 
     /// Whether the setting `key` is there, and neither null nor false.
@@ -196,13 +223,13 @@ mod tests {
     use super::super::types::FAMILIES;
     use super::*;
 
-    fn open(json: &Value) -> Option<ModelConfig> {
+    fn open(json: &Value) -> ModelConfig {
         let Value::Object(whole) = json.clone() else { panic!("{json}") };
         ModelConfig::of(Path::new("config.json"), whole)
     }
 
     fn language_model(json: &Value) -> (String, Option<f64>) {
-        let config = open(json).unwrap();
+        let config = open(json);
         (config.model_type().to_owned(), config.number("rms_norm_eps"))
     }
 
@@ -270,7 +297,7 @@ mod tests {
         ] {
             assert_eq!(eps(case, got), (case.to_owned(), found(expected)));
         }
-        assert!(open(&serde_json::json!({"text_config": {}})).is_none());
+        assert_eq!(open(&serde_json::json!({"text_config": {}})).model_type(), "");
     }
 
     #[test]
@@ -278,8 +305,7 @@ mod tests {
         let config = open(&serde_json::json!({
             "model_type": "gemma3", "dtype": "bfloat16", "tie_word_embeddings": false, "vision_config": {},
             "text_config": {"tie_word_embeddings": true, "hidden_size": 3},
-        }))
-        .unwrap();
+        }));
         assert_eq!(
             Value::Object(config.language_model()),
             serde_json::json!({"model_type": "gemma3_text", "hidden_size": 3, "tie_word_embeddings": true, "dtype": "bfloat16"})

@@ -62,6 +62,11 @@ pub fn norm_names() -> Vec<String> {
     names(&NORMS)
 }
 
+/// The names that the weight of the output layer can have, likeliest first.
+pub fn head_names() -> Vec<String> {
+    names(&["lm_head", "embed_out", "output", "output_layer"])
+}
+
 /// The names that the weights of `modules` can have, likeliest first.
 pub fn names(modules: &[&str]) -> Vec<String> {
     let prefixes = || PLAIN.iter().chain(&OUTER);

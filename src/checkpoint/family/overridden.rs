@@ -1,0 +1,63 @@
+//! Overrides that are part of a checkpoint: what a user told `extract` about a model, so that its output is served without them.
+//!
+//! A value that the model type has a key for is written under that key, where transformers reads it too. The rest is written as an
+//! object `layer0` in config.json, for example `"layer0": {"norm": "rms_plus_one", "embedding_scale": 12.0}`.
+
+use serde_json::{Map, Value, json};
+
+use super::{Family, ModelConfig};
+use crate::checkpoint::Overrides;
+use crate::error::LoadError;
+use crate::norm::NormKind;
+
+const KEY: &str = "layer0";
+
+/// Returns `overrides`, completed by those in config.json.
+///
+/// # Errors
+/// If config.json holds an override that has no meaning.
+pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, LoadError> {
+    let Some(written) = config.setting(KEY) else { return Ok(overrides.clone()) };
+    let wrong = || {
+        LoadError::new(config.path(), format!("has {written} as {KEY:?}"))
+            .expected("an object of norm, norm_eps and embedding_scale, as `embedding-server extract` writes it")
+    };
+    let written = written.as_object().ok_or_else(wrong)?;
+    let number = |key: &str, least: f64, most: f64| match written.get(key) {
+        None => Ok(None),
+        Some(value) => value.as_f64().filter(|x| (least..=most).contains(x)).map(Some).ok_or_else(wrong),
+    };
+    let norm = match written.get("norm") {
+        None => None,
+        Some(name) => Some(NormKind::ALL.into_iter().find(|kind| *name == kind.name()).ok_or_else(wrong)?),
+    };
+    Ok(Overrides {
+        norm: overrides.norm.or(norm),
+        norm_eps: overrides.norm_eps.or(number("norm_eps", 0.0, 1.0)?),
+        embedding_scale: overrides.embedding_scale.or(number("embedding_scale", 1e-6, 1e6)?),
+        ..overrides.clone()
+    })
+}
+
+/// Adds `overrides` to a config.json of `family`.
+pub fn write(config: &mut Map<String, Value>, family: &Family, overrides: &Overrides) {
+    config.remove(KEY);
+    let mut rest = Map::new();
+    if let Some(norm) = overrides.norm {
+        rest.insert("norm".to_owned(), norm.name().into());
+    }
+    let numbers = [
+        ("norm_eps", family.eps_key(), overrides.norm_eps),
+        ("embedding_scale", family.scale_key(), overrides.embedding_scale),
+    ];
+    for (name, key, number) in numbers {
+        let Some(number) = number else { continue };
+        match key {
+            Some(key) => config.insert(key.to_owned(), json!(number)),
+            None => rest.insert(name.to_owned(), json!(number)),
+        };
+    }
+    if !rest.is_empty() {
+        config.insert(KEY.to_owned(), rest.into());
+    }
+}
