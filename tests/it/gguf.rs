@@ -167,6 +167,23 @@ fn a_broken_file_is_refused_with_what_to_do() {
     assert_eq!(cases.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names("gguf-broken"));
 }
 
+/// Files that were converted without SentencePiece's model say no order of the merges.
+#[test]
+fn scores_that_are_placeholders_are_refused() {
+    let key = b"tokenizer.ggml.scores";
+    let mut bytes = std::fs::read(gguf("llama-f16")).unwrap();
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 8;
+    let count = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    for i in 0..count {
+        bytes[at + 8 + 4 * i..][..4].copy_from_slice(&(-1000f32).to_le_bytes());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    let error = refused(&path, &Overrides::default());
+    assert!(error.contains("placeholders") && error.contains("set tokenizer"), "{error}");
+}
+
 /// Every prefix of a header, and every byte of it turned over: an error or a checkpoint, never a panic.
 #[test]
 fn no_cut_and_no_flipped_byte_is_a_panic() {

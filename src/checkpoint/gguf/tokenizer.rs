@@ -18,6 +18,9 @@ use crate::tokenize::reference::HfTokenizer;
 /// Longer pieces are no vocabulary's; every way to cut one in two is tried.
 const LONGEST_PIECE: usize = 256;
 
+/// The score of every token in files that were converted without SentencePiece's model.
+const PLACEHOLDER_SCORE: f32 = -1000.0;
+
 /// llama.h: LLAMA_TOKEN_TYPE_*.
 mod token_type {
     pub const NORMAL: i32 = 1;
@@ -198,6 +201,12 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
     let mut scores = file.floats("tokenizer.ggml.scores").unwrap_or_default();
     if scores.len() != metadata.tokens.len() {
         return Err("tokenizer.ggml.scores are not as many as the tokens".into());
+    }
+    // `LlamaHfVocab` of the gguf package has the score of no piece and writes this for each.
+    let kinds = metadata.types.iter().copied().chain(std::iter::repeat(token_type::NORMAL));
+    let mut learned = scores.iter().zip(kinds).filter(|(_, kind)| *kind == token_type::NORMAL).peekable();
+    if learned.peek().is_some() && learned.all(|(score, _)| *score == PLACEHOLDER_SCORE) {
+        return Err("tokenizer.ggml.scores are placeholders, which do not order the merges".into());
     }
     let vocabulary = metadata.vocabulary()?;
     if gemma {
