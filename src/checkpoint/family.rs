@@ -50,8 +50,8 @@ enum Scale {
     One,
     /// The square root of the table's dimensions.
     SqrtHidden,
-    /// A key of config.json, and the default of the configuration class where the file lacks it.
-    Key(&'static str, f64),
+    /// The key of config.json and other names of it, and the default of the configuration class where the file lacks it.
+    Key(&'static [&'static str], f64),
 }
 
 /// The key of config.json, and the default of the model's configuration class where the file lacks it.
@@ -166,11 +166,10 @@ impl Family {
         if let Some(eps) = overrides.norm_eps {
             return Ok(eps);
         }
-        let stored = |keys: &[&str]| keys.iter().find_map(|key| config.number(key));
         match self.eps {
             Eps::Fixed(eps) => Ok(eps),
-            Eps::Key(keys, default) => Ok(stored(keys).unwrap_or(default)),
-            Eps::Any => stored(&EPS_KEYS).ok_or_else(|| {
+            Eps::Key(keys, default) => Ok(config.first_number(keys).unwrap_or(default)),
+            Eps::Any => config.first_number(&EPS_KEYS).ok_or_else(|| {
                 LoadError::new(config.path(), "does not say the eps of its norm")
                     .expected(format!("one of {}", EPS_KEYS.join(", ")))
                     .remedy("set norm_eps")
@@ -189,7 +188,7 @@ impl Family {
     /// The key of config.json that holds the embedding scale, where each model has its own.
     pub fn scale_key(&self) -> Option<&'static str> {
         match self.scale {
-            Scale::Key(key, _) => Some(key),
+            Scale::Key(keys, _) => keys.first().copied(),
             Scale::One | Scale::SqrtHidden => None,
         }
     }
@@ -200,7 +199,7 @@ impl Family {
     /// When the config's own factor is no positive number.
     pub fn embedding_scale(&self, config: &ModelConfig, dimensions: usize) -> Result<f64, LoadError> {
         let scale = match self.scale {
-            Scale::Key(key, default) => config.number(key).unwrap_or(default),
+            Scale::Key(keys, default) => config.first_number(keys).unwrap_or(default),
             Scale::One | Scale::SqrtHidden => self.fixed_scale(dimensions).unwrap_or(1.0),
         };
         if scale.is_finite() && scale > 0.0 {
@@ -224,7 +223,7 @@ impl Family {
     /// What to tell the user of defaults that were taken.
     pub fn warnings(&self, config: &ModelConfig, overrides: &Overrides) -> Vec<String> {
         let missing = |keys: &[&str], default: f64, setting: &str| {
-            (!keys.iter().any(|key| config.number(key).is_some())).then(|| {
+            config.first_number(keys).is_none().then(|| {
                 format!(
                     "{} has no {}: taking {default}, the default of {:?} in transformers ({setting} overrides it)",
                     config.path().display(),
@@ -238,8 +237,8 @@ impl Family {
             _ => None,
         };
         let scale = match self.scale {
-            Scale::Key(key, default) if overrides.embedding_scale.is_none() => {
-                missing(&[key], default, "embedding_scale")
+            Scale::Key(keys, default) if overrides.embedding_scale.is_none() => {
+                missing(keys, default, "embedding_scale")
             }
             _ => None,
         };
@@ -264,6 +263,10 @@ mod tests {
         }
     }
 
+    fn either(keys: &[&str]) -> String {
+        keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" or ")
+    }
+
     impl Family {
         /// The norm in the words of docs/checkpoints.md.
         fn described(&self) -> String {
@@ -281,7 +284,7 @@ mod tests {
             let scale = match self.scale {
                 Scale::One => String::new(),
                 Scale::SqrtHidden => " of the row times the square root of its length".to_owned(),
-                Scale::Key(key, default) => format!(" of the row times `{key}` ({default} if missing)"),
+                Scale::Key(keys, default) => format!(" of the row times {} ({default} if missing)", either(keys)),
             };
             format!("{}{}{inner}{scale}", name(self.norm), bare(self.bare))
         }
@@ -290,8 +293,7 @@ mod tests {
         fn described_eps(&self) -> String {
             match self.eps {
                 Eps::Key(keys, default) => {
-                    let keys: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
-                    format!("{} ({default:e} if missing)", keys.join(" or "))
+                    format!("{} ({default:e} if missing)", either(keys))
                 }
                 Eps::Fixed(eps) => format!("{eps:e}"),
                 Eps::Any => String::new(),

@@ -159,6 +159,29 @@ fn a_missing_multiplier_is_the_familys_default() {
 }
 
 #[test]
+fn multipliers_have_the_names_that_their_families_give_them() {
+    for (name, config, expected) in [
+        ("grok-1", json!({}), 78.383_671_769_061_69),
+        ("grok-1", json!({"embedding_multiplier_scale": 2.0}), 2.0),
+        ("minicpm", json!({"scale_emb": 12}), 12.0),
+        ("minicpmv", json!({}), 1.0),
+    ] {
+        let mut whole = config.clone();
+        whole["model_type"] = name.into();
+        whole["rms_norm_eps"] = 1e-5.into();
+        assert!(close(&Made::of(&whole).vector().unwrap(), &rms(1e-5, expected)), "{name} {config}");
+    }
+    let jais = |config: Value| {
+        let mut whole = config;
+        whole["model_type"] = "jais".into();
+        Made::of(&whole).vector().unwrap()
+    };
+    let one = jais(json!({"embeddings_scale": 14.5}));
+    assert!(close(&one, &jais(json!({"mup_embeddings_scale": 14.5}))));
+    assert!(!close(&one, &jais(json!({}))));
+}
+
+#[test]
 fn switches_of_the_configuration_change_the_family() {
     for (key, value, expected) in [
         ("mup_enabled", json!(true), rms(1e-5, (COLUMNS as f64).sqrt())),
@@ -225,6 +248,11 @@ fn tensors_are_found_under_the_names_that_were_published() {
         ("model.llm.embed.weight", "model.llm.norm.weight"),
         ("shared.weight", "encoder.final_layer_norm.weight"),
         ("model.transformer.wte.embedding", "model.transformer.ln_f.weight"),
+        ("wte.embedding", "norm.weight"),
+        ("model.language_model.model.embed_tokens.weight", "model.language_model.model.norm.weight"),
+        ("language_model.backbone.embeddings.weight", "language_model.backbone.norm_f.weight"),
+        ("text_model.ultrabert.embed_tokens.weight", "text_model.ultrabert.norm.weight"),
+        ("transformer.token_embeddings.weight", "transformer.norm.weight"),
     ] {
         let vector = Made::new(&config, table, &[(norm, WEIGHT)], "pt").vector();
         let vector = vector.unwrap_or_else(|error| panic!("{table}: {error}"));

@@ -18,11 +18,21 @@ const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "trans
 /// the nested configuration has no type, and where the outer one is flat.
 #[rustfmt::skip]
 pub const OUTER: &[(&str, &[&str])] = &[
+    ("aimv2_text_model", &["aimv2"]),
+    ("align_text_model", &["align"]),
+    ("altclip_text_model", &["altclip"]),
     ("apertus1p5_text", &["apertus1p5"]),
     ("aria_text", &["aria"]),
     ("bart", &["florence2", "rag"]),
     ("bert", &["encoder-decoder", "grounding-dino", "mm-grounding-dino", "vision-text-dual-encoder"]),
+    ("blip_text_model", &["blip"]),
+    ("bridgetower_text_model", &["bridgetower"]),
+    ("canary_decoder", &["canary"]),
+    ("chinese_clip_text_model", &["chinese_clip"]),
+    ("clap_text_model", &["clap"]),
     ("clip_text_model", &["clip", "omdet-turbo", "sam3"]),
+    ("clipseg_text_model", &["clipseg"]),
+    ("clvp_encoder", &["clvp"]),
     ("cohere2", &["aya_vision", "cohere2_vision"]),
     ("cohere_compass_text", &["cohere_compass"]),
     ("cosmos3_edge_text", &["cosmos3_edge"]),
@@ -31,10 +41,12 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("deepseek_v3", &["kimi_k25", "kimi_vl"]),
     ("diffusion_gemma_text", &["diffusion_gemma"]),
     ("dots3_note_text", &["dots3_note"]),
+    ("embedding_gemma2_text", &["embedding_gemma2"]),
     ("emu3_text_model", &["emu3"]),
     ("ernie4_5_vl_moe_text", &["ernie4_5_vl_moe"]),
     ("evolla", &["EvollaModel"]),
     ("exaone4", &["exaone4_5"]),
+    ("flava_text_model", &["flava"]),
     ("gemma", &["colpali", "paligemma"]),
     ("gemma3_text", &["gemma3", "shieldgemma2"]),
     ("gemma3n_text", &["gemma3n"]),
@@ -48,12 +60,15 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("granite", &["granite_speech", "granite_speech_plus"]),
     ("granite4_vision_text", &["granite4_vision"]),
     ("granite_docling_text", &["granite_docling"]),
+    ("groupvit_text_model", &["groupvit"]),
     ("hunyuan_vl_text", &["hunyuan_vl"]),
     ("hy_v4_vl_text", &["hy_v4_vl"]),
     ("hyperclovax", &["hyperclovax_vision_v2"]),
     ("inkling2_loop_text", &["inkling2_loop"]),
     ("inkling2_text", &["inkling2"]),
     ("inkling_text", &["inkling_mm_model"]),
+    ("kosmos_2_5_text_model", &["kosmos-2.5"]),
+    ("kosmos_2_text_model", &["kosmos-2"]),
     ("lfm2", &["lfm2_vl"]),
     ("lfm3", &["lfm3_vl"]),
     ("llama", &[
@@ -61,6 +76,7 @@ pub const OUTER: &[(&str, &[&str])] = &[
         "llava_next_video", "multi_modality", "omniasr", "perception_lm", "smolvlm", "video_llava", "vipllava", "voxtral",
     ]),
     ("llama4_text", &["llama4"]),
+    ("metaclip_2_text_model", &["metaclip_2"]),
     ("minimax_m3_vl_text", &["minimax_m3_vl"]),
     ("mistral", &["idefics2", "llava_mistral", "mistral3"]),
     ("mistral_large4_text", &["mistral_large4"]),
@@ -71,8 +87,11 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("muse_spark_text", &["muse_spark"]),
     ("nemotron_h", &["NemotronH_Nano_VL_V2", "nemo_speechlm", "nemotron_h_omni"]),
     ("opt", &["blip-2", "instructblip", "instructblipvideo"]),
+    ("owlv2_text_model", &["owlv2"]),
+    ("owlvit_text_model", &["owlvit"]),
     ("paddleocr_vl_text", &["paddleocr_vl"]),
     ("persimmon", &["fuyu"]),
+    ("pp_formulanet_text", &["pp_formulanet"]),
     ("qwen2", &[
         "audioflamingo3", "dots_ocr", "fast_vlm", "got_ocr2", "internvl", "llava_onevision", "llava_qwen", "llava_qwen2",
         "musicflamingo", "ovis2", "pp_chart2table", "qwen2_audio", "vibevoice", "vibevoice_asr", "video_llama_3",
@@ -88,12 +107,18 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("qwen3_vl_moe_text", &["qwen3_vl_moe"]),
     ("qwen3_vl_text", &["cosmos3_omni", "qwen3_vl"]),
     ("qwen4_exp_text", &["qwen4_exp"]),
+    ("sam3_lite_text_text_model", &["sam3_lite_text"]),
+    ("siglip2_text_model", &["siglip2"]),
+    ("siglip_text_model", &["siglip"]),
     ("step3p5", &["step3p7"]),
     ("t5_gemma_module", &["t5gemma"]),
     ("t5gemma2_text", &["t5gemma2", "t5gemma2_encoder"]),
+    ("tipsv2_text_model", &["tipsv2"]),
     ("ultrabert", &["ultravbert"]),
     ("unlimited_ocr_text", &["unlimited_ocr"]),
+    ("videoprism_text_model", &["videoprism"]),
     ("voxtral_realtime_text", &["voxtral_realtime"]),
+    ("xclip_text_model", &["xclip"]),
 ];
 
 /// The model types whose configuration class ties the output layer to the embedding table unless config.json says otherwise:
@@ -188,6 +213,11 @@ impl ModelConfig {
             Some(Value::Bool(tied)) => *tied,
             _ => TIED_BY_DEFAULT.contains(&self.model_type.as_str()),
         }
+    }
+
+    /// The first of the settings `keys` that is a number.
+    pub fn first_number(&self, keys: &[&str]) -> Option<f64> {
+        keys.iter().find_map(|key| self.number(key))
     }
 
     /// Whether the setting `key` is there, and neither null nor false.

@@ -1,12 +1,16 @@
 //! The names of the tensors of layer 0, as the repositories of all families have them.
 
-/// Where the modules of a language model can stand in a whole name: a plain causal model's come first, then those of
-/// models that hold a language model among others, which `extract` leaves off.
-const PLAIN: [&str; 8] =
-    ["model.", "", "transformer.", "gpt_neox.", "backbone.", "model.decoder.", "encoder.", "model.encoder."];
-const OUTER: [&str; 14] = [
+/// Where the modules of a plain language model can stand in a whole name.
+const PLAIN: [&str; 6] = ["model.", "", "transformer.", "gpt_neox.", "backbone.", "ultrabert."];
+
+/// Where they can stand in a model that holds a language model among others. `extract` leaves these prefixes off.
+const OUTER: [&str; 18] = [
     "language_model.model.",
     "model.language_model.",
+    "model.language_model.model.",
+    "language_model.backbone.",
+    "text_model.",
+    "text_model.ultrabert.",
     "model.text_model.",
     "language_model.",
     "thinker.model.",
@@ -21,8 +25,11 @@ const OUTER: [&str; 14] = [
     "vlm.model.language_model.",
 ];
 
+/// Where they can stand in an encoder or a decoder. These come last: beside a language model, an encoder may be one of sounds.
+const ENCODER_DECODER: [&str; 3] = ["model.decoder.", "encoder.", "model.encoder."];
+
 /// The modules of embedding tables. Whole names only: `embed_tokens_per_layer` and the like are not tables.
-const EMBEDDINGS: [&str; 11] = [
+const EMBEDDINGS: [&str; 12] = [
     "embed_tokens",
     "wte",
     "embed_in",
@@ -32,6 +39,7 @@ const EMBEDDINGS: [&str; 11] = [
     "embedding.word_embeddings",
     "embeddings.tok_embeddings",
     "token_embd",
+    "token_embeddings",
     "embed",
     "shared",
 ];
@@ -53,7 +61,8 @@ const NORMS: [&str; 10] = [
 /// The names that an embedding table can have, likeliest first.
 pub fn embedding_names() -> Vec<String> {
     // Molmo keeps the rows of added tokens apart, in `new_embedding`: those tokens are left out of the mean.
-    let split = ["model.transformer.wte.embedding", "transformer.wte.embedding"];
+    let split =
+        ["model.transformer.wte.embedding", "transformer.wte.embedding", "model.wte.embedding", "wte.embedding"];
     names(&EMBEDDINGS).into_iter().chain(split.map(str::to_owned)).collect()
 }
 
@@ -69,7 +78,7 @@ pub fn head_names() -> Vec<String> {
 
 /// The names that the weights of `modules` can have, likeliest first.
 pub fn names(modules: &[&str]) -> Vec<String> {
-    let prefixes = || PLAIN.iter().chain(&OUTER);
+    let prefixes = || PLAIN.iter().chain(&OUTER).chain(&ENCODER_DECODER);
     modules.iter().flat_map(|module| prefixes().map(move |prefix| format!("{prefix}{module}.weight"))).collect()
 }
 
