@@ -5,9 +5,9 @@
 //!
 //! 1. No merge with a rank below `r` can take `left` away: none joins a token that ends with the symbol before `left` to `left`.
 //! 2. No merge with a rank below `r` can take `right` away: none joins `right` to a token that begins with the symbol behind
-//! `right`.
+//!    `right`.
 //! 3. Every merge that takes the token made from the pair has a rank above `r`, so that nothing else happens sooner because the
-//! token is made early.
+//!    token is made early.
 //!
 //! For example, let the ranks be `t h` 0, `h e` 1, `th e` 2, and `␣ th` 3. In `␣the`:
 //!
