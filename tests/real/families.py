@@ -252,7 +252,7 @@ class Reference:
 
     def tensors(self):
         """All that is small enough to be layer 0."""
-        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.dim() <= 2}
+        return {name: tensor for name, tensor in self.model.state_dict().items() if tensor.dim() <= 2 and tensor.numel() < 1_000_000}
 
 
 # The program ----------------------------------------------------------------------------------------------------------

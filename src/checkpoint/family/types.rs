@@ -52,7 +52,7 @@ pub const FAMILIES: &[(Family, &[&str])] = &[
         "deepseek_v3", "deepseek_v32", "deepseek_v4", "doge", "dots1", "flex_olmo", "flint", "grove_moe", "hunyuan",
         "idefics", "internlm", "internlm2", "jamba", "jetmoe", "kimi_k2", "kolibri1", "laguna", "lara_mini", "llama",
         "maincoder", "maple", "mellum", "mimo", "minimax_m2", "ministral", "mistral", "mistral4", "nemotron-nas",
-        "olmo_hybrid", "plamo", "plm", "qwen2", "qwen2_5_omni_text", "qwen2_moe", "qwen3", "qwen3_moe",
+        "olmo_hybrid", "openelm", "plamo", "plm", "qwen2", "qwen2_5_omni_text", "qwen2_moe", "qwen3", "qwen3_moe",
         "qwen3_omni_moe_text", "qwen3_vl_moe_text", "qwen3_vl_text", "rnd1", "sarvam_mla", "sarvam_moe", "seed_oss",
         "smallthinker", "smollm3", "spark2_5", "ultrabert", "unlimited_ocr_text", "voxtral_realtime_text", "xverse",
         "youtu",
@@ -88,7 +88,6 @@ pub const FAMILIES: &[(Family, &[&str])] = &[
     (scaled(Scale::Key(&["scale_emb"], 1.0), rms(RMS, 1e-6)), &["minicpm", "minicpmo", "minicpmv"]),
     (scaled(Scale::Key(&["scale_emb"], 12.0), rms(RMS, 1e-5)), &["minicpm3"]),
     (scaled(Scale::Key(&["embedding_multiplier_scale"], 78.383_671_769_061_69), rms(RMS, 1e-5)), &["grok-1"]),
-    (fixed_eps(1e-6, rms(&[], 0.0)), &["openelm"]),
     // From Gemma 3n on the weight is plain again; 3n's AltUp streams, which come between, are left out here.
     (scaled(Scale::SqrtHidden, rms(RMS, 1e-6)), &[
         "diffusion_gemma_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text",
