@@ -1,0 +1,94 @@
+//! Measures the scores of reranking, on one thread: `cargo bench --bench retrieval`.
+//!
+//! A query of 20 tokens is compared with 100 documents of 200 tokens, over the built-in model. The documents are drawn from its vocabulary by
+//! Zipf's law, as words are in a text, so that about as many tokens are distinct as in 100 paragraphs. Two costs stand beside each score:
+//! reading the row of every distinct token once, and tokenizing the documents, which every reranker has to do.
+
+// A benchmark reports a failure by a panic.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
+use embedding_server::embedder::{Embedder, Input, PooledTokens, Settings};
+use embedding_server::retrieval::{Method, TokenizedText, scores};
+use embedding_server::yield_point::Undisturbed;
+
+const DOCUMENTS: usize = 100;
+const TOKENS: usize = 200;
+const QUERY_TOKENS: usize = 20;
+/// The number of rounds. The measurements take turns in each round, so that other load affects all of them.
+const ROUNDS: usize = 41;
+
+fn main() {
+    let checkpoint = Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    let embedder = Embedder::new(checkpoint, Settings::default()).unwrap();
+    let mut rng = fastrand::Rng::with_seed(3);
+    let texts: Vec<String> =
+        (0..=DOCUMENTS).map(|i| text(&embedder, if i == 0 { QUERY_TOKENS } else { TOKENS }, &mut rng)).collect();
+    let tokenize = || -> Vec<PooledTokens> {
+        texts.iter().enumerate().map(|(i, text)| embedder.tokens(i, &Input::Text(text.clone())).unwrap()).collect()
+    };
+    let tokens = tokenize();
+    let tokenized: Vec<_> = texts.iter().zip(&tokens).map(|(text, tokens)| TokenizedText { text, tokens }).collect();
+    let (query, documents) = tokenized.split_first().unwrap();
+    let distinct: Vec<u32> =
+        documents.iter().flat_map(|d| d.tokens.ids()).copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let all: usize = documents.iter().map(|d| d.tokens.len()).sum();
+
+    let mut vectors = vec![0.0; embedder.max_dimensions() * 64];
+    let mut read = || {
+        for ids in distinct.chunks(64) {
+            embedder.token_vectors(ids, &mut vectors, &Undisturbed).unwrap();
+            black_box(&vectors);
+        }
+    };
+    let mut times: Vec<(&str, Vec<Duration>)> = [("read the rows", Vec::new()), ("tokenize", Vec::new())].into();
+    times.extend(Method::ALL.map(|method| (method.name(), Vec::new())));
+    for _ in 0..ROUNDS {
+        times[0].1.push(time(&mut read));
+        times[1].1.push(time(|| drop(black_box(tokenize()))));
+        for (method, (_, times)) in Method::ALL.into_iter().zip(&mut times[2..]) {
+            times.push(time(|| drop(black_box(scores(&embedder, *query, documents, method, &Undisturbed).unwrap()))));
+        }
+    }
+    println!(
+        "a query of {} tokens and {DOCUMENTS} documents of {all} tokens, {} of them distinct; median of {ROUNDS} rounds",
+        query.tokens.len(),
+        distinct.len()
+    );
+    let reading = median(&mut times[0].1);
+    for (name, times) in &mut times {
+        let time = median(times);
+        println!(
+            "{name:14}{:9.0} us{:7.1} times reading the rows",
+            time.as_secs_f64() * 1e6,
+            time.as_secs_f64() / reading.as_secs_f64()
+        );
+    }
+}
+
+/// A text of about `tokens` tokens.
+fn text(embedder: &Embedder, tokens: usize, rng: &mut fastrand::Rng) -> String {
+    let mut text = String::new();
+    for _ in 0..tokens {
+        // The exponential of a uniform number follows Zipf's law.
+        let rank = f64::from(embedder.rows() as u32).powf(rng.f64()) as u32;
+        embedder.pieces().write(rank + 4, &mut text);
+    }
+    text
+}
+
+fn time(f: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    f();
+    start.elapsed()
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
