@@ -53,3 +53,20 @@ def test_errors(served, settings):
         litellm.embedding(model="openai/no-such", input=TEXTS, **settings)
     with pytest.raises(litellm.BadRequestError, match="dimensions"):
         litellm.embedding(model=f"openai/{served.default}", input=TEXTS, dimensions=1_000_000, **settings)
+
+
+@pytest.mark.parametrize(("provider", "path"), [("cohere", "/v2/rerank"), ("hosted_vllm", ""), ("jina_ai", "/v1/rerank"), ("infinity", "/v1")])
+def test_rerank(served, provider, path):
+    documents = ["a ship at sea", "hello world", {"text": "日本 😀"}]
+    # Infinity's own responses have a string as the document, where those of Cohere and Jina have an object.
+    with_documents = provider != "infinity"
+    answer = litellm.rerank(
+        model=f"{provider}/{served.default}", query="hello world", documents=documents, top_n=2, return_documents=with_documents,
+        api_base=served.server.url + path, api_key="any",
+    )
+    assert [result["index"] for result in answer.results][0] == 1
+    assert len(answer.results) == 2
+    scores = [result["relevance_score"] for result in answer.results]
+    assert 1 >= scores[0] >= scores[1] >= 0
+    if with_documents:
+        assert answer.results[0]["document"]["text"] == "hello world"
