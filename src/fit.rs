@@ -1,20 +1,25 @@
-//! A table moved toward a teacher: rows whose sums come near to a sentence encoder's vectors, in closed form.
+//! Fits an embedding table to a teacher: finds rows whose sums approximate the vectors of a sentence encoder, in closed
+//! form.
 //!
 //! ```text
-//! F0  the checkpoint's rows [V x d0], scaled to a mean square of 1 over the tokens seen
+//! F0  the checkpoint's rows [V x d0], scaled to a mean square of 1 over the tokens that occur in the corpus
 //! X   the texts' token counts [N x V], each row scaled so that its prediction X F0 has length 1
-//! Y   the teacher's vectors [N x d] of length 1;  U diag(v) U^T their covariance, v descending
+//! Y   the teacher's vectors [N x d] of length 1;  U diag(v) U^T is their covariance, v in descending order
 //! Z   unit( (Y - mean) U[:, :k] diag(v + 1e-3 * mean(v))^(-gamma/2) )
 //! M   argmin |X F0 M - Z|^2 + 1e-3 (N / d0) |M|^2         one linear map
 //! D   argmin |X (F0 M + D) - Z|^2 + lambda |D|^2          conjugate gradients; zero for tokens that the corpus lacks
 //! F   F0 M + D
 //! ```
 //!
-//! As in `refine`, the vector of a text is the sum of its tokens' `F`, scaled to length 1, and columns are ordered by `v`.
+//! As in `refine`, the vector of a text is the sum of the rows of `F` of its tokens, scaled to length 1, and the
+//! columns are ordered by `v`.
 //!
-//! A share of the corpus is not fitted on: it chooses `lambda`, and says how near the table came. Held in memory are the
-//! new rows of the tokens seen (`4 k` bytes each), 8 bytes a token of the corpus, `d0^2 + d^2` numbers and panels of 32 columns
-//! (128 bytes a text, 640 a token seen); the vectors of the texts lie on disk (`4 (d + k)` bytes a text).
+//! A share of the texts is held out of the fit. The held-out texts serve to choose `lambda`, and to measure how close
+//! the fitted table comes to the teacher.
+//!
+//! Memory holds the new rows of the tokens that occur in the corpus (`4 k` bytes each), 8 bytes per token of the
+//! corpus, `d0^2 + d^2` numbers, and panels of 32 columns (128 bytes per text, and 640 bytes per token that occurs).
+//! The vectors of the texts are on disk (`4 (d + k)` bytes per text).
 
 pub mod cache;
 mod measure;
@@ -54,25 +59,28 @@ use vectors::Vectors;
 
 /// The ridge of `M`, as a share of the mean square of a column of `X F0`.
 const RIDGE: f64 = 1e-3;
-/// What `lambda` is chosen from.
+/// The values from which `lambda` is chosen.
 const LAMBDAS: [f32; 5] = [3e-3, 1e-2, 3e-2, 1e-1, 3e-1];
-/// `lambda` is chosen on one in so many panels of columns.
+/// The distance between the panels of columns on which `lambda` is chosen: every fourth panel is used, which saves
+/// time.
 const PANELS_APART: usize = 4;
-/// Texts held out that are enough to choose `lambda` on.
+/// The number of held-out texts that suffices to choose `lambda`.
 const ENOUGH: usize = 20;
-/// Rows or texts of one block of a matrix product.
+/// The number of rows or texts in one block of a matrix product.
 const ROWS_AT_A_TIME: usize = 4096;
 
-/// What can be chosen. `Default` is the recipe of docs/fit.md.
+/// The options of a fit. `Default` is the recipe of docs/fit.md.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// How far the variances of the teacher's vectors are made equal: 0 not at all, 1 entirely.
+    /// The degree to which the variances of the teacher's vectors are equalized, from 0 (not at all) to 1 (entirely).
     pub gamma: f64,
-    /// `None`: of [`LAMBDAS`] the one whose vectors of the texts held out come nearest.
+    /// The ridge of the rows. With `None`, the fit takes the value of [`LAMBDAS`] whose vectors of the held-out texts
+    /// come closest to the teacher's.
     pub lambda: Option<f32>,
-    /// The most steps of conjugate gradients.
+    /// The largest number of steps of conjugate gradients.
     pub steps: usize,
-    /// Columns of the result, `k`; `None`: as many as the checkpoint's, or the teacher's if those are fewer.
+    /// The number of columns of the result, `k`. With `None`, it is that of the checkpoint, or that of the teacher if
+    /// the teacher has fewer.
     pub dimensions: Option<usize>,
 }
 
@@ -82,36 +90,37 @@ impl Default for Options {
     }
 }
 
-/// A fit as it was made; part of the output's config.json.
+/// The record of a completed fit. It becomes part of the config.json of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     pub teacher: Value,
     pub teacher_dimensions: usize,
     pub gamma: f64,
     pub lambda: f32,
-    /// Whether `lambda` was chosen on the texts held out.
+    /// Whether `lambda` was chosen on the held-out texts.
     pub lambda_chosen: bool,
     pub steps: usize,
     pub files: Vec<CorpusFile>,
-    /// Texts fitted on.
+    /// The number of texts that the table was fitted to.
     pub texts: usize,
-    /// Texts of which no token has a row.
+    /// The number of texts of which no token has a row.
     pub without_tokens: u64,
     pub tokens_seen: usize,
     pub held_out: Option<Report>,
 }
 
-/// The table that a fit found.
+/// The table that a fit has found.
 pub struct Fitted<'a> {
     source: Source<'a>,
     map: Mat<f32>,
-    /// The table's ids of the tokens seen, ascending, and their new rows.
+    /// The tokens that occur in the corpus, as row indices of the table in ascending order. `rows` holds their new
+    /// rows.
     tokens: Vec<u32>,
     rows: Vec<f32>,
     summary: Summary,
 }
 
-/// `F0`.
+/// The rows of the checkpoint, scaled: `F0` of the module documentation.
 struct Source<'a> {
     checkpoint: &'a Checkpoint,
     pooling: CpuPooling,
@@ -123,23 +132,23 @@ impl Source<'_> {
         self.checkpoint.table.dimensions()
     }
 
-    /// The vector of a text.
+    /// Returns the vector of a text.
     fn vector(&self, ids: &[u32]) -> Vec<f32> {
         let mut vector = vec![0.0; self.dimensions()];
         self.mean(ids, &mut vector);
         vector
     }
 
-    /// The mean of the rows of `ids`.
+    /// Writes the mean of the rows of `ids` to `out`.
     fn mean(&self, ids: &[u32], out: &mut [f32]) {
-        // On the CPU it cannot fail.
+        // Pooling on the CPU cannot fail.
         let _ = self.pooling.mean(&[ids], out.len(), out);
         for x in out {
             *x *= self.scale;
         }
     }
 
-    /// The rows of `ids`; of a token that is never pooled, zeros.
+    /// Returns the rows of `ids`. The row of a token that is never pooled consists of zeros.
     fn rows(&self, ids: impl IndexedParallelIterator<Item = u32>) -> Block {
         let dimensions = self.dimensions();
         let mut numbers = vec![0.0; ids.len() * dimensions];
@@ -152,10 +161,11 @@ impl Source<'_> {
     }
 }
 
-/// Fits the table of `checkpoint` to what `teacher` has for the texts of `corpus`. Vectors are kept in `scratch` meanwhile.
+/// Fits the table of `checkpoint` to the vectors that `teacher` has for the texts of `corpus`. The vectors are kept in
+/// temporary files in the directory `scratch` during the fit.
 ///
 /// # Errors
-/// When an option is out of range, the corpus or the vectors cannot be read, or the table is not finite.
+/// Fails if an option is out of range, if the corpus or the vectors cannot be read, or if the table is not finite.
 pub fn fit<'a>(
     checkpoint: &'a Checkpoint,
     corpus: &Corpus<'_>,
@@ -238,7 +248,7 @@ fn check(checkpoint: &Checkpoint, corpus: &Corpus<'_>, options: &Options) -> Res
     Ok(())
 }
 
-/// The factor after which the rows of `tokens` have a mean square of 1.
+/// Returns the factor that scales the rows of `tokens` to a mean square of 1.
 fn unit_scale(source: &Source<'_>, tokens: &[u32]) -> f32 {
     let (mut squares, mut numbers) = (0.0f64, 0usize);
     for tokens in tokens.chunks(ROWS_AT_A_TIME) {
@@ -250,7 +260,8 @@ fn unit_scale(source: &Source<'_>, tokens: &[u32]) -> f32 {
     if scale.is_finite() { scale as f32 } else { 1.0 }
 }
 
-/// `M`, and what scales each text's counts: 1 / |sum F0|, zero where that has no direction. `None` if it cannot be solved.
+/// Returns the linear map `M`, and the scale of the token counts of each text: `1 / |sum F0|`, or zero if that sum has
+/// no direction. Returns `None` if the equations for `M` cannot be solved.
 fn linear_map(
     source: &Source<'_>,
     counts: &TokenCounts,
@@ -272,9 +283,9 @@ fn linear_map(
                 let ids: Vec<u32> = counts.ids(text).collect();
                 source.mean(&ids, row);
                 let length = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-                // Rows have length sqrt(d0): far below that is rounding.
+                // A typical row has length sqrt(d0). A sum that is far shorter than that consists of rounding errors.
                 let inverse = if length > 1e-6 { length.recip() } else { 0.0 };
-                // Texts held out have a scale too: they are predicted by it.
+                // Held-out texts have a scale as well, because their predictions need one.
                 let weight = if counts.is_held_out(text) { 0.0 } else { inverse };
                 for x in row {
                     *x = (f64::from(*x) * weight) as f32;
@@ -305,7 +316,7 @@ fn linear_map(
     Some((Mat::from_fn(from, to, |i, j| map[(i, j)] as f32), scales))
 }
 
-/// `F0 M` for `tokens`, row-major.
+/// Returns `F0 M` for `tokens`, row-major.
 fn mapped(source: &Source<'_>, tokens: &[u32], map: &Mat<f32>) -> Vec<f32> {
     let mut rows = vec![0.0; tokens.len() * map.ncols()];
     for (tokens, rows) in tokens.chunks(ROWS_AT_A_TIME).zip(rows.chunks_mut(ROWS_AT_A_TIME * map.ncols())) {
@@ -318,7 +329,7 @@ fn blocks(rows: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
     (0..rows).step_by(size).map(move |first| first..rows.min(first + size))
 }
 
-/// What `D` is solved from, a panel of columns at a time.
+/// The equations for `D`, which are solved one panel of columns at a time.
 struct Problem<'a> {
     matrix: &'a Matrix<'a>,
     target: &'a Spooled,
@@ -331,17 +342,17 @@ impl Problem<'_> {
         (0..self.dimensions).step_by(PANEL)
     }
 
-    /// The columns from `first` on of `rows`.
+    /// Returns the panel of `rows` that begins at column `first`.
     fn panel(&self, rows: &[f32], first: usize) -> Vec<Lane> {
         rows.par_chunks(self.dimensions).map(|row| lane(row.iter().skip(first).copied())).collect()
     }
 
-    /// The columns from `first` on of text `index`'s target.
+    /// Returns the panel of the target of text `index` that begins at column `first`.
     fn wanted(&self, index: usize, first: usize) -> Lane {
         lane(self.target.row(index).skip(first))
     }
 
-    /// `X^T (Z - X panel)`.
+    /// Returns `X^T (Z - X panel)`, the right-hand side of the equations for `D`.
     fn right_side(&self, panel: &[Lane], first: usize) -> Vec<Lane> {
         self.matrix.transposed(|index| {
             let mut residual = self.wanted(index, first);
@@ -368,14 +379,14 @@ impl Problem<'_> {
         progress.finish();
     }
 
-    /// Of [`LAMBDAS`] the one whose predictions for the texts held out have the largest mean cosine to their targets, over
-    /// the columns of every fourth panel.
+    /// Returns the value of [`LAMBDAS`] whose predictions for the held-out texts have the largest mean cosine to their
+    /// targets. To save time, only the columns of every fourth panel are compared.
     fn best_lambda(&self, rows: &[f32], progress: &dyn Progress) -> f32 {
         let counts = self.matrix.counts;
         let held_out: Vec<usize> = (0..counts.len()).filter(|&index| counts.is_held_out(index)).collect();
         let panels = self.panels().step_by(PANELS_APART);
         progress.start_counted("choosing lambda", (panels.clone().count() * LAMBDAS.len()) as u64);
-        // For each lambda and text: the dot product of prediction and target, and their squares.
+        // For each lambda and text, `sums` holds the dot product of prediction and target, and the square of each.
         let mut sums = LAMBDAS.map(|lambda| (lambda, vec![[0.0f64; 3]; held_out.len()]));
         for first in panels {
             let panel = self.panel(rows, first);
@@ -405,7 +416,7 @@ impl Problem<'_> {
     }
 }
 
-/// The first numbers, and zeros after the last.
+/// Returns a lane that begins with `numbers`. The rest of the lane is filled with zeros.
 fn lane(numbers: impl Iterator<Item = f32>) -> Lane {
     let mut lane = [0.0; PANEL];
     for (slot, x) in lane.iter_mut().zip(numbers) {
@@ -419,7 +430,7 @@ impl Fitted<'_> {
         &self.summary
     }
 
-    /// What the output's config.json says of it.
+    /// Returns the entries about the fit for the config.json of the output.
     pub fn description(&self) -> Map<String, Value> {
         [("fit".to_owned(), json!(self.summary))].into_iter().collect()
     }

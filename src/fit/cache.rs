@@ -1,16 +1,17 @@
-//! What a teacher has answered, on disk: a text is never asked for twice.
+//! Keeps the answers of a teacher on disk, so that no text is ever requested twice.
 //!
-//! One file for each address, model and prefix, named by their sha256. A line of JSON says which they are, and how many numbers a
-//! vector has; then come records of one size, appended as answers come:
+//! There is one file per address, model and prefix. Its name is derived from the SHA-256 of the three. The first line of
+//! the file is JSON that states the three and the number of dimensions of the vectors. Records of equal size follow, and
+//! are appended as answers arrive:
 //!
 //! ```text
 //! sha256 of the text   32 bytes
 //! vector               dimensions x f32, little-endian
-//! check                the first 8 bytes of the sha256 of all before
+//! check                the first 8 bytes of the SHA-256 of the two fields above
 //! ```
 //!
-//! A process that is killed leaves at most one torn record at the end; it is cut off by the next one. A record that fails its
-//! check counts as none.
+//! A killed process leaves at most one torn record at the end of the file. The next process that opens the file cuts
+//! off the torn record. A record whose check fails is ignored.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -29,15 +30,15 @@ const MAX_HEADER: u64 = 64 << 10;
 const MAX_DIMENSIONS: usize = 1 << 16;
 const CHECK: usize = 8;
 
-/// A text's name in the cache.
+/// The key of a text in the cache: the SHA-256 of the text.
 pub type Key = [u8; 32];
 
-/// Whose vectors these are.
+/// The teacher and the prefix whose vectors a cache file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub url: String,
     pub model: String,
-    /// Stands before each text that is sent.
+    /// The prefix that is put before each text that is sent.
     pub prefix: String,
 }
 
@@ -49,11 +50,11 @@ struct Header {
     dimensions: usize,
 }
 
-/// The vectors of one teacher. Held by one process at a time.
+/// The cached vectors of one teacher. Only one process at a time holds a cache file.
 pub struct Cache {
     path: PathBuf,
     identity: Identity,
-    /// There from the first answer on.
+    /// The open file. It is `None` until the first answer is stored.
     store: Option<Store>,
     _lock: Lock,
 }
@@ -61,17 +62,18 @@ pub struct Cache {
 struct Store {
     file: File,
     dimensions: usize,
-    /// Where the records begin.
+    /// The offset of the first record, in bytes.
     start: u64,
     records: u64,
     index: HashMap<Key, u64>,
 }
 
 impl Cache {
-    /// Opens or makes the file of `identity` in `dir`, after any other process that has it.
+    /// Opens or creates the cache file of `identity` in `dir`. If another process holds the file, the call waits until
+    /// that process releases it.
     ///
     /// # Errors
-    /// When the disk refuses, or the file is something else.
+    /// Fails if the file or the directory cannot be read or written, or if the file is not a cache of this teacher.
     pub fn open(dir: &Path, identity: Identity, progress: &dyn Progress) -> Result<Self, LoadError> {
         std::fs::create_dir_all(dir).map_err(|e| LoadError::writing(dir, &e))?;
         let name = [&identity.url, &identity.model, &identity.prefix].map(|part| hex(&Sha256::digest(part.as_bytes())));
@@ -82,7 +84,7 @@ impl Cache {
         Ok(Self { path, identity, store, _lock: lock })
     }
 
-    /// The file.
+    /// Returns the path of the cache file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -95,20 +97,20 @@ impl Cache {
         self.store.as_ref().is_some_and(|store| store.index.contains_key(key))
     }
 
-    /// The vector of the text with this key.
+    /// Returns the vector of the text with this key, or `None` if the cache has none.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Fails if the file cannot be read.
     pub fn get(&mut self, key: &Key) -> Result<Option<Vec<f32>>, LoadError> {
         let Some(store) = &mut self.store else { return Ok(None) };
         let Some(&record) = store.index.get(key) else { return Ok(None) };
         store.vector(record).map(Some).map_err(|e| LoadError::io(&self.path, &e))
     }
 
-    /// Appends vectors, which must be of the length of those that are there.
+    /// Appends vectors. They must have as many dimensions as the vectors in the file.
     ///
     /// # Errors
-    /// When one is not, or the disk refuses.
+    /// Fails if a vector has another number of dimensions, or if the file cannot be written.
     pub fn append(&mut self, answers: &[(Key, Vec<f32>)]) -> Result<(), LoadError> {
         let Some((_, first)) = answers.first() else { return Ok(()) };
         let failed = |e: io::Error| LoadError::writing(&self.path, &e);
@@ -127,10 +129,10 @@ impl Cache {
         store.append(answers).map_err(failed)
     }
 
-    /// Brings all that was appended to the disk.
+    /// Flushes everything that was appended to the disk.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Fails if the file cannot be written.
     pub fn sync(&self) -> Result<(), LoadError> {
         let Some(store) = &self.store else { return Ok(()) };
         store.file.sync_data().map_err(|e| LoadError::writing(&self.path, &e))
@@ -142,7 +144,7 @@ impl Store {
         size_of::<Key>() + dimensions * size_of::<f32>() + CHECK
     }
 
-    /// `None` where there is no file, or only the beginning of one.
+    /// Opens the cache file. Returns `None` if there is no file, or only an incomplete first line.
     fn open(path: &Path, identity: &Identity) -> Result<Option<Self>, LoadError> {
         let failed = |e: io::Error| LoadError::io(path, &e);
         let file = match OpenOptions::new().read(true).append(true).open(path) {
@@ -154,7 +156,7 @@ impl Store {
         (&mut reader).take(MAX_HEADER).read_until(b'\n', &mut line).map_err(failed)?;
         let start = line.len() as u64;
         if line.last() != Some(&b'\n') && start < MAX_HEADER {
-            // The process was killed before the first answer was there.
+            // The process that wrote the file was killed before it stored the first answer.
             return Ok(None);
         }
         let header = serde_json::from_slice::<Header>(&line).ok();
@@ -220,7 +222,7 @@ fn check(record: &[u8]) -> [u8; CHECK] {
     digest.first_chunk().copied().unwrap_or_default()
 }
 
-/// The key of a whole record.
+/// Returns the key of a record, or `None` if the check of the record fails.
 fn checked(record: &[u8]) -> Option<Key> {
     let (content, stored) = record.split_last_chunk()?;
     (check(content) == *stored).then(|| content.first_chunk().copied())?

@@ -1,4 +1,4 @@
-//! How near a table comes to its teacher, on texts that it was not fitted on.
+//! Measures how close a table comes to its teacher on held-out texts, which the table was not fitted to.
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -8,35 +8,39 @@ use super::spool::Spooled;
 use super::texts::TokenCounts;
 use crate::eval::metrics::{cosine, spearman};
 
-/// Texts that are measured, the corpus' first: enough for three digits.
+/// The largest number of texts that are measured. This many texts determine three digits. The first held-out texts of
+/// the corpus are taken.
 const MEASURED: usize = 20_000;
-/// How many others each text is compared with.
+/// The number of other texts that each text is compared with.
 const PARTNERS: usize = 8;
 
-/// Means over texts that were held out.
+/// The measures of a fit. Each is a mean over held-out texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Report {
-    /// Texts measured.
+    /// The number of texts that were measured.
     pub texts: usize,
-    /// The mean cosine of a text's vector and its target `Z`, by the linear map alone. The checkpoint's own vectors lie in
-    /// another space and have no cosine to the teacher's.
+    /// The mean cosine of a text's vector and its target `Z` when only the linear map is applied. The checkpoint's own
+    /// vectors cannot be compared, because they lie in another space than the teacher's.
     pub cosine_before: f64,
-    /// The same by the fitted rows.
+    /// The mean cosine of a text's vector and its target `Z` with the fitted rows.
     pub cosine_after: f64,
-    /// Spearman's correlation of the cosines of pairs of texts, the checkpoint's own with the teacher's: it needs no map.
+    /// Spearman's rank correlation of the cosines of pairs of texts: the cosines by the checkpoint's own vectors with
+    /// the cosines by the teacher's. This measure needs no map between the two spaces.
     pub correlation_before: f64,
-    /// The fitted table's with the teacher's.
+    /// Spearman's rank correlation of the cosines of pairs of texts: the cosines by the fitted table with the cosines
+    /// by the teacher's vectors.
     pub correlation_after: f64,
 }
 
-/// A smaller loss is none: reports have four digits.
+/// The smallest decrease that counts as a loss. Reports have four digits, so a smaller decrease could not be seen.
 const NOTICED: f64 = 5e-5;
 
-/// Fewer texts have no pairs to compare.
+/// The smallest number of texts that has pairs to compare.
 const COMPARABLE: usize = 2;
 
 impl Report {
-    /// Returns the measures that are lower after the fit than before it. A single text shows nothing.
+    /// Returns the measures that are lower after the fit than before the fit. A single text has no pair to compare, so
+    /// the result is empty for it.
     pub fn losses(&self) -> Vec<Loss> {
         let all = [
             Loss { measure: "cosine to the teacher", before: self.cosine_before, after: self.cosine_after },
@@ -47,7 +51,7 @@ impl Report {
     }
 }
 
-/// A measure that a fit made worse.
+/// A measure that the fit made worse.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loss {
     pub measure: &'static str,
@@ -55,7 +59,7 @@ pub struct Loss {
     pub after: f64,
 }
 
-/// What is measured of one table.
+/// The measures of one table.
 #[derive(Debug, Clone, Copy)]
 pub struct Measured {
     texts: usize,
@@ -77,7 +81,8 @@ impl Measured {
     }
 }
 
-/// Compares `rows`, those of the tokens seen, with the target and the teacher. `None` without texts held out.
+/// Compares the table with the target and with the teacher. `rows` holds the fitted rows of the tokens that occur in
+/// the corpus. Returns `None` if no text was held out.
 pub fn measure(
     source: &Source<'_>,
     counts: &TokenCounts,
@@ -109,7 +114,8 @@ pub fn measure(
     })
 }
 
-/// Each of `texts` with others at distances of all sizes: neighbours in a corpus are alike, far ones are not.
+/// Returns pairs of texts at small and at large distances in the corpus: neighboring texts tend to be similar, and
+/// distant ones tend to differ.
 fn pairs(texts: usize) -> Vec<(usize, usize)> {
     let mut pairs = Vec::new();
     for partner in 0..PARTNERS {

@@ -1,32 +1,34 @@
-//! Many ridge regressions that share one sparse matrix, by conjugate gradients.
+//! Solves many ridge regressions that share one sparse matrix, by conjugate gradients.
 //!
-//! `argmin |X D - R|^2 + lambda |D|^2` is `(X^T X + lambda) D = X^T R`, for each column of `R` by itself (Hestenes and
-//! Stiefel 1952, <https://doi.org/10.6028/jres.049.044>). `X` is a text's token counts times the text's scale. All cores
-//! share one panel of columns, and every sum has its own order, so the result does not depend on their number.
+//! Minimizing `|X D - R|^2 + lambda |D|^2` means solving `(X^T X + lambda) D = X^T R`, for each column of `R`
+//! separately (Hestenes and Stiefel 1952, <https://doi.org/10.6028/jres.049.044>). A row of `X` is the token counts of
+//! a text times the scale of the text. All cores work on the same panel of columns. Every sum is added in a fixed
+//! order, so the result does not depend on the number of cores.
 
 use rayon::prelude::*;
 
 use super::texts::TokenCounts;
 
-/// Columns solved at once: one token's numbers are two lines of the cache.
+/// The number of columns that are solved at once. The numbers of one token then fill two cache lines.
 pub const PANEL: usize = 32;
-/// Rows of a partial sum.
+/// The number of rows in a partial sum.
 const ROWS_A_SUM: usize = 4096;
-/// A column is solved when its residual has shrunk by this (squared).
+/// The reduction of the squared residual at which a column counts as solved.
 const SOLVED: f64 = 1e-12;
 
 /// One row of a panel.
 pub type Lane = [f32; PANEL];
 const ZERO: Lane = [0.0; PANEL];
 
-/// The matrix `X`: row `i` is the counts of text `i` times `scales[i]`.
+/// The matrix `X`. Row `i` is the counts of text `i` times `scales[i]`.
 pub struct Matrix<'a> {
     pub counts: &'a TokenCounts,
     pub scales: &'a [f32],
 }
 
 impl Matrix<'_> {
-    /// `X^T residual(i)` over the texts that are fitted on: a row a token.
+    /// Returns `X^T residual`, one row per token. Only the texts that are fitted to contribute; `residual(i)` is the
+    /// residual of text `i`.
     pub fn transposed(&self, residual: impl Fn(usize) -> Lane + Sync) -> Vec<Lane> {
         let scaled = self.for_each_text(|index, scale| residual(index).map(|x| scale * x));
         let mut sums = vec![ZERO; self.counts.tokens.len()];
@@ -34,7 +36,7 @@ impl Matrix<'_> {
         sums
     }
 
-    /// `X panel` for text `index`.
+    /// Returns `X panel` for text `index`.
     pub fn predict(&self, panel: &[Lane], index: usize) -> Lane {
         let scale = self.scales.get(index).copied().unwrap_or_default();
         sum(panel, self.counts.text(index)).map(|x| scale * x)
@@ -47,12 +49,13 @@ impl Matrix<'_> {
             .collect()
     }
 
-    /// `out[t] = sum of rows[i]` over the texts `i` with token `t`.
+    /// Computes `out[t] = sum of rows[i]` over the texts `i` that contain token `t`.
     fn gather(&self, rows: &[Lane], out: &mut [Lane]) {
         out.par_iter_mut().enumerate().for_each(|(token, out)| *out = sum(rows, self.counts.texts_with(token)));
     }
 
-    /// `(X^T X + lambda)^-1 right`, after `steps` steps from zero. `X` is of the texts that are fitted on.
+    /// Returns `(X^T X + lambda)^-1 right`, approximated by at most `steps` steps that start from zero. Only the texts
+    /// that are fitted to contribute to `X`.
     pub fn solve(&self, right: &[Lane], lambda: f32, steps: usize) -> Vec<Lane> {
         let mut found = vec![ZERO; right.len()];
         let mut residual = right.to_vec();
@@ -101,14 +104,14 @@ fn sum(rows: &[Lane], indices: &[u32]) -> Lane {
     sum
 }
 
-/// `to += factors * from`, column by column.
+/// Computes `to += factors * from`, column by column.
 fn add(to: &mut Lane, from: &Lane, factors: &[f32; PANEL]) {
     for ((to, from), factor) in to.iter_mut().zip(from).zip(factors) {
         *to += factor * from;
     }
 }
 
-/// The dot product of each column with its like.
+/// Returns the dot product of each column of `a` with the same column of `b`.
 fn dots(a: &[Lane], b: &[Lane]) -> [f64; PANEL] {
     let partial = |(a, b): (&[Lane], &[Lane])| {
         let mut sums = [0.0f64; PANEL];
@@ -129,7 +132,8 @@ fn dots(a: &[Lane], b: &[Lane]) -> [f64; PANEL] {
     total
 }
 
-/// A column that is solved, or was nothing from the start, stays as it is.
+/// Returns `over / under` for each column. The ratio is zero where `under` is zero, so a column that is already solved,
+/// or zero from the start, stays unchanged.
 fn ratios(over: &[f64; PANEL], under: &[f64; PANEL]) -> [f32; PANEL] {
     let mut ratios = [0.0; PANEL];
     for ((ratio, over), under) in ratios.iter_mut().zip(over).zip(under) {

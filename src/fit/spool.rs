@@ -1,4 +1,4 @@
-//! Rows on disk: as many vectors as a corpus has texts, without holding them in memory.
+//! Stores rows on disk, so that the vectors of all texts of a corpus need not fit in memory.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,7 +12,8 @@ use crate::error::LoadError;
 use crate::refine::rows::Block;
 use crate::table::{EmbeddingTable, TableDtype};
 
-/// Rows of f32 in a file without a name, which goes with the process however that ends.
+/// A writer of f32 rows to an unnamed file. The operating system removes the file when the process ends, even if the
+/// process is killed.
 pub struct Spool {
     file: BufWriter<File>,
     dir: PathBuf,
@@ -20,16 +21,16 @@ pub struct Spool {
     rows: usize,
 }
 
-/// The rows of a [`Spool`], mapped. The system takes their pages back when it needs the memory.
+/// The memory-mapped rows of a [`Spool`]. The operating system can evict their pages when it needs the memory.
 pub struct Spooled {
     pub table: EmbeddingTable,
 }
 
 impl Spool {
-    /// Rows of `dimensions` numbers, in a new file in `dir`.
+    /// Creates an unnamed file in `dir` for rows of `dimensions` numbers.
     ///
     /// # Errors
-    /// When the file cannot be made.
+    /// Fails if the file cannot be created.
     pub fn new(dir: &Path, dimensions: usize) -> Result<Self, LoadError> {
         let file = tempfile::tempfile_in(dir).map_err(|e| LoadError::writing(dir, &e))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), dir: dir.to_owned(), dimensions, rows: 0 })
@@ -42,19 +43,19 @@ impl Spool {
     /// Appends whole rows.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Fails if the file cannot be written.
     pub fn push(&mut self, rows: &[f32]) -> Result<(), LoadError> {
         self.rows += rows.len() / self.dimensions.max(1);
-        // Tables are little-endian.
+        // Embedding tables are little-endian.
         rows.iter()
             .try_for_each(|x| self.file.write_all(&x.to_le_bytes()))
             .map_err(|e| LoadError::writing(&self.dir, &e))
     }
 
-    /// The rows as a table.
+    /// Finishes writing, and returns the rows as a table.
     ///
     /// # Errors
-    /// When the disk refuses, or there are none.
+    /// Fails if the file cannot be written or mapped, or if it holds no rows.
     pub fn finish(self) -> Result<Spooled, LoadError> {
         let Self { file, dir, dimensions, rows } = self;
         let file = file.into_inner().map_err(|e| LoadError::writing(&dir, e.error()))?;
@@ -65,7 +66,7 @@ impl Spool {
 }
 
 impl Spooled {
-    /// The rows `range`, row-major.
+    /// Returns the rows of `range`, row-major.
     pub fn block(&self, range: Range<usize>) -> Block {
         let dimensions = self.table.dimensions();
         let mut numbers = vec![0.0; range.len() * dimensions];
@@ -77,7 +78,7 @@ impl Spooled {
         Block { numbers, dimensions }
     }
 
-    /// Row `index`; empty past the last.
+    /// Returns the numbers of row `index`. The result is empty if there is no such row.
     pub fn row(&self, index: usize) -> impl Iterator<Item = f32> + use<'_> {
         let bytes = u32::try_from(index).ok().and_then(|index| self.table.row(index)).unwrap_or_default();
         bytes.as_chunks().0.iter().map(|&x| f32::from_le_bytes(x))

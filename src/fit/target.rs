@@ -1,4 +1,5 @@
-//! The teacher's vectors as they are fitted to: centred, along their axes, the variances made more equal.
+//! Transforms the teacher's vectors into the target of a fit: the vectors are centered, projected onto their principal
+//! axes, and their variances are equalized in part.
 
 use std::path::Path;
 
@@ -13,11 +14,11 @@ use crate::progress::Progress;
 use crate::refine::moments::{self, Moments, whitening};
 use crate::refine::rows::{NormedRows, subtract};
 
-/// `Z = unit( (Y - mean) U[:, :k] diag(v + 1e-3 mean(v))^(-gamma/2) )`, a row a text. Mean and axes are those of the texts that
-/// are fitted on.
+/// Computes `Z = unit( (Y - mean) U[:, :k] diag(v + 1e-3 mean(v))^(-gamma/2) )`, one row per text. The mean and the
+/// axes are computed from the texts that are fitted to, without the held-out texts.
 ///
 /// # Errors
-/// When the disk refuses, or the covariance has no eigenvectors.
+/// Fails if a file cannot be read or written, or if the eigendecomposition of the covariance does not converge.
 pub fn target(
     vectors: &Spooled,
     counts: &TokenCounts,
@@ -26,7 +27,7 @@ pub fn target(
     scratch: &Path,
     progress: &dyn Progress,
 ) -> Result<Spooled, LoadError> {
-    // Rows of length sqrt(d): a common factor of all, which does not change Z.
+    // The rows are scaled to length sqrt(d). A factor that all rows have in common does not change Z.
     let rows = NormedRows::new(&vectors.table, 0.0);
     let share = 1.0 / (counts.len() - counts.held_out()).max(1) as f64;
     let shares: Vec<f64> = (0..counts.len()).map(|text| if counts.is_held_out(text) { 0.0 } else { share }).collect();

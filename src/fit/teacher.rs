@@ -1,4 +1,4 @@
-//! A teacher that is asked: each text once, many at a time, and the answers kept.
+//! Requests vectors from a teacher: each text once, in parallel batches, with every answer stored in a cache.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -11,20 +11,20 @@ use crate::error::LoadError;
 use crate::eval::Embed;
 use crate::progress::Progress;
 
-/// A teacher behind `ask`, of which `identity` says who it is.
+/// A teacher that is reached through `ask`. `identity` names the teacher in the cache.
 pub struct Teacher<'a> {
     pub ask: &'a (dyn Embed + Sync),
     pub identity: Identity,
     pub cache: Cache,
-    /// Texts of one request.
+    /// The number of texts in one request.
     pub batch: usize,
-    /// Requests at once.
+    /// The number of concurrent requests.
     pub requests: usize,
 }
 
 impl Teacher<'_> {
-    /// Asks for the texts that the cache lacks; each answer is in the cache before the next request is made. After an error the
-    /// requests that are under way are waited for: they may have been paid for.
+    /// Requests the vectors of the texts that the cache lacks. Each answer is in the cache before its thread sends the
+    /// next request. After an error, requests in flight still run to their end, because a teacher may charge for them.
     fn fill(&mut self, missing: &[(Key, &str)], progress: &dyn Progress) -> Result<(), LoadError> {
         let Self { ask, identity, cache, .. } = self;
         let (ask, identity) = (&**ask, &*identity);
@@ -51,7 +51,7 @@ impl Teacher<'_> {
     }
 }
 
-/// The length of all texts together, in bytes.
+/// Returns the length of all texts together, in bytes.
 fn bytes(batch: &[(Key, &str)]) -> u64 {
     batch.iter().map(|(_, text)| text.len() as u64).sum()
 }

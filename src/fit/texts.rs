@@ -1,4 +1,4 @@
-//! A corpus as token counts: which tokens each text has, and which texts each token is in.
+//! Holds a corpus as token counts: the tokens of each text, and the texts that contain each token.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,38 +13,41 @@ use crate::corpus::{self, CorpusFile, Fields};
 use crate::error::LoadError;
 use crate::progress::Progress;
 
-/// Texts whose vectors are in memory at once.
+/// The number of texts whose vectors are in memory at once.
 const TEXTS_AT_A_TIME: usize = 1024;
 
-/// The text to fit on.
+/// The texts of a fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Corpus<'a> {
     pub files: &'a [PathBuf],
     pub fields: Fields<'a>,
-    /// The share of the texts, by their hash, that is not fitted on.
+    /// The share of the texts that is held out of the fit. The hash of a text decides whether the text is held out.
     pub held_out: f64,
 }
 
-/// Texts as the ids of their tokens, each id counted from 0 among those that the corpus has. 8 bytes a token.
+/// The texts of a corpus as token positions, in 8 bytes per token. The position of a token is its index among the
+/// tokens that occur in the corpus.
 pub struct TokenCounts {
-    /// The table's ids of the tokens seen, ascending.
+    /// The tokens that occur in the corpus, as row indices of the table in ascending order.
     pub tokens: Vec<u32>,
-    /// Text `i` has `columns[starts[i]..starts[i + 1]]`.
+    /// The start of each text in `columns`: text `i` is `columns[starts[i]..starts[i + 1]]`.
     starts: Vec<usize>,
     columns: Vec<u32>,
-    /// Token `t` is in the texts `texts[token_starts[t]..token_starts[t + 1]]` that are fitted on, ascending, once for each time.
+    /// The start of each token's entries in `texts`. Token `t` occurs in the texts
+    /// `texts[token_starts[t]..token_starts[t + 1]]`, in ascending order and once per occurrence. Held-out texts are
+    /// left out.
     token_starts: Vec<usize>,
     texts: Vec<u32>,
     held_out: Vec<bool>,
 }
 
-/// A corpus, read once, with the teacher's vectors of its texts.
+/// A corpus that was read, with the teacher's vectors of its texts.
 pub struct Read {
     pub counts: TokenCounts,
-    /// Vectors of length 1, one a text of `counts`.
+    /// The teacher's vectors, scaled to length 1: one per text of `counts`.
     pub vectors: Spooled,
     pub files: Vec<CorpusFile>,
-    /// Texts left out because none of their tokens has a row.
+    /// The number of texts that were left out because none of their tokens has a row.
     pub without_tokens: u64,
 }
 
@@ -53,17 +56,17 @@ impl TokenCounts {
         self.held_out.len()
     }
 
-    /// The tokens of text `index`, as positions in `tokens`.
+    /// Returns the tokens of text `index`, as positions in `tokens`.
     pub fn text(&self, index: usize) -> &[u32] {
         slice(&self.columns, &self.starts, index)
     }
 
-    /// The tokens of text `index`, as the table's ids.
+    /// Returns the tokens of text `index`, as row indices of the table.
     pub fn ids(&self, index: usize) -> impl Iterator<Item = u32> {
         self.text(index).iter().filter_map(|&column| self.tokens.get(column as usize).copied())
     }
 
-    /// The texts to fit on that have the token at position `column`, once for each time.
+    /// Returns the fitted texts that contain the token at position `column`, once per occurrence.
     pub fn texts_with(&self, column: usize) -> &[u32] {
         slice(&self.texts, &self.token_starts, column)
     }
@@ -76,7 +79,7 @@ impl TokenCounts {
         self.held_out.iter().filter(|held_out| **held_out).count()
     }
 
-    /// From each text's ids; `rows` is above all of them.
+    /// Builds the counts from the token IDs of all texts, one text after another. `rows` is larger than every ID.
     fn of(ids: &[u32], starts: Vec<usize>, held_out: Vec<bool>, rows: usize) -> Self {
         let mut column_of = vec![u32::MAX; rows];
         for &id in ids {
@@ -132,10 +135,12 @@ fn slice<'a>(all: &'a [u32], starts: &[usize], index: usize) -> &'a [u32] {
     }
 }
 
-/// Reads `corpus` once: tokens, and the vector that `teacher` has for each text, spooled in `scratch`.
+/// Reads `corpus` once. Returns the tokens of each text, and the vectors that `teacher` has for the texts, spooled in
+/// the directory `scratch`.
 ///
 /// # Errors
-/// When a file cannot be read, the tokenizer refuses a text, a vector is not one, or there is no text.
+/// Fails if a file cannot be read, if the tokenizer refuses a text, if a vector is invalid, or if the corpus has no
+/// text.
 pub fn read(
     checkpoint: &Checkpoint,
     corpus: &Corpus<'_>,
@@ -178,7 +183,8 @@ pub fn read(
                     held_out.push(is_held_out(text, corpus.held_out));
                 }
             }
-            // The teacher has reported the texts. What is left are the bytes between them.
+            // The teacher has already reported the bytes of the texts. The bytes between the texts remain to be
+            // reported.
             let texts: u64 = batch.texts.iter().map(|text| text.len() as u64).sum();
             progress.advance_texts(0, batch.bytes.saturating_sub(texts));
             Ok(true)
@@ -192,7 +198,7 @@ pub fn read(
     Ok(Read { counts, vectors: spool.finish()?, files, without_tokens })
 }
 
-/// The tokens of `text` that have a row and are pooled.
+/// Returns the tokens of `text` that have a row and are pooled.
 fn encode(checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>, String> {
     let mut ids = Vec::new();
     checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids)?;
@@ -200,7 +206,8 @@ fn encode(checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>, String> {
     Ok(ids)
 }
 
-/// The same text is always on the same side, in any order and beside any other text.
+/// Tells whether a text is held out. Only the text itself decides, so the order of the corpus and its other texts do
+/// not matter.
 fn is_held_out(text: &str, share: f64) -> bool {
     let digest = Sha256::digest(text.as_bytes());
     let hash = digest.iter().take(8).fold(0u64, |hash, &byte| hash << 8 | u64::from(byte));

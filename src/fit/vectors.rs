@@ -1,4 +1,4 @@
-//! The vectors of a teacher, wherever they come from: the trait [`Vectors`], and files of vectors.
+//! Defines the trait [`Vectors`], a source of a teacher's vectors, and reads vectors from files.
 
 mod columns;
 mod headers;
@@ -16,33 +16,33 @@ use crate::progress::Progress;
 use crate::records::{InputFormat, Source};
 use matrix::Matrix;
 
-/// The longest line of a JSONL file that is read, in bytes.
+/// The length of the longest line of a JSONL file that is accepted, in bytes.
 const MAX_LINE: u64 = 16 << 20;
 const KINDS: &str = "an .npy, .npz, .safetensors, .parquet or .jsonl file of vectors";
 
 /// A source of a teacher's vectors.
 pub trait Vectors {
-    /// Returns one vector for each text, in order, and reports the texts to `progress`. Asked for the texts of a corpus in their order,
-    /// each once.
+    /// Returns one vector for each text, in order, and reports the texts to `progress`. The caller passes the texts of a
+    /// corpus in their order, and each text once.
     ///
     /// # Errors
-    /// When there are none for these texts.
+    /// Fails if the source has no vectors for these texts.
     fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError>;
 
-    /// Called after the last text.
+    /// Checks that no vectors are left. The caller calls this method after the last text.
     ///
     /// # Errors
-    /// When there are vectors of more texts.
+    /// Fails if the source has vectors of more texts.
     fn finish(&mut self) -> Result<(), LoadError>;
 
-    /// Returns the error for a vector that is none: that of `text`, before which there were `number` others.
+    /// Returns the error for an invalid vector. The vector is that of `text`, and `number` vectors came before it.
     fn wrong(&self, number: u64, text: &str, problem: &str) -> LoadError;
 
-    /// Returns what the config.json of the output says of this source.
+    /// Returns the description of this source for the config.json of the output.
     fn description(&self) -> Value;
 }
 
-/// Vectors in a file, in the order of the texts of the corpus.
+/// A file of vectors in the order of the texts of the corpus.
 pub struct VectorFile {
     path: PathBuf,
     format: Format,
@@ -55,7 +55,7 @@ enum Format {
     Parquet(columns::VectorColumn),
 }
 
-/// A line of JSONL: the numbers alone, or an object as in OpenAI's answers.
+/// A line of JSONL: either an array of numbers, or an object with an `embedding` as in OpenAI's responses.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
@@ -64,11 +64,11 @@ enum Line {
 }
 
 impl VectorFile {
-    /// Opens a file by its extension: a matrix in `.npy`, `.npz` or `.safetensors`, a column of lists in
-    /// `.parquet`, or `.jsonl`, which may be compressed.
+    /// Opens a file of vectors. Its extension decides how the file is read: as a matrix in `.npy`, `.npz` or
+    /// `.safetensors`, as a column of lists in `.parquet`, or as lines of `.jsonl`, which may be compressed.
     ///
     /// # Errors
-    /// When the file cannot be read as that.
+    /// Fails if the file cannot be read in the format of its extension.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
@@ -109,7 +109,7 @@ impl VectorFile {
         Ok(Self { path: path.to_owned(), format, read: 0 })
     }
 
-    /// Returns the next `count` vectors, or those that are left.
+    /// Returns the next `count` vectors, or fewer at the end of the file.
     fn next(&mut self, count: usize) -> Result<Vec<Vec<f32>>, LoadError> {
         let wrong = |problem: String| LoadError::new(&self.path, problem);
         let vectors = match &mut self.format {
@@ -151,7 +151,7 @@ impl VectorFile {
     }
 }
 
-/// Returns the next line, or `None` at the end and where nothing but empty lines follows.
+/// Returns the next line. Returns `None` at the end of the file, or if only empty lines follow.
 fn line(reader: &mut dyn BufRead) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut line)?;
@@ -172,7 +172,7 @@ fn numbers(line: &[u8]) -> Result<Vec<f32>, String> {
     if let Ok(Line::Numbers(numbers) | Line::Object { embedding: numbers }) = crate::json::from_slice(line) {
         return Ok(numbers);
     }
-    // Only what is wrong is looked for here.
+    // The line has no valid vector, so it is parsed once more to find the reason.
     let value: Value = crate::json::from_slice(line).map_err(|e| e.to_string())?;
     let array = value.get("embedding").unwrap_or(&value);
     let other = array.as_array().map(|numbers| numbers.iter().find(|x| !x.is_number()));
@@ -212,10 +212,10 @@ impl Vectors for VectorFile {
     }
 }
 
-/// Checks a vector that should have `dimensions` numbers.
+/// Checks that a vector has `dimensions` numbers and that its values are valid.
 ///
 /// # Errors
-/// When it is none, in words that read on from "a vector that".
+/// Fails if the vector is invalid. The message continues a sentence that begins with "a vector that".
 pub fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
     if vector.len() != dimensions || vector.is_empty() {
         return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()));

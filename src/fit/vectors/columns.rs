@@ -1,4 +1,4 @@
-//! Vectors in a column of a Parquet file, such as `embed` writes.
+//! Reads vectors from a column of a Parquet file, such as the files that `embed` writes.
 
 use std::fs::File;
 
@@ -9,20 +9,21 @@ use arrow_schema::{DataType, Field};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 
-/// Rows that are decoded at once.
+/// The number of rows that are decoded at once.
 const ROWS: usize = 1024;
 
-/// The vectors of a column, row after row.
+/// A reader of the vectors of one column, row by row.
 pub struct VectorColumn {
     reader: ParquetRecordBatchReader,
     batch: Option<(ArrayRef, usize)>,
 }
 
 impl VectorColumn {
-    /// Opens the only column of `file` that holds lists of floating-point numbers, or of several the one named "embedding".
+    /// Opens the only column of `file` that holds lists of floating-point numbers. If several columns do, the one named
+    /// "embedding" is opened.
     ///
     /// # Errors
-    /// When there is none.
+    /// Fails if there is no such column.
     pub fn open(file: File) -> Result<Self, String> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| format!("is no Parquet file: {e}"))?;
         let fields = builder.schema().fields().clone();
@@ -45,10 +46,10 @@ impl VectorColumn {
         Ok(Self { reader: reader.map_err(|e| format!("cannot be read: {e}"))?, batch: None })
     }
 
-    /// Returns the next vector, or `None` after the last.
+    /// Returns the next vector, or `None` after the last one.
     ///
     /// # Errors
-    /// When the file is damaged, or a row has no vector.
+    /// Fails if the file is damaged, or if a row has no vector.
     pub fn next(&mut self) -> Result<Option<Vec<f32>>, String> {
         loop {
             if let Some((column, row)) = self.batch.as_mut().filter(|(column, row)| *row < column.len()) {

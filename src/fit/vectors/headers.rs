@@ -1,4 +1,4 @@
-//! The headers of files that hold a matrix: npy, npz and safetensors.
+//! Reads the headers of files that hold a matrix: npy, npz and safetensors.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 
 use super::matrix::{Layout, Number};
 
-/// The longest header of an npy file and of a safetensors file that is read, in bytes.
+/// The longest headers of npy and safetensors files that are accepted, in bytes.
 const MAX_NPY_HEADER: usize = 64 << 10;
 const MAX_SAFETENSORS_HEADER: u64 = 16 << 20;
-/// The longest vector that a file may announce.
+/// The largest number of dimensions that a file may announce.
 pub const MAX_DIMENSIONS: u64 = 1 << 16;
 
 /// Reads the header of an npy file (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>).
 ///
 /// # Errors
-/// When the file holds no matrix of floating-point numbers.
+/// Fails if the file does not hold a matrix of floating-point numbers.
 pub fn npy(reader: &mut impl Read) -> Result<Layout, String> {
     let mut bytes = |n: usize| -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; n];
@@ -55,7 +55,7 @@ pub fn npy(reader: &mut impl Read) -> Result<Layout, String> {
         _ => return Err("does not say whether it is in Fortran order".to_owned()),
     };
     let shape = value("shape").and_then(|rest| rest.strip_prefix('(')?.split(')').next()).unwrap_or_default();
-    // Python 2 wrote a letter after each number.
+    // Python 2 wrote the letter L after each number.
     let sizes = shape.split(',').map(|n| n.trim().trim_end_matches('L')).filter(|n| !n.is_empty());
     let sizes: Option<Vec<u64>> = sizes.map(|n| n.parse().ok()).collect();
     layout(number, big_endian, by_columns, &sizes.unwrap_or_default()).ok_or_else(|| format!("has the shape ({shape})"))
@@ -67,10 +67,11 @@ fn layout(number: Number, big_endian: bool, by_columns: bool, shape: &[u64]) -> 
     Some(Layout { number, big_endian, by_columns, rows, dimensions })
 }
 
-/// Copies the only array of an npz file, which is a zip archive of npy files, to a file without a name, at its begin.
+/// Extracts the only array of an npz file, which is a zip archive of npy files, to an unnamed file. The returned file
+/// is positioned at its start.
 ///
 /// # Errors
-/// When there is not exactly one, or it cannot be read.
+/// Fails if the archive cannot be read, or if it does not hold exactly one array.
 pub fn unpacked(file: File) -> Result<File, String> {
     let wrong = |e: &dyn std::fmt::Display| format!("is no npz file that can be read: {e}");
     let mut archive = zip::ZipArchive::new(BufReader::new(file)).map_err(|e| wrong(&e))?;
@@ -96,7 +97,7 @@ struct Tensor {
 /// Reads the header of a safetensors file that holds one matrix, and moves `reader` to its numbers.
 ///
 /// # Errors
-/// When there is no matrix of floating-point numbers, or several.
+/// Fails if the file holds no matrix of floating-point numbers, or more than one.
 pub fn safetensors(reader: &mut (impl Read + Seek)) -> Result<Layout, String> {
     let wrong = |e: &dyn std::fmt::Display| format!("is no safetensors file: {e}");
     let mut size = [0; 8];

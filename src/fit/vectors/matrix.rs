@@ -1,11 +1,11 @@
-//! A matrix of floating-point numbers in a file, read a few rows at a time.
+//! Reads a matrix of floating-point numbers from a file, a few rows at a time.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
 use half::{bf16, f16};
 
-/// The type of a number.
+/// The type of the numbers in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Number {
     F16,
@@ -23,7 +23,7 @@ impl Number {
         }
     }
 
-    /// Reads numbers. Bytes after the last whole number are ignored.
+    /// Decodes numbers. Bytes after the last whole number are ignored.
     fn decode(self, bytes: &[u8], big_endian: bool) -> Vec<f32> {
         fn each<const N: usize>(bytes: &[u8], big_endian: bool, number: fn([u8; N]) -> f32) -> Vec<f32> {
             let swapped = |&(mut bytes): &[u8; N]| {
@@ -43,40 +43,41 @@ impl Number {
     }
 }
 
-/// What a file's header says of its matrix.
+/// The layout of a matrix, as the header of its file states it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Layout {
     pub number: Number,
     pub big_endian: bool,
-    /// Column after column, as Fortran stores a matrix, and not row after row.
+    /// Whether the matrix is stored column by column (Fortran order) instead of row by row.
     pub by_columns: bool,
     pub rows: u64,
     pub dimensions: usize,
 }
 
-/// The matrix of a file whose header has been read.
+/// A matrix in a file whose header has been read.
 pub struct Matrix {
     layout: Layout,
     reader: BufReader<File>,
-    /// Where the numbers begin; only known for matrices by columns, whose reader must jump.
+    /// The offset of the first number, in bytes. It is set only for matrices that are stored by columns, because
+    /// reading their rows requires seeking.
     start: u64,
     read: u64,
 }
 
 impl Matrix {
-    /// Takes a file at the end of its header.
+    /// Creates the reader of a matrix from a file that is positioned at the end of its header.
     ///
     /// # Errors
-    /// When the matrix is stored by columns and the file cannot be read at any place.
+    /// Fails if the matrix is stored by columns and the file does not support seeking.
     pub fn new(mut reader: BufReader<File>, layout: Layout) -> io::Result<Self> {
         let start = if layout.by_columns { reader.stream_position()? } else { 0 };
         Ok(Self { layout, reader, start, read: 0 })
     }
 
-    /// Returns the next `count` rows, or those that are left.
+    /// Returns the next `count` rows, or fewer at the end of the matrix.
     ///
     /// # Errors
-    /// When the file ends before the last row that it announces, or cannot be read.
+    /// Fails if the file cannot be read, or if it ends before the last row that its header announces.
     pub fn next(&mut self, count: usize) -> io::Result<Vec<Vec<f32>>> {
         let Layout { number, big_endian, by_columns, rows, dimensions } = self.layout;
         let count = usize::try_from(rows - self.read).unwrap_or(usize::MAX).min(count);
@@ -106,7 +107,7 @@ impl Matrix {
         Ok(block)
     }
 
-    /// Returns the number of rows that were read.
+    /// Returns the number of rows that have been read.
     pub fn position(&self) -> u64 {
         self.read
     }
