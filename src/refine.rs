@@ -1,6 +1,7 @@
-//! Better rows from the same table, without training: token weights, a frequency-weighted centre, whitening.
+//! Improves the rows of an embedding table without training: token weights, a frequency-weighted mean, and whitening.
 //!
-//! All of it is linear in a row, so it folds into one new row per token and serving stays one gather and one sum:
+//! All of these steps are linear in a row. They therefore combine to one new row per token, and serving remains one
+//! gather and one sum:
 //!
 //! ```text
 //! e_t = E_t / sqrt(mean(E_t^2) + eps)                 the RMS norm without its weight
@@ -11,8 +12,9 @@
 //! F_t = w_t * (e_t - mu) U[:, :k] diag(v + 1e-3 * mean(v))^(-g/2)
 //! ```
 //!
-//! `p` is a token's probability in natural text: [`frequency`]. The vector of a text is the sum of its tokens' `F`, scaled
-//! to length 1, without special tokens. Columns are ordered by `v`, so a prefix is the best shorter vector.
+//! `p_t` is the probability of token `t` in natural text, from [`frequency`]. The vector of a text is the sum of the
+//! rows of `F` of its tokens without special tokens, scaled to length 1. The columns are ordered by `v`, so the first
+//! columns of a vector are its best shortened form.
 
 pub mod frequency;
 pub(crate) mod moments;
@@ -33,21 +35,22 @@ use frequency::Frequencies;
 use moments::Moments;
 use rows::NormedRows;
 
-/// Added to the variances before the whitening, as a share of their mean: rare directions are not blown up.
+/// The addend of the variances before the whitening, as a share of their mean. It keeps the whitening from amplifying
+/// directions that have almost no variance.
 pub const SHRINKAGE: f64 = 1e-3;
-/// Added to each probability in `q`: a token that the text lacks still has a place.
+/// The addend of each probability in `q`. It gives a share to tokens that do not occur in the text.
 const UNSEEN: f64 = 1e-9;
-/// The eps of rows whose checkpoint has no RMS norm.
+/// The epsilon for rows of a checkpoint that has no RMS norm.
 const DEFAULT_EPS: f64 = 1e-6;
 
-/// What can be chosen. `Default` is the recipe of docs/refine.md.
+/// The options of a refinement. `Default` is the recipe of docs/refine.md.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options {
-    /// SIF's `a`; `None`: [`default_a`].
+    /// The parameter `a` of SIF. With `None`, it is the result of [`default_a`].
     pub a: Option<f64>,
-    /// `g`: 0 leaves the variances as they are, 1 makes them equal.
+    /// The exponent `g` of the whitening: 0 keeps the variances, 1 makes them equal.
     pub whitening: f64,
-    /// Columns kept; `None`: all.
+    /// The number of columns to keep. With `None`, all columns are kept.
     pub dimensions: Option<usize>,
 }
 
@@ -57,7 +60,7 @@ impl Default for Options {
     }
 }
 
-/// Parameters of a refinement as they were used; part of the output's config.json.
+/// The parameters that a refinement used. They become part of the config.json of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parameters {
     pub a: f64,
@@ -68,18 +71,19 @@ pub struct Parameters {
     pub explained_variance: f64,
 }
 
-/// A refinement, fitted: what makes a row of the new table from a row of the old one.
+/// A fitted refinement. It computes the rows of the new table from the rows of the old one.
 pub struct Refinement<'a> {
     rows: NormedRows<'a>,
     weights: Vec<f64>,
     mean: Vec<f64>,
-    /// old dimensions x new dimensions
+    /// The matrix `[old dimensions, new dimensions]`.
     projection: Mat<f32>,
     parameters: Parameters,
 }
 
-/// SIF's `a` for a vocabulary of `rows` tokens: 1e-3 up to 50k, 3e-4 from 250k on, between them on a straight line of the
-/// logarithms. A larger vocabulary spreads the same text over more tokens, so each is rarer.
+/// Returns the default of SIF's `a` for a vocabulary of `rows` tokens: 1e-3 up to 50,000 rows, 3e-4 from 250,000 rows
+/// on, and between them a straight line in the logarithms. A larger vocabulary spreads the same text over more tokens,
+/// so each token is rarer.
 pub fn default_a(rows: usize) -> f64 {
     const SMALL: f64 = 50_000.0;
     const LARGE: f64 = 250_000.0;
@@ -87,26 +91,28 @@ pub fn default_a(rows: usize) -> f64 {
     1e-3 * 0.3f64.powf(share)
 }
 
-/// The rows of a new table, made as they are asked for.
+/// The rows of a new table, which are computed on demand.
 pub trait Rows {
-    /// As many as the old table's.
+    /// Returns the number of rows. It is that of the old table.
     fn rows(&self) -> usize;
 
-    /// The columns of the new table.
+    /// Returns the number of columns of the new table.
     fn dimensions(&self) -> usize;
 
-    /// Calls `take(first row, rows x dimensions numbers)` with all rows, a block at a time, in order.
+    /// Calls `take(first row, block)` for all rows in order, one block at a time. A block is row-major and holds a
+    /// number of rows times `dimensions` numbers.
     ///
     /// # Errors
-    /// The first of `take`'s.
+    /// Returns the first error of `take`.
     fn for_each_block(&self, take: &mut dyn FnMut(usize, &[f32]) -> io::Result<()>) -> io::Result<()>;
 }
 
 impl<'a> Refinement<'a> {
-    /// Fits to the rows of `checkpoint` under `frequencies`: reads the table twice, and holds `dimensions^2` numbers.
+    /// Fits a refinement to the rows of `checkpoint` under `frequencies`. The fit reads the table twice, and holds
+    /// `dimensions^2` numbers in memory.
     ///
     /// # Errors
-    /// When an option is out of range, or the table is not finite.
+    /// Fails if an option is out of range, or if the table is not finite.
     pub fn fit(
         checkpoint: &'a Checkpoint,
         frequencies: &Frequencies,
@@ -168,7 +174,7 @@ impl<'a> Refinement<'a> {
         &self.parameters
     }
 
-    /// What the output's config.json says of it.
+    /// Returns the entries about the refinement for the config.json of the output.
     pub fn description(&self, frequencies: &Frequencies) -> Map<String, Value> {
         [("parameters", json!(self.parameters)), ("frequencies", json!(frequencies.source()))]
             .map(|(key, value)| (key.to_owned(), value))
@@ -205,7 +211,7 @@ impl Rows for Refinement<'_> {
     }
 }
 
-/// `q`.
+/// Returns `q` of the module documentation.
 fn shares(probabilities: &[f64], weights: &[f64]) -> Vec<f64> {
     let shares: Vec<f64> = probabilities.iter().zip(weights).map(|(p, w)| (p + UNSEEN) * w).collect();
     let total: f64 = shares.iter().sum();

@@ -1,4 +1,4 @@
-//! How often each token stands in natural text: counted in a corpus, or read from a Unigram tokenizer.
+//! Determines how often each token occurs in natural text: counted in a corpus, or read from a Unigram tokenizer.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,26 +11,26 @@ use crate::corpus::{self, Batch, CorpusFile, Fields, Take};
 use crate::error::LoadError;
 use crate::progress::{Progress, counted};
 
-/// Sentences of many languages that the project ships (assets/README.md).
+/// The sentences in many languages that the project ships (assets/README.md).
 const SAMPLE: &str = include_str!("../../assets/sample.txt");
 
-/// `p_t`: the share of token `t` among the tokens of natural text.
+/// The probabilities `p_t`: the share of token `t` among the tokens of natural text.
 #[derive(Debug, Clone)]
 pub struct Frequencies {
-    /// One number a row of the table; sums to 1.
+    /// One probability per row of the table. They sum to 1.
     probabilities: Vec<f64>,
     source: Source,
 }
 
-/// What the probabilities come from; part of the output's config.json.
+/// The source of the probabilities. It becomes part of the config.json of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Source {
-    /// Files of the user's, and the share of the probabilities that is the sample's.
+    /// The user's files. `sample_share` is the share of the probabilities that comes from the built-in sample.
     Corpus { files: Vec<CorpusFile>, tokens: u64, sample_share: f64 },
-    /// The scores in tokenizer.json.
+    /// The scores of a Unigram tokenizer in tokenizer.json.
     Unigram { pieces: usize },
-    /// The sentences in this program.
+    /// The built-in sample sentences.
     Sample { sha256: String, texts: u64, tokens: u64 },
 }
 
@@ -64,10 +64,11 @@ impl Frequencies {
         &self.source
     }
 
-    /// Counts the tokens of `files` on `threads` threads. Memory does not grow with a file.
+    /// Counts the tokens of `files` on `threads` threads. Memory use does not grow with the size of a file.
     ///
     /// # Errors
-    /// When a file cannot be read or has too many bad records, the tokenizer refuses a text, or there are no tokens in all of them.
+    /// Fails if a file cannot be read or has too many bad records, if the tokenizer refuses a text, or if the files
+    /// hold no token at all.
     pub fn of_corpus(
         checkpoint: &Checkpoint,
         files: &[PathBuf],
@@ -94,11 +95,11 @@ impl Frequencies {
         })
     }
 
-    /// Gives the sample `share` of the probabilities. Text of one language alone leaves most of the table's directions
-    /// without variance, and the whitening then rests on too few tokens.
+    /// Replaces the share `share` of the probabilities with those of the built-in sample. Text in only one language
+    /// leaves most directions of the table without variance, and the whitening would then rest on too few tokens.
     ///
     /// # Errors
-    /// When `share` is not in 0 to 1, or the tokenizer refuses a text.
+    /// Fails if `share` is not between 0 and 1, or if the tokenizer refuses a text.
     pub fn with_sample(
         mut self,
         checkpoint: &Checkpoint,
@@ -121,12 +122,14 @@ impl Frequencies {
         Ok(self)
     }
 
-    /// `exp(score)` of a SentencePiece Unigram tokenizer, which was trained on the model's own text; `None` for others.
+    /// Returns `exp(score)` of the pieces of a SentencePiece Unigram tokenizer, whose scores were trained on text of
+    /// the kind that the model reads. Returns `None` for other tokenizers.
     pub fn of_unigram(checkpoint: &Checkpoint) -> Option<Self> {
         let scores = checkpoint.tokenizer.reference(&checkpoint.tokenizer_path).ok()?.unigram_scores()?;
         let mut probabilities = vec![0.0; checkpoint.table.rows()];
         for &(id, score) in &scores {
-            // A log probability: what is not below zero is a marker, not a piece of text.
+            // A score is a log probability. A score that is not below zero belongs to a marker and not to a piece of
+            // text.
             if let Some(p) = probabilities.get_mut(id as usize).filter(|_| score < 0.0) {
                 *p = score.exp();
             }
@@ -138,10 +141,10 @@ impl Frequencies {
         })
     }
 
-    /// Counts the tokens of the sample that this program carries.
+    /// Counts the tokens of the built-in sample.
     ///
     /// # Errors
-    /// When the tokenizer refuses a text.
+    /// Fails if the tokenizer refuses a text.
     pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, LoadError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         progress.start_texts("counting the tokens of the sample", SAMPLE.len() as u64);
@@ -167,7 +170,8 @@ fn normalized(counts: &[u64]) -> Vec<f64> {
     counts.iter().map(|&n| n as f64 / total.max(1) as f64).collect()
 }
 
-/// Adds the tokens of the texts that `read` gives to `counts`. One thread reads, `threads` tokenize; a few batches wait between them.
+/// Adds the tokens of the texts that `read` produces to `counts`. One thread reads and `threads` threads tokenize. A
+/// few batches wait between them.
 fn count(
     checkpoint: &Checkpoint,
     threads: usize,
@@ -178,7 +182,7 @@ fn count(
     let rows = counts.len();
     let threads = threads.max(1);
     let (send, receive) = mpsc::sync_channel::<Batch>(2 * threads);
-    // Owned by the workers alone: when all have failed, sending fails too.
+    // Only the workers own the receiver, so sending fails once all workers have failed.
     let receive = Arc::new(Mutex::new(receive));
     let work =
         |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
@@ -204,7 +208,7 @@ fn count(
     let (read, counted) = std::thread::scope(|scope| {
         let work = &work;
         let workers: Vec<_> = std::iter::repeat_n(receive, threads).map(|r| scope.spawn(move || work(r))).collect();
-        // Sending fails when all workers have, and their error is the one to tell.
+        // Sending fails only if all workers have failed. The workers' error is then the one to report.
         let read = read(&mut |batch| Ok(send.send(batch).is_ok()));
         drop(send);
         let counted: Vec<_> = workers

@@ -1,4 +1,4 @@
-//! The weighted mean and covariance of rows, and the axes of the covariance.
+//! Computes the weighted mean and covariance of rows, and the principal axes of the covariance.
 
 use faer::linalg::matmul::{matmul, triangular};
 use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
@@ -8,25 +8,28 @@ use super::SHRINKAGE;
 use super::rows::{Block, NormedRows, subtract};
 use crate::progress::Progress;
 
-/// Rows summed by one task: fixed, so that the sum does not depend on the number of cores.
+/// The number of rows that one task sums. It is fixed, so that the sum does not depend on the number of cores.
 const ROWS_A_SUM: usize = 512;
 
-/// `mean = sum q_t e_t` and the lower triangle of `covariance = sum q_t (e_t - mean)(e_t - mean)^T`.
+/// The weighted moments: `mean = sum q_t e_t`, and the lower triangle of `covariance = sum q_t (e_t - mean)(e_t -
+/// mean)^T`.
 pub struct Moments {
     pub mean: Vec<f64>,
     covariance: Mat<f64>,
 }
 
-/// The principal axes: column `j` of `directions` has variance `variances[j]`, descending.
+/// The principal axes in descending order of variance: column `j` of `directions` has variance `variances[j]`.
 ///
-/// An eigenvector's sign is free; here its number of largest size, the first of equals, is positive.
+/// The sign of an eigenvector is arbitrary. Here the component with the largest absolute value is made positive; of
+/// several equal components, the first one decides.
 pub struct Axes {
     pub variances: Vec<f64>,
     pub directions: Mat<f64>,
 }
 
 impl Moments {
-    /// Reads the rows twice. `shares` sum to 1. Blocks are multiplied in f32 and added up in f64.
+    /// Computes the moments in two passes over the rows. `shares` must sum to 1. Blocks are multiplied in f32 and
+    /// accumulated in f64.
     pub fn of(rows: &NormedRows<'_>, shares: &[f64], progress: &dyn Progress) -> Self {
         let mean = mean(rows, shares, progress);
         let mut gram = Gram::new(rows.dimensions());
@@ -52,12 +55,12 @@ impl Moments {
         (0..dimensions).all(|j| (j..dimensions).all(|i| self.covariance[(i, j)].is_finite()))
     }
 
-    /// `None` when the decomposition does not converge.
+    /// Returns the principal axes, or `None` if the decomposition does not converge.
     pub fn axes(&self) -> Option<Axes> {
         let found = self.covariance.self_adjoint_eigen(Side::Lower).ok()?;
         let dimensions = self.mean.len();
         let ascending = found.S().column_vector();
-        // Rounding can leave a variance of zero a little below it.
+        // Rounding can turn a variance of zero into a slightly negative number.
         let variances: Vec<f64> = (0..dimensions).rev().map(|j| ascending[j].max(0.0)).collect();
         let mut directions = Mat::<f64>::zeros(dimensions, dimensions);
         for j in 0..dimensions {
@@ -73,7 +76,7 @@ impl Moments {
     }
 }
 
-/// The lower triangle of `sum X^T X` over blocks of rows, each multiplied in f32 and added up in f64.
+/// The lower triangle of `sum X^T X` over blocks of rows. Each block is multiplied in f32 and accumulated in f64.
 pub struct Gram {
     pub sum: Mat<f64>,
     product: Mat<f32>,
@@ -105,10 +108,10 @@ impl Gram {
     }
 }
 
-/// What scales each axis: `(v + 1e-3 mean(v))^(-g/2)`.
+/// Returns the factor that scales each axis: `(v + 1e-3 mean(v))^(-g/2)`.
 pub fn whitening(variances: &[f64], g: f64) -> Vec<f64> {
     let shrinkage = SHRINKAGE * variances.iter().sum::<f64>() / variances.len() as f64;
-    // Without any variance at all there is nothing to scale.
+    // If no axis has any variance, every factor is zero.
     variances.iter().map(|v| v + shrinkage).map(|v| if v > 0.0 { v.powf(-g / 2.0) } else { 0.0 }).collect()
 }
 
@@ -151,7 +154,7 @@ impl Block {
     }
 }
 
-/// `out = block * projection`, row-major.
+/// Computes `out = block * projection`, row-major.
 pub fn multiply(block: &Block, projection: MatRef<'_, f32>, out: &mut [f32]) {
     let rows = block.numbers.len() / block.dimensions;
     let out = MatMut::from_row_major_slice_mut(out, rows, projection.ncols());

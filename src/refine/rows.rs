@@ -1,4 +1,4 @@
-//! Rows of a table under the RMS norm without its weight, in blocks that all cores fill.
+//! Reads rows of a table, normalized by the RMS norm without its weight, in blocks that all cores fill.
 
 use std::ops::Range;
 
@@ -6,11 +6,12 @@ use rayon::prelude::*;
 
 use crate::table::EmbeddingTable;
 
-/// Numbers of a block: 32 MiB of f32, enough for the matrix kernels and bounded for any width.
+/// The number of values in a block. 8 Mi values take 32 MiB of f32. That is enough for the matrix kernels, and it
+/// bounds the memory for every width of table.
 const NUMBERS_AT_A_TIME: usize = 8 << 20;
 const MAX_ROWS_AT_A_TIME: usize = 8192;
 
-/// `e_t = E_t / sqrt(mean(E_t^2) + eps)`.
+/// The rows of a table after the RMS norm without its weight: `e_t = E_t / sqrt(mean(E_t^2) + eps)`.
 pub struct NormedRows<'a> {
     table: &'a EmbeddingTable,
     eps: f64,
@@ -35,14 +36,15 @@ impl<'a> NormedRows<'a> {
         self.table.dimensions()
     }
 
-    /// All rows, in order, in blocks of bounded size.
+    /// Returns the ranges of all rows, in order, in blocks of bounded size.
     pub fn blocks(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let size = (NUMBERS_AT_A_TIME / self.dimensions()).clamp(1, MAX_ROWS_AT_A_TIME);
         let rows = self.len();
         (0..rows).step_by(size).map(move |first| first..rows.min(first + size))
     }
 
-    /// Reads the rows `range`, each changed by `change(its index, the row)`.
+    /// Reads the rows of `range`. `change` is called with the index and the normalized values of each row, and may
+    /// modify the values.
     pub fn read(&self, range: Range<usize>, change: impl Fn(usize, &mut [f32]) + Sync) -> Block {
         let dimensions = self.dimensions();
         let mut numbers = vec![0.0; range.len() * dimensions];
@@ -52,7 +54,7 @@ impl<'a> NormedRows<'a> {
             }
             let squares: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
             let inverse = 1.0 / (squares / dimensions as f64 + self.eps).sqrt();
-            // A row of zeros without eps has no direction: it stays zero.
+            // A row of zeros has no direction if eps is zero. Such a row stays zero.
             let inverse = if inverse == f64::INFINITY { 0.0 } else { inverse };
             for x in &mut *row {
                 *x = (f64::from(*x) * inverse) as f32;
@@ -63,7 +65,7 @@ impl<'a> NormedRows<'a> {
     }
 }
 
-/// `row - mean`.
+/// Subtracts `mean` from `row`.
 pub fn subtract(row: &mut [f32], mean: &[f64]) {
     for (x, mean) in row.iter_mut().zip(mean) {
         *x = (f64::from(*x) - mean) as f32;

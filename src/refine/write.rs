@@ -1,4 +1,4 @@
-//! Writes the refined format (`checkpoint/refined.rs`), row by row.
+//! Writes a checkpoint in the refined format (`checkpoint/refined.rs`), row by row.
 
 mod quantize;
 
@@ -18,7 +18,7 @@ use crate::files;
 use crate::progress::Progress;
 use crate::table::TableDtype;
 
-/// How the rows are stored.
+/// The data type in which the rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowDtype {
     Int4,
@@ -41,7 +41,8 @@ impl RowDtype {
         }
     }
 
-    /// safetensors' name, and its columns for `dimensions` of the table's.
+    /// Returns the name of the type in safetensors, and the number of stored columns for a table of `dimensions`
+    /// columns.
     const fn stored(self, dimensions: usize) -> (&'static str, usize) {
         match self {
             Self::Int4 => ("U8", dimensions.div_ceil(2)),
@@ -52,18 +53,20 @@ impl RowDtype {
     }
 }
 
-/// What is written beside the rows.
+/// The texts that are written beside the rows.
 pub struct Description<'a> {
-    /// How the rows were made; the keys join those of `refined` in config.json.
+    /// The description of how the rows were made. Its keys become part of `refined` in config.json.
     pub made: Map<String, Value>,
-    /// README.md.
+    /// The content of README.md.
     pub card: Option<&'a str>,
 }
 
-/// Writes the directory `out`: `made` of the table of `checkpoint`, with its tokenizer. It appears whole or not at all.
+/// Writes the directory `out`: the table `made` from the table of `checkpoint`, and the tokenizer. The directory
+/// appears complete or not at all.
 ///
 /// # Errors
-/// When `out` exists and `existing` refuses, another process writes there, or the disk refuses.
+/// Fails if `out` exists and `existing` does not allow it, if another process writes the same directory, or if a file
+/// cannot be written.
 pub fn write(
     out: &Path,
     existing: Existing,
@@ -87,7 +90,7 @@ pub fn write(
     let metadata = provenance(dtype, checkpoint, made, &description.made);
     write_json(&at("config.json"), &config(dtype, made, &metadata))?;
     if !dtype.table().is_integer() {
-        // sentence-transformers finds a static model by this file.
+        // sentence-transformers recognizes a static model by this file.
         write_json(&at("modules.json"), &modules())?;
     }
     if let Some(card) = description.card {
@@ -99,20 +102,22 @@ pub fn write(
     staging.commit()
 }
 
-/// What a checkpoint was read from: an output must not be, or hold, any of it.
+/// Returns the paths from which a checkpoint was read. An output must not be one of them or contain one of them.
 pub fn sources(checkpoint: &Checkpoint) -> [&Path; 3] {
     [&checkpoint.path, &checkpoint.tokenizer_path, &checkpoint.table_source.path]
 }
 
-/// Model2Vec takes a table of exactly the tokenizer's size: rows that no token has are left off, and an added token
-/// without a row gets one of zeros, which adds nothing. Integers, which it does not read, keep the source's rows.
+/// Returns the number of rows to write. Model2Vec requires a table of exactly the size of the tokenizer's vocabulary.
+/// For the types that it reads, rows that no token has are therefore left out, and an added token without a row gets a
+/// row of zeros, which adds nothing. Model2Vec does not read the integer types, so their tables keep the rows of the
+/// source.
 fn rows_written(dtype: RowDtype, checkpoint: &Checkpoint) -> usize {
     let vocabulary = &checkpoint.tokenizer.vocabulary;
     let last = vocabulary.added.last().map_or(0, |token| token.id).max(vocabulary.max_base_id);
     if dtype.table().is_integer() { checkpoint.table.rows() } else { last as usize + 1 }
 }
 
-/// What the table was made from and how.
+/// Returns the record of what the table was made from, and how.
 fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, made: &dyn Rows, how: &Map<String, Value>) -> Value {
     let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let path = checkpoint.path.canonicalize().unwrap_or_else(|_| checkpoint.path.clone());
@@ -135,7 +140,8 @@ fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, made: &dyn Rows, how: &M
     metadata
 }
 
-/// config.json. Model2Vec reads the float dtypes by the keys of its own; the integers are not for it.
+/// Returns the content of config.json. Model2Vec reads the floating-point types and needs its own keys for them. It
+/// does not read the integer types.
 fn config(dtype: RowDtype, made: &dyn Rows, metadata: &Value) -> Value {
     if dtype.table().is_integer() {
         return json!({ "model_type": "refined_embeddings", KEY: metadata });
@@ -161,7 +167,7 @@ fn write_json(path: &Path, value: &Value) -> Result<(), LoadError> {
     staging::write(path, format!("{value:#}\n").as_bytes())
 }
 
-/// One safetensors file: scales first, where there are any, so that both tensors are aligned.
+/// Writes one safetensors file. The scales of an integer type come first, so that both tensors are aligned.
 fn write_tensors(
     path: &Path,
     dtype: RowDtype,
@@ -183,7 +189,7 @@ fn write_tensors(
         header.insert(SCALES.to_owned(), json!({ "dtype": "F32", "shape": [rows], "data_offsets": [0, scale_bytes] }));
     }
     let mut header = header.to_string();
-    // Readers map numbers where they are: the data starts at a multiple of 8.
+    // Readers map the numbers in place, so the data must start at a multiple of 8 bytes.
     header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
     let data = (size_of::<u64>() + header.len()) as u64;
 
@@ -214,7 +220,7 @@ fn write_tensors(
     file.into_inner()?.sync_all()
 }
 
-/// The scale and the bytes of a row.
+/// Returns the scale and the bytes of a row.
 fn encode(dtype: RowDtype, row: &[f32]) -> (f32, Vec<u8>) {
     match dtype {
         RowDtype::F32 => (1.0, row.iter().flat_map(|x| x.to_le_bytes()).collect()),

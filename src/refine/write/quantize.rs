@@ -1,18 +1,19 @@
-//! Rows as small integers with one scale a row.
+//! Quantizes rows to 8-bit or 4-bit integers with one scale per row.
 
-/// Shares of a row's largest number that four bits are tried to span: cutting a few outliers short makes the steps of
-/// all the others finer.
+/// The shares of a row's largest absolute value that are tried as the range of four bits. Clipping a few outliers makes
+/// the steps finer for all other values.
 const INT4_SPANS: [f32; 7] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7];
 const INT4_MAX: f32 = 7.0;
 const INT8_MAX: f32 = 127.0;
 
-/// The scale, and two's complement bytes.
+/// Returns the scale, and the values as two's complement bytes.
 pub fn int8(row: &[f32]) -> (f32, Vec<u8>) {
     let scale = largest(row) / INT8_MAX;
     (scale, row.iter().map(|&x| (step(x, scale, INT8_MAX) as i8).cast_unsigned()).collect())
 }
 
-/// The scale, of those tried the one with the least squared error, and two columns a byte (`table.rs`, `Int4`).
+/// Returns the scale and two columns per byte (`table.rs`, `Int4`). The scale is the candidate with the smallest
+/// squared error.
 pub fn int4(row: &[f32]) -> (f32, Vec<u8>) {
     let largest = largest(row);
     let scales = INT4_SPANS.map(|span| span * largest / INT4_MAX);
@@ -34,7 +35,7 @@ fn largest(row: &[f32]) -> f32 {
     row.iter().fold(0.0, |max, x| x.abs().max(max))
 }
 
-/// The integer nearest to `x / scale` in `-max ..= max`.
+/// Returns the integer in `-max ..= max` that is nearest to `x / scale`.
 fn step(x: f32, scale: f32, max: f32) -> f32 {
     if scale > 0.0 { (x / scale).round_ties_even().clamp(-max, max) } else { 0.0 }
 }
