@@ -1,8 +1,9 @@
-//! Embeds whole files: the offline twin of the API, the same vectors bit for bit.
+//! Embeds whole files offline. The vectors are bit for bit those of the API.
 //!
-//! One thread reads records in chunks; the others tokenize, pool and encode a chunk each. A chunk's bounds follow from the
-//! input alone and its output is a part that is moved to its place whole, so a run that was cut goes on with the parts that
-//! are missing, and its file is the same. At most two chunks a thread are in memory.
+//! One thread reads records in chunks. The other threads tokenize, pool and encode one chunk each. The bounds of the
+//! chunks depend on the input alone. The output of a chunk is a part, which is written to its final place in one atomic
+//! step. A run that continues after an interruption therefore computes only the missing parts, and writes the same
+//! file. At most two chunks per thread are in memory.
 
 mod columns;
 pub mod output;
@@ -24,38 +25,38 @@ use output::{Layout, OutputFormat};
 use parts::{Part, Parts};
 use run::{Run, Tally};
 
-/// What is embedded, and where it goes.
+/// The options of a run: the inputs, the output, and the handling of bad records.
 pub struct Options {
     pub sources: Vec<Source>,
-    /// The field or column that holds the text.
+    /// The name of the field or column that holds the text.
     pub field: String,
-    /// `None`: standard output, as JSON lines.
+    /// The output file. With `None`, JSON lines go to standard output.
     pub out: Option<PathBuf>,
     pub layout: Layout,
-    /// Leave bad records out, and say which; else the first one ends the run.
+    /// Whether bad records are left out and reported. Otherwise the first bad record ends the run.
     pub skip: bool,
-    /// The largest share of a file's records that may be left out.
+    /// The largest share of the records of a file that may be left out.
     pub max_skipped: MaxSkipped,
     pub threads: usize,
-    /// Replace the output, and discard what a cut run left.
+    /// Whether to replace an existing output, and to discard the parts of an interrupted run.
     pub force: bool,
 }
 
-/// What a run did.
+/// The totals of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub rows: u64,
     pub skipped: u64,
     pub tokens: u64,
-    /// Of these rows, those that an earlier run had done.
+    /// The number of rows that an earlier, interrupted run had already finished. `rows` includes them.
     pub resumed: u64,
 }
 
-/// Embeds all of `options.sources`, in order.
+/// Embeds all files of `options.sources`, in order.
 ///
 /// # Errors
-/// For a file that cannot be read or written, and, unless they are skipped, for the first bad record: one that is no
-/// record of its format, has no text, or is one that the model does not take.
+/// Fails if a file cannot be read or written. Unless bad records are skipped, it also fails at the first record that
+/// does not parse in its format, that has no text, or whose text the model refuses.
 pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> Result<Summary, LoadError> {
     let identities = options.sources.iter().map(Source::identity).collect::<Result<Vec<_>, _>>()?;
     let total = identities.iter().map(|input| input.size).sum();
@@ -110,7 +111,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
     Ok(summary)
 }
 
-/// The columns of the Parquet files among the inputs, as one file can hold them. `None` where there is none.
+/// Returns the columns that one file needs to hold the rows of all Parquet inputs, or `None` if no input is Parquet.
 fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, LoadError> {
     let mut found: Option<SchemaRef> = None;
     for path in sources.iter().filter_map(Source::parquet) {
@@ -125,7 +126,7 @@ fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, Lo
     Ok(found)
 }
 
-/// Refuses an output that would destroy one of its own inputs, or that is no file.
+/// Refuses an output that would overwrite one of the inputs, or that is not a file.
 fn check_output(options: &Options) -> Result<(), LoadError> {
     let Some(out) = &options.out else {
         let written = stdout_metadata().filter(Metadata::is_file);
@@ -152,7 +153,7 @@ fn check_output(options: &Options) -> Result<(), LoadError> {
     }
 }
 
-/// What standard output is, where it is redirected to a file.
+/// Returns the metadata of the file to which standard output is redirected, if there is one.
 fn stdout_metadata() -> Option<Metadata> {
     #[cfg(unix)]
     {
@@ -163,7 +164,8 @@ fn stdout_metadata() -> Option<Metadata> {
     None
 }
 
-/// What must be the same for the parts of two runs to be parts of one output. The model is told by vectors that it makes.
+/// Returns a text that identifies a run. The parts of an interrupted run are reused only if the text is the same.
+/// Vectors of a few sample texts stand for the model.
 fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Result<String, LoadError> {
     const PROBES: [&str; 3] = ["", "Hello, world!", "안녕하세요, 세계! 0123456789"];
     let mut probes = vec![0.0; PROBES.len() * options.layout.dimensions];

@@ -1,4 +1,4 @@
-//! JSON objects as columns: for Parquet, which has to know a column's type before its first row.
+//! Converts JSON objects to columns for Parquet, which needs the type of a column before the first row is written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use arrow_schema::{Field, Schema};
 use crate::json::{kept_number, nulled};
 use crate::records::json::{Object, shortened};
 
-/// One value of a record. A number keeps its digits.
+/// One value of a record. A number is kept as text, so that no digits are lost.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     Null,
@@ -18,56 +18,58 @@ pub enum Cell {
     /// NaN or an infinity.
     NotFinite(f64),
     String(String),
-    /// A list or an object.
+    /// The JSON of a list or an object.
     Json(String),
 }
 
-/// The values of a record with their names, each name once.
+/// The values of a record by their names. Each name occurs once.
 pub type Cells = HashMap<String, Cell>;
 
-/// The columns of all records, found in the first of them.
+/// The columns of a run. They are inferred from the first records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Columns {
-    /// In the order in which they were found.
+    /// The columns, in the order in which they were found.
     columns: Vec<(String, Type)>,
-    /// The place of each column by its name.
+    /// The index of each column by its name.
     places: HashMap<String, usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
     Boolean,
-    /// Int64.
+    /// A column of type Int64.
     Integer,
-    /// UInt64.
+    /// A column of type UInt64.
     Unsigned,
-    /// Float64.
+    /// A column of type Float64.
     Number,
     String,
-    /// Lists, objects, numbers that no type holds, and columns of several types: their JSON, as a string.
+    /// A string column that holds the JSON of each value. It is used for lists, for objects, for numbers that no
+    /// numeric type holds exactly, and for values of several types.
     Json,
 }
 
-/// What was seen in a column.
+/// The kinds of values that occurred in a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Seen {
     boolean: bool,
     string: bool,
     json: bool,
-    /// A number of any sort.
+    /// Whether any number occurred.
     number: bool,
-    /// Whole numbers below zero, those that only UInt64 holds, and those that a Float64 would round.
+    /// Whether these kinds of whole numbers occurred: numbers below zero, numbers that only UInt64 holds, and numbers
+    /// that Float64 would round.
     negative: bool,
     unsigned: bool,
     inexact: bool,
-    /// Numbers with a fraction or an exponent, and those that are not finite.
+    /// Whether a number occurred that has a fraction or an exponent, or that is not finite.
     fraction: bool,
-    /// Numbers that no type holds without rounding them.
+    /// Whether a number occurred that every numeric type would round.
     long: bool,
 }
 
 impl Columns {
-    /// The columns of records whose names come in the order of `names`.
+    /// Infers the columns from records, each given as its names in order and its values.
     pub fn infer<'a>(records: impl Iterator<Item = (&'a [String], &'a Cells)>) -> Self {
         let mut found: Vec<(String, Seen)> = Vec::new();
         let mut places = HashMap::new();
@@ -86,7 +88,7 @@ impl Columns {
         Self { columns: found.into_iter().map(|(name, seen)| (name, seen.kind())).collect(), places }
     }
 
-    /// Columns of strings, for inputs without a record.
+    /// Returns string columns with these names. They are used for inputs that have no records.
     pub fn of_strings(names: &[String]) -> Self {
         Self {
             columns: names.iter().map(|name| (name.clone(), Type::String)).collect(),
@@ -94,7 +96,7 @@ impl Columns {
         }
     }
 
-    /// What keeps a later record out of these columns.
+    /// Returns the reason why a later record does not fit into these columns, or `None` if it fits.
     pub fn misfit(&self, cells: &Cells) -> Option<String> {
         let mut problems: Vec<(&String, String)> = cells
             .iter()
@@ -113,10 +115,10 @@ impl Columns {
         problems.into_iter().next().map(|(_, problem)| problem)
     }
 
-    /// Records that fit.
+    /// Builds a batch from records that fit into the columns.
     ///
     /// # Errors
-    /// Those of Arrow.
+    /// Returns the errors of Arrow.
     pub fn batch(&self, records: &[Cells]) -> Result<RecordBatch, String> {
         let mut fields = Vec::new();
         let mut arrays: Vec<ArrayRef> = Vec::new();
@@ -143,10 +145,10 @@ impl Columns {
     }
 }
 
-/// The values of a record, and their names in order.
+/// Returns the names of the fields of a record in order, and the values.
 ///
 /// # Errors
-/// When a string cannot be read, in words that read on from "the record".
+/// Fails if a string cannot be read. The message continues a sentence that begins with "the record".
 pub fn cells(object: &Object<'_>) -> Result<(Vec<String>, Cells), String> {
     let mut names = Vec::new();
     let mut cells = Cells::new();
@@ -159,7 +161,7 @@ pub fn cells(object: &Object<'_>) -> Result<(Vec<String>, Cells), String> {
                 let string: String = serde_json::from_str(text).map_err(|e| format!("is no JSON object: {e}"))?;
                 kept_number(&string).map_or(Cell::String(string), Cell::NotFinite)
             }
-            // Within lists and objects only null can stand for a number that is not finite.
+            // Within lists and objects, a number that is not finite can only be written as null.
             Some(b'[' | b'{') => Cell::Json(nulled(text)),
             _ => Cell::Number(text.to_owned()),
         };
@@ -226,7 +228,7 @@ impl Seen {
         }
     }
 
-    /// The type that holds all of it.
+    /// Returns the type that holds all values that occurred.
     fn kind(self) -> Type {
         match (self.boolean, self.string, self.number, self.json) {
             (true, false, false, false) => Type::Boolean,
@@ -236,7 +238,7 @@ impl Seen {
             (false, false, true, false) if self.fraction || self.negative && self.unsigned => Type::Json,
             (false, false, true, false) if self.unsigned => Type::Unsigned,
             (false, false, true, false) => Type::Integer,
-            // Nothing but null so far: a later record may bring anything.
+            // Only null occurred so far, so a later record may have a value of any type.
             _ => Type::Json,
         }
     }
@@ -270,12 +272,12 @@ fn is_whole(digits: &str) -> bool {
     !digits.contains(['.', 'e', 'E'])
 }
 
-/// Whether the number nearest to `text` among those of 64 bits has all digits of `text`.
+/// Tells whether the f64 nearest to `text` preserves all digits of `text`.
 fn is_exact(text: &str) -> bool {
-    /// Up to so many digits come back from every number of 64 bits within these exponents.
+    /// Every f64 with an exponent within the bounds below preserves this many significant digits.
     const SAFE_DIGITS: usize = 15;
     const SAFE_EXPONENT: i64 = 290;
-    /// Numbers of 64 bits have fewer digits, all of them written out.
+    /// The exact decimal expansion of an f64 has fewer significant digits than this.
     const MOST_DIGITS: usize = 800;
     let Some((digits, exponent)) = significant(text) else { return false };
     if digits.len() <= SAFE_DIGITS && exponent.abs() < SAFE_EXPONENT {
@@ -285,7 +287,7 @@ fn is_exact(text: &str) -> bool {
     digits.len() <= MOST_DIGITS && significant(&format!("{number:.*e}", digits.len() - 1)) == Some((digits, exponent))
 }
 
-/// The digits of a number from the first to the last that is not zero, and the power of ten of the first one.
+/// Returns the digits of a number, from the first to the last nonzero one, and the power of ten of the first digit.
 fn significant(text: &str) -> Option<(String, i64)> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -318,7 +320,7 @@ mod tests {
         Columns::infer(records.iter().map(|(names, cells)| (names.as_slice(), cells)))
     }
 
-    /// The type of a column with these values, and what is written of them.
+    /// Returns the type of the column that these values make, and the values as they are written.
     fn column(values: &[&str]) -> (DataType, String) {
         let records: Vec<_> = values.iter().map(|value| record(&format!("{{\"x\":{value}}}"))).collect();
         let columns = columns(&records);
@@ -349,7 +351,7 @@ mod tests {
                 DataType::Float64,
                 "0.1 1e-7 -0.0 1.7976931348623157e308",
             ),
-            // What printf("%.17g") and "%.30f" write of 0.1.
+            // printf("%.17g") and printf("%.30f") write these digits for 0.1.
             (&["0.10000000000000001", "0.100000000000000005551115123126"], DataType::Float64, "0.1 0.1"),
             (&["12345678901234567.89"], DataType::Utf8, "12345678901234567.89"),
             (&["NaN", "1", "-Infinity"], DataType::Float64, "NaN 1.0 -inf"),

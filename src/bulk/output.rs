@@ -1,4 +1,4 @@
-//! Vectors beside what they were made of, in the formats that others read.
+//! Writes vectors, with or without the records they belong to, in the formats of other programs.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -24,40 +24,40 @@ use crate::records::table;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
-    /// The records as JSON lines, with the vector as one more field.
+    /// The records as JSON lines. The vector is added as one more field.
     Jsonl,
-    /// The records' columns, with the vector as a FixedSizeList.
+    /// The columns of the records. The vectors are added as a column of FixedSizeList.
     Parquet,
-    /// The vectors alone: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
+    /// The vectors alone, as an npy file: <https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>.
     Npy,
-    /// The vectors alone, as the tensor that is named like the field.
+    /// The vectors alone, as one tensor that is named after the vector field.
     Safetensors,
 }
 
-/// How a number is stored.
+/// The type in which numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatType {
     Float32,
     Float16,
 }
 
-/// How vectors are written.
+/// The layout of the output.
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub format: OutputFormat,
     pub float: FloatType,
     pub dimensions: usize,
-    /// The name of the vectors' column.
+    /// The name of the column of the vectors.
     pub column: String,
 }
 
 impl Layout {
-    /// Whether the vectors stand beside their records.
+    /// Tells whether the output holds the records beside the vectors.
     pub fn writes_records(&self) -> bool {
         matches!(self.format, OutputFormat::Jsonl | OutputFormat::Parquet)
     }
 
-    /// Records that are JSON objects, a line each.
+    /// Returns JSON lines: each record is a JSON object, to which its vector is added.
     pub fn json<'a>(&self, records: impl Iterator<Item = &'a [u8]>, vectors: &[f32]) -> Vec<u8> {
         let mut out = Vec::with_capacity(vectors.len() * 13);
         for (record, vector) in records.zip(vectors.chunks(self.dimensions)) {
@@ -66,7 +66,7 @@ impl Layout {
             if !open.ends_with(b"{") {
                 out.push(b',');
             }
-            // A string is always valid JSON.
+            // Every string can be written as JSON, so this cannot fail.
             let _ = serde_json::to_writer(&mut out, &self.column);
             out.push(b':');
             decimal::array(&mut out, vector);
@@ -75,16 +75,16 @@ impl Layout {
         out
     }
 
-    /// A batch's rows as JSON lines.
+    /// Returns the rows of a batch as JSON lines with their vectors.
     ///
     /// # Errors
-    /// For a column that JSON has no form for.
+    /// Fails if a column has a type that JSON cannot represent.
     pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, String> {
         let lines = table::json_lines(batch)?;
         Ok(self.json(lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()), vectors))
     }
 
-    /// The vectors' bytes, row by row, little-endian.
+    /// Returns the bytes of the vectors, row by row, in little-endian order.
     pub fn raw(&self, vectors: &[f32]) -> Vec<u8> {
         match self.float {
             FloatType::Float32 if cfg!(target_endian = "little") => bytemuck::cast_slice(vectors).to_vec(),
@@ -93,10 +93,10 @@ impl Layout {
         }
     }
 
-    /// A Parquet file of the batch's columns and the vectors, in one row group.
+    /// Returns a Parquet file with the columns of the batch and the vectors, in one row group.
     ///
     /// # Errors
-    /// For a column that Parquet has no form for.
+    /// Fails if a column has a type that Parquet cannot represent.
     pub fn parquet(&self, batch: &RecordBatch, vectors: Vec<f32>) -> Result<Vec<u8>, String> {
         let width = i32::try_from(self.dimensions).map_err(|e| e.to_string())?;
         let (numbers, item): (ArrayRef, _) = match self.float {
@@ -114,7 +114,7 @@ impl Layout {
         let columns = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
         let whole = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| e.to_string())?;
-        // Vectors do not compress, and no reader prunes by their bounds.
+        // Vectors do not compress, and no reader selects rows by the minimum and maximum of a vector column.
         let path = ColumnPath::new(vec![self.column.clone(), "list".to_owned(), "element".to_owned()]);
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
@@ -122,17 +122,17 @@ impl Layout {
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_statistics_enabled(path, EnabledStatistics::None)
             .set_max_row_group_row_count(None)
-            // Date64 as Parquet's DATE, and not as a number.
+            // This setting writes Date64 as the DATE type of Parquet instead of as a plain number.
             .set_coerce_types(true)
             .build();
         let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| e.to_string())?;
         writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| e.to_string())
     }
 
-    /// Joins the parts to the file `out`, which is moved to its place whole.
+    /// Joins the parts to the file `out`. The file appears complete or not at all.
     ///
     /// # Errors
-    /// When the disk refuses, or the parts do not fit each other.
+    /// Fails if a file cannot be read or written, or if the parts do not fit together.
     pub fn join(&self, parts: &[PathBuf], rows: u64, out: &Path) -> Result<(), LoadError> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let incomplete = out.with_file_name(format!(".{name}.incomplete"));
@@ -180,7 +180,7 @@ impl Layout {
     }
 }
 
-/// Copies the parts' row groups as they are, without decoding them.
+/// Copies the row groups of the parts unchanged, without decoding them.
 fn join_parquet(parts: &[PathBuf], file: &File) -> Result<(), Box<dyn std::error::Error>> {
     let mut joined: Option<(SerializedFileWriter<BufWriter<&File>>, Arc<ParquetMetaData>)> = None;
     for part in parts {

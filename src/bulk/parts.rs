@@ -1,4 +1,5 @@
-//! The output in parts, each moved to its place whole: what a run that was cut has done, the next one keeps.
+//! Stores the output in parts, each of which is moved to its place atomically. A later run continues with the parts
+//! that an interrupted run finished.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,38 +12,39 @@ use crate::error::LoadError;
 use crate::extract::staging::Lock;
 use crate::files;
 
-/// The parts of one output, in `.NAME.parts` beside it, and the lock that makes them this process's.
+/// The parts of one output, in the directory `.NAME.parts` beside the output, and a lock that gives this process
+/// exclusive access.
 pub struct Parts {
     dir: PathBuf,
     earlier: BTreeMap<usize, Part>,
     lock: PathBuf,
-    // Dropped last.
+    // Fields are dropped in order, so the lock is released last.
     _lock: Lock,
 }
 
-/// What one part holds.
+/// The counts and the checksum of one part.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Part {
     pub rows: u64,
     pub skipped: u64,
     pub tokens: u64,
-    /// Of the part's file.
+    /// The size of the part's file, in bytes.
     pub size: u64,
-    /// Of the part's bytes: the first half of their SHA-256.
+    /// The first half of the SHA-256 of the part's bytes.
     pub digest: u128,
 }
 
-/// What the run is of: parts of another one do not belong to it.
+/// The name of the file that identifies the run. Parts of a run with another identity are not reused.
 const IDENTITY: &str = "run.json";
-/// The end of a file's name while it is written.
+/// The suffix of a file's name while the file is being written.
 const INCOMPLETE: &str = ".incomplete";
 
 impl Parts {
-    /// Takes the place beside `out`, with the parts that an earlier run of the same `identity` left there whole.
+    /// Opens the parts directory beside `out`. It keeps the complete parts of an earlier run with the same `identity`.
     ///
     /// # Errors
-    /// When another process writes this output, an earlier run was another and `restart` does not discard it, or the
-    /// parts' directory is something that no run of this user left.
+    /// Fails if another process writes this output, if the directory holds parts of a run with another identity and
+    /// `restart` is false, or if the directory was not created by a run of this user.
     pub fn open(out: &Path, identity: &str, restart: bool) -> Result<Self, LoadError> {
         let name = out
             .file_name()
@@ -62,7 +64,7 @@ impl Parts {
         };
         if !restart && earlier.as_deref() == Some(identity) {
             parts.earlier = parts.find().map_err(failed)?;
-            // A part whose bytes have changed since it was made is made again.
+            // A part whose bytes have changed since it was written is computed again.
             parts.earlier.retain(|&number, part| part.is_whole(&dir.join(part.file_name(number))));
             return Ok(parts);
         }
@@ -73,7 +75,7 @@ impl Parts {
             )
             .remedy("repeat that run, or give --force to begin anew"));
         }
-        // Nothing there is worth keeping: it is of a run that finished no part, or is to be discarded.
+        // The files in the directory are not needed: their run finished no part, or the caller asked to discard them.
         for path in found {
             fs::remove_file(&path).map_err(failed)?;
         }
@@ -81,7 +83,7 @@ impl Parts {
         Ok(parts)
     }
 
-    /// The part of that number, if an earlier run made it.
+    /// Returns the part with this number if an earlier run made it.
     pub fn earlier(&self, number: usize) -> Option<&Part> {
         self.earlier.get(&number)
     }
@@ -90,19 +92,20 @@ impl Parts {
         self.earlier.len()
     }
 
-    /// Puts a part in its place.
+    /// Writes a part to its place.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Fails if the file cannot be written.
     pub fn put(&self, number: usize, part: Part, bytes: &[u8]) -> Result<(), LoadError> {
         let part = Part { size: bytes.len() as u64, digest: digest(bytes), ..part };
         self.place(&part.file_name(number), bytes)
     }
 
-    /// The parts' files in order, each read once more and compared with its digest.
+    /// Returns the files of the parts in order. Each file is read once more and compared with its digest.
     ///
     /// # Errors
-    /// When the directory cannot be read, parts are missing from it, or a part's bytes have changed since it was made.
+    /// Fails if the directory cannot be read, if parts are missing, or if the bytes of a part have changed since it was
+    /// written.
     pub fn in_order(&self) -> Result<Vec<(PathBuf, Part)>, LoadError> {
         let found = self.find().map_err(|e| LoadError::io(&self.dir, &e))?;
         if let Some(missing) = (0..).zip(found.keys()).find_map(|(i, &number)| (i != number).then_some(i)) {
@@ -120,10 +123,10 @@ impl Parts {
         Ok(found)
     }
 
-    /// Deletes them all.
+    /// Deletes the directory with all parts.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Fails if a file cannot be deleted.
     pub fn remove(&self) -> Result<(), LoadError> {
         let failed = |e: std::io::Error| LoadError::writing(&self.dir, &e);
         for (path, _) in files::entries(&self.dir).map_err(failed)? {
@@ -158,7 +161,8 @@ impl Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        // A run that finished no part leaves nothing that the next one, perhaps with other settings, would have to discard.
+        // A run that finished no part removes the directory, so that a later run with other settings has nothing to
+        // discard.
         if self.find().is_ok_and(|found| found.is_empty()) {
             let _ = self.remove();
         }
@@ -166,7 +170,7 @@ impl Drop for Parts {
     }
 }
 
-/// Whether this module gives files in the parts' directory such names.
+/// Tells whether this module uses names like `name` in the parts directory.
 fn is_own_name(name: &str) -> bool {
     let name = name.strip_suffix(INCOMPLETE).unwrap_or(name);
     name == IDENTITY || name.ends_with(".part")
@@ -181,7 +185,8 @@ fn half_of(digest: &[u8]) -> u128 {
 }
 
 impl Part {
-    /// The size and the digest are in the name: after a power failure a file may be there and its content not.
+    /// Returns the file name. It contains the size and the digest, because after a power failure a file may exist
+    /// without its content.
     fn file_name(self, number: usize) -> String {
         let Self { rows, skipped, tokens, size, digest } = self;
         format!("{number:08}-{rows}-{skipped}-{tokens}-{size}-{digest:032x}.part")
@@ -196,7 +201,7 @@ impl Part {
         Some((number, Self { rows: rows?, skipped: skipped?, tokens: tokens?, size: size?, digest }))
     }
 
-    /// Whether the file at `path` has the bytes that the part was made of.
+    /// Tells whether the file at `path` still has the bytes with which the part was written.
     fn is_whole(&self, path: &Path) -> bool {
         let Ok(mut file) = files::open(path) else { return false };
         let mut hash = Sha256::new();
@@ -230,7 +235,7 @@ mod tests {
         for number in 0..4 {
             parts.put(number, ONE, b"12345").unwrap();
         }
-        // Torn by a power failure; changed by a failing disk, with its size as it was.
+        // Part 1 was cut off by a power failure. Part 3 was changed by a failing disk, and its size is the same.
         fs::write(place.join(name(ONE, 1, b"12345")), "123").unwrap();
         fs::write(place.join(name(ONE, 3, b"12345")), "12335").unwrap();
         fs::write(place.join("00000004-1-1-1-1-0.part.incomplete"), "x").unwrap();
@@ -257,7 +262,7 @@ mod tests {
         let out = dir.path().join("out.npy");
         drop(Parts::open(&out, "a", false).unwrap());
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
-        // A killed process leaves what it said of itself.
+        // A killed process leaves the file that identifies its run.
         fs::create_dir(dir.path().join(".out.npy.parts")).unwrap();
         fs::write(dir.path().join(".out.npy.parts/run.json"), "a").unwrap();
         assert!(Parts::open(&out, "b", false).is_ok());

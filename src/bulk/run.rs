@@ -1,4 +1,4 @@
-//! One run of `embed`: a thread that reads chunks, and threads that make a part of each.
+//! Runs `embed`: one thread reads chunks, and the other threads make a part from each chunk.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,9 +22,9 @@ use crate::progress::Progress;
 use crate::records::json::{Object, strict_object};
 use crate::records::{Chunk, Limits, Line, Reading, Rows, Source, table};
 
-/// Bytes of text in a chunk: a fraction of a second of work, and the memory of a thread.
+/// The bytes of text in a chunk. A chunk takes a fraction of a second, and determines the memory that a thread needs.
 const CHUNK_TEXT: usize = 4 << 20;
-/// Bytes of vectors in a chunk; as JSON they take three times as many.
+/// The bytes of vectors in a chunk. Written as JSON, vectors take three times as many bytes.
 const CHUNK_VECTORS: usize = 16 << 20;
 const CHUNK_JSON: usize = 4 << 20;
 const CHUNK_ROWS: usize = 1 << 14;
@@ -34,9 +34,9 @@ pub struct Run<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
     parts: Option<Parts>,
-    /// The columns of JSON objects that become Parquet.
+    /// The columns of the Parquet output if the inputs are JSON objects.
     columns: OnceLock<Columns>,
-    /// The columns of Parquet inputs that become Parquet.
+    /// The columns of the Parquet output if the inputs are Parquet.
     schema: Option<SchemaRef>,
     failed: Failed,
     ordered: Ordered,
@@ -49,13 +49,13 @@ pub struct Run<'a> {
 #[derive(Debug, Clone, Default)]
 pub struct Skipped {
     pub count: u64,
-    /// All records, the bad ones among them.
+    /// The number of all records, including the bad ones.
     pub records: u64,
-    /// What is wrong with one of them. Empty where an earlier run found them all.
+    /// The problem of one of the bad records. It is empty if an earlier run found all of them.
     pub first: String,
 }
 
-/// What a run did and knows in the end.
+/// The results of a run that has ended.
 pub struct Tally {
     pub summary: Summary,
     pub skipped: Vec<Skipped>,
@@ -64,14 +64,14 @@ pub struct Tally {
     pub parts: Option<Parts>,
 }
 
-/// The first error; all threads end after it.
+/// The first error. It makes all threads stop.
 #[derive(Default)]
 struct Failed {
     error: Mutex<Option<LoadError>>,
     is: AtomicBool,
 }
 
-/// Whose turn it is to write to standard output.
+/// The number of the chunk that may be written to standard output next.
 #[derive(Default)]
 struct Ordered {
     next: Mutex<usize>,
@@ -80,22 +80,23 @@ struct Ordered {
 
 struct Numbered {
     number: usize,
-    /// The source's place among all sources, and its name.
+    /// The index of the source among all sources. `source` is its name for messages.
     place: usize,
     source: PathBuf,
     chunk: Chunk,
 }
 
-/// One record that can be embedded.
+/// A record whose text can be embedded.
 struct Record {
     text: String,
-    /// The whole record: its line of JSON, or its values for columns. Neither where only vectors are written.
+    /// The whole record: `json` is its line of JSON, and `names` and `cells` are its values for columns. All are empty
+    /// if only vectors are written.
     json: Vec<u8>,
     names: Vec<String>,
     cells: Cells,
 }
 
-/// The bad records of a chunk: where, and what is wrong.
+/// The bad records of a chunk: the position of each, and its problem.
 type Bad = BTreeMap<u64, String>;
 
 impl<'a> Run<'a> {
@@ -129,12 +130,12 @@ impl<'a> Run<'a> {
     /// Reads all inputs and writes all parts.
     ///
     /// # Errors
-    /// The first one.
+    /// Returns the first error of any thread.
     pub fn all(&self) -> Result<(), LoadError> {
         let (sender, receiver) = sync_channel::<Numbered>(self.options.threads);
         let receiver = Mutex::new(receiver);
         thread::scope(|scope| {
-            // Dropped at the end of the scope's work, so that the threads end.
+            // The sender is dropped when the reader has finished, so that the worker threads end.
             let sender = sender;
             for _ in 0..self.options.threads {
                 scope.spawn(|| self.work(&receiver));
@@ -159,7 +160,7 @@ impl<'a> Run<'a> {
                     break;
                 }
             }
-            // Where no input has a record, the header of the first one says the columns.
+            // If no input has a record, the header of the first input determines the columns.
             if let Some(columns) = columns {
                 self.columns.get_or_init(|| Columns::of_strings(&columns));
             }
@@ -173,7 +174,7 @@ impl<'a> Run<'a> {
         Limits { rows: (vectors / (4 * layout.dimensions)).clamp(1, CHUNK_ROWS), bytes: CHUNK_TEXT }
     }
 
-    /// What the first chunk decides for all: done before any thread has one.
+    /// Determines what all chunks have in common from the first chunk, before any thread receives a chunk.
     fn prepare(&self, source: &Source, chunk: &Chunk) -> Result<(), LoadError> {
         let wrong = |problem: &str| Err(LoadError::new(source.name(), problem));
         let layout = &self.options.layout;
@@ -205,7 +206,7 @@ impl<'a> Run<'a> {
         loop {
             let next = lock(chunks).recv();
             let Ok(next) = next else { return };
-            // After an error the channel is emptied, so that the reader is not left waiting.
+            // After an error, the threads still empty the channel, so that the reader is not blocked forever.
             if self.failed.is.load(Ordering::Relaxed) {
                 continue;
             }
@@ -220,7 +221,8 @@ impl<'a> Run<'a> {
     fn fail(&self, error: LoadError) {
         lock(&self.failed.error).get_or_insert(error);
         self.failed.is.store(true, Ordering::Relaxed);
-        // A thread that is about to wait for its turn has either seen the flag or holds this lock.
+        // A thread that is about to wait for its turn either has seen the flag or holds this lock. Taking the lock once
+        // therefore ensures that the notification below reaches every waiting thread.
         drop(lock(&self.ordered.next));
         self.ordered.turn.notify_all();
     }
@@ -271,7 +273,7 @@ impl<'a> Run<'a> {
         summary.resumed += resumed;
     }
 
-    /// To standard output, after the chunks before this one.
+    /// Writes to standard output after all chunks before this one were written.
     fn print(&self, number: usize, bytes: &[u8]) -> Result<(), LoadError> {
         let mut next = lock(&self.ordered.next);
         while *next != number {
@@ -308,7 +310,7 @@ impl<'a> Run<'a> {
         Ok((bytes, part))
     }
 
-    /// The good records of `lines`.
+    /// Returns the valid records of `lines`, and adds the others to `bad`.
     fn records(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Vec<Record> {
         let mut records = Vec::with_capacity(lines.len());
         for line in lines {
@@ -376,7 +378,7 @@ impl<'a> Run<'a> {
         Ok((bytes, part))
     }
 
-    /// The vectors of the texts that the model takes; the others are bad.
+    /// Computes the vectors of the texts that the model accepts, and adds the other texts to `bad`.
     fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, String> {
         let dimensions = self.options.layout.dimensions;
         let mut made = Vectors::default();
@@ -404,12 +406,13 @@ impl<'a> Run<'a> {
 #[derive(Default)]
 struct Vectors {
     vectors: Vec<f32>,
-    /// By text: whether it has a vector.
+    /// For each text, whether it has a vector.
     kept: Vec<bool>,
     part: Part,
 }
 
-/// A poisoned lock is taken all the same: what it guards is whole after every statement.
+/// Locks the mutex even if it is poisoned. The guarded data is consistent after every statement, so a panic of another
+/// thread cannot leave it half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
