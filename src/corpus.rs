@@ -1,4 +1,4 @@
-//! Texts of a corpus' files, in batches of bounded size, whatever the files hold.
+//! Reads the texts of corpus files in batches. The memory of a batch is bounded, whatever the files contain.
 
 use std::io::{self, BufRead, Read};
 use std::path::{Path, PathBuf};
@@ -13,29 +13,29 @@ use crate::progress::Progress;
 use crate::records::json::{Object, strict_object};
 use crate::records::{InputFormat, Limits, MaxSkipped, Reading, Rows, Source, table};
 
-/// Bytes of text that a batch takes before it goes out.
+/// The bytes of text after which a batch is complete.
 const BATCH: usize = 256 << 10;
 const ROWS: usize = 4096;
-/// A longer line of plain text is taken in pieces of about this size.
+/// The size of the pieces into which a longer line of plain text is split, in bytes.
 const MAX_PIECE: usize = 64 << 10;
 
-/// How the files of a corpus are read.
+/// The options for reading the files of a corpus.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
-    /// The field or column that holds the text, where a format has fields.
+    /// The field or column that holds the text, in formats that have fields.
     pub field: &'a str,
-    /// The largest share of a file's records that may be left out.
+    /// The largest share of the records of a file that may be left out.
     pub max_skipped: MaxSkipped,
 }
 
-/// Texts to tokenize, and how many bytes of the file they took.
+/// Texts to tokenize, and the number of bytes that they took up in the file.
 #[derive(Debug, Default)]
 pub struct Batch {
     pub texts: Vec<String>,
     pub bytes: u64,
 }
 
-/// One file of a corpus, as it was read.
+/// The record of one corpus file that was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CorpusFile {
     /// The file's name without its directory.
@@ -43,17 +43,17 @@ pub struct CorpusFile {
     pub bytes: u64,
     pub sha256: String,
     pub texts: u64,
-    /// Records that could not be read, are not UTF-8, or lack the field.
+    /// The number of records that could not be read, are not UTF-8, or lack the field.
     pub skipped: u64,
     pub tokens: u64,
 }
 
-/// The bytes of `files` together; one that cannot be read counts as none.
+/// Returns the total size of `files` in bytes. A file that cannot be read counts as zero.
 pub fn size(files: &[PathBuf]) -> u64 {
     files.iter().map(|path| std::fs::metadata(path).map_or(0, |m| m.len())).sum()
 }
 
-/// The error of a corpus in which there was nothing.
+/// Returns the error for a corpus that holds no text.
 pub fn without_text(read: &[CorpusFile], files: &[PathBuf]) -> LoadError {
     let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
     let skipped: u64 = read.iter().map(|file| file.skipped).sum();
@@ -61,13 +61,14 @@ pub fn without_text(read: &[CorpusFile], files: &[PathBuf]) -> LoadError {
         .expected("lines of UTF-8 text, or JSONL, JSON, CSV, TSV or Parquet with the field that --field names")
 }
 
-/// Takes batches. `false` wants no more.
+/// A callback that receives batches. It returns `false` to stop.
 pub type Take<'a> = dyn FnMut(Batch) -> Result<bool, LoadError> + 'a;
 
-/// Reads the texts of one file, whose format follows from its name. Says on `progress` how many records were left out.
+/// Reads the texts of one file. The file's name determines its format. The number of records that were left out is
+/// reported to `progress`.
 ///
 /// # Errors
-/// When the file cannot be read, is no text, or has too many bad records; and those of `take`.
+/// Fails if the file cannot be read, is not text, or has too many bad records. Errors of `take` are returned unchanged.
 pub fn read(
     path: &Path,
     fields: Fields<'_>,
@@ -93,7 +94,7 @@ pub fn read(
     Ok(found)
 }
 
-/// Reads lines of plain text, which may have any length. Gives the file's size and digest.
+/// Reads lines of plain text of any length. Returns the size and the digest of the file.
 fn plain(
     source: &Source,
     found: &mut CorpusFile,
@@ -156,34 +157,34 @@ fn records(
     Ok((ended.bytes, ended.sha256))
 }
 
-/// The string in `field` of a JSON object.
+/// Returns the string in `field` of a JSON object.
 fn text_of(record: &[u8], field: &str) -> Result<String, String> {
     Object::parse(&strict_object(record, NonFinite::Kept)?)?.text(field)
 }
 
-/// The texts of a text that is in memory, a text a line; and what a file of it would be.
+/// Splits a text in memory into batches with one text per line. Also returns the record of a file with this content.
 pub fn of_lines(content: &str) -> (Vec<Batch>, CorpusFile) {
     let mut found = CorpusFile { bytes: content.len() as u64, ..CorpusFile::default() };
     found.sha256 = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut batches = Vec::new();
     let mut lines = Lines { reader: &mut content.as_bytes(), rest: Vec::new(), line: 0 };
-    // Memory is always readable.
+    // Reading from memory cannot fail.
     while let Ok(Some(batch)) = lines.batch(&mut found, &mut String::new()) {
         batches.push(batch);
     }
     (batches, found)
 }
 
-/// Lines of plain text.
+/// A reader of lines of plain text.
 struct Lines<'a> {
     reader: &'a mut dyn BufRead,
-    /// The start of a line's next piece.
+    /// The beginning of the next piece of a line that was cut.
     rest: Vec<u8>,
     line: u64,
 }
 
 impl Lines<'_> {
-    /// The next texts; `None` after the last. A batch may be empty where all its lines were skipped.
+    /// Returns the next texts, or `None` after the last one. A batch is empty if all of its lines were skipped.
     fn batch(&mut self, found: &mut CorpusFile, first: &mut String) -> io::Result<Option<Batch>> {
         let mut batch = Batch::default();
         while batch.bytes < BATCH as u64 {
@@ -217,7 +218,8 @@ impl Lines<'_> {
     }
 }
 
-/// Where to cut a piece of a line: behind its last space, or else before a character that may be incomplete.
+/// Returns the position at which to cut a piece of a line: after the last space in the second half of the piece, or
+/// else before the last character, which may be incomplete.
 fn cut(piece: &[u8]) -> usize {
     if let Some(space) = piece.iter().rposition(u8::is_ascii_whitespace).filter(|&at| at > piece.len() / 2) {
         return space + 1;
@@ -257,7 +259,7 @@ mod tests {
         let (texts, found) = all("eins\r\n\n  zwei \n\t\ndrei".as_bytes());
         assert_eq!(texts, ["eins", "zwei", "drei"]);
         assert_eq!((found.texts, found.skipped, found.bytes), (3, 0, 21));
-        // sha256sum's own.
+        // sha256sum prints these digests.
         assert_eq!(all(b"a\n").1.sha256, "87428fc522803d31065e7bce3cf03fe475096631e5e07bbd7a0fde60c4cf25c7");
         assert_eq!(all(b"").0, [""; 0]);
         let (batches, of_memory) = of_lines("a\n");

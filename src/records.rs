@@ -1,7 +1,8 @@
-//! Records of data files, for all commands: plain text, JSON lines, JSON, CSV, TSV and Parquet, compressed or not.
+//! Reads the records of data files for all commands: plain text, JSON lines, JSON, CSV, TSV and Parquet, compressed or
+//! not.
 //!
-//! A file's format and compression follow from its name. Records come in chunks whose bounds follow from the input alone, so a second run
-//! cuts the input in the same way.
+//! The name of a file determines its format and its compression. Records are returned in chunks whose bounds depend on
+//! the input alone, so a second run splits the input in the same way.
 
 pub(crate) mod delimited;
 pub(crate) mod json;
@@ -22,17 +23,17 @@ use crate::error::LoadError;
 use crate::files;
 use open::Compression;
 
-/// A longer record is a bad one: it is passed over, not held.
+/// The size of the longest record, in bytes. A longer record counts as bad and is skipped without being held in memory.
 pub const MAX_LINE: usize = 64 << 20;
 
-/// What a file's records are.
+/// The format of the records of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InputFormat {
     /// Each line is a text.
     Text,
     /// Each line is a JSON object.
     Jsonl,
-    /// An array of JSON objects, or objects that follow each other.
+    /// The file is an array of JSON objects, or a sequence of JSON objects.
     Json,
     Csv,
     Tsv,
@@ -52,13 +53,13 @@ impl InputFormat {
     }
 }
 
-/// A file up to this size is part of a run's identity with all of its bytes. It takes about as many seconds as it has GB.
+/// The size up to which all bytes of a file are hashed to identify it, in bytes. Hashing takes about one second per GB.
 const WHOLE: u64 = 1 << 30;
-/// Of a larger file, so many blocks.
+/// The number of blocks of a larger file that are hashed.
 const SAMPLES: u64 = 256;
 const BLOCK: u64 = 64 << 10;
 
-/// What tells an input from another one, and from itself before it was changed.
+/// The identity of an input. It differs from that of other inputs, and changes when the input changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
     pub name: String,
@@ -74,28 +75,28 @@ pub struct Source {
     compression: Option<Compression>,
 }
 
-/// How large a chunk may become. It holds at least one record.
+/// The largest size of a chunk. A chunk holds at least one record, even if the record exceeds the limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub rows: usize,
     pub bytes: usize,
 }
 
-/// Records that follow each other in one input.
+/// A chunk of consecutive records of one input.
 pub struct Chunk {
     pub rows: Rows,
-    /// Bytes of the file, as it lies on the disk, that were read for the chunk.
+    /// The number of bytes of the file that were read for the chunk, before decompression.
     pub bytes: u64,
 }
 
 pub enum Rows {
     Lines {
-        /// Each line is a JSON object, or else a text.
+        /// Whether each line is a JSON object. Otherwise each line is a text.
         json: bool,
         lines: Vec<Line>,
     },
     Batch {
-        /// The position of the first row, from 1.
+        /// The position of the first row, counted from 1.
         first: u64,
         batch: RecordBatch,
     },
@@ -112,42 +113,45 @@ impl Rows {
 }
 
 pub struct Line {
-    /// The number of the line on which the record begins, or in a JSON file the number of the record, from 1.
+    /// The number of the line on which the record begins, or in a JSON file the number of the record. Both are counted
+    /// from 1.
     pub position: u64,
-    /// The record without its end, or what is wrong with it.
+    /// The record without its line ending, or the problem of the record.
     pub content: Result<Vec<u8>, String>,
 }
 
-/// Takes chunks. `false` wants no more.
+/// A callback that receives chunks. It returns `false` to stop.
 pub type Emit<'a> = dyn FnMut(Chunk) -> Result<bool, LoadError> + 'a;
 
-/// What is known of an input when all of it was read.
+/// The facts about an input that are known once all of it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// The columns of CSV and TSV, which an input without records has too.
+    /// The columns of CSV and TSV. An input without records has them as well.
     pub columns: Option<Vec<String>>,
     pub bytes: u64,
-    /// In hexadecimal digits. Empty unless [`Reading::digest`] asks for it.
+    /// The SHA-256 of the file in hexadecimal digits. It is empty unless [`Reading::digest`] is set.
     pub sha256: String,
 }
 
-/// How an input is read.
+/// The options for reading an input.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
     pub limits: Limits,
-    /// The field or column that holds the text. A dot leads into objects and structs.
+    /// The field or column that holds the text. A dot selects a field within an object or struct.
     pub field: &'a str,
-    /// Read the other columns of Parquet too.
+    /// Whether to read the other columns of a Parquet file as well.
     pub whole: bool,
-    /// Compute the SHA-256 of the file.
+    /// Whether to compute the SHA-256 of the file.
     pub digest: bool,
 }
 
 impl Source {
-    /// Standard input for `-`. The name's extension decides on the format unless one is given; it is plain text if the extension says nothing.
+    /// Creates an input from a path, or from standard input for `-`. If `format` is `None`, the extension of the name
+    /// determines the format, and a name without a known extension is plain text.
     ///
     /// # Errors
-    /// For Parquet on standard input or compressed, which cannot be read from its end, and for an archive.
+    /// Fails for Parquet that comes from standard input or is compressed, because its end must be read first, and for
+    /// an archive.
     pub fn new(path: &Path, format: Option<InputFormat>) -> Result<Self, LoadError> {
         let outer = extension(path).unwrap_or_default();
         let compression = Compression::of_extension(&outer);
@@ -171,7 +175,7 @@ impl Source {
         Ok(Self { path: (!stdin).then(|| path.to_owned()), format, compression })
     }
 
-    /// The name for messages.
+    /// Returns the name of the input for messages.
     pub fn name(&self) -> &Path {
         self.path.as_deref().unwrap_or(Path::new("standard input"))
     }
@@ -184,17 +188,17 @@ impl Source {
         self.path.is_none()
     }
 
-    /// The path of a Parquet file.
+    /// Returns the path if the input is a Parquet file.
     pub fn parquet(&self) -> Option<&Path> {
         self.path.as_deref().filter(|_| self.format == InputFormat::Parquet)
     }
 
-    /// What tells this input from a changed one: its name, its size, and a digest. Up to [`WHOLE`] bytes, the digest is of the
-    /// whole content; of a larger file it is of [`SAMPLES`] blocks, the first and the last among them, and of the time of
-    /// its last change.
+    /// Returns the identity of this input, which changes if the input changes: its name, its size, and a digest. For a
+    /// file of up to [`WHOLE`] bytes, the digest covers the whole content. For a larger file it covers [`SAMPLES`]
+    /// blocks, including the first and the last one, and the time of the last modification.
     ///
     /// # Errors
-    /// When the file is missing, cannot be read, or is no regular file.
+    /// Fails if the file is missing, cannot be read, or is not a regular file.
     pub fn identity(&self) -> Result<Identity, LoadError> {
         let Some(path) = &self.path else { return Ok(Identity::default()) };
         let failed = |e: io::Error| LoadError::io(path, &e);
@@ -203,7 +207,7 @@ impl Source {
         let size = metadata.len();
         let mut digest = Sha256::new();
         if !metadata.is_file() {
-            // An inherited pipe can be read only once, and never again.
+            // An inherited pipe can be read only once, so it is not hashed here.
         } else if size <= WHOLE {
             io::copy(&mut file, &mut Hashing(&mut digest)).map_err(failed)?;
         } else {
@@ -228,7 +232,7 @@ impl Source {
         Ok(file)
     }
 
-    /// Whether `file` is this input's file, by whatever names and links the two were found.
+    /// Tells whether `file` is the file of this input, even if the two were opened by different names or links.
     pub fn is_file(&self, file: &Metadata) -> bool {
         match &self.path {
             Some(path) => std::fs::metadata(path).is_ok_and(|input| files::is_same(&input, file)),
@@ -236,10 +240,10 @@ impl Source {
         }
     }
 
-    /// Opens the input as text. Parquet cannot be read so.
+    /// Opens the input as text. Parquet cannot be opened this way.
     ///
     /// # Errors
-    /// As [`open::text`].
+    /// Returns the errors of [`open::text`].
     pub fn text(&self, digest: bool) -> Result<TextInput, LoadError> {
         let digest = digest.then(|| Arc::new(Mutex::new(Sha256::new())));
         let raw: Box<dyn Read> = match &self.path {
@@ -254,7 +258,8 @@ impl Source {
     /// Reads the input in chunks.
     ///
     /// # Errors
-    /// When the file cannot be read, lacks the column, or is damaged beyond single records; and those of `emit`.
+    /// Fails if the file cannot be read, lacks the column, or is damaged beyond single records. Errors of `emit` are
+    /// returned unchanged.
     pub fn read(&self, reading: Reading<'_>, emit: &mut Emit<'_>) -> Result<Ended, LoadError> {
         if let Some(path) = self.parquet() {
             return table::read(self.file(path)?, path, reading, emit);
@@ -320,7 +325,8 @@ impl Source {
         let mut values = json::Values::new(reader);
         for position in 1.. {
             let Some((line, content)) = values.next().map_err(|e| self.damaged(&e))? else { break };
-            // JSON on several lines becomes one line. Its strings have no line breaks.
+            // JSON that spans several lines is joined to one line. JSON strings contain no raw line breaks, so they are
+            // not changed.
             let content = content.map(|mut text| {
                 text.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
                 text
@@ -333,7 +339,7 @@ impl Source {
         Ok(None)
     }
 
-    /// Each record as a JSON object of strings. Gives the columns.
+    /// Reads each record as a JSON object of strings. Returns the columns.
     fn rows(
         &self,
         reader: &mut dyn BufRead,
@@ -377,16 +383,16 @@ impl Source {
 /// An input that is read as text.
 pub struct TextInput {
     pub reader: Box<dyn BufRead>,
-    /// The bytes that were read of the file itself, before they were decompressed.
+    /// The number of bytes that were read from the file, before decompression.
     pub read: Arc<AtomicU64>,
     digest: Option<Arc<Mutex<Sha256>>>,
 }
 
 impl TextInput {
-    /// Reads on to the end, and tells what was read.
+    /// Reads to the end of the input, and returns the facts about it.
     ///
     /// # Errors
-    /// The file's own.
+    /// Fails if the file cannot be read.
     pub fn finish(mut self) -> io::Result<Ended> {
         io::copy(&mut self.reader, &mut io::sink())?;
         let digest = self.digest.map(|digest| digest.lock().unwrap_or_else(PoisonError::into_inner).clone());
@@ -395,7 +401,8 @@ impl TextInput {
     }
 }
 
-/// Column names of which no two are the same and none is empty, as pandas makes them: `a`, `a.1`, `Unnamed: 2`.
+/// Renames columns so that no two names are the same and no name is empty. The new names are those of pandas: `a`,
+/// `a.1`, `Unnamed: 2`.
 fn distinct(columns: Vec<String>) -> Vec<String> {
     let mut taken: std::collections::HashSet<String> = columns.iter().cloned().collect();
     let mut seen = std::collections::HashSet::new();
@@ -441,7 +448,7 @@ fn has_column(path: &Path, columns: &[String], field: &str, has: bool) -> Result
         .remedy("name the column of the texts with --field"))
 }
 
-/// Lines that wait to be a chunk.
+/// Lines that were read but not yet emitted as a chunk.
 struct Pending<'a, 'e> {
     json: bool,
     limits: Limits,
@@ -449,7 +456,7 @@ struct Pending<'a, 'e> {
     size: usize,
     read: &'a AtomicU64,
     said: u64,
-    /// Whether the taker wants no more.
+    /// Whether `emit` asked to stop.
     is_over: bool,
     emit: &'a mut Emit<'e>,
 }
@@ -479,7 +486,7 @@ impl Pending<'_, '_> {
     }
 }
 
-/// The largest share of bad records that may be left out of a file.
+/// The largest share of the records of a file that may be bad and left out.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MaxSkipped(f64);
 
@@ -503,10 +510,11 @@ impl FromStr for MaxSkipped {
 }
 
 impl MaxSkipped {
-    /// Tells whether so many of the records of `name` may be left out. `first` says what is wrong with the first of them.
+    /// Checks whether `skipped` of the `records` records of the file `name` may be left out. `first` describes the
+    /// problem of the first of them for the error message.
     ///
     /// # Errors
-    /// When they are too many.
+    /// Fails if too many records were left out.
     pub fn check(self, name: &Path, skipped: u64, records: u64, first: &str) -> Result<(), LoadError> {
         if skipped as f64 <= self.0 * records as f64 {
             return Ok(());
@@ -519,7 +527,7 @@ impl MaxSkipped {
     }
 }
 
-/// Counts, and digests if that is wanted, what is read of the file itself before it is decompressed.
+/// A reader that counts, and optionally hashes, the bytes of a file before decompression.
 struct Counted {
     raw: Box<dyn Read>,
     read: Arc<AtomicU64>,
@@ -538,7 +546,7 @@ impl Read for Counted {
     }
 }
 
-/// What standard input is, where it is a file.
+/// Returns the metadata of standard input if it is a file.
 fn stdin_metadata() -> Option<Metadata> {
     #[cfg(unix)]
     {
@@ -549,7 +557,7 @@ fn stdin_metadata() -> Option<Metadata> {
     None
 }
 
-/// A digest as something to write to.
+/// A digest that implements `Write`.
 struct Hashing<'d>(&'d mut Sha256);
 
 impl io::Write for Hashing<'_> {

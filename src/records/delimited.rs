@@ -1,28 +1,29 @@
-//! Records of CSV (RFC 4180) and TSV, none of which takes more memory than a line of text may. TSV has no quotes
-//! (<https://www.iana.org/assignments/media-types/text/tab-separated-values>).
+//! Reads the records of CSV (RFC 4180) and TSV files. No record takes more memory than a line of text may take. TSV has
+//! no quotes (<https://www.iana.org/assignments/media-types/text/tab-separated-values>).
 
 use std::io::{self, BufRead};
 
 use super::MAX_LINE;
 
-/// More fields than any table has columns.
+/// The largest number of fields of a record. No real table has this many columns.
 const MAX_FIELDS: usize = 1 << 20;
 
-/// Reads the records of one file, the header among them. A record that is too long is passed over, not held.
+/// A reader of the records of one file, including the header. A record that is too long is skipped without being held
+/// in memory.
 pub struct Records<R> {
     reader: R,
     core: csv_core::Reader,
     output: Vec<u8>,
     ends: Vec<usize>,
-    /// Whether the file's end was already given to `core` as a line break.
+    /// Whether the end of the file has already been passed to `core` as a line break.
     closed: bool,
 }
 
 /// One record.
 pub struct Record<'r> {
-    /// The line on which it begins, from 1.
+    /// The number of the line on which the record begins, counted from 1.
     pub line: u64,
-    /// Or what is wrong with it.
+    /// The fields, or the problem of the record.
     pub fields: Result<Fields<'r>, String>,
 }
 
@@ -37,7 +38,7 @@ impl<'r> Fields<'r> {
         self.ends.len()
     }
 
-    /// All of them together, in bytes.
+    /// Returns the size of all fields together, in bytes.
     pub fn size(&self) -> usize {
         self.bytes.len()
     }
@@ -50,17 +51,19 @@ impl<'r> Fields<'r> {
 }
 
 impl<R: BufRead> Records<R> {
-    /// Fields are separated by tabs and have no quotes, or else by commas.
+    /// Creates a reader of fields that are separated by tabs and have no quotes if `has_tabs` is true, and by commas
+    /// otherwise.
     pub fn new(reader: R, has_tabs: bool) -> Self {
         let delimiter = if has_tabs { b'\t' } else { b',' };
         let core = csv_core::ReaderBuilder::new().delimiter(delimiter).quoting(!has_tabs).build();
         Self { reader, core, output: vec![0; 8 << 10], ends: vec![0; 64], closed: false }
     }
 
-    /// The next record; `None` after the last.
+    /// Returns the next record, or `None` after the last one.
     ///
     /// # Errors
-    /// The reader's own, and `InvalidData` where the file ends within quotes: all records from there on are in one field.
+    /// Returns the errors of the reader, and `InvalidData` if the file ends within quotes. In the latter case all
+    /// following records are inside one field.
     pub fn next(&mut self) -> io::Result<Option<Record<'_>>> {
         self.skip_empty_lines()?;
         let line = self.core.line();
@@ -69,7 +72,7 @@ impl<R: BufRead> Records<R> {
         let unclosed = loop {
             let buffer = self.reader.fill_buf()?;
             let at_end = buffer.is_empty();
-            // A line break ends a last record that has none, except inside of quotes.
+            // A line break is appended if the last record has none, except within quotes.
             let input: &[u8] = match (at_end, self.closed) {
                 (false, _) => buffer,
                 (true, false) => b"\n",
@@ -104,7 +107,7 @@ impl<R: BufRead> Records<R> {
             }
         };
         if unclosed {
-            // The quote opens in the last field, after the line breaks of the fields before.
+            // The quote opens in the last field, so the line breaks of the fields before it are counted.
             let last = fields.checked_sub(2).and_then(|last| self.ends.get(last)).copied().unwrap_or(0);
             let before = self.output.get(..last).unwrap_or_default();
             let line = line + before.iter().filter(|&&byte| byte == b'\n').count() as u64;
@@ -122,7 +125,8 @@ impl<R: BufRead> Records<R> {
         Ok(Some(Record { line, fields }))
     }
 
-    /// Moves to the line on which the next record begins. `core` would skip these lines too, and not tell which it is.
+    /// Moves to the line on which the next record begins. `core` would skip empty lines as well, but it would not
+    /// report the line of the record.
     fn skip_empty_lines(&mut self) -> io::Result<()> {
         while let Some(byte @ (b'\r' | b'\n')) = self.reader.fill_buf()?.first().copied() {
             self.reader.consume(1);
@@ -136,9 +140,9 @@ impl<R: BufRead> Records<R> {
 mod tests {
     use super::*;
 
-    /// Each record as its line and its fields.
+    /// Returns the line and the fields of each record.
     fn all(content: &str, has_tabs: bool) -> Result<Vec<(u64, Vec<String>)>, String> {
-        // The smallest buffer cuts everything.
+        // With the smallest possible buffer, every token is split across reads.
         let mut records = Records::new(io::BufReader::with_capacity(1, content.as_bytes()), has_tabs);
         let mut found = Vec::new();
         while let Some(record) = records.next().map_err(|e| e.to_string())? {

@@ -1,5 +1,5 @@
-//! JSON as people's programs write it: the objects of a file one by one, their fields as they stand there, and what Python and JavaScript
-//! write although JSON does not allow it.
+//! Reads JSON as programs actually write it: splits a file into its objects, keeps the text of their fields, and
+//! accepts the non-standard JSON of Python and JavaScript.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use super::MAX_LINE;
 use crate::json::{self, NonFinite};
 
-/// The fields of a JSON object in their order. Numbers keep their digits, because values are not read before they are needed.
+/// The fields of a JSON object in their order. Numbers keep all digits, because values are parsed only when they are
+/// needed.
 #[derive(Debug)]
 pub struct Object<'a> {
     fields: Vec<(String, &'a RawValue)>,
@@ -43,7 +44,7 @@ impl<'a> Object<'a> {
     /// Reads one object, whose text must be valid JSON.
     ///
     /// # Errors
-    /// In words that read on from "the record".
+    /// Fails if the text is not an object. The message continues a sentence that begins with "the record".
     pub fn parse(json: &'a str) -> Result<Self, String> {
         serde_json::from_str(json).map_err(|e| format!("is no JSON object: {e}"))
     }
@@ -52,12 +53,14 @@ impl<'a> Object<'a> {
         self.fields.iter().map(|(name, value)| (name.as_str(), *value))
     }
 
-    /// The value of a field. As elsewhere, the last one of several with the same name counts.
+    /// Returns the value of a field. If several fields have the same name, the last one counts, as in most JSON
+    /// libraries.
     pub fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.fields.iter().rfind(|(found, _)| found == name).map(|(_, value)| *value)
     }
 
-    /// The value at `path`: of the field with this name, or else of a field within the objects that the path names, as in `a.b`.
+    /// Returns the value at `path`: that of the field with this name, or else that of a field within the objects that
+    /// the path names, as in `a.b`.
     pub fn find(&self, path: &str) -> Option<&'a RawValue> {
         if let Some(value) = self.get(path) {
             return Some(value);
@@ -69,10 +72,10 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// The string at `path`.
+    /// Returns the string at `path`.
     ///
     /// # Errors
-    /// When there is none, in words that read on from "the record".
+    /// Fails if there is no string. The message continues a sentence that begins with "the record".
     pub fn text(&self, path: &str) -> Result<String, String> {
         let value = self.find(path).ok_or_else(|| format!("has no field {path:?}"))?;
         let wrong = |found: &str| format!("has {} in {path:?}, not a string", shortened(found));
@@ -84,7 +87,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// At most the first 100 characters, for messages.
+/// Returns the first 100 characters of `text` for messages, followed by "..." if `text` is longer.
 pub fn shortened(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(100) {
         Some((end, _)) => Cow::Owned(format!("{}...", text.get(..end).unwrap_or_default())),
@@ -92,10 +95,11 @@ pub fn shortened(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Takes one record as it stands in a file, and gives it as strict JSON: what Python and Node write beyond it is replaced.
+/// Converts one record of a file to strict JSON, by replacing the extensions that Python and Node write.
 ///
 /// # Errors
-/// When the record is not UTF-8 or not one JSON object, in words that read on from "the record".
+/// Fails if the record is not UTF-8 or not one JSON object. The message continues a sentence that begins with "the
+/// record".
 pub fn strict_object(record: &[u8], non_finite: NonFinite) -> Result<Cow<'_, str>, String> {
     let text = str::from_utf8(record).map_err(|e| format!("is not UTF-8: {e}"))?;
     let is_object = |text: &str| serde_json::from_str::<Object<'_>>(text).map(drop);
@@ -115,12 +119,13 @@ pub fn strict_object(record: &[u8], non_finite: NonFinite) -> Result<Cow<'_, str
     }
 }
 
-/// Whether an escape of a surrogate stands there, half of a pair or not.
+/// Tells whether the record contains an escaped surrogate, either alone or as half of a pair.
 fn has_surrogate(record: &[u8]) -> bool {
     memchr::memmem::find_iter(record, b"\\u").any(|at| matches!(record.get(at + 2), Some(b'd' | b'D')))
 }
 
-/// Reads the records of a JSON file one by one: the elements of its array, or the values that follow each other in it.
+/// Reads the records of a JSON file one by one: the elements of its array, or the values that follow each other in the
+/// file.
 pub struct Values<R> {
     reader: R,
     place: Place,
@@ -135,7 +140,7 @@ enum Place {
     Sequence,
 }
 
-/// One value: the line on which it begins, and its text, or what is wrong with it.
+/// One value: the number of the line on which it begins, and its text or its problem.
 pub type Value = (u64, Result<Vec<u8>, String>);
 
 impl<R: BufRead> Values<R> {
@@ -143,10 +148,10 @@ impl<R: BufRead> Values<R> {
         Self { reader, place: Place::Start, line: 1 }
     }
 
-    /// The next value; `None` after the last one.
+    /// Returns the next value, or `None` after the last one.
     ///
     /// # Errors
-    /// The reader's own, and `InvalidData` where the file is not JSON.
+    /// Returns the errors of the reader, and `InvalidData` if the file is not JSON.
     pub fn next(&mut self) -> io::Result<Option<Value>> {
         let Some(byte) = self.skip_spaces()? else {
             return match self.place {
@@ -192,7 +197,7 @@ impl<R: BufRead> Values<R> {
         io::Error::new(io::ErrorKind::InvalidData, format!("is not JSON: in line {}, {problem}", self.line))
     }
 
-    /// The next byte that is not white space, which is not consumed.
+    /// Returns the next byte that is not white space, without consuming the byte.
     fn skip_spaces(&mut self) -> io::Result<Option<u8>> {
         loop {
             let buffer = self.reader.fill_buf()?;
@@ -304,7 +309,7 @@ mod tests {
     }
 
     fn values(json: &str) -> Result<Vec<(u64, String)>, String> {
-        // The smallest buffer cuts everything.
+        // With the smallest possible buffer, every token is split across reads.
         let mut values = Values::new(io::BufReader::with_capacity(1, json.as_bytes()));
         let mut found = Vec::new();
         while let Some((line, value)) = values.next().map_err(|e| e.to_string())? {

@@ -8,10 +8,10 @@ use encoding_rs_io::DecodeReaderBytesBuilder;
 
 use crate::error::LoadError;
 
-/// The number of bytes that decide what a file holds.
+/// The number of bytes at the beginning of a file that determine what the file contains.
 const HEAD: usize = 8 << 10;
 const BUFFER: usize = 1 << 20;
-/// The memory that one xz stream may ask for. `xz -9` needs 65 MiB.
+/// The largest amount of memory that one xz stream may request. `xz -9` needs 65 MiB.
 const XZ_MEMORY_KIB: u32 = 1 << 20;
 
 /// A compression format that the readers decompress.
@@ -25,7 +25,7 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// The format that an extension in lower case stands for.
+    /// Returns the format that a lowercase extension stands for.
     pub fn of_extension(extension: &str) -> Option<Self> {
         match extension {
             "gz" | "gzip" => Some(Self::Gzip),
@@ -37,13 +37,14 @@ impl Compression {
         }
     }
 
-    /// The format whose magic number the content begins with.
+    /// Returns the format whose magic number the content begins with.
     fn of_content(head: &[u8]) -> Option<Self> {
         const SKIPPABLE_FRAME: std::ops::RangeInclusive<u8> = 0x50..=0x5f;
         match head {
             [0x1f, 0x8b, 8, ..] => Some(Self::Gzip),
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
-            // Both zstd and lz4 know frames to be skipped. pzstd and seekable zstd write them.
+            // zstd and lz4 share the magic numbers of skippable frames. A file that begins with one is taken for zstd,
+            // because pzstd and seekable zstd write skippable frames.
             [n, 0x2a, 0x4d, 0x18, ..] if SKIPPABLE_FRAME.contains(n) => Some(Self::Zstd),
             [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
             | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Some(Self::Bzip2),
@@ -74,10 +75,10 @@ impl Compression {
     }
 }
 
-/// A reader whose first bytes were read already and come again.
+/// A reader whose first bytes were already read, and are returned once more.
 type Peeked<R> = Chain<Cursor<Vec<u8>>, BufReader<R>>;
 
-/// Reads ahead at most [`HEAD`] bytes and gives a copy of them.
+/// Reads ahead at most [`HEAD`] bytes, and returns a copy of them.
 fn peek<R: Read>(reader: R) -> io::Result<(Vec<u8>, Peeked<R>)> {
     let mut reader = BufReader::with_capacity(BUFFER, reader);
     let mut head = Vec::new();
@@ -85,11 +86,11 @@ fn peek<R: Read>(reader: R) -> io::Result<(Vec<u8>, Peeked<R>)> {
     Ok((head.clone(), Cursor::new(head).chain(reader)))
 }
 
-/// Opens `raw`, the content of the file `name`, as UTF-8 text without a byte order mark. The content decides whether and how the file is
-/// compressed. `expected` is what the file's name says of it.
+/// Opens `raw`, the content of the file `name`, as UTF-8 text without a byte order mark. The content determines whether
+/// and how the file is compressed. `expected` is the compression that the name of the file implies.
 ///
 /// # Errors
-/// When the content is not compressed as the name says, is not text, or cannot be read.
+/// Fails if the content is not compressed as the name implies, is not text, or cannot be read.
 pub fn text(
     raw: Box<dyn Read>,
     name: &Path,
@@ -130,7 +131,8 @@ pub fn text(
     };
     let is_utf16 = encoding.is_some() || head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]);
     let mut decoder = DecodeReaderBytesBuilder::new();
-    // UTF-8 passes through as it is: bytes that are not UTF-8 are the fault of one record, which is named.
+    // UTF-8 passes through unchanged. Bytes that are not UTF-8 make a single record bad, and the caller reports that
+    // record.
     decoder.encoding(encoding).bom_sniffing(is_utf16).strip_bom(true).utf8_passthru(true);
     let decoded: Box<dyn Read> = if is_utf16 {
         Box::new(decoder.build(input))
@@ -144,8 +146,8 @@ pub fn text(
     Ok(BufReader::with_capacity(BUFFER, decoded))
 }
 
-/// The encoding of UTF-16 text that has no byte order mark. Such text has spaces, line breaks or digits, and so NUL bytes, all at even or
-/// all at odd offsets.
+/// Returns the encoding of UTF-16 text that has no byte order mark. Such text contains spaces, line breaks or digits,
+/// and therefore NUL bytes that are all at even offsets or all at odd offsets.
 fn utf16_without_mark(head: &[u8]) -> Option<&'static Encoding> {
     let units = head.as_chunks::<2>().0;
     let is_latin = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~' | 0xa0..=0xff);
@@ -153,7 +155,8 @@ fn utf16_without_mark(head: &[u8]) -> Option<&'static Encoding> {
     let big = units.iter().filter(|[high, low]| *high == 0 && is_latin(low)).count();
     let zeros = head.iter().filter(|&&byte| byte == 0).count();
     let (count, encoding) = if little > big { (little, UTF_16LE) } else { (big, UTF_16BE) };
-    // UTF-8 text that holds a few NUL bytes has no other control characters, and is not taken for UTF-16 because of them.
+    // UTF-8 text with a few NUL bytes has no other control characters. The NUL bytes alone must not make it look like
+    // UTF-16.
     let is_utf8 = is_utf8_or_cut(head) && !head.iter().any(|&byte| byte != 0 && is_control(byte));
     let least = if is_utf8 { 7 * units.len() } else { units.len() };
     if count == 0 || zeros != count || 10 * count < least {
@@ -165,7 +168,7 @@ fn utf16_without_mark(head: &[u8]) -> Option<&'static Encoding> {
     });
     let mut characters = char::decode_utf16(units).peekable();
     while let Some(character) = characters.next() {
-        // The head may end within a pair of surrogates.
+        // The head may end within a surrogate pair.
         if character.is_err() && characters.peek().is_some() {
             return None;
         }
@@ -173,7 +176,7 @@ fn utf16_without_mark(head: &[u8]) -> Option<&'static Encoding> {
     Some(encoding)
 }
 
-/// What the content is if it is certainly not text.
+/// Returns what the content is if it is certainly not text.
 fn not_text(head: &[u8]) -> Option<&'static str> {
     const MAGIC: [(&[u8], &str); 22] = [
         (b"PAR1", "a Parquet file"),
@@ -200,7 +203,7 @@ fn not_text(head: &[u8]) -> Option<&'static str> {
         (b"\x7fELF", "a program"),
     ];
     let is_plausible = |magic: &[u8]| {
-        // These magic numbers are letters alone, and a text can begin with them.
+        // These magic numbers consist of letters alone, so a text can begin with them.
         !(magic == b"ORC" || magic == b"LZIP" || magic == b"GGUF" || magic == b"PAR1" || magic == b"PARE")
             || head.iter().take(64).any(|&byte| is_control(byte))
     };
@@ -216,17 +219,18 @@ fn not_text(head: &[u8]) -> Option<&'static str> {
     let controls = head.iter().filter(|&&byte| is_control(byte)).count();
     let zeros = head.iter().filter(|&&byte| byte == 0).count();
     let is_utf8 = is_utf8_or_cut(head);
-    // One control character in a text is the fault of one record. Compressed and random data have them in every tenth byte.
+    // A single control character in a text makes one record bad, not the file. In compressed and random data, about
+    // every tenth byte is a control character.
     let share = if is_utf8 { 20 } else { 100 };
     (20 * zeros > head.len() || controls > 0 && share * controls > head.len() && !is_utf8).then_some("binary data")
 }
 
-/// Whether the bytes are UTF-8, or would be if they did not end within a character.
+/// Tells whether the bytes are UTF-8, apart from a last character that may be cut off.
 fn is_utf8_or_cut(head: &[u8]) -> bool {
     str::from_utf8(head).map_or_else(|e| e.error_len().is_none(), |_| true)
 }
 
-/// Whether the byte is a control character that texts do not have.
+/// Tells whether the byte is a control character that does not occur in text.
 fn is_control(byte: u8) -> bool {
     matches!(byte, 0..=6 | 14..=26 | 28..=31 | 127)
 }
@@ -263,7 +267,8 @@ impl<R: BufRead> Member<R> for bzip2::bufread::BzDecoder<R> {
     }
 }
 
-/// Reads the members of a compressed file one after another, and the zeros with which tapes and padded files end.
+/// Reads the members of a compressed file one after another. Zero bytes after the last member, as in padded files and
+/// on tapes, are skipped.
 struct Members<M> {
     /// `None` after the last member.
     member: Option<M>,
@@ -321,7 +326,7 @@ struct Lz4Frames<R: Read> {
     is_over: bool,
 }
 
-/// A reader that remembers whether somebody wanted to read on at its end.
+/// A reader that records whether it was read after its end.
 struct Watched<R> {
     input: R,
     is_exhausted: bool,
@@ -352,7 +357,8 @@ impl<R: BufRead> Read for Lz4Frames<R> {
             if read > 0 {
                 return Ok(read);
             }
-            // The decoder gives 0 after each frame and begins the next one if it is read again. It also gives 0 where a frame is cut.
+            // The decoder returns 0 after each frame, and begins the next frame if it is read again. It also returns 0
+            // where a frame is cut off.
             let input = self.frames.get_mut();
             if input.is_exhausted {
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file ends within an lz4 frame"));

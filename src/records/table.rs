@@ -1,4 +1,5 @@
-//! Parquet: its rows in batches, the column of the texts in whatever type Arrow has for them, and one schema for files that differ.
+//! Reads Parquet: its rows in batches, the column of the texts in any type that Arrow has for text, and a common schema
+//! for files whose schemas differ.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,7 @@ use crate::files;
 
 fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> LoadError {
     let problem = problem.to_string();
-    // Of an encrypted file the reader says which feature of the crate would read it.
+    // For an encrypted file, the reader's message names a feature of the crate, which does not help the user.
     let problem = match problem.contains("encrypt") {
         true => "it is encrypted",
         false => problem.as_str(),
@@ -29,17 +30,17 @@ fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> LoadError {
     LoadError::new(path, format!("is no Parquet file that can be read: {problem}"))
 }
 
-/// The columns of a Parquet file.
+/// Returns the columns of a Parquet file.
 ///
 /// # Errors
-/// When the file cannot be read as Parquet.
+/// Fails if the file cannot be read as Parquet.
 pub fn schema(path: &Path) -> Result<SchemaRef, LoadError> {
     let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e))?;
     Ok(Arc::clone(builder.schema()))
 }
 
-/// Reads the batches of a file.
+/// Reads the rows of a file in batches.
 pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) -> Result<Ended, LoadError> {
     let failed = |e: io::Error| LoadError::io(path, &e);
     let size = file.metadata().map_err(failed)?.len();
@@ -59,7 +60,8 @@ pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) 
             .remedy("name the column of the texts with --field"));
     }
     let groups = builder.metadata().row_groups();
-    // A batch is decoded whole, so its rows are counted by what the file says a row takes.
+    // A batch is decoded as a whole. The number of its rows is therefore derived from the average size of a row,
+    // according to the metadata of the file.
     let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum::<u64>().max(1);
     let bytes = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum::<u64>();
     let fitting = (reading.limits.bytes as u64 / (bytes / rows).max(1)).clamp(1, reading.limits.rows as u64);
@@ -81,7 +83,8 @@ pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) 
     Ok(Ended { columns: None, bytes: size, sha256 })
 }
 
-/// The type at `path`: of the column with this name, or else of a field within the structs that the path names, as in `a.b`.
+/// Returns the type at `path`: that of the column with this name, or else that of a field within the structs that the
+/// path names, as in `a.b`.
 pub fn field_type<'a>(fields: &'a Fields, path: &str) -> Option<&'a DataType> {
     if let Some((_, field)) = fields.find(path) {
         return Some(field.data_type());
@@ -92,7 +95,8 @@ pub fn field_type<'a>(fields: &'a Fields, path: &str) -> Option<&'a DataType> {
     })
 }
 
-/// The column at `path` as [`field_type`] finds it, and which of its rows a struct around it leaves null.
+/// Returns the column at `path`, found in the same way as by [`field_type`], and the rows that are null because a
+/// struct around the column is null.
 fn column(columns: &StructArray, path: &str) -> Option<(ArrayRef, Option<NullBuffer>)> {
     let nulls = columns.nulls();
     if let Some(found) = columns.column_by_name(path) {
@@ -105,12 +109,13 @@ fn column(columns: &StructArray, path: &str) -> Option<(ArrayRef, Option<NullBuf
     })
 }
 
-/// Whether a column of this type can hold texts. Older writers leave out the annotation by which bytes are text.
+/// Tells whether a column of this type can hold texts. Binary types count as text, because older writers leave out the
+/// annotation that marks bytes as text.
 pub fn is_text(kind: &DataType) -> bool {
     match kind {
         DataType::Dictionary(_, values) => is_text(values),
         DataType::RunEndEncoded(_, values) => is_text(values.data_type()),
-        // All rows are null.
+        // A column of this type holds only nulls.
         DataType::Null => true,
         _ => is_string(kind) || is_binary(kind),
     }
@@ -124,10 +129,10 @@ fn is_binary(kind: &DataType) -> bool {
     matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_))
 }
 
-/// The texts of a batch, each in its row, or what is wrong with the row.
+/// Returns the text of each row of a batch, or the problem of the row.
 ///
 /// # Errors
-/// When the batch has no such column of text.
+/// Fails if the batch has no text column at `path`.
 pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, String>>, String> {
     let (array, nulls) = column(&StructArray::from(batch.clone()), path).ok_or("has lost its column")?;
     let plain = match array.data_type() {
@@ -158,10 +163,10 @@ pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, Strin
     Ok(bytes.into_iter().enumerate().map(text).collect())
 }
 
-/// The rows of a batch as JSON objects, a line each.
+/// Returns the rows of a batch as JSON lines.
 ///
 /// # Errors
-/// For a column or a value that JSON has no form for.
+/// Fails if JSON cannot represent a column or a value.
 pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, String> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
         if is_uuid(field) {
@@ -181,7 +186,8 @@ pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, String> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     writer.write(&rows).and_then(|()| writer.finish()).map_err(|e| e.to_string())?;
     let json = writer.into_inner();
-    // The writer writes such a text in place of a time that no calendar has. A record may have the text, too.
+    // The writer writes this text in place of a time that is out of range. A record may contain the same text, so the
+    // time columns are checked as well.
     if memchr::memmem::find(&json, b"\"ERROR: ").is_some() {
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             if field.data_type().is_temporal() {
@@ -197,7 +203,7 @@ fn is_uuid(field: &Field) -> bool {
     field.extension_type_name() == Some("arrow.uuid") && *field.data_type() == DataType::FixedSizeBinary(16)
 }
 
-/// UUIDs as everybody writes them: `00112233-4455-6677-8899-aabbccddeeff`.
+/// Formats a column of UUIDs in the usual form: `00112233-4455-6677-8899-aabbccddeeff`.
 fn uuids(column: &ArrayRef) -> ArrayRef {
     let text = |bytes: &[u8]| {
         let mut text = String::with_capacity(36);
@@ -212,7 +218,7 @@ fn uuids(column: &ArrayRef) -> ArrayRef {
     Arc::new(column.as_fixed_size_binary().iter().map(|bytes| bytes.map(text)).collect::<StringArray>())
 }
 
-/// The same type with strings as the keys of all maps: JSON has no others.
+/// Returns the same type with strings as the keys of all maps, because JSON has no other keys.
 fn with_string_keys(kind: &DataType) -> DataType {
     let inner = |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(with_string_keys(field.data_type())));
     match kind {
@@ -241,16 +247,17 @@ fn with_string_keys(kind: &DataType) -> DataType {
     }
 }
 
-/// Casts a column, or fails where a value does not fit.
+/// Casts a column to the type `kind`. Fails if a value does not fit into the type.
 fn cast_strictly(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, String> {
     let strict = arrow_cast::CastOptions { safe: false, ..arrow_cast::CastOptions::default() };
     arrow_cast::cast_with_options(column, kind, &strict).map_err(|e| e.to_string())
 }
 
-/// The columns of a file that joins files with the columns `a` and `b`. The column `text` holds UTF-8 in both, whatever its types are.
+/// Returns the columns of a file that joins files with the columns `a` and `b`. The column `text` becomes UTF-8,
+/// whatever its types in `a` and `b` are.
 ///
 /// # Errors
-/// When a column is missing from one of them, or its types have nothing in common.
+/// Fails if a column is missing from one of the two, or if its two types have no common type.
 pub fn common(a: &Schema, b: &Schema, text: &str) -> Result<SchemaRef, String> {
     let missing = |from: &Schema, names: &Schema| {
         names.fields().iter().map(|field| field.name().clone()).find(|name| from.field_with_name(name).is_err())
@@ -282,7 +289,7 @@ fn common_field(a: &Field, b: &Field) -> Option<FieldRef> {
     Some(Arc::new(a.clone().with_data_type(kind).with_nullable(nullable)))
 }
 
-/// The type to which values of both can be cast without loss.
+/// Returns the type to which the values of both types can be cast without loss.
 fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
     let plain = |kind: &DataType| match kind {
         DataType::Dictionary(_, values) => values.as_ref().clone(),
@@ -291,7 +298,7 @@ fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
     };
     match (a, b) {
         (a, b) if a == b => return Some(a.clone()),
-        // pandas writes so a column in which it found no value.
+        // pandas writes a column of type Null if it found no value in the column.
         (DataType::Null, kind) | (kind, DataType::Null) => return Some(kind.clone()),
         (DataType::Struct(a), DataType::Struct(b)) => {
             let same_names = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name() == b.name());
@@ -319,7 +326,7 @@ fn common_type(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// The integer type that holds both.
+/// Returns the integer type that holds the values of both types.
 fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     let bits = |kind: &DataType| kind.primitive_width().unwrap_or(8);
     match (a.is_signed_integer(), b.is_signed_integer()) {
@@ -331,10 +338,11 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
-/// The rows of `batch` with the columns of `schema`, which [`common`] made of the batch's own among others.
+/// Returns the rows of `batch` with the columns of `schema`. [`common`] must have built `schema` from the columns of
+/// the batch and of other files.
 ///
 /// # Errors
-/// Those of Arrow.
+/// Returns the errors of Arrow.
 pub fn cast(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, String> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
