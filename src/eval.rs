@@ -1,11 +1,11 @@
-//! How good vectors are: measures on files in the simple public formats.
+//! Measures the quality of vectors on data sets in simple public formats.
 //!
-//! * sentence similarity (STS): Spearman's rank correlation of the cosine and people's scores;
-//! * bitext: how often the nearest sentence of the other language is the translation, both ways;
+//! * sentence similarity (STS): Spearman's rank correlation of the cosines with human scores;
+//! * bitext: how often the nearest sentence of the other language is the translation, in both directions;
 //! * retrieval: nDCG@10 and recall@10 over a BEIR directory.
 //!
-//! What embeds is behind [`Embed`]: a loaded table, or an endpoint. Each value has a bootstrap interval, and so has each difference
-//! between two models ([`bootstrap`]).
+//! The trait [`Embed`] stands for the model that is measured: a loaded table, or an endpoint. Each value has a
+//! bootstrap interval, and so has each difference between two models ([`bootstrap`]).
 
 pub mod bootstrap;
 pub mod chart;
@@ -22,9 +22,9 @@ use crate::error::LoadError;
 use bootstrap::{Bootstrap, Interval, RankedPairs};
 use metrics::Ranked;
 
-/// Results of a search that count.
+/// The number of search results that are judged.
 const CUT: usize = 10;
-/// Texts of one parallel slice.
+/// The number of texts that one parallel task embeds.
 const TEXTS_AT_A_TIME: usize = 64;
 
 /// The reason why texts have no vectors.
@@ -32,16 +32,16 @@ const TEXTS_AT_A_TIME: usize = 64;
 #[error("{message}")]
 pub struct EmbedFailure {
     pub message: String,
-    /// Whether the same texts may have vectors later, without a change by the user.
+    /// Whether the same request may succeed later without a change by the user.
     pub temporary: bool,
 }
 
-/// What makes vectors of texts. They are compared by cosine, so their length does not matter.
+/// A model that computes vectors of texts. The vectors are compared by cosine, so their length does not matter.
 pub trait Embed {
-    /// Returns one vector for each text, in order, all of one length.
+    /// Returns one vector for each text, in order. All vectors have the same number of dimensions.
     ///
     /// # Errors
-    /// When a text has none.
+    /// Fails if a text has no vector.
     fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure>;
 }
 
@@ -54,7 +54,7 @@ impl Embed for Embedder {
     }
 }
 
-/// What is measured.
+/// The kind of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -66,7 +66,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Sts, Self::Bitext, Self::Retrieval];
 
-    /// For people.
+    /// Returns the name of the kind for display.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Sts => "sts",
@@ -75,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// The measures, the one to compare by first.
+    /// Returns the names of the metrics. Models are compared by the first one.
     pub const fn metrics(self) -> &'static [&'static str] {
         match self {
             Self::Sts => &["spearman"],
@@ -85,10 +85,10 @@ impl Kind {
     }
 }
 
-/// One data set, read.
+/// A data set in memory.
 pub struct Task {
     pub kind: Kind,
-    /// From the file's or the directory's name.
+    /// The name of the task: the name of its file or directory without the extension.
     pub name: String,
     data: Data,
 }
@@ -100,19 +100,21 @@ enum Data {
 }
 
 impl Task {
-    /// Two sentences and a score a record: CSV or TSV with a header or without, or `sentence1`, `sentence2` and `score` in other formats.
+    /// Reads pairs of sentences with a score. CSV and TSV may have a header or none. Other formats have the fields
+    /// `sentence1`, `sentence2` and `score`.
     ///
     /// # Errors
-    /// When it cannot be read as that.
+    /// Fails if the file cannot be read in one of these forms.
     pub fn sts(path: &Path) -> Result<Self, LoadError> {
         let data::Pairs { left, right, scores } = data::pairs(path)?;
         Ok(Self { kind: Kind::Sts, name: data::name(path), data: Data::Sts { left, right, scores } })
     }
 
-    /// Two files, whose texts of one number mean the same. `field` holds the text where a format has fields.
+    /// Reads two files of which the texts at the same position have the same meaning. `field` names the field that
+    /// holds the text, in formats that have fields.
     ///
     /// # Errors
-    /// When they cannot be read, are empty or differ in length.
+    /// Fails if a file cannot be read, if the files are empty, or if they differ in the number of texts.
     pub fn bitext(left: &Path, right: &Path, field: &str) -> Result<Self, LoadError> {
         let (a, b) = (data::lines(left, field)?, data::lines(right, field)?);
         if a.len() != b.len() {
@@ -126,10 +128,11 @@ impl Task {
         Ok(Self { kind: Kind::Bitext, name, data: Data::Bitext { left: a, right: b } })
     }
 
-    /// A BEIR directory: `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. Queries without judgements are left out.
+    /// Reads a BEIR directory: `corpus.jsonl`, `queries.jsonl` and `qrels/test.tsv`. Queries without judgments are left
+    /// out.
     ///
     /// # Errors
-    /// When a file is missing, or names what the others lack.
+    /// Fails if a file is missing, or if a file refers to IDs that the others lack.
     pub fn retrieval(dir: &Path) -> Result<Self, LoadError> {
         let data::Search { documents, queries, relevant } = data::search(dir)?;
         Ok(Self {
@@ -139,7 +142,7 @@ impl Task {
         })
     }
 
-    /// How many pairs or queries are measured.
+    /// Returns the number of pairs or queries that are measured.
     pub fn size(&self) -> usize {
         match &self.data {
             Data::Sts { scores, .. } => scores.len(),
@@ -156,10 +159,10 @@ impl Task {
         }
     }
 
-    /// Returns one value for each metric of [`Kind::metrics`], in its order. Values are from -1 or 0 to 1.
+    /// Returns one value for each metric of [`Kind::metrics`], in the same order. Values range from -1 or 0 to 1.
     ///
     /// # Errors
-    /// When the model has no vectors for the texts.
+    /// Fails if the model has no vectors for the texts.
     pub fn measure(&self, model: &dyn Embed, bootstrap: &Bootstrap) -> Result<Vec<Measured>, EmbedFailure> {
         match &self.data {
             Data::Sts { left, right, scores } => {
@@ -203,7 +206,8 @@ fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, EmbedFailure> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
     pub value: f64,
-    /// One for each resample. Those of two models of the same task are paired.
+    /// One estimate per resample. The estimates of two models in the same task are paired: estimate `i` of both is from
+    /// the same resample.
     pub estimates: Vec<f64>,
 }
 
@@ -226,7 +230,7 @@ pub struct Score {
     pub size: usize,
     pub metric: &'static str,
     pub value: f64,
-    /// `None` without resamples.
+    /// The bootstrap interval, or `None` without resamples.
     pub interval: Option<Interval>,
     #[serde(skip)]
     estimates: Vec<f64>,
@@ -247,19 +251,20 @@ impl Score {
     }
 }
 
-/// How much a model is better than another one in the same task.
+/// The difference between two models in the same task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     pub model: String,
-    /// The model that it is compared with.
+    /// The model with which `model` is compared.
     pub baseline: String,
     pub kind: Kind,
     pub task: String,
     pub size: usize,
     pub metric: &'static str,
-    /// The value of `model` less that of `baseline`.
+    /// The value of `model` minus that of `baseline`.
     pub value: f64,
-    /// Without 0 in it, the difference is more than chance explains. `None` without resamples.
+    /// The bootstrap interval of the difference, or `None` without resamples. If the interval excludes 0, chance alone
+    /// does not explain the difference.
     pub interval: Option<Interval>,
 }
 
@@ -285,7 +290,8 @@ pub fn differences(scores: &[Score], baseline: &str) -> Vec<Difference> {
     others.filter_map(difference).collect()
 }
 
-/// The mean over the tasks of each kind that has several, for each model and metric, named "mean of N".
+/// Returns, for each model and metric, the mean over the tasks of each kind that has several tasks. The mean is named
+/// "mean of N".
 pub fn means(scores: &[Score]) -> Vec<Score> {
     let mut means: Vec<(Score, usize)> = Vec::new();
     for score in scores {

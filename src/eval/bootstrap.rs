@@ -1,21 +1,23 @@
-//! Bootstrap intervals of measures, and of the differences between models that were measured on the same data.
+//! Computes bootstrap intervals of metrics, and of the differences between models that were measured on the same data.
 //!
-//! The items of a data set (pairs of sentences, sentences, or queries) are drawn with replacement, as many as there are. The measure of
-//! such a resample is one estimate, and the interval reaches from the 2.5th to the 97.5th percentile of all estimates (the percentile
-//! bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). It says how far the result depends on which
-//! items the data set happens to hold. Resample number `r` draws the same items for every model, so that the differences of two models'
-//! estimates are paired: what is hard in a resample is hard for both.
+//! Items of a data set (pairs of sentences, sentences, or queries) are drawn with replacement, as many as the data set
+//! has. The measure of such a resample is one estimate, and the interval reaches from the 2.5th to the 97.5th
+//! percentile of all estimates (the percentile bootstrap: Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+//! chapter 13). The interval shows how much the result depends on the items that the data set happens to contain.
+//! Resample number `r` draws the same items for every model. The differences of two models' estimates are therefore
+//! paired: a resample of difficult items is difficult for both.
 //!
-//! Example: of four queries, three are answered rightly: `[1, 0, 1, 1]`, which has the mean .75. A resample that draws the second query
-//! twice, and the first and the last once, holds `[1, 0, 0, 1]`, and its estimate is .5.
+//! Example: of four queries, all but the second are answered correctly. The values `[1, 0, 1, 1]` have the mean .75. A
+//! resample that draws the second query twice, and the first and the last query once, holds `[1, 0, 0, 1]`, and its
+//! estimate is .5.
 
 use rayon::prelude::*;
 use serde::ser::{Serialize, SerializeTuple, Serializer};
 
-/// How resamples are drawn.
+/// The settings of the resampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bootstrap {
-    /// The number of resamples; 0 for none, and no intervals.
+    /// The number of resamples. With 0, there are no intervals.
     pub resamples: usize,
     /// The seed of the random numbers.
     pub seed: u64,
@@ -27,7 +29,7 @@ impl Default for Bootstrap {
     }
 }
 
-/// The bounds between which 95 % of all estimates lie. Written to JSON as `[low, high]`.
+/// The bounds between which 95 % of all estimates lie. In JSON, the interval is `[low, high]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     pub low: f64,
@@ -38,8 +40,8 @@ impl Interval {
     /// The share of the estimates that lie within the interval.
     pub const LEVEL: f64 = 0.95;
 
-    /// Returns the interval of `estimates`, or `None` if there are none. Percentiles between two estimates are interpolated linearly, as by
-    /// `numpy.percentile`.
+    /// Returns the interval of `estimates`, or `None` if there are none. A percentile between two estimates is
+    /// interpolated linearly, as in `numpy.percentile`.
     pub fn of(estimates: &[f64]) -> Option<Self> {
         let mut sorted = estimates.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -63,7 +65,8 @@ impl Serialize for Interval {
 }
 
 impl Bootstrap {
-    /// Returns one estimate for each resample of `items` items. `measure` is given how often each item was drawn.
+    /// Returns one estimate for each resample of `items` items. `measure` receives the number of times that each item
+    /// was drawn.
     pub fn estimates(&self, items: usize, measure: impl Fn(&[u32]) -> f64 + Sync) -> Vec<f64> {
         let mut seeds = fastrand::Rng::with_seed(self.seed);
         let seeds: Vec<u64> = (0..self.resamples).map(|_| seeds.u64(..)).collect();
@@ -89,7 +92,7 @@ pub fn mean(values: &[f64], drawn: &[u32]) -> f64 {
     sum / values.len().max(1) as f64
 }
 
-/// Pairs of numbers whose rank correlation is computed for many resamples: they are sorted only once.
+/// Pairs of numbers whose rank correlation is computed for many resamples. The numbers are sorted only once.
 pub struct RankedPairs {
     left: Vec<Vec<usize>>,
     right: Vec<Vec<usize>>,
@@ -101,11 +104,12 @@ impl RankedPairs {
         Self { left: groups(left), right: groups(right), count: left.len().min(right.len()) }
     }
 
-    /// Returns Spearman's rank correlation of the pairs, each counted as often as it was drawn; 0 where one side is constant.
+    /// Returns Spearman's rank correlation of the pairs, each counted as often as it was drawn. Returns 0 if one side
+    /// is constant.
     pub fn spearman(&self, drawn: &[u32]) -> f64 {
         let (left, right) = (ranks(&self.left, drawn, self.count), ranks(&self.right, drawn, self.count));
         let total: f64 = drawn.iter().map(|&count| f64::from(count)).sum();
-        // Ranks from 0 on with ties at their means have this mean, whatever the ties.
+        // Ranks that begin at 0, with the mean rank for ties, have this mean regardless of the ties.
         let mean = (total - 1.0) / 2.0;
         let (mut product, mut left_squares, mut right_squares) = (0.0, 0.0, 0.0);
         for ((left, right), &count) in left.iter().zip(&right).zip(drawn) {
@@ -119,14 +123,14 @@ impl RankedPairs {
     }
 }
 
-/// The indexes of `values` in ascending order of the values, equal ones together.
+/// Returns the indices of `values` in ascending order of the values. Equal values share a group.
 fn groups(values: &[f64]) -> Vec<Vec<usize>> {
     let mut order: Vec<(usize, f64)> = values.iter().copied().enumerate().collect();
     order.sort_by(|a, b| a.1.total_cmp(&b.1));
     order.chunk_by(|a, b| a.1 == b.1).map(|equal| equal.iter().map(|(index, _)| *index).collect()).collect()
 }
 
-/// The rank of each value among those that were drawn, from 0 on. Equal values share the mean of their ranks.
+/// Returns the rank of each value among the drawn values, starting at 0. Equal values share the mean of their ranks.
 fn ranks(groups: &[Vec<usize>], drawn: &[u32], count: usize) -> Vec<f64> {
     let mut ranks = vec![0.0; count];
     let mut before = 0.0;
@@ -183,7 +187,7 @@ mod tests {
 
     #[test]
     fn percentiles_equal_numpys() {
-        // numpy.percentile([0, 1, 2, 3], [2.5, 97.5])
+        // numpy.percentile([0, 1, 2, 3], [2.5, 97.5]) returns these bounds.
         let found = Interval::of(&[3.0, 0.0, 2.0, 1.0]).unwrap();
         assert!((found.low - 0.075).abs() < 1e-12 && (found.high - 2.925).abs() < 1e-12, "{found:?}");
         assert_eq!(Interval::of(&[0.5]), Some(Interval { low: 0.5, high: 0.5 }));

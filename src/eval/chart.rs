@@ -1,4 +1,4 @@
-//! Scores as a bar chart: an SVG file of its own, without scripts or fonts from elsewhere.
+//! Draws scores as a bar chart: a self-contained SVG file without scripts or external fonts.
 
 use std::fmt::Write;
 
@@ -10,10 +10,12 @@ const PLOT: usize = 460;
 const TOP: usize = 64;
 const BAR: usize = 20;
 const GROUP_GAP: usize = 44;
-/// Okabe and Ito's colours, which people tell apart whatever colours they see: https://jfly.uni-koeln.de/color/
+/// The colors of Okabe and Ito, which people with any form of color vision can distinguish:
+/// https://jfly.uni-koeln.de/color/
 const COLOURS: [&str; 7] = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#999999"];
 
-/// A group of bars for each kind of task, a bar for each model: its first metric, the mean where there are several tasks.
+/// Returns the chart: one group of bars per kind of task, and one bar per model. A bar shows the first metric of the
+/// kind, or its mean if there are several tasks.
 pub fn svg(scores: &[Score]) -> String {
     let means = super::means(scores);
     let mut models: Vec<&str> = Vec::new();
@@ -75,7 +77,7 @@ pub fn svg(scores: &[Score]) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    // Control characters have no place in XML at all.
+    // XML does not allow control characters, not even as escapes.
     let text: String = text.chars().filter(|c| !c.is_control()).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -1,4 +1,4 @@
-//! Reads the data sets: sentence pairs, parallel texts, BEIR directories, all in the formats of [`crate::records`].
+//! Reads the data sets (sentence pairs, parallel texts, and BEIR directories) in all formats of [`crate::records`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use crate::records::delimited::Records;
 use crate::records::json::{Object, shortened, strict_object};
 use crate::records::{InputFormat, Limits, Reading, Rows, Source, table};
 
-/// The columns of sentence pairs, as most of the public data sets name them.
+/// The column names that most of the public data sets of sentence pairs use.
 const PAIR: [&str; 3] = ["sentence1", "sentence2", "score"];
 const LIMITS: Limits = Limits { rows: 4096, bytes: 1 << 20 };
 
@@ -26,17 +26,18 @@ pub struct Pairs {
 pub struct Search {
     pub documents: Vec<String>,
     pub queries: Vec<String>,
-    /// For each query the indices of documents, and their gains.
+    /// For each query, the indices of the relevant documents and their gains.
     pub relevant: Vec<Vec<(usize, f64)>>,
 }
 
-/// The file's or directory's name without what follows a dot.
+/// Returns the name of a file or directory without its extension.
 pub fn name(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Two sentences and a score a record. CSV and TSV: the columns `sentence1`, `sentence2` and `score` if the header has them, else the last
-/// three columns of a row, and a first row without a score is a header. Other formats: these three fields.
+/// Reads pairs of sentences with a score. CSV and TSV: the columns `sentence1`, `sentence2` and `score` if the header
+/// names them, or else the last three columns. A first row without a score is taken for a header. Other formats: the
+/// fields of these three names.
 pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
     let source = Source::new(path, None)?;
     let mut pairs = Pairs { left: Vec::new(), right: Vec::new(), scores: Vec::new() };
@@ -77,7 +78,8 @@ fn rows(source: &Source, push: &mut dyn FnMut(String, String, f64)) -> Result<()
     let wrong = |problem: String| wrong_pairs(source, problem);
     let mut input = source.text(false)?;
     let mut records = Records::new(&mut input.reader, source.format() == InputFormat::Tsv);
-    // Where the three columns are, by the header; else they are the last ones.
+    // The positions of the three columns according to the header. Without such a header, the last three columns are
+    // used.
     let mut places: Option<[usize; 3]> = None;
     let mut is_first = true;
     while let Some(record) = records.next().map_err(|e| wrong(e.to_string()))? {
@@ -120,12 +122,12 @@ fn finite(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// A number, or the number that a string holds.
+/// Returns the value of a JSON number, or of a string that holds a number.
 fn number(value: &RawValue) -> Option<f64> {
     finite(value.get().trim_matches('"'))
 }
 
-/// The texts of a file, trimmed; empty ones too, so that numbers stay.
+/// Returns the trimmed texts of a file. Empty texts are kept, so that the positions in two parallel files agree.
 pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, LoadError> {
     let source = Source::new(path, None)?;
     let mut lines: Vec<String> = Vec::new();
@@ -167,12 +169,12 @@ pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, LoadError> {
     Ok(lines)
 }
 
-/// The error of one record, named by its line, or in JSON and Parquet by its row.
+/// Returns the error for one record, with the number of its line, or in JSON and Parquet the number of its row.
 fn at(path: &Path, position: u64, problem: &str) -> LoadError {
     LoadError::new(format!("{}:{position}", path.display()), problem)
 }
 
-/// Gives all records of a file with fields to `take`, with their positions. `field` is one that all must have.
+/// Passes all records of a file with fields to `take`, with their positions. Every record must have the field `field`.
 fn objects(
     source: &Source,
     field: &str,
@@ -204,14 +206,15 @@ fn objects(
     Ok(())
 }
 
-/// One document or query of BEIR.
+/// A document or a query of BEIR.
 struct Document {
     id: String,
     title: String,
     text: String,
 }
 
-/// `corpus`, `queries` and `qrels/test` or `qrels`, each in a format that has fields; qrels may be TSV without a header too.
+/// Reads a BEIR directory: `corpus`, `queries`, and `qrels/test` or `qrels`. Each file may be in any format that has
+/// fields. The file of judgments may also be TSV without a header.
 pub fn search(dir: &Path) -> Result<Search, LoadError> {
     let documents = documents(&find(dir, "corpus", &["jsonl"])?)?;
     let queries = documents_of_queries(dir)?;
@@ -223,7 +226,7 @@ pub fn search(dir: &Path) -> Result<Search, LoadError> {
     let places: HashMap<&str, usize> = documents.iter().enumerate().map(|(i, d)| (d.id.as_str(), i)).collect();
     let mut judged: HashMap<String, Vec<(usize, f64)>> = HashMap::new();
     judgements(&qrels, &mut |query, document, gain| {
-        // As trec_eval: what is judged but not in the corpus cannot be found.
+        // As in trec_eval, a judged document that is missing from the corpus counts as relevant but can never be found.
         let place = places.get(document).copied().unwrap_or(usize::MAX);
         judged.entry(query.to_owned()).or_default().push((place, gain.max(0.0)));
     })?;
@@ -242,7 +245,8 @@ fn documents_of_queries(dir: &Path) -> Result<Vec<Document>, LoadError> {
     documents(&find(dir, "queries", &["jsonl"])?)
 }
 
-/// The file in `dir` that is named `stem` before the extensions of its format and its compression. Of several, the usual one.
+/// Returns the file in `dir` whose name is `stem`, followed by the extensions of its format and its compression. If
+/// there are several, a file with one of the `usual` extensions is preferred.
 fn find(dir: &Path, stem: &str, usual: &[&str]) -> Result<PathBuf, LoadError> {
     let entries = dir.read_dir().map_err(|e| LoadError::io(dir, &e))?;
     let mut found: Vec<PathBuf> = entries
@@ -270,7 +274,7 @@ fn documents(path: &Path) -> Result<Vec<Document>, LoadError> {
     let mut documents = Vec::new();
     objects(&Source::new(path, None)?, "text", &mut |position, object| {
         let document = || {
-            // Null is an empty title, as in the libraries that read BEIR.
+            // A title of null counts as empty, as in the libraries that read BEIR.
             let title = match object.get("title").map(RawValue::get) {
                 None | Some("null") => String::new(),
                 Some(_) => object.text("title")?,
@@ -284,7 +288,7 @@ fn documents(path: &Path) -> Result<Vec<Document>, LoadError> {
     Ok(documents)
 }
 
-/// An id, which is a string, or the digits of a whole number.
+/// Returns an ID: a string, or the digits of a whole number.
 fn id(object: &Object<'_>, field: &str) -> Result<String, String> {
     let value = object.get(field).ok_or_else(|| format!("has no field {field:?}"))?.get();
     let is_whole = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -294,7 +298,7 @@ fn id(object: &Object<'_>, field: &str) -> Result<String, String> {
     object.text(field).map_err(|_| format!("has {} in {field:?}, not a string or a whole number", shortened(value)))
 }
 
-/// Reads the judgements: which document is how good for which query.
+/// Reads the judgments. A judgment states how relevant a document is for a query.
 fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), LoadError> {
     let source = Source::new(path, None)?;
     if source.format() != InputFormat::Tsv {
@@ -320,7 +324,7 @@ fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), 
         let line = line.trim();
         let fields: Vec<&str> = line.split('\t').collect();
         match fields.as_slice() {
-            // BEIR's three columns, and TREC's four.
+            // BEIR has three columns, and TREC has four.
             [query, document, gain] | [query, _, document, gain] if finite(gain).is_some() => {
                 take(query, document, finite(gain).unwrap_or_default());
             }
@@ -411,7 +415,7 @@ mod tests {
         assert_eq!(read.documents, ["T t", "u"]);
         assert_eq!(read.queries, ["r"]);
         assert_eq!(read.relevant, [vec![(1, 1.0), (usize::MAX, 2.0)]]);
-        // Whole numbers and null are written by who makes a table of the ids and titles.
+        // Programs that convert tables write IDs as whole numbers and empty titles as null.
         let corpus = "{\"_id\":123456789012345678901,\"title\":null,\"text\":\"t\"}\n{\"_id\":\"y\",\"text\":\"u\"}\n";
         std::fs::write(dir.path().join("corpus.jsonl"), corpus).unwrap();
         std::fs::write(dir.path().join("queries.json"), "[{\"_id\":7,\"text\":\"q\"}]").unwrap();

@@ -1,22 +1,22 @@
-//! The measures themselves, over vectors in memory.
+//! Computes the metrics from vectors in memory.
 
 use rayon::prelude::*;
 
-/// One query's result.
+/// The metrics of one query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ranked {
     pub ndcg: f64,
     pub recall: f64,
 }
 
-/// The cosine of the angle between two vectors; 0 where one has no direction.
+/// Returns the cosine of the angle between two vectors, or 0 if one of them is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let lengths = (dot(a, a) * dot(b, b)).sqrt();
     if lengths > 0.0 { dot(a, b) / lengths } else { 0.0 }
 }
 
-/// Spearman's rank correlation; equal values share the mean of their ranks. 0 where one side is constant.
+/// Returns Spearman's rank correlation, or 0 if one side is constant. Equal values share the mean of their ranks.
 pub fn spearman(a: &[f64], b: &[f64]) -> f64 {
     pearson(&ranks(a), &ranks(b))
 }
@@ -46,8 +46,8 @@ fn pearson(a: &[f64], b: &[f64]) -> f64 {
     if spread > 0.0 { sum(&|a, b| a * b) / spread } else { 0.0 }
 }
 
-/// Returns 1 for each vector of `from` whose nearest vector in `to` has the same index, and 0 for each other one. All vectors have
-/// length 1. Of several that are equally near, the first is the nearest.
+/// Returns 1 for each vector of `from` whose nearest vector in `to` has the same index, and 0 for each other vector.
+/// All vectors must have length 1. Of several vectors that are equally near, the first one counts as the nearest.
 pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> Vec<f64> {
     let hit = |(index, vector): (usize, &Vec<f32>)| {
         let mut best = (f32::NEG_INFINITY, usize::MAX);
@@ -62,9 +62,10 @@ pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> Vec<f64> {
     from.par_iter().enumerate().map(hit).collect()
 }
 
-/// nDCG and recall of the `cut` nearest documents, as trec_eval has them: linear gains, `1 / log2(rank + 1)`.
+/// Returns nDCG and recall of the `cut` nearest documents with the definitions of trec_eval: linear gains, discounted
+/// by `1 / log2(rank + 1)`.
 ///
-/// `relevant` are documents' indices and gains.
+/// `relevant` holds the indices of the relevant documents and their gains.
 pub fn ranked(query: &[f32], documents: &[Vec<f32>], relevant: &[(usize, f64)], cut: usize) -> Ranked {
     let mut found: Vec<(usize, f32)> = documents.iter().map(|document| dot(query, document)).enumerate().collect();
     found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -86,7 +87,7 @@ fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// Eight sums, which vectorize.
+/// Returns the dot product. Eight partial sums allow the compiler to vectorize the loop.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
     let mut sums = [0.0f32; 8];
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn spearman_equals_scipys() {
-        // scipy.stats.spearmanr([1, 2, 2, 4, 5], [3, 1, 4, 4, 5])
+        // scipy.stats.spearmanr([1, 2, 2, 4, 5], [3, 1, 4, 4, 5]) returns this correlation.
         let rho = spearman(&[1.0, 2.0, 2.0, 4.0, 5.0], &[3.0, 1.0, 4.0, 4.0, 5.0]);
         assert!((rho - 0.763_157_894_736_842).abs() < 1e-12, "{rho}");
         assert!((spearman(&[1.0, 2.0, 9.0], &[-5.0, 0.0, 0.1]) - 1.0).abs() < 1e-12);
@@ -124,7 +125,8 @@ mod tests {
     #[test]
     fn ndcg_equals_trec_evals() {
         let documents: Vec<Vec<f32>> = (0..12).map(|i| vec![1.0 - i as f32 / 20.0]).collect();
-        // Ranks are the indices: gains 1 at rank 2 and 2 at rank 4, and one found too late.
+        // The documents are found in the order of their indices: a gain of 1 at rank 2, a gain of 2 at rank 4, and a
+        // third document that comes after the cut.
         let found = ranked(&[1.0], &documents, &[(1, 1.0), (3, 2.0), (11, 1.0)], 10);
         let dcg = 1.0 / 3f64.log2() + 2.0 / 5f64.log2();
         let ideal = 2.0 + 1.0 / 3f64.log2() + 1.0 / 4f64.log2();
