@@ -1,14 +1,16 @@
-//! A blocking client of OpenAI-compatible embeddings endpoints, with which `eval` and `fit` ask for vectors.
+//! A blocking client of OpenAI-compatible embeddings endpoints. `eval` and `fit` use it to request vectors.
 //!
-//! Endpoints differ, so the client finds out what one accepts and remembers it for as long as the client lives:
+//! Endpoints differ in what they accept. The client determines the following properties and remembers them for its
+//! lifetime:
 //!
-//! * the form of the numbers: base64 is asked for first because it is the smallest, then `float`, then no `encoding_format` at
-//!   all ([`Encoding`]);
-//! * how many texts one request may have: a batch that is refused, or that fails again and again, is asked for in halves, and
-//!   the largest size that was answered becomes the limit.
+//! * The encoding of the numbers ([`Encoding`]): the client first requests base64 because it is the smallest, then
+//!   `float`, and then omits `encoding_format`.
+//! * The number of texts per request: a batch that is refused, or that fails repeatedly, is requested again in halves.
+//!   The largest size that succeeds becomes the limit.
 //!
-//! Failures that may pass (connections that break, 408, 409, 425, 429 and 5xx) are waited for. While nothing has been answered,
-//! there is one request at a time, so that several threads do not learn the same thing side by side.
+//! The client retries after temporary failures (broken connections, 408, 409, 425, 429 and 5xx). Until the first
+//! request succeeds, only one request is sent at a time, so that several threads do not probe the same properties in
+//! parallel.
 
 mod answer;
 mod exchange;
@@ -23,66 +25,67 @@ use ureq::Agent;
 use crate::eval::{Embed, EmbedFailure};
 use exchange::{Encoding, Failure, Kind};
 
-/// The most texts of one request. OpenAI accepts 2048, Text Embeddings Inference 32 unless configured otherwise.
+/// The largest number of texts in one request. OpenAI accepts 2048. Text Embeddings Inference accepts 32 by default.
 const TEXTS_AT_A_TIME: usize = 256;
-/// How often a request is made before a failure that may pass ends the run.
+/// The number of attempts after which a temporary failure ends the run.
 const ATTEMPTS: u32 = 8;
-/// How often a failing batch is asked for as a whole before it is asked for in parts.
+/// The number of attempts after which a failing batch is requested in parts.
 const ATTEMPTS_AS_A_WHOLE: u32 = 3;
 /// The wait before the second attempt. It doubles with each further attempt.
 const BACKOFF: Duration = Duration::from_millis(500);
-/// The shortest wait before the second attempt, also where a server asks for none.
+/// The shortest wait before the second attempt. It applies even if the server asks for no wait at all.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// The longest wait that a server can ask for.
+/// The longest wait that is accepted from a server.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const CONNECT: Duration = Duration::from_secs(10);
-/// The longest time until an answer begins. A model on a CPU is slow.
+/// The longest time until a response begins. A model that runs on a CPU can be slow.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// A model behind an endpoint.
+/// A model that an endpoint serves.
 pub struct Client {
     agent: Agent,
-    /// The address of requests, with its query.
+    /// The URL of requests, with the query.
     address: String,
-    /// The address without its query, which may hold a secret.
+    /// The URL without the query, which may contain a secret.
     url: String,
     model: String,
     key: Option<String>,
-    /// Whether the key is sent as Azure expects it, in the header `api-key`.
+    /// Whether the key is sent in the header `api-key`, as Azure requires.
     azure: bool,
     notify: fn(&str),
-    /// Whether the server has answered anything at all. From then on a broken connection is worth another attempt.
+    /// Whether the server has sent any response. From then on, a broken connection is retried.
     reached: AtomicBool,
-    /// The index of the encoding that is asked for, in [`Encoding::ALL`].
+    /// The index in [`Encoding::ALL`] of the encoding to request.
     encoding: AtomicUsize,
     /// The number of requests that were answered with vectors.
     answered: AtomicUsize,
-    /// The refusal after which the other encodings were tried in vain.
+    /// The refusal after which all other encodings were tried without success.
     refused_in_every_encoding: Mutex<Option<String>>,
-    /// The most texts that a request may have.
+    /// The largest number of texts that a request may have.
     limit: AtomicUsize,
-    /// The length of all vectors.
+    /// The number of dimensions of all vectors.
     dimensions: OnceLock<usize>,
-    /// Held by the only request that is made while nothing has been answered.
+    /// The lock that a request holds while no request has succeeded yet.
     first: Mutex<()>,
     /// The failure that ended the run. Threads that wait for their next attempt return it.
     ended: Mutex<Option<EmbedFailure>>,
     end: Condvar,
 }
 
-/// What was found while a batch was asked for in parts.
+/// The result of requesting a batch in parts.
 #[derive(Default)]
 struct Search {
-    /// The size of the largest part that was answered; 0 while none was.
+    /// The size of the largest part that succeeded, or 0 if none did.
     largest: usize,
 }
 
 impl Client {
-    /// Makes a client of the endpoint at `base`, which is written as in OpenAI's SDKs (`https://host/v1`) and may have a query. The
-    /// key is sent as a bearer token, or in the header `api-key` where the query has Azure's `api-version`.
+    /// Creates a client of the endpoint at `base`. The URL is written as for OpenAI's SDKs (`https://host/v1`) and may
+    /// have a query. The key is sent as a bearer token, or in the header `api-key` if the query contains Azure's
+    /// `api-version`.
     ///
     /// # Errors
-    /// When `base` is not an HTTP address.
+    /// Fails if `base` is not an HTTP URL.
     pub fn new(base: &str, model: &str, key: Option<String>) -> Result<Self, String> {
         let base = base.trim();
         let tls = cfg!(feature = "hub");
@@ -129,13 +132,13 @@ impl Client {
         })
     }
 
-    /// Has `notify` called with what a user should know of the endpoint, in whole sentences.
+    /// Sets the function that receives messages for the user about the endpoint. A message consists of whole sentences.
     #[must_use]
     pub fn with_notify(self, notify: fn(&str)) -> Self {
         Self { notify, ..self }
     }
 
-    /// Returns the address of requests, without a query.
+    /// Returns the URL of requests, without the query.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -148,7 +151,8 @@ impl Client {
         self.answered.load(Ordering::Acquire) > 0
     }
 
-    /// Asks for `texts`, alone as long as nothing was answered. A failure ends the run for all threads.
+    /// Requests the vectors of `texts`. Until a request has succeeded, only one thread at a time does this. A failure
+    /// ends the run for all threads.
     fn ask(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let mut alone = None;
         if !self.has_answered() {
@@ -161,18 +165,18 @@ impl Client {
             lock(&self.ended).get_or_insert_with(|| failure.clone());
             self.end.notify_all();
         });
-        // Not before the failure is there for those that wait.
+        // The lock is released only now, so that a thread that waits for it finds the failure in `self.ended`.
         drop(alone);
         answer
     }
 
-    /// Asks until there is an answer, or no hope of one.
+    /// Requests the vectors of `texts` until there is a response, or until further attempts are pointless.
     fn persist(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let mut attempt = 0;
         loop {
             let limit = self.limit.load(Ordering::Acquire).max(1);
             if texts.len() > limit {
-                // Another thread found the limit meanwhile.
+                // Another thread has found a lower limit in the meantime.
                 let mut vectors = Vec::with_capacity(texts.len());
                 for texts in texts.chunks(limit) {
                     vectors.extend(self.persist(texts)?);
@@ -212,7 +216,7 @@ impl Client {
         }
     }
 
-    /// Waits before attempt number `attempt` (counted from 0) is made.
+    /// Waits before attempt number `attempt`, counted from 0.
     fn pause(&self, failure: &Failure, attempt: u32) -> Result<(), EmbedFailure> {
         let doubled = |wait: Duration| wait.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1)));
         let wait = failure.wait.map_or(doubled(BACKOFF), |wait| wait.max(doubled(SHORTEST_WAIT)));
@@ -229,8 +233,8 @@ impl Client {
         ended.clone().map_or(Ok(()), Err)
     }
 
-    /// Asks for a batch that failed as a whole in parts. The error is `None` where nothing of it was answered although the texts
-    /// are not refused: then the endpoint fails whatever it is asked.
+    /// Requests a batch in parts after it failed as a whole. The error is `None` if no part succeeded although the
+    /// texts were not refused. The endpoint then fails regardless of the texts.
     fn in_parts(&self, texts: &[String], failure: Failure) -> Result<Vec<Vec<f32>>, Option<EmbedFailure>> {
         let encoding = self.encoding();
         let mut search = Search::default();
@@ -259,7 +263,8 @@ impl Client {
         let (first, second) = texts.split_at(texts.len() / 2);
         let mut vectors = match self.part(first, search) {
             Err(failure) if search.largest == 0 && matches!(failure.kind, Kind::Refused | Kind::Failed) => {
-                // The second half shows whether the endpoint answers anything. Only then a text of the first is at fault.
+                // The second half shows whether the endpoint answers at all. Only if it does, a text of the first half
+                // causes the failure.
                 let Ok(rest) = self.when_free(second) else { return Err(failure) };
                 search.largest = rest.len();
                 let mut vectors = self.part(first, search)?;
@@ -285,7 +290,8 @@ impl Client {
             attempt += 1;
             match (failure.kind, texts) {
                 (Kind::Refused | Kind::Failed, [_, _, ..]) => return self.halves(texts, search),
-                // The endpoint answers others: either this text is at fault, or this was a rare failure.
+                // The endpoint answers other requests, so either this text causes the failure, or the failure is a rare
+                // one.
                 (Kind::Failed, [_]) if search.largest > 0 && attempt < ATTEMPTS_AS_A_WHOLE => {
                     self.pause(&failure, attempt).map_err(|ended| failure.ended(ended))?;
                 }
@@ -295,7 +301,7 @@ impl Client {
         }
     }
 
-    /// Asks until the server is no longer overloaded.
+    /// Requests the vectors of `texts`, and retries while the server is overloaded.
     fn when_free(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, Failure> {
         let mut attempt = 0;
         loop {
@@ -309,9 +315,9 @@ impl Client {
         }
     }
 
-    /// Asks in the encoding that was found to work. If none was found yet and the texts are refused, or if the server speaks of the
-    /// encoding, asks in the others as well. With `thorough`, this is also done where the same refusal was seen before, and where
-    /// the server fails.
+    /// Requests the vectors of `texts` in the encoding that is known to work. The other encodings are tried as well if
+    /// no encoding is known to work and the texts are refused, or if the response mentions the encoding. With
+    /// `thorough`, they are also tried if the same refusal was seen before, or if the server fails.
     fn in_some_encoding(&self, texts: &[String], thorough: bool) -> Result<Vec<Vec<f32>>, Failure> {
         let encoding = self.encoding();
         let failure = match self.exchange(texts, encoding) {
@@ -340,7 +346,7 @@ impl Client {
                     }
                     return Ok(self.answered_in(other, vectors));
                 }
-                // These texts have no good vectors in this encoding either.
+                // The vectors of these texts are invalid in this encoding as well.
                 Err(found) if failure.unusable && found.kind == Kind::Final && found.whatever_the_encoding => {
                     return Err(found.after(&failure));
                 }
@@ -367,7 +373,7 @@ impl Client {
         vectors
     }
 
-    /// Remembers the size of the largest part that was answered of a batch that was not.
+    /// Lowers the limit to the size of the largest part that succeeded of a batch that failed as a whole.
     fn learn_limit(&self, answered: usize, failed: usize, why: &str) {
         if answered > 0 && answered < failed && self.limit.fetch_min(answered, Ordering::AcqRel) > answered {
             (self.notify)(&format!(

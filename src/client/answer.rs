@@ -1,4 +1,5 @@
-//! The body of an answer: vectors in the order of their texts, or the server's words about why there are none.
+//! Reads the body of a response: the vectors in the order of their texts, or the server's message about why there are
+//! none.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -10,7 +11,7 @@ use serde_json::Value;
 use super::exchange::shown;
 use crate::json;
 
-/// The number of characters of a server's words that an error shows.
+/// The number of characters of a server's message that an error shows.
 const WORDS: usize = 400;
 
 #[derive(Deserialize)]
@@ -19,35 +20,35 @@ struct Response {
     error: Option<Value>,
 }
 
-/// One vector of an answer.
+/// One vector of a response.
 #[derive(Deserialize)]
 pub struct Embedding {
-    /// Missing in some servers' answers, 0 in all or a string in others.
+    /// The index of the text. Some servers omit it, send 0 for all vectors, or send a string.
     index: Option<Value>,
     embedding: Numbers,
 }
 
-/// A vector as numbers, or as base64 of little-endian f32.
+/// A vector as an array of numbers, or as base64 of little-endian f32.
 enum Numbers {
     Base64(String),
     Floats(Vec<f32>),
 }
 
-/// Why a body holds no embeddings.
+/// The reason why a body holds no embeddings.
 #[derive(Debug, PartialEq)]
 pub enum NoEmbeddings {
-    /// The body is an error, and this is the HTTP status that it names.
+    /// The body is an error. The value is the HTTP status that the error names, if any.
     Error(Option<u16>),
-    /// What else is wrong.
+    /// The body has another problem, which the text describes.
     Other(String),
 }
 
-/// Why vectors cannot be taken.
+/// The reason why vectors cannot be used.
 #[derive(Debug)]
 pub struct Unusable {
-    /// In words that read on from "it answered".
+    /// The problem. It continues a sentence that begins with "it answered".
     pub problem: String,
-    /// Whether the numbers of a vector are wrong, which may be the fault of how they were encoded.
+    /// Whether the numbers of a vector are invalid. The cause may then be the encoding.
     pub by_encoding: bool,
 }
 
@@ -67,7 +68,7 @@ impl<'de> Deserialize<'de> for Numbers {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut numbers: A) -> Result<Numbers, A::Error> {
                 let mut vector = Vec::with_capacity(numbers.size_hint().unwrap_or(0));
-                // Some servers write null for what is not finite.
+                // Some servers write null for a number that is not finite.
                 while let Some(number) = numbers.next_element::<Option<f32>>()? {
                     vector.push(number.unwrap_or(f32::NAN));
                 }
@@ -85,7 +86,7 @@ impl Embedding {
 
     fn index(&self) -> Option<u64> {
         match self.index.as_ref() {
-            // Protocol buffers leave out a zero.
+            // The JSON form of protocol buffers omits a zero.
             None | Some(Value::Null) => Some(0),
             Some(Value::String(text)) => text.trim().parse().ok(),
             Some(value) => value.as_u64().or_else(|| {
@@ -99,7 +100,7 @@ impl Embedding {
 /// Reads the embeddings of a body.
 ///
 /// # Errors
-/// When the body holds none.
+/// Fails if the body holds no embeddings.
 pub fn read(body: &[u8]) -> Result<Vec<Embedding>, NoEmbeddings> {
     let problem = match json::from_slice(body) {
         Ok(Response { data: Some(data), error }) if !data.is_empty() || !is_error(error.as_ref()) => return Ok(data),
@@ -128,7 +129,7 @@ fn is_error(value: Option<&Value>) -> bool {
     }
 }
 
-/// Returns the HTTP status that an error names in its own words.
+/// Returns the HTTP status that the body of an error names.
 fn status(error: &Value) -> Option<u16> {
     let inner = error.get("error").unwrap_or(error);
     let codes =
@@ -139,8 +140,8 @@ fn status(error: &Value) -> Option<u16> {
     })
 }
 
-/// Returns what a server says in a body that is no list of embeddings: the message of an error in any of the usual forms, the title of
-/// a page, or else the body itself.
+/// Returns the message of a body that is not a list of embeddings: the message of an error in any of the usual forms,
+/// the title of an HTML page, or else the body itself.
 pub fn words(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let message = match json::from_slice::<Value>(body) {
@@ -161,7 +162,7 @@ fn message(value: &Value, depth: usize) -> Option<String> {
         Value::Array(items) => items.iter().find_map(|item| message(item, depth + 1)),
         Value::Object(object) => {
             let said = KEYS.iter().filter_map(|key| object.get(*key)).find_map(|value| message(value, depth + 1))?;
-            // OpenRouter has the words of the provider behind it there.
+            // OpenRouter puts the message of the underlying provider here.
             let raw = object.get("metadata").and_then(|metadata| metadata.get("raw")).and_then(Value::as_str);
             let code = ["code", "type"].iter().filter_map(|key| object.get(*key)?.as_str());
             let mut said = said;
@@ -176,7 +177,7 @@ fn message(value: &Value, depth: usize) -> Option<String> {
     }
 }
 
-/// The title of an HTML page.
+/// Returns the title of an HTML page.
 fn title(text: &str) -> Option<String> {
     let lower = text.to_ascii_lowercase();
     if !lower.trim_start().starts_with('<') {
@@ -188,11 +189,12 @@ fn title(text: &str) -> Option<String> {
     text.get(start..end).map(|title| title.trim().to_owned()).filter(|title| !title.is_empty())
 }
 
-/// Puts vectors into the order of `texts`: by their indexes where these are consecutive numbers, or else as they came. All have the
-/// length of `dimensions`, which the first answer of a run sets.
+/// Puts vectors into the order of `texts`: by their indices if the indices are consecutive numbers, and otherwise in
+/// the order of the response. All vectors must have the number of dimensions in `dimensions`, which the first response
+/// of a run sets.
 ///
 /// # Errors
-/// When there is not one good vector for each text.
+/// Fails unless there is exactly one valid vector for each text.
 pub fn vectors(
     data: Vec<Embedding>,
     texts: &[String],
@@ -242,7 +244,7 @@ pub fn vectors(
     Ok(whole)
 }
 
-/// Returns for each embedding the position of its text.
+/// Returns the position of the text of each embedding.
 fn places(data: &[Embedding]) -> Vec<usize> {
     let indexes: Option<Vec<u64>> = data.iter().map(Embedding::index).collect();
     let by_index = indexes.and_then(|indexes| {
@@ -260,7 +262,7 @@ fn places(data: &[Embedding]) -> Vec<usize> {
     by_index.unwrap_or_else(|| (0..data.len()).collect())
 }
 
-/// Decodes base64 of little-endian f32, with padding or without, in either alphabet.
+/// Decodes base64 of little-endian f32, with or without padding, in the standard or the URL-safe alphabet.
 fn floats(base64: &str) -> Option<Vec<f32>> {
     let text = base64.trim().trim_end_matches('=');
     let url_safe = text.contains(['-', '_']);
@@ -283,7 +285,7 @@ mod tests {
         vectors(data, &texts(count), &OnceLock::new()).map_err(|e| e.problem)
     }
 
-    /// The answer of three vectors [1], [2] and [3] that come with these indexes.
+    /// Reads a response of the three vectors [1], [2] and [3], to which the server gives these indices.
     fn ordered(indexes: [&str; 3]) -> Vec<f32> {
         let data: Vec<String> = (1..)
             .zip(indexes)
@@ -300,10 +302,10 @@ mod tests {
         assert_eq!(ordered(["2", "0", "1"]), [2.0, 3.0, 1.0]);
         assert_eq!(ordered(["\"2\"", "\"0\"", "\"1\""]), [2.0, 3.0, 1.0]);
         assert_eq!(ordered(["2.0", "0.0", "1.0"]), [2.0, 3.0, 1.0]);
-        // Counted from 1, or from the first text of an earlier request.
+        // The indices are counted from 1, or from the first text of an earlier request.
         assert_eq!(ordered(["3", "1", "2"]), [2.0, 3.0, 1.0]);
         assert_eq!(ordered(["66", "64", "65"]), [2.0, 3.0, 1.0]);
-        // A zero that was left out.
+        // An index of zero was omitted.
         assert_eq!(ordered(["2", "", "1"]), [2.0, 3.0, 1.0]);
         for unordered in [
             ["", "", ""],
@@ -325,7 +327,7 @@ mod tests {
         let json = r#"{"data": [{"index": 1, "embedding": [3, 4.0]}, {"index": 0, "embedding": "AACAPwAAAEA="}]}"#;
         assert_eq!(answered(json, 2).unwrap(), [[1.0, 2.0], [3.0, 4.0]]);
         assert_eq!(answered(r#"{"error": null, "data": [{"embedding": "AACAPw"}]}"#, 1).unwrap(), [[1.0]]);
-        // 0xfb and 0xff: letters that differ between the alphabets.
+        // The bytes 0xfb and 0xff encode to letters that differ between the two alphabets.
         let number = f32::from_le_bytes([0xfb, 0xff, 0xfb, 0x3e]);
         assert_eq!(answered(r#"{"data": [{"embedding": "-__7Pg"}]}"#, 1).unwrap(), [[number]]);
         assert_eq!(answered(r#"{"data": [{"embedding": "+//7Pg=="}]}"#, 1).unwrap(), [[number]]);
@@ -346,7 +348,7 @@ mod tests {
             (r#"{"data": [{"embedding": [1, null]}]}"#, 1, "NaN among the numbers at index 0"),
             (r#"{"data": [{"embedding": [1, NaN]}]}"#, 1, "NaN among the numbers at index 0, for the text \"text 0\""),
             (r#"{"data": [{"embedding": [0, 0.0]}]}"#, 1, "all zeros at index 0, for the text \"text 0\""),
-            // 1.0 and NaN.
+            // These are the numbers 1.0 and NaN.
             (r#"{"data": [{"embedding": "AACAPwAAwH8="}]}"#, 1, "NaN among the numbers at index 0"),
             (r#"{"data": [{"embedding": "AACA"}]}"#, 1, "no numbers in base64 at index 0"),
             (r#"{"data": [{"embedding": "?"}]}"#, 1, "no numbers in base64 at index 0"),

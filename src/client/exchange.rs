@@ -1,4 +1,4 @@
-//! One request for embeddings and its answer, and what kind of failure an answer is.
+//! Sends one request for embeddings, reads the response, and classifies failures.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -10,23 +10,23 @@ use super::answer::{self, Unusable};
 use super::{Client, wait};
 use crate::eval::EmbedFailure;
 
-/// The largest answer that is read, in bytes: 256 vectors of 16,384 numbers in JSON.
+/// The size of the largest response that is read, in bytes. It suffices for 256 vectors of 16,384 numbers in JSON.
 const MAX_ANSWER: u64 = 256 << 20;
 /// The number of characters of a text that an error shows.
 const SHOWN: usize = 200;
 
-/// The form in which vectors are asked for. Servers that do not know `encoding_format` ignore it and answer with numbers.
+/// The encoding in which vectors are requested. Servers that do not know `encoding_format` ignore it and send numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Encoding {
     #[default]
     Base64,
     Float,
-    /// Without `encoding_format`, which some servers refuse whatever its value.
+    /// Requests without `encoding_format`, because some servers refuse the field whatever its value is.
     Unspecified,
 }
 
 impl Encoding {
-    /// All of them, in the order in which they are tried.
+    /// All encodings, in the order in which they are tried.
     pub const ALL: [Self; 3] = [Self::Base64, Self::Float, Self::Unspecified];
 
     const fn value(self) -> Option<&'static str> {
@@ -37,7 +37,7 @@ impl Encoding {
         }
     }
 
-    /// Returns how vectors are asked for in this encoding, in words that read on from "asked for".
+    /// Returns a description of the encoding that continues a sentence with "asked for".
     pub const fn name(self) -> &'static str {
         match self {
             Self::Base64 => "as base64",
@@ -55,36 +55,36 @@ struct Request<'a> {
     encoding_format: Option<&'static str>,
 }
 
-/// What a failure says about further requests.
+/// The consequence of a failure for further requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The same request will be answered later: 429, 503.
+    /// The same request may succeed later, as after 429 and 503.
     Overloaded,
-    /// The server or the connection failed, for a moment or because of these texts.
+    /// The server or the connection failed, either temporarily or because of these texts.
     Failed,
-    /// The request was refused: it is too large, one of its texts is, or its form is not known.
+    /// The request was refused: the request or one of its texts is too large, or its form is unknown to the server.
     Refused,
-    /// No request will be answered.
+    /// No further request will succeed.
     Final,
 }
 
-/// An attempt that failed.
+/// A failed attempt.
 #[derive(Debug, Clone)]
 pub struct Failure {
     pub kind: Kind,
-    /// What happened, beginning with the address.
+    /// The description of the failure. It begins with the URL.
     pub message: String,
-    /// What the server said.
+    /// The server's message.
     pub said: String,
-    /// How long the server asks to wait.
+    /// The time that the server asks to wait.
     pub wait: Option<Duration>,
-    /// Whether the server's words are about the encoding.
+    /// Whether the server's message mentions the encoding.
     pub speaks_of_encoding: bool,
     /// Whether another encoding cannot help.
     pub whatever_the_encoding: bool,
-    /// Whether the answer came, with base64 that is no good vector.
+    /// Whether the response contained base64 that does not decode to valid vectors.
     pub unusable: bool,
-    /// The failure that ended the run, where this request was not made because of it.
+    /// The failure that ended the run, if this request was not sent because of it.
     ended: Option<EmbedFailure>,
 }
 
@@ -102,40 +102,40 @@ impl Failure {
         }
     }
 
-    /// A failure that another encoding cannot change.
+    /// Creates a failure that another encoding cannot avoid.
     fn certain(kind: Kind, message: String) -> Self {
         Self { whatever_the_encoding: true, ..Self::new(kind, message, String::new()) }
     }
 
-    /// Names the only text of the request.
+    /// Adds the only text of the request to the message.
     pub fn of_text(mut self, text: &str) -> Self {
         let _ = write!(self.message, ", to the text {:?}", shown(text));
         self
     }
 
-    /// Says that nothing was answered so far.
+    /// Adds to the message that no request has succeeded so far.
     pub fn of_every_request(mut self) -> Self {
         self.message.push_str(" alone; no request was answered, so the text may not be the reason");
         self
     }
 
-    /// Says what was wrong before another encoding was tried.
+    /// Adds to the message what failed before another encoding was tried.
     pub fn after(mut self, other: &Self) -> Self {
         let _ = write!(self.message, "; before, {}", other.said);
         self
     }
 
-    /// Marks a request that was not made because the run has ended.
+    /// Marks a request that was not sent because the run has ended.
     pub fn ended(self, ended: EmbedFailure) -> Self {
         Self { kind: Kind::Final, ended: Some(ended), ..self }
     }
 
-    /// The error of a request that would fail again.
+    /// Returns the error of a request that would fail again.
     pub fn permanent(self) -> EmbedFailure {
         self.ended.unwrap_or(EmbedFailure { message: self.message, temporary: false })
     }
 
-    /// The error of a request that may be answered later.
+    /// Returns the error of a request that may succeed later.
     pub fn temporary(self, why: &str) -> EmbedFailure {
         let message = format!("{}; {why}", self.message);
         self.ended.unwrap_or(EmbedFailure { message, temporary: true })
@@ -143,7 +143,7 @@ impl Failure {
 }
 
 impl Client {
-    /// Makes one request.
+    /// Sends one request.
     pub(super) fn exchange(&self, texts: &[String], encoding: Encoding) -> Result<Vec<Vec<f32>>, Failure> {
         let failed = |what: &str| self.redacted(format!("{}: {what}", self.url));
         let body = Request { model: &self.model, input: texts, encoding_format: encoding.value() };
@@ -162,7 +162,7 @@ impl Client {
                 e,
                 ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed
             );
-            // An address where nothing ever answered is a wrong one.
+            // If this address has never sent a response, it is probably wrong.
             let kind = if usual && self.reached.load(Ordering::Relaxed) { Kind::Failed } else { Kind::Final };
             Failure::certain(kind, error)
         };
@@ -183,7 +183,8 @@ impl Client {
                 Failure::new(kind(code, &said), failed(&format!("answered {status}: {said}{advice}")), said);
             failure.wait = wait::asked_for(response.headers());
             let lower = failure.said.to_lowercase();
-            // The words may be those of a text that the server repeats, which costs a request and nothing else.
+            // The server may repeat a text in its message, and the text may contain these words. The mistake costs one
+            // more request and nothing else.
             failure.speaks_of_encoding =
                 !matches!(code, 401 | 407 | 429) && (lower.contains("base64") || lower.contains("encoding"));
             failure
@@ -211,7 +212,7 @@ impl Client {
         }
     }
 
-    /// Takes the key out of what a server said.
+    /// Replaces the key in a server's message with asterisks.
     fn redacted(&self, text: String) -> String {
         match &self.key {
             Some(key) if text.contains(key.as_str()) => text.replace(key.as_str(), "***"),
@@ -220,21 +221,21 @@ impl Client {
     }
 }
 
-/// What a status means for further requests, when the server says `said`.
+/// Returns the consequence of a status for further requests, if the server's message is `said`.
 fn kind(status: u16, said: &str) -> Kind {
-    // OpenAI's ways to say that nobody has paid.
+    // These are the codes by which OpenAI reports that the account has no credit.
     const UNPAID: [&str; 3] = ["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"];
     match status {
         429 if UNPAID.iter().any(|code| said.contains(code)) => Kind::Final,
         409 | 425 | 429 | 503 | 529 => Kind::Overloaded,
         408 | 500.. => Kind::Failed,
-        // Of an answer with a good status, an error without one of its own.
+        // A status of 2xx gets here if the body is an error that names no status of its own.
         200..300 | 400 | 406 | 411..=424 | 426 | 428 | 431 => Kind::Refused,
         _ => Kind::Final,
     }
 }
 
-/// What to do about a status that cannot pass.
+/// Returns the remedy for a status that retries cannot fix.
 fn advice(status: u16, location: Option<&str>) -> String {
     match (status, location) {
         (300..=399, Some(location)) => {

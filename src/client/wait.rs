@@ -1,11 +1,11 @@
-//! The time that a server asks a client to wait.
+//! Reads the time that a server asks a client to wait.
 
 use std::time::{Duration, SystemTime};
 
 use ureq::http::HeaderMap;
 
-/// Returns what a server asks to wait: `retry-after-ms` as OpenAI's SDKs read it, or `retry-after` in seconds or as a date (RFC 9110,
-/// section 10.2.3).
+/// Returns the wait that the headers ask for: `retry-after-ms` as OpenAI's SDKs read it, or `retry-after` in seconds or
+/// as a date (RFC 9110, section 10.2.3).
 pub fn asked_for(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |name: &str| text(name)?.parse::<f64>().ok();
