@@ -58,22 +58,22 @@ enum Command {
     Check(ServeArgs),
     /// Check that the server is ready, which is exit code 0.
     Health(HealthArgs),
-    /// Print what is known of a checkpoint, without serving it.
+    /// Print what is known about a checkpoint, without serving it.
     Inspect(InspectArgs),
-    /// Make a layer-0 checkpoint from a model: a directory, a GGUF file, a Hub id, or a mergekit recipe.
+    /// Extract a layer-0 checkpoint from a model: a directory, a GGUF file, a Hub ID, or a mergekit recipe.
     Extract(ExtractArgs),
-    /// Download a Hub model's layer 0 into the cache, and print its directory.
+    /// Download layer 0 of a Hub model into the cache, and print its directory.
     Fetch(FetchArgs),
     /// Embed whole files, with the same vectors as the server.
     #[cfg(feature = "bulk")]
     Embed(embed::EmbedArgs),
-    /// Improve a checkpoint with your text, without training.
+    /// Improve the table of a checkpoint with your text, without training.
     #[cfg(feature = "refine")]
     Refine(refine::RefineArgs),
-    /// Fit a table to another model's vectors of your texts.
+    /// Fit the table of a checkpoint to another model's vectors of your texts.
     #[cfg(feature = "refine")]
     Fit(fit::FitArgs),
-    /// Measure the quality of models' vectors, on your files or on public ones.
+    /// Measure the quality of models' vectors on your own or on public data sets.
     #[cfg(feature = "refine")]
     Eval(eval::EvalArgs),
     /// Generate shell completions.
@@ -125,26 +125,27 @@ struct HealthArgs {
 
 #[derive(Args)]
 struct InspectArgs {
-    /// The checkpoint's directory, a GGUF file, or a Hub id.
+    /// The checkpoint: a directory, a GGUF file, or a Hub ID.
     path: PathBuf,
-    /// Take the settings of the model with this path or id from a configuration file.
+    /// A configuration file. The settings of its model with this path or ID apply.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 #[derive(Args)]
 struct ExtractArgs {
-    /// A model's directory, a GGUF file, a Hub id (org/name or org/name@revision), or a mergekit recipe (.yaml, .yml).
+    /// The model: a directory, a GGUF file, a Hub ID (org/name or org/name@revision), or a mergekit recipe (.yaml,
+    /// .yml).
     source: String,
-    /// The directory to make.
+    /// The directory to write.
     out: PathBuf,
-    /// Convert the tensors; without it their bytes stay as they are.
+    /// The type to which the tensors are converted [default: the type in the source]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
     /// Replace OUT if it is a checkpoint.
     #[arg(long)]
     force: bool,
-    /// A branch, a tag or a commit of a Hub id.
+    /// The branch, the tag or the commit of a Hub ID
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
     #[command(flatten)]
@@ -160,7 +161,7 @@ enum Dtype {
 
 #[derive(Args)]
 struct FetchArgs {
-    /// org/name or org/name@revision.
+    /// The Hub ID: org/name or org/name@revision.
     id: String,
 }
 
@@ -198,7 +199,7 @@ pub fn main() -> ExitCode {
 /// Prints help and version to standard output, and mistakes on the command line to standard error.
 fn not_parsed(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        // If standard error cannot be written, there is nobody to tell.
+        // If standard error cannot be written, the error cannot be reported anywhere else.
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
@@ -246,7 +247,7 @@ fn check(args: &ServeArgs) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
-    /// A command line's words, as a shell splits them. What follows a comment, a pipe, a redirection or a
+    /// Splits a command line into words as a shell does. Everything after a comment, a pipe, a redirection or a
     /// substitution is left out.
     fn words(line: &str) -> Vec<String> {
         let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
@@ -269,16 +270,16 @@ mod tests {
     }
 
     fn assert_parses(line: &str, origin: &str) {
-        // The help is an error, too, but not one that is printed to standard error.
+        // clap returns help as an error as well, but does not print it to standard error.
         let error = Cli::try_parse_from(words(line)).err().filter(clap::Error::use_stderr);
         assert!(error.is_none(), "{origin}: {line}\n{}", error.map_or_else(String::new, |error| error.to_string()));
     }
 
-    /// The commands of this program in a text, with lines that end in a backslash joined.
+    /// Returns the commands of this program in a text. Lines that end in a backslash are joined.
     fn commands(text: &str) -> Vec<String> {
         let joined = text.replace("\\\n", " ");
         let lines = joined.lines().map(|line| line.trim().trim_start_matches("$ "));
-        // A synopsis has brackets; it is not for a shell.
+        // A synopsis contains brackets and is not meant for a shell.
         lines.filter(|line| line.starts_with("embedding-server ") && !line.contains(" [-")).map(str::to_owned).collect()
     }
 
@@ -291,7 +292,7 @@ mod tests {
         for file in files.iter().filter(|file| file.extension().is_some_and(|e| e == "md")) {
             let text = std::fs::read_to_string(file).unwrap();
             for (n, block) in text.split("```").enumerate() {
-                // Fenced blocks, and blocks that are indented by four spaces.
+                // A command stands in a fenced block, or in a block that is indented by four spaces.
                 let block: String = if n % 2 == 1 {
                     block.to_owned()
                 } else {

@@ -1,4 +1,4 @@
-//! `embedding-server embed`
+//! The command `embedding-server embed`.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -19,56 +19,59 @@ use crate::records::{InputFormat, MaxSkipped, Source};
 
 #[derive(Args)]
 pub struct EmbedArgs {
-    /// Files, or quoted patterns of names ("data/*.parquet"): .jsonl, .json, .csv, .tsv, .parquet, and any other name for texts line by
-    /// line; all but Parquet may be compressed: .gz, .zst, .bz2, .xz, .lz4. Standard input without any, and for "-".
+    /// The input files, or quoted patterns ("data/*.parquet"): .jsonl, .json, .csv, .tsv and .parquet. A file with any
+    /// other name holds one text per line. All formats but Parquet may be compressed: .gz, .zst, .bz2, .xz, .lz4. "-"
+    /// is standard input, which is also read if no file is given.
     inputs: Vec<PathBuf>,
-    /// The file to write: .jsonl, .parquet, .npy or .safetensors. Without it JSON lines go to standard output. A run that was
-    /// cut goes on where it was when it is repeated.
+    /// The file to write: .jsonl, .parquet, .npy or .safetensors. Without it, JSON lines go to standard output. To
+    /// continue an interrupted run, repeat the command.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The checkpoint or Hub id, or with --config a model's name. The default model if it is left out.
+    /// A checkpoint or a Hub ID, or with --config the name of a model [default: the default model of the server]
     #[arg(long, short, value_name = "PATH")]
     model: Option<String>,
-    /// The server's configuration file: the model is then served as it is there.
+    /// The server's configuration file. The model is used with the settings in this file.
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The field or column that holds the text: "text" without it. A dot leads into objects and structs: "a.b".
+    /// The field or column that holds the text. A dot selects a field within an object or struct: "a.b"
+    /// [default: text]
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
-    /// What the inputs are, if their names do not say it.
+    /// The format of the inputs [default: by the file name]
     #[arg(long, value_enum)]
     input_format: Option<Input>,
-    /// What to write, if the output's name does not say it.
+    /// The format of the output [default: by the file name]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The field or column that will hold the vector.
+    /// The field or column to write the vector to.
     #[arg(long, value_name = "NAME", default_value = "embedding")]
     embedding_field: String,
-    /// How numbers are stored in Parquet, npy and safetensors.
+    /// The type of the numbers in Parquet, npy and safetensors.
     #[arg(long, value_enum, default_value_t = Float::Float32)]
     embedding_dtype: Float,
-    /// A prefix of the vectors, scaled to length 1 again.
+    /// The number of dimensions to keep. The shortened vectors are scaled to length 1 again [default: all]
     #[arg(long, value_name = "K")]
     dimensions: Option<u64>,
-    /// What to do with a record that is damaged, has no text, or is longer than the model takes.
+    /// The treatment of a record that is damaged, has no text, or is longer than the model accepts.
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     on_error: OnError,
-    /// With --on-error skip, the largest share of a file's records that may be left out.
+    /// With --on-error skip, the largest share of the records of a file that may be left out.
     #[arg(long, value_name = "SHARE", default_value = "10%")]
     max_skipped: MaxSkipped,
-    /// Take every Nth input file only, beginning with number I (from 0): what one of N machines does.
+    /// Read only every Nth input file, starting with file number I (counted from 0), to divide the work among N
+    /// machines.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<(usize, usize)>,
-    /// Threads; as many as the process may use for 0.
+    /// The number of threads. 0 uses all processors that are available to the process.
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Where the vectors are made: auto, cpu, cuda[:N] or metal[:N]. Without it as in the configuration.
+    /// The device that computes the vectors: auto, cpu, cuda[:N] or metal[:N] [default: as in the configuration]
     #[arg(long, value_name = "DEVICE")]
     device: Option<String>,
-    /// Replace the output, and discard what an interrupted run left. Without it, repeat the command to resume.
+    /// Replace the output, and discard the parts of an interrupted run.
     #[arg(long)]
     force: bool,
-    /// Skip if the output exists. An output never exists before it is complete.
+    /// Do nothing if the output exists. An output never exists before it is complete.
     #[arg(long, requires = "output", conflicts_with = "force")]
     skip_existing: bool,
 }

@@ -1,4 +1,4 @@
-//! `embedding-server eval`
+//! The command `embedding-server eval`.
 
 use std::path::PathBuf;
 
@@ -21,46 +21,49 @@ const USAGE: &str = "embedding-server eval --model <NAME=PATH> --sts <FILE>... [
 #[derive(Args)]
 #[command(override_usage = USAGE)]
 pub struct EvalArgs {
-    /// A checkpoint to measure. Repeatable: models stand side by side.
+    /// A checkpoint to measure. Can be given several times; the models are shown side by side.
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
-    /// An OpenAI-compatible endpoint to measure, "http://host:port/v1"; a key is taken from OPENAI_API_KEY.
+    /// An OpenAI-compatible endpoint to measure, such as "http://host:port/v1". The key is read from OPENAI_API_KEY.
     #[arg(long, requires = "api_model")]
     url: Option<String>,
-    /// The model to ask that endpoint for.
+    /// The name of the model to request from the endpoint.
     #[arg(long, value_name = "NAME", requires = "url")]
     api_model: Option<String>,
-    /// Sentence similarity: CSV or TSV of two sentences and a score, or JSONL, JSON or Parquet with sentence1, sentence2 and score.
+    /// Sentence similarity: CSV or TSV files with two sentences and a score, or JSONL, JSON or Parquet files with the
+    /// fields sentence1, sentence2 and score.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     sts: Vec<PathBuf>,
-    /// Two files of sentences that mean the same line by line, or record by record in JSONL, JSON, CSV, TSV or Parquet. Repeatable.
+    /// Translations: two files whose sentences have the same meaning line by line, or record by record in JSONL, JSON,
+    /// CSV, TSV or Parquet. Can be given several times.
     #[arg(long, value_names = ["A", "B"], num_args = 2)]
     bitext: Vec<PathBuf>,
-    /// The field or column of --bitext's files that holds the text. A dot leads into objects: "a.b".
+    /// The field or column that holds the text in the files of --bitext. A dot selects a field within an object: "a.b".
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
-    /// Search: directories of corpus.jsonl, queries.jsonl and qrels/test.tsv, as BEIR has them, compressed or not.
+    /// Search: BEIR directories with corpus.jsonl, queries.jsonl and qrels/test.tsv, compressed or not.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     retrieval: Vec<PathBuf>,
-    /// Print JSON in place of a table.
+    /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
-    /// Write a bar chart there.
+    /// Write a bar chart to this file.
     #[arg(long, value_name = "OUT.svg")]
     chart: Option<PathBuf>,
-    /// The number of bootstrap resamples of each data set, from which the 95 % intervals come; 0 for none.
+    /// The number of bootstrap resamples per data set, from which the 95 % intervals are computed. 0 disables the
+    /// intervals.
     #[arg(long, value_name = "N", default_value_t = 1000)]
     resamples: usize,
-    /// The seed of the resamples: the same one gives the same intervals.
+    /// The seed of the resamples. The same seed gives the same intervals.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
 }
 
-/// Texts between two moves of the progress bar.
+/// The number of texts between two updates of the progress bar.
 const TEXTS_AT_A_TIME: usize = 1024;
 
 type Failure = Box<dyn std::error::Error>;
-/// A name for the table's column, and what embeds.
+/// The name of a model for the column of the table, and the model.
 type Model = (String, Box<dyn Embed>);
 
 pub fn run(args: &EvalArgs) -> Result<String, Failure> {
@@ -106,7 +109,7 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// A model whose texts are counted by a progress bar.
+/// A model whose embedded texts are counted by a progress bar.
 struct Counted<'a> {
     model: &'a dyn Embed,
     progress: &'a dyn Progress,
@@ -139,7 +142,7 @@ fn tasks(args: &EvalArgs) -> Result<Vec<Task>, Failure> {
     Ok(tasks)
 }
 
-/// Gives data sets of one name and kind numbers, so that each has a row of its own.
+/// Appends numbers to the names of data sets that share a name and a kind, so that each has a row of its own.
 fn number_equal_names(tasks: &mut [Task]) {
     let mut seen: Vec<(eval::Kind, String)> = Vec::new();
     for task in tasks {
@@ -175,8 +178,8 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
     Ok(models)
 }
 
-/// Writes a row for each task and metric. The columns are the models, and then the differences of the others from the first one. All
-/// values are x 100. The mean of each kind of task comes after its tasks.
+/// Returns a table with one row per task and metric. The columns are the models, followed by the differences of the
+/// other models from the first one. All values are multiplied by 100. The mean of each kind of task follows its tasks.
 fn table(models: &[&str], scores: &[Score], differences: &[Difference]) -> String {
     let mut header: Vec<String> =
         ["task", "name", "metric", "n"].iter().chain(models).map(ToString::to_string).collect();
@@ -226,13 +229,13 @@ fn table(models: &[&str], scores: &[Score], differences: &[Difference]) -> Strin
     text
 }
 
-/// A value, and its interval x 100.
+/// Returns the value, followed by its interval multiplied by 100.
 fn cell(value: &str, interval: Option<Interval>) -> String {
     let interval = interval.map(|Interval { low, high }| format!(" [{:.1}, {:.1}]", 100.0 * low, 100.0 * high));
     format!("{value}{}", interval.unwrap_or_default())
 }
 
-/// What the numbers of the table are.
+/// Returns the explanation of the numbers in the table.
 fn footer(bootstrap: &Bootstrap, models: usize) -> String {
     if bootstrap.resamples == 0 {
         return String::new();

@@ -1,4 +1,4 @@
-//! `embedding-server extract`
+//! The command `embedding-server extract`.
 
 use std::path::Path;
 
@@ -42,12 +42,12 @@ pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
         Location::Hub(id) => fetch(&id, &overrides, &bar)?,
     };
     if path.is_file() {
-        // A recipe, or a GGUF file.
+        // The source is a recipe or a GGUF file, which the output must not overwrite.
         staging::protect(&args.out, &[path])?;
     }
     let source: Box<dyn Source> = if gguf::is_gguf(&dir) {
         let source = GgufSource::open(&dir, &overrides)?;
-        // The source has the names and the configuration that the rest of the overrides led to.
+        // The remaining overrides were applied when the source was opened, so only these two are passed on.
         overrides = Overrides { config: overrides.config, tokenizer: overrides.tokenizer, ..Overrides::default() };
         Box::new(source)
     } else {

@@ -1,4 +1,4 @@
-//! `embedding-server fetch`
+//! The command `embedding-server fetch`.
 
 use std::path::Path;
 

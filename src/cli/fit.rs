@@ -1,4 +1,4 @@
-//! `embedding-server fit`
+//! The command `embedding-server fit`.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -30,59 +30,63 @@ const USAGE: &str =
 #[derive(Args)]
 #[command(override_usage = USAGE)]
 pub struct FitArgs {
-    /// The checkpoint whose table is fitted: best one that `refine` wrote, but any will do.
+    /// The checkpoint whose table is fitted. A checkpoint that `refine` wrote works best.
     checkpoint: PathBuf,
     /// The directory to write.
     out: PathBuf,
-    /// Texts like those that will be embedded: plain text, JSONL, JSON, CSV, TSV or Parquet, compressed or not. Repeatable.
+    /// A file of texts that resemble those to embed later: plain text, JSONL, JSON, CSV, TSV or Parquet, compressed or
+    /// not. Can be given several times.
     #[arg(long, value_name = "FILE", required = true)]
     corpus: Vec<PathBuf>,
-    /// The field or column of the corpus that holds the text, unless it is plain text. A dot leads into objects: "a.b".
+    /// The field or column of the corpus that holds the text, unless the corpus is plain text. A dot selects a field
+    /// within an object: "a.b".
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
-    /// The largest share of a file's records that may be left out because they cannot be read.
+    /// The largest share of the records of a file that may be left out because they cannot be read.
     #[arg(long, value_name = "SHARE", default_value = "10%")]
     max_skipped: MaxSkipped,
-    /// The teacher: an OpenAI-compatible endpoint, "https://host/v1". A key is taken from EMBEDDING_TEACHER_API_KEY, or else
-    /// OPENAI_API_KEY. Mind its provider's terms.
+    /// The teacher: an OpenAI-compatible endpoint, such as "https://host/v1". The key is read from
+    /// EMBEDDING_TEACHER_API_KEY, or else from OPENAI_API_KEY. The terms of the teacher's provider may restrict this
+    /// use.
     #[arg(long, value_name = "URL", requires = "teacher_model", required_unless_present = "teacher_vectors")]
     teacher: Option<String>,
-    /// The model to ask the teacher for.
+    /// The name of the model to request from the teacher.
     #[arg(long, value_name = "NAME", requires = "teacher")]
     teacher_model: Option<String>,
-    /// What the teacher wants before each text, such as "query: ".
+    /// The prefix that the teacher expects before each text, such as "query: " [default: none]
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     teacher_prefix: String,
-    /// Texts of one request to the teacher.
+    /// The number of texts in one request to the teacher.
     #[arg(long, value_name = "N", default_value_t = 64)]
     teacher_batch: usize,
-    /// Requests to the teacher at once.
+    /// The number of concurrent requests to the teacher.
     #[arg(long, value_name = "N", default_value_t = 4)]
     teacher_requests: usize,
-    /// Where the teacher's answers are kept: a text is never asked for twice. By default in ~/.cache/embedding-server/teachers,
-    /// or XDG_CACHE_HOME.
+    /// The directory that keeps the teacher's answers, so that no text is requested twice [default:
+    /// embedding-server/teachers in XDG_CACHE_HOME or ~/.cache]
     #[arg(long, value_name = "DIR")]
     cache: Option<PathBuf>,
-    /// In place of --teacher, a file with its vectors of the texts of the corpus, in their order: .npy, .npz, .safetensors, .parquet or
-    /// .jsonl.
+    /// A file that replaces --teacher. It holds the teacher's vectors of the texts of the corpus, in the same order:
+    /// .npy, .npz, .safetensors, .parquet or .jsonl.
     #[arg(long, value_name = "FILE", conflicts_with = "teacher")]
     teacher_vectors: Option<PathBuf>,
-    /// How far rows of rare tokens keep to the linear map; small trusts the corpus. Chosen on the held-out texts by default.
+    /// The strength with which the rows of rare tokens are kept close to the linear map. A small value trusts the
+    /// corpus [default: chosen on the held-out texts]
     #[arg(long, value_name = "L")]
     lambda: Option<f32>,
-    /// How far the variances of the teacher's vectors are made equal, from 0 to 1.
+    /// The degree to which the variances of the teacher's vectors are equalized, from 0 (not at all) to 1 (entirely).
     #[arg(long, value_name = "G", default_value_t = 0.75)]
     gamma: f64,
-    /// The share of the corpus that is not fitted on: it chooses lambda and says how near the table came.
+    /// The share of the corpus that is held out of the fit, to choose lambda and to measure the result.
     #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
     held_out: f64,
-    /// The most steps of conjugate gradients.
+    /// The largest number of steps of conjugate gradients.
     #[arg(long, value_name = "N", default_value_t = 50)]
     steps: usize,
-    /// Columns of the result. By default the checkpoint's, or the teacher's if those are fewer.
+    /// The number of columns of the result [default: that of the checkpoint, or that of the teacher if it has fewer]
     #[arg(long, value_name = "K")]
     dimensions: Option<usize>,
-    /// How to store the rows. f16 and f32 make a Model2Vec model as well.
+    /// The type in which the rows are stored. f16 and f32 make the result a Model2Vec model as well.
     #[arg(long, value_enum, default_value_t = Dtype::Int8)]
     dtype: Dtype,
     /// Replace OUT if it holds a checkpoint and nothing else.
@@ -90,14 +94,16 @@ pub struct FitArgs {
     force: bool,
 }
 
-/// Fits, writes, and returns the report.
+/// Runs the command: fits the table, writes the result, and returns the report.
 ///
 /// # Errors
-/// When there is no result, and after the report when the result is worse than the checkpoint on the texts held out.
+/// Fails if there is no result. Also fails, after printing the report, if the result is worse than the checkpoint on
+/// the held-out texts.
 pub fn run(args: &FitArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let existing = existing(args.force);
-    // Before hours of work, and again by `write` for who made the directory meanwhile.
+    // The directory is checked before hours of work. `write` checks it again, in case another process creates it in the
+    // meantime.
     existing.check(&args.out)?;
     let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
@@ -113,7 +119,7 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     let fields = Fields { field: &args.field, max_skipped: args.max_skipped };
     let corpus = Corpus { files: &args.corpus, fields, held_out: args.held_out };
     let options = Options { gamma: args.gamma, lambda: args.lambda, steps: args.steps, dimensions: args.dimensions };
-    // Large, and beside OUT rather than in a /tmp that may be memory.
+    // The files are large, so they are created beside OUT. /tmp may be in memory.
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
     let fitted = fit::fit(&checkpoint, &corpus, teacher.as_mut(), &options, parent, &progress)?;
@@ -187,7 +193,7 @@ fn cache_dir(args: &FitArgs) -> Result<PathBuf, LoadError> {
     Ok(home.join("embedding-server/teachers"))
 }
 
-/// What a user wants to know of a fit, in lines.
+/// Returns the report of a fit, line by line.
 fn report(summary: &Summary) -> String {
     let mut text = String::new();
     let chosen = if summary.lambda_chosen { ", chosen on the texts held out" } else { "" };
@@ -220,7 +226,7 @@ fn report(summary: &Summary) -> String {
     text
 }
 
-/// README.md of the result.
+/// Returns the README.md of the result.
 fn card(source: &Path, fitted: &Fitted<'_>, dtype: RowDtype, report: &str) -> String {
     let summary = fitted.summary();
     let mut card =

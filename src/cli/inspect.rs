@@ -12,7 +12,7 @@ use crate::location::Location;
 use crate::norm::{Norm, NormKind};
 use crate::progress::counted;
 
-/// The text that `inspect` tokenizes, to show special tokens and how the tokenizer treats spaces.
+/// The text that `inspect` tokenizes to show special tokens and the treatment of spaces.
 const SAMPLE: &str = "Hello, 세계!";
 
 pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {

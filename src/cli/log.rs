@@ -1,4 +1,5 @@
-//! The log on standard error, and, with the feature `otlp`, the spans. No thread waits for the reader of the log.
+//! Writes the log to standard error, and, with the feature `otlp`, sends spans. No thread waits for the reader of the
+//! log.
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use crate::server::trace::otlp;
 /// Whether the log is written as JSON.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// Sends spans. Dropping it sends the last ones.
+/// The exporter of spans. Dropping it sends the remaining spans.
 pub struct Spans {
     #[cfg(feature = "otlp")]
     provider: Option<opentelemetry_sdk::trace::SdkTracerProvider>,
@@ -44,7 +45,7 @@ pub fn start(effective: &EffectiveConfig, stderr: LineQueue) -> Result<Spans, St
     let subscriber = tracing_subscriber::registry();
     #[cfg(feature = "otlp")]
     if let Some(provider) = &spans.provider {
-        // The span has the same information as the log line.
+        // The log line of a request contains the same information as its span, so spans are kept out of the log.
         let off = format!("{}=off", otlp::TARGET).parse().map_err(|e| format!("{e}"))?;
         subscriber.with(lines.with_filter(filter.add_directive(off))).with(otlp::layer(provider)).init();
         warn(effective);

@@ -216,7 +216,7 @@ fn full_name(command: &str) -> String {
     if command.is_empty() { "embedding-server".to_owned() } else { format!("embedding-server-{command}") }
 }
 
-/// The page of a command, or of the program for "".
+/// Returns the manual page of a command. The name "" stands for the program itself.
 fn page(program: &clap::Command, name: &str) -> Option<String> {
     let command = if name.is_empty() {
         program.clone()
@@ -267,7 +267,8 @@ fn section(text: &mut String, title: &str, entries: &[(&str, &str)]) {
     }
 }
 
-/// Text for roff: a hyphen of a flag is a minus sign there, and a line must not begin with a control character.
+/// Escapes text for roff. The hyphen of a flag must become a minus sign, and a line must not begin with a control
+/// character.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

@@ -1,4 +1,5 @@
-//! Flags for what a model's files do not say, or say wrongly: the settings of the same names of a served model.
+//! Flags for properties that a model's files lack or state wrongly. They correspond to the settings of the same names
+//! of a served model.
 
 use std::path::PathBuf;
 
@@ -9,13 +10,14 @@ use crate::norm::NormKind;
 
 #[derive(Args)]
 pub struct OverrideArgs {
-    /// The tokenizer.json, or a directory with the tokenizer's files, if the source has none or another is meant.
+    /// The tokenizer.json, or a directory with the files of a tokenizer, if the source has no tokenizer or another one
+    /// is wanted.
     #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
-    /// The config.json, if the source has none or another is meant.
+    /// The config.json, if the source has none or another one is wanted.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The kind of the final norm, for a model type that is not known: rms, rms_plus_one, layer, layer_plus_one or none.
+    /// The kind of the final norm, for an unknown model type: rms, rms_plus_one, layer, layer_plus_one or none.
     #[arg(long, value_name = "KIND", value_parser = norm)]
     pub norm: Option<NormKind>,
     /// The epsilon of the norm, from 0 to 1 [default: the model's own]

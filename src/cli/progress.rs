@@ -1,4 +1,4 @@
-//! Progress bars that show how much is done and the time left. Without a terminal, only notes are printed.
+//! Progress bars that show the progress and the remaining time. Without a terminal, only notes are printed.
 
 use std::sync::Mutex;
 
@@ -26,11 +26,11 @@ impl Bar {
 
     fn draw(&self, template: &str, what: &str, done: u64, total: u64) {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        // indicatif draws on a terminal alone.
+        // indicatif draws only if standard error is a terminal.
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style);
         bar.set_message(what.to_owned());
         bar.set_position(done);
-        // The rate is of what this run brings.
+        // The rate counts only the progress of this run, not that of an earlier, interrupted one.
         bar.reset_eta();
         bar.set_prefix(counted(0u64, "text"));
         self.with(|current| *current = Some(Drawn { bar, texts: 0 }));
@@ -46,7 +46,8 @@ impl Progress for Bar {
         self.draw("{msg} {wide_bar} {pos}/{len} {eta} left", what, 0, total);
     }
 
-    /// Texts are what is shown. How far the bar is follows from the bytes, because the number of texts is not known before.
+    /// The bar shows the number of texts. Its length follows from the bytes, because the total number of texts is not
+    /// known in advance.
     fn start_texts(&self, what: &str, bytes: u64) {
         self.draw("{msg}: {prefix} {wide_bar} {percent} % {eta} left", what, 0, bytes);
     }

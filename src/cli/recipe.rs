@@ -1,4 +1,5 @@
-//! mergekit's YAML, as far as it makes a layer-0 checkpoint: `mergekit-yaml FILE OUT` becomes `extract FILE OUT`.
+//! Reads the part of mergekit's YAML that describes a layer-0 checkpoint: `mergekit-yaml FILE OUT` becomes `extract
+//! FILE OUT`.
 
 use std::path::Path;
 
@@ -9,12 +10,12 @@ use crate::error::LoadError;
 use crate::files;
 use crate::table::TableDtype;
 
-/// What a recipe asks for.
+/// The contents of a recipe.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recipe {
-    /// A directory, relative to the working directory as mergekit has it, or a Hub id.
+    /// A directory, which is relative to the working directory as in mergekit, or a Hub ID.
     pub model: String,
-    /// `None`: the model's own.
+    /// The type of the output, or `None` for the type of the model.
     pub dtype: Option<TableDtype>,
 }
 
@@ -32,7 +33,7 @@ struct File {
     slices: Vec<Slice>,
     merge_method: String,
     dtype: Option<String>,
-    /// mergekit's dtype of the output, over `dtype`.
+    /// mergekit's type of the output. It takes precedence over `dtype`.
     out_dtype: Option<String>,
 }
 
@@ -53,7 +54,7 @@ impl Recipe {
     /// Reads the file at `path`.
     ///
     /// # Errors
-    /// When it is no YAML, or asks for more than the embedding table and the norm of one model.
+    /// Fails if the file is not YAML, or if it asks for more than the embedding table and the norm of one model.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let text = files::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
         Self::parse(&text).map_err(|problem| {
@@ -85,7 +86,7 @@ impl Recipe {
     }
 }
 
-/// A path or id, or mergekit's spelled-out form of it.
+/// Returns a path or ID, which mergekit also allows in the form of an object.
 fn model(value: &Value) -> Result<String, String> {
     match value {
         Value::String(name) if name.contains('+') => Err(format!("{name:?} adds a LoRA")),
@@ -158,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Aliases that multiply: a few hundred bytes of text, gigabytes of nodes.
+    /// Aliases of aliases turn a few hundred bytes of text into gigabytes of nodes.
     #[test]
     fn a_billion_laughs_are_an_error() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();

@@ -1,4 +1,4 @@
-//! `embedding-server refine`
+//! The command `embedding-server refine`.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -23,29 +23,33 @@ pub struct RefineArgs {
     checkpoint: PathBuf,
     /// The directory to write.
     out: PathBuf,
-    /// Text of the languages and the domain that will be embedded: plain text, JSONL, JSON, CSV, TSV or Parquet, compressed or not.
-    /// Without it the tokenizer's own Unigram scores are taken, or else a small sample of many languages. Repeatable.
+    /// A file of text in the languages and the domain of the texts to embed later: plain text, JSONL, JSON, CSV, TSV or
+    /// Parquet, compressed or not. Can be given several times [default: the scores of a Unigram tokenizer, or else a
+    /// small sample of many languages]
     #[arg(long, value_name = "FILE")]
     corpus: Vec<PathBuf>,
-    /// The field or column of the corpus that holds the text, unless it is plain text. A dot leads into objects: "a.b".
+    /// The field or column of the corpus that holds the text, unless the corpus is plain text. A dot selects a field
+    /// within an object: "a.b".
     #[arg(long, value_name = "NAME", default_value = "text")]
     field: String,
-    /// The largest share of a file's records that may be left out because they cannot be read.
+    /// The largest share of the records of a file that may be left out because they cannot be read.
     #[arg(long, value_name = "SHARE", default_value = "10%")]
     max_skipped: MaxSkipped,
-    /// How much of the token frequencies the sample keeps beside --corpus: 0 takes the corpus alone.
+    /// The share of the token frequencies that comes from the built-in sample if --corpus is given. 0 uses the corpus
+    /// alone.
     #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
     sample_share: f64,
-    /// Columns to keep: those of the most variance. All by default.
+    /// The number of columns to keep, in descending order of variance [default: all]
     #[arg(long, value_name = "K")]
     dimensions: Option<usize>,
-    /// How to store the rows. f16 and f32 make a Model2Vec model as well.
+    /// The type in which the rows are stored. f16 and f32 make the result a Model2Vec model as well.
     #[arg(long, value_enum, default_value_t = Dtype::Int8)]
     dtype: Dtype,
-    /// How rare a token must be to count in full: weight = a / (a + p). Follows the vocabulary's size by default.
+    /// The probability p at which a token has half its weight: weight = a / (a + p) [default: by the size of the
+    /// vocabulary]
     #[arg(long, value_name = "A")]
     a: Option<f64>,
-    /// How far variances are made equal, from 0 to 1.
+    /// The degree to which the variances are equalized, from 0 (not at all) to 1 (entirely).
     #[arg(long, value_name = "G", default_value_t = 1.0)]
     whitening: f64,
     #[command(flatten)]
@@ -74,10 +78,11 @@ impl From<Dtype> for RowDtype {
     }
 }
 
-/// Refines, writes, and gives back the report.
+/// Runs the command: refines the table, writes the result, and returns the report.
 pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     let existing = existing(args.force);
-    // Before the work, and again by `write` for who made the directory meanwhile.
+    // The directory is checked before the work. `write` checks it again, in case another process creates it in the
+    // meantime.
     existing.check(&args.out)?;
     let started = Instant::now();
     let checkpoint = Checkpoint::open(&args.checkpoint, &args.overrides.overrides())?;
@@ -123,7 +128,7 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     ))
 }
 
-/// What `--force` stands for.
+/// Returns the treatment of an existing output: with `force`, it is replaced.
 pub fn existing(force: bool) -> Existing {
     if force { Existing::Replace } else { Existing::Refuse }
 }

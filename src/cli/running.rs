@@ -20,7 +20,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Returns the configuration that the server was started with, as the configuration file is now.
+    /// Returns the server's configuration, computed from the server's flags and environment and the current content of
+    /// the configuration file.
     pub fn effective(self) -> Result<EffectiveConfig, ConfigError> {
         let Self { mut args, mut environment, directory } = self;
         // Relative paths start at the server's directory, which may differ from the one of this process.

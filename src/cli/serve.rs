@@ -15,7 +15,7 @@ use crate::server::reload::{self, Hangup};
 use crate::server::{self, ServerState, StopSignals, preflight, systemd};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
-    // The queues are dropped last, so that everything that was printed is written.
+    // The queues are dropped last, so that all output is written.
     let queues = LineQueue::start("log", std::io::stderr(), log::report_dropped)
         .and_then(|log| Ok((log, LineQueue::start("stdout", std::io::stdout(), |_| {})?)));
     let ((stderr, _flush_stderr), (stdout, _flush_stdout)) = match queues {
@@ -64,8 +64,8 @@ async fn serve(
         None => server::bind(&state.config).await.map_err(Failure::Run)?,
     };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
-    // These lines are for people and scripts, whatever the format of the log. A closed standard output is not an
-    // error.
+    // The addresses are printed for people and scripts, whatever the format of the log. A closed standard output is
+    // not an error.
     let places = listeners.places(scheme, &state.config.server.path_prefix);
     for place in &places {
         let _ = stdout.write_all(format!("listening on {place}\n").as_bytes());
@@ -79,8 +79,8 @@ async fn serve(
 
     let (load_failed, mut failure) = oneshot::channel();
     tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
-    // How often the server was asked to stop, by a signal or by a model that fails to load: the first time it
-    // drains, the second time it cuts off the requests in flight.
+    // `stops` counts the requests to stop, by a signal or by a model that fails to load. On the first one, the server
+    // drains. On the second one, it aborts the requests in flight.
     let stops = watch::Sender::new(0u32);
     let (mut first, mut second) = (stops.subscribe(), stops.subscribe());
     let count = async {
