@@ -1,5 +1,5 @@
-//! Pooling on devices: its arithmetic on candle's CPU device, which stands in for the hardware; and on a device, if there is
-//! one, the contract of embeddings too.
+//! Tests pooling on devices. The arithmetic runs on candle's CPU device, which stands in for the hardware. If there is
+//! a real device, the tests of the embeddings API run on it as well.
 
 use std::io::Write;
 
@@ -18,7 +18,7 @@ use crate::process::{Server, command, model as model_at};
 const DTYPES: [TableDtype; 5] =
     [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::Int8, TableDtype::Int4];
 
-/// A table of numbers about 1 under a norm with everything that a norm can have.
+/// Returns a table of numbers between -1 and 1, and a norm that has every property that a norm can have.
 fn model(
     rng: &mut fastrand::Rng,
     dtype: TableDtype,
@@ -49,17 +49,17 @@ fn model(
     (table, norm)
 }
 
-/// The largest difference between two poolings' vectors.
+/// Returns the largest difference between the vectors of two poolings.
 fn off(a: &dyn Pooling, b: &dyn Pooling, texts: &[Vec<u32>], dimensions: usize) -> f32 {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-    // What was there before must not show.
+    // The buffers start with different numbers, so that a value that is not overwritten is noticed.
     let (mut x, mut y) = (vec![7.0; texts.len() * dimensions], vec![-7.0; texts.len() * dimensions]);
     a.mean(&texts, dimensions, &mut x).unwrap();
     b.mean(&texts, dimensions, &mut y).unwrap();
     x.iter().zip(&y).map(|(x, y)| (x - y).abs()).fold(0.0, |max, x| if x.is_nan() { x } else { x.max(max) })
 }
 
-/// Lengths of texts: none, a few, and about the 4096 tokens at which a text is cut.
+/// Generates the lengths of texts in tokens: zero, a few, and about 4096, at which a text is cut.
 fn lengths() -> impl Strategy<Value = Vec<usize>> {
     let length = prop_oneof![4 => 0..20usize, 1 => Just(0), 1 => 100..600usize, 1 => 4090..4100usize, 1 => Just(9000)];
     prop_oneof![prop::collection::vec(length, 0..12), prop::collection::vec(0..4usize, 60..140)]
@@ -84,7 +84,7 @@ proptest! {
         if plain {
             norm = CollapsedNorm { bias: None, corrections: Vec::new(), ..norm };
         }
-        // Two ids past the table: they add nothing, and count.
+        // IDs up to two past the end of the table are drawn. Such an ID adds nothing to the sum but counts for the mean.
         let texts: Vec<Vec<u32>> =
             lengths.iter().map(|&n| (0..n).map(|_| rng.u32(..table.rows() as u32 + 2)).collect()).collect();
         let device = DevicePooling::new(&table, &norm, Device::Cpu).unwrap();
@@ -110,7 +110,7 @@ fn ids_past_the_table_alone_and_no_ids_at_all() {
     device.mean(&[], 8, &mut []).unwrap();
 }
 
-/// `server.device` is for models that have none of their own.
+/// `server.device` applies only to models without a device of their own.
 #[test]
 fn a_models_own_device_comes_before_the_servers() {
     let text = "[server]\ndevice = \"cuda:1\"\n[[models]]\nid = \"a\"\npath = \"/a\"\ndevice_min_tokens = 5\n\
@@ -152,7 +152,8 @@ fn without_a_device_the_program_ends_or_says_why_it_goes_on() {
     assert_eq!(output.status.code(), Some(78));
 }
 
-/// What CUDA's driver says, as it says it: tests/cuda/emulator.cpp stands in its place, and this tells it what to be.
+/// Tests the error messages for each error of the CUDA driver. tests/cuda/emulator.cpp stands in for the driver, and
+/// these variables select its behavior.
 #[cfg(feature = "cuda")]
 #[test]
 fn a_driver_that_has_no_device_for_us_is_a_clear_error() {
@@ -193,11 +194,13 @@ fn a_driver_that_has_no_device_for_us_is_a_clear_error() {
     assert!(log.contains("cuda:0"), "{log}");
 }
 
-/// The same on hardware. Its contract of embeddings is the rest of these tests, whose servers are then on the device too.
+/// Compares the vectors of a real device with those of the CPU. The other tests cover the embeddings API: their servers
+/// use the same device.
 #[test]
 fn a_real_device_makes_the_cpus_vectors() {
     let Some(choice) = test_device() else {
-        // Past the harness, which keeps what a test that passes prints.
+        // The message is written directly to standard error, because the test harness hides the output of a test that
+        // passes.
         let reason = "skipped a_real_device_makes_the_cpus_vectors: EMBEDDING_SERVER_TEST_DEVICE names no device (cuda:0, metal:0)";
         writeln!(std::io::stderr(), "{reason}").unwrap();
         return;
@@ -206,7 +209,7 @@ fn a_real_device_makes_the_cpus_vectors() {
     for dtype in DTYPES {
         for (rows, dimensions) in [(1000, 640), (300, 4096), (50, 33)] {
             let (table, norm) = model(&mut rng, dtype, rows, dimensions);
-            // Scales go by id, numbers by row.
+            // With this mapping, the scales are indexed by token ID and the numbers by row.
             let table = table.with_mapping((0..rows as u32).rev().collect()).unwrap();
             let (device, _) = place(choice, Some(0), table.clone(), norm.clone()).map_err(|e| e.problem).unwrap();
             assert!(!device.reads_the_table(), "{}", device.device());
@@ -226,7 +229,7 @@ fn a_real_device_makes_the_cpus_vectors() {
     }
 }
 
-/// Our own kernel adds up a text in the same order whatever is beside it.
+/// Checks that our own kernel adds up a text in the same order, whatever the other texts of the batch are.
 fn same_bits_in_any_batch(device: &dyn Pooling, texts: &[Vec<u32>], dimensions: usize) {
     let batch: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let mut together = vec![0.0; texts.len() * dimensions];

@@ -1,4 +1,4 @@
-//! `embedding-server embed`: against the API, against itself when it is cut, and on bad input.
+//! Tests `embedding-server embed`: its vectors against those of the API, continuing an interrupted run, and bad input.
 
 use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
@@ -40,14 +40,14 @@ fn vector(row: &Value) -> Vec<f32> {
     serde_json::from_value(row["embedding"].clone()).unwrap()
 }
 
-/// The floats of an npy file, after its header.
+/// Returns the numbers of an npy file, which follow its header.
 fn npy(path: &Path) -> Vec<f32> {
     let bytes = std::fs::read(path).unwrap();
     let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     bytes[10 + header..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
-/// A directory, and the path of a file in it.
+/// A temporary directory for the files of a test.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -122,7 +122,7 @@ fn a_run_that_is_killed_goes_on_and_gives_the_same_bytes() {
         child.wait().unwrap();
         assert!(!Path::new(&out).exists() && count() >= 2, "it was over before it was killed");
 
-        // Another run's parts are not taken for its own.
+        // The parts of a run with other settings are not reused.
         let other = embed(&[&input, "-o", &out, "--dimensions", "3"]);
         assert_eq!(other.status.code(), Some(1));
         assert!(stderr(&other).contains("other settings"), "{}", stderr(&other));
@@ -155,7 +155,7 @@ fn lz4(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// The CSV of the test below by Python's lzma, in two streams.
+/// The CSV of the test below, compressed by Python's lzma into two streams.
 const XZ: &str = "/Td6WFoAAATm1rRGAgAhARYAAAB0L+WjAQAIbix0ZXh0CjEsAAAAADFAFSmI9atAAAEhCWwYxdUftvN9AQAAAAAEWVr9N3pYWgAABObWtEYCACEBFgAAAHQv5aMBABAiYSwgIiJiIiIiCjIs7JWICgAAAAAcF5sp8EUn2gABKREyCnAOH7bzfQEAAAAABFla";
 
 fn unbase64(text: &str) -> Vec<u8> {
@@ -185,7 +185,7 @@ fn every_input_format_gives_the_same_vectors_and_keeps_its_columns() {
         place.file("members.csv.bz2", &[bzip2(&csv[..9]), bzip2(&csv[9..]), vec![0; 9]].concat()),
         place.file("in.csv.xz", &unbase64(XZ)),
         place.file("in.csv.lz4", &[lz4(&csv[..9]), lz4(&csv[9..])].concat()),
-        // The content decides where the name says nothing.
+        // If the name says nothing about the compression, the content decides.
         place.file("unnamed.csv", &gzip(csv)),
         place.file("mark.jsonl", &[b"\xef\xbb\xbf", &jsonl[..]].concat()),
         place.file("mark.csv.gz", &gzip(&[b"\xef\xbb\xbf", csv].concat())),
@@ -211,7 +211,7 @@ fn every_input_format_gives_the_same_vectors_and_keeps_its_columns() {
             assert_eq!(number, Some(n), "{input}");
         }
     }
-    // The vectors that the first run wrote stand in the file that the last one read.
+    // The vectors that the first run wrote are in the file that the last run read.
     let nested = rows(&embed(&[&parquet]).stdout);
     let e: Vec<f32> = serde_json::from_value(nested[1]["e"].clone()).unwrap();
     assert_eq!(e, vector(&nested[1]));
@@ -240,7 +240,8 @@ fn bad_records_end_the_run_or_are_left_out_with_their_position() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(stderr(&failed).contains("in.jsonl:2: has 2 in \"text\", not a string"), "{}", stderr(&failed));
     assert!(!Path::new(&out).exists());
-    // More than a tenth is left out only if that is wanted. What was embedded is kept for the command that wants it.
+    // If more than a tenth of the records is bad, the run fails unless --max-skipped allows it. The vectors are kept
+    // for a run that does.
     let too_many = embed(&[&input, "-o", &out, "--on-error", "skip"]);
     assert_eq!(too_many.status.code(), Some(1));
     for part in ["left out 5 of 7 records", "has 5 bad records among 7, more than 10 %", "--max-skipped"] {
@@ -334,7 +335,7 @@ fn a_filter_writes_in_order_whatever_finishes_first() {
 #[test]
 fn a_later_record_must_fit_the_columns_of_parquet() {
     let place = Place::new();
-    // Beyond the first chunk, which decides.
+    // The bad record comes after the first chunk, which determines the types of the columns.
     let mut lines: String = (0..20_000).map(|n| format!("{{\"id\": {n}, \"text\": \"t\"}}\n")).collect();
     lines += "{\"id\": \"x\", \"text\": \"t\"}\n";
     let input = place.file("in.jsonl", lines.as_bytes());
@@ -394,7 +395,7 @@ fn inputs_without_records_give_empty_parquet_with_their_columns() {
         let (input, out) = (place.file(name, content), place.name(&format!("{name}.parquet")));
         let output = embed(&[&input, "-o", &out]);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
-        // The next run reads the columns of the file without rows.
+        // The next run reads the columns from the file without rows.
         let again = place.name(&format!("{name}.again.parquet"));
         let output = embed(&[&out, "-o", &again, "--embedding-field", "e"]);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));

@@ -1,4 +1,4 @@
-//! The client of `fit` and `eval` against endpoints that speak OpenAI's API each in their own way.
+//! Tests the client that `fit` and `eval` use against endpoints that differ in how they implement OpenAI's API.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::fake_teacher::{Asked, FakeTeacher, Fault, vector};
 
-/// Retries in the tests come quickly.
+/// The headers that make the client retry almost at once, so that the tests are fast.
 const SOON: &str = "retry-after-ms: 1\r\n";
 
 fn client(teacher: &FakeTeacher) -> Client {
@@ -103,7 +103,7 @@ fn base64_of_zeros_is_told_and_numbers_are_asked_for() {
     assert_eq!(teacher.asked().len(), 3);
     let told = TOLD.lock().unwrap().clone();
     assert!(told.len() == 1 && told[0].contains("base64") && told[0].contains("all zeros"), "{told:?}");
-    // Where numbers are no better, both are named, and the text.
+    // If the response with plain numbers is invalid too, the error names both encodings and the text.
     teacher.fault(move |_| Some(Fault::Instead(zeros)));
     let client = Client::new(&teacher.url, "wise", None).unwrap();
     let error = failure(&client, &texts(3));
@@ -145,7 +145,7 @@ fn failures_that_pass_are_waited_for() {
         assert_eq!(client.embed(&texts).unwrap(), expected(&texts), "{failures}");
         assert!(teacher.answered().values().all(|&times| times == 1), "{failures}");
     }
-    // A failure of one request in three costs a repetition and nothing else.
+    // If one request in three fails, each failure costs one more request and nothing else.
     let teacher = FakeTeacher::start();
     let mut number = 0;
     teacher.fault(move |_| {
@@ -186,7 +186,8 @@ fn the_size_that_was_found_by_halving_is_kept() {
             assert_eq!(client.embed(&texts).unwrap(), expected(&texts));
         }
         let sizes = sizes(&teacher);
-        // The first batch in three encodings at most, then 32 and 16 of each half.
+        // The first batch is refused in up to three encodings. Then the parts of 32 and of 16 texts of each half are
+        // refused.
         let refused = sizes.iter().filter(|&&size| size > 10).count();
         assert!((3..=11).contains(&refused), "{status}: {sizes:?}");
         assert_eq!(sizes[sizes.len() - 16..], [8; 16], "{status}");
@@ -249,7 +250,7 @@ fn what_cannot_pass_ends_the_run_with_one_request() {
         assert!(!error.temporary && error.message.contains(part), "{part}: {error}");
         assert!(!error.message.contains("secret") && !error.message.contains("hidden"), "{error}");
         assert_eq!(teacher.asked().len(), 1, "{status}");
-        // Nor is it asked for another batch.
+        // After the failure, no further batch is requested either.
         assert_eq!(failure(&client, &texts(3)), error);
         assert_eq!(teacher.asked().len(), 1, "{status}");
     }
@@ -293,7 +294,7 @@ fn an_error_in_an_answer_with_status_200_is_shown_in_the_servers_words() {
         assert!(error.message.contains("200: model not loaded") && !error.temporary, "{error}");
         assert!(teacher.asked().len() < 20);
     }
-    // Its own status counts: this one passes.
+    // The status that the error names counts instead of the HTTP status. This one is temporary.
     let teacher = FakeTeacher::start();
     let mut left = 2;
     teacher.fault(move |_| {

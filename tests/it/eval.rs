@@ -1,4 +1,4 @@
-//! `refine` and `eval` as commands; an endpoint measures like the table behind it.
+//! Tests the commands `refine` and `eval`, and that an endpoint has the same scores as the table that it serves.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -20,13 +20,13 @@ fn fixture(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/refined").join(name).to_str().unwrap().to_owned()
 }
 
-/// Small data sets of all three kinds in `dir`.
+/// Writes small data sets of all three kinds to `dir`.
 fn data(dir: &Path) {
     let write = |name: &str, content: &str| std::fs::write(dir.join(name), content).unwrap();
     write("pairs.csv", "the sea,the sea,5\nthe sun,sun,4\nred bird,small fish,2\nnight,a tree runs,0\n");
     write("more.tsv", "rain falls\train\t3\nblue\tgreen\t1\nsky\tsky\t5\n");
     write("a.txt", "the sea\nthe moon\na bird sings\n");
-    // Other orders of the same words: the same vectors.
+    // The texts have the same words in another order, so their vectors are the same.
     write("b.txt", "sea the\nmoon the\nsings bird a\n");
     std::fs::create_dir_all(dir.join("search/qrels")).unwrap();
     write("search/corpus.jsonl", "{\"_id\":\"1\",\"text\":\"the sea\"}\n{\"_id\":\"2\",\"text\":\"red fish\"}\n");
@@ -120,7 +120,8 @@ fn values_and_differences_have_their_number_and_a_seeded_interval() {
         assert!(score["size"].as_u64().unwrap() >= 3, "{score}");
     }
     let differences = found["differences"].as_array().unwrap();
-    // Of one model from the other: two data sets, a mean, and three measures of the third set.
+    // The differences between the two models are those of two data sets, of their mean, and of the three metrics of the
+    // third data set.
     assert_eq!(differences.len(), 6);
     for difference in differences {
         assert_eq!((difference["model"].as_str(), difference["baseline"].as_str()), (Some("refined"), Some("raw")));
@@ -134,7 +135,7 @@ fn values_and_differences_have_their_number_and_a_seeded_interval() {
         assert!((number(&difference["value"]) - (value("refined") - value("raw"))).abs() < 1e-12, "{difference}");
         assert!(number(&difference["interval"][0]) <= number(&difference["interval"][1]));
     }
-    // Both have all translations right in every resample.
+    // Both models find all translations in every resample.
     let bitext = differences.iter().find(|d| d["metric"] == "top-1").unwrap();
     assert_eq!((number(&bitext["interval"][0]), number(&bitext["interval"][1])), (0.0, 0.0));
     assert_eq!(json(&[]), found);

@@ -1,4 +1,5 @@
-//! An OpenAI-compatible endpoint on loopback with vectors of its own making. It can refuse, cut, hold and lie, and it counts.
+//! An OpenAI-compatible endpoint on the loopback interface that computes vectors of its own. It can refuse requests,
+//! cut, delay or falsify responses, and it records the requests.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 pub const DIMENSIONS: usize = 6;
 
-/// A request as it came.
+/// A request as it was received.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// The path and the query.
@@ -22,18 +23,18 @@ pub struct Asked {
     pub encoding_format: Option<String>,
 }
 
-/// What goes wrong with an answer.
+/// The fault of a response.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// This status, with these header lines and this body.
+    /// The response has this status, these header lines, and this body.
     Status(u16, &'static str, &'static str),
-    /// The connection ends within the answer.
+    /// The connection is closed in the middle of the response.
     Cut,
-    /// The connection ends without an answer.
+    /// The connection is closed without a response.
     Hang,
-    /// No answer until the client goes away; the test hears of it.
+    /// No response is sent until the client closes the connection. The test is notified.
     Hold,
-    /// Another body in place of the good one.
+    /// The function changes the body of the correct response.
     Instead(fn(&mut Value)),
 }
 
@@ -42,7 +43,7 @@ type Judge = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
 struct State {
     fault: Mutex<Judge>,
     asked: Mutex<Vec<Asked>>,
-    /// How often each text was answered.
+    /// The number of times that each text was answered.
     answered: Mutex<HashMap<String, usize>>,
     held: Mutex<Sender<()>>,
 }
@@ -74,12 +75,12 @@ impl FakeTeacher {
         Self { url, state, held }
     }
 
-    /// From now on each answer has the fault that `judge` gives it.
+    /// Determines the faults: from now on, each response has the fault that `judge` returns for its request.
     pub fn fault(&self, judge: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
         *self.state.fault.lock().unwrap() = Box::new(judge);
     }
 
-    /// Waits until an answer is held.
+    /// Waits until a response is held.
     pub fn wait_until_held(&self) {
         self.held.recv_timeout(Duration::from_secs(60)).expect("nothing was held");
     }
@@ -88,13 +89,14 @@ impl FakeTeacher {
         self.state.asked.lock().unwrap().clone()
     }
 
-    /// How often each text was answered.
+    /// Returns the number of times that each text was answered.
     pub fn answered(&self) -> HashMap<String, usize> {
         self.state.answered.lock().unwrap().clone()
     }
 }
 
-/// Of a text's letters and their neighbours: no function of its tokens.
+/// Returns a vector that depends on pairs of adjacent letters of the text, and therefore is not a function of its
+/// tokens.
 pub fn vector(text: &str) -> Vec<f32> {
     let mut vector = vec![0.1f32; DIMENSIONS];
     for (at, pair) in text.as_bytes().windows(2).enumerate() {
@@ -105,7 +107,7 @@ pub fn vector(text: &str) -> Vec<f32> {
 }
 
 impl State {
-    /// One request and its answer; `None` when the connection is over.
+    /// Handles one request. Returns `None` when the connection has ended.
     fn exchange(&self, stream: &TcpStream) -> Option<()> {
         let mut reader = BufReader::new(stream);
         let (mut length, mut asked) = (0, Asked::default());
@@ -145,7 +147,7 @@ impl State {
             }
             Some(Fault::Hold) => {
                 self.held.lock().unwrap().send(()).unwrap();
-                // Until the client goes away.
+                // The read returns when the client closes the connection.
                 let _ = reader.read(&mut [0]);
                 return None;
             }

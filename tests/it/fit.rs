@@ -1,4 +1,5 @@
-//! `fit` against numpy's float64 (`tests/fixtures/make_fit.py`), vectors in files, and the command.
+//! Tests `fit`: its results against numpy's in float64 (`tests/fixtures/make_fit.py`), vectors in files, and the
+//! command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -102,7 +103,7 @@ fn error(vectors: &Path, held_out: f64, options: &Options) -> String {
     fitted(&table(), vectors, held_out, options).err().map_or_else(String::new, |e| e.to_string())
 }
 
-/// An npy file of the header's text and bytes after it.
+/// Writes an npy file that consists of the header's text and of the bytes `data`.
 fn npy(path: &Path, header: &str, data: &[u8]) {
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend(u16::try_from(header.len()).unwrap().to_le_bytes());
@@ -183,7 +184,7 @@ fn options_out_of_range_are_named() {
         let error = error(&vectors, held_out, &options);
         assert!(error.contains(part), "{part}: {error}");
     }
-    // Nothing held out: nothing to report, and lambda must be given.
+    // If no text is held out, there is no report, and lambda must be given.
     let source = table();
     let fitted = fitted(&source, &vectors, 0.0, &CHOSEN).unwrap();
     assert_eq!((fitted.summary().texts, fitted.summary().held_out), (60, None));
@@ -205,7 +206,7 @@ fn lambda_is_the_one_of_the_grid_that_serves_the_held_out_texts_best() {
 #[test]
 fn a_fit_that_made_the_table_worse_says_so_and_has_an_exit_code_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
-    // Vectors that have nothing to do with the texts: what is learned from some is wrong for the others.
+    // The vectors are independent of the texts, so a fit to some texts makes the others worse.
     let mut random = fastrand::Rng::with_seed(3);
     let vectors: String = std::fs::read_to_string(corpus())
         .unwrap()
@@ -224,10 +225,10 @@ fn a_fit_that_made_the_table_worse_says_so_and_has_an_exit_code_of_its_own() {
     assert!(said.contains("on 21 texts held out") && said.contains("is worse than before"), "{said}");
     assert!(warned.starts_with("warning: the fit made the table worse"), "{warned}");
     assert!(warned.contains(" fell from 0."), "{warned}");
-    // The table is there all the same, and says it too.
+    // The table is written nevertheless, and its README.md contains the warning.
     Checkpoint::open(&out, &Overrides::default()).unwrap();
     assert!(std::fs::read_to_string(out.join("README.md")).unwrap().contains("is worse than before"));
-    // Without texts held out nothing is known.
+    // Without held-out texts, it is unknown whether the table became worse.
     let made = run(&[&args[..], &["--held-out", "0", "--force"]].concat());
     let said = String::from_utf8_lossy(&made.stdout);
     assert!(made.status.success() && said.contains("no texts were held out"), "{said}");
@@ -276,7 +277,7 @@ fn the_command_writes_a_table_that_says_what_it_was_fitted_to() {
     assert!(card.contains("0.3160 -> 0.5223") && card.contains("corpus.txt, 60 texts"), "{card}");
     assert_eq!(std::fs::read_dir(dir.path().join("a")).unwrap().count(), 1, "something is left beside the table");
 
-    // It is served as the sum of its rows, scaled to length 1.
+    // A served vector is the sum of the rows, scaled to length 1.
     let case = &golden()[0];
     let embedder = Embedder::new(Checkpoint::open(&out, &Overrides::default()).unwrap(), Settings::default()).unwrap();
     let sea = embedder.embed(&["the sea"]).unwrap();

@@ -1,4 +1,5 @@
-//! Numbers at the edges of f32: what cannot be told exactly is an error, never another vector.
+//! Tests numbers at the limits of f32: a vector that f32 cannot represent is reported as an error, and never
+//! replaced by another vector.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::{TestApp, copy_of, length, test_device};
 
-/// The tiny Llama in f32 with every row `number`, in alternating signs.
+/// Returns a copy of the tiny Llama in f32 in which every row consists of `number` with alternating signs.
 fn constant(number: f32) -> TempDir {
     let dir = copy_of("llama-f32");
     fill(&dir.path().join("model.safetensors"), number);

@@ -1,4 +1,4 @@
-//! What holds for any input.
+//! Tests properties that hold for any input.
 
 use std::sync::OnceLock;
 
@@ -19,7 +19,7 @@ fn app() -> &'static TestApp {
     APP.get_or_init(|| TestApp::start(|_| {}))
 }
 
-/// Texts as they come, and as nobody wants them.
+/// Generates ordinary and unusual texts.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -93,7 +93,7 @@ proptest! {
         prop_assert_eq!(vector.is_some(), ids.iter().all(|id| id < rows));
         if let Some(vector) = vector {
             prop_assert!((length(&vector) - 1.0).abs() < 1e-5);
-            // The mean knows no order.
+            // The mean does not depend on the order of the tokens.
             let reversed: Vec<u32> = ids.into_iter().rev().collect();
             let other = vector_of(embedder, &Input::TokenIds(reversed)).unwrap();
             prop_assert!(difference(&vector, &other) < 1e-5);

@@ -1,4 +1,5 @@
-//! Refinement against numpy's float64 (`tests/fixtures/make_refined.py`), the format it writes, and the command.
+//! Tests `refine`: its results against numpy's in float64 (`tests/fixtures/make_refined.py`), the format that it
+//! writes, and the command.
 
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
@@ -63,7 +64,7 @@ fn counted(source: &Checkpoint, file: &str, field: &str, threads: usize) -> Freq
     Frequencies::of_corpus(source, &[fixture(file)], fields(field), threads, &Silent).unwrap()
 }
 
-/// Refines the tiny table into `out`.
+/// Refines the table of the fixture into `out`.
 fn refined(out: &Path, dtype: RowDtype, options: &Options) {
     let source = open(&fixture("table"));
     let frequencies = counted(&source, "corpus.txt", "text", 2);
@@ -114,7 +115,8 @@ fn the_written_table_answers_the_formulas_vectors() {
         {
             let out = dir.path().join(format!("{n}-{}", dtype.name()));
             refined(&out, dtype, &case.options());
-            // Special tokens stay out and the length is 1 where nothing is configured: the rows are made for that.
+            // Without further settings, special tokens are left out and vectors have length 1, because the rows are
+            // made for that.
             let embedder = embedder(&out, Settings::default());
             assert_eq!(embedder.dimensions(), case.dimensions);
             for (vector, expected) in embedder.embed(&golden.sentences).unwrap().iter().zip(&case.vectors) {
@@ -147,7 +149,7 @@ fn counts_are_the_same_in_every_form_and_on_any_number_of_threads() {
     for (file, field) in [("corpus.txt", "text"), ("corpus.jsonl", "body")] {
         for threads in [0, 1, 4] {
             let found = counted(&source, file, field, threads);
-            // serde_json reads a float to within its last bit.
+            // serde_json parses a floating-point number with an error of up to one unit in the last place.
             let same = found.probabilities().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-15);
             assert!(same, "{file}, {threads} threads: {:?}", found.probabilities());
             let Source::Corpus { files, tokens, .. } = found.source() else { panic!("{:?}", found.source()) };
@@ -155,7 +157,7 @@ fn counts_are_the_same_in_every_form_and_on_any_number_of_threads() {
             assert_eq!(files[0].bytes, std::fs::metadata(fixture(file)).unwrap().len());
         }
     }
-    // A file given twice counts twice, which changes no share.
+    // Naming a file twice counts its tokens twice, which changes no share.
     let twice = [fixture("corpus.txt"), fixture("corpus.txt")];
     let found = Frequencies::of_corpus(&source, &twice, fields("text"), 2, &Silent).unwrap();
     assert!(found.probabilities().iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-12));
@@ -269,7 +271,7 @@ fn integers_pool_on_a_device_as_on_the_cpu() {
     let dir = tempfile::tempdir().unwrap();
     for dtype in [RowDtype::Int8, RowDtype::Int4] {
         let out = dir.path().join(dtype.name());
-        // An odd number of columns: the last half byte of a row is none.
+        // With an odd number of columns, the last half byte of each row is unused.
         refined(&out, dtype, &Options { dimensions: Some(7), ..Options::default() });
         let table = open(&out);
         let collapsed = table.norm.collapse(&table.table, 2).unwrap();
@@ -288,7 +290,7 @@ fn integers_pool_on_a_device_as_on_the_cpu() {
     }
 }
 
-/// Model2Vec wants as many rows as tokens.
+/// Model2Vec requires as many rows as the tokenizer has tokens.
 #[test]
 fn floats_have_the_tokenizers_rows() {
     let dir = tempfile::tempdir().unwrap();
@@ -325,7 +327,7 @@ fn floats_have_the_tokenizers_rows() {
     }
 }
 
-/// A refined directory with one thing changed.
+/// Creates a refined directory, applies `change`, and returns the error on opening the directory.
 fn broken(change: impl FnOnce(&Path)) -> String {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
@@ -376,7 +378,7 @@ fn an_existing_directory_is_replaced_only_by_force() {
     assert_eq!(open(&out).table.dtype().name(), "f32");
     write(Existing::Replace, RowDtype::Int8).unwrap();
     assert_eq!(open(&out).table.dtype().name(), "int8");
-    // Nothing of the work is left beside it.
+    // No temporary files are left beside the output.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     for name in ["config.json", "model.safetensors"] {
         std::fs::remove_file(out.join(name)).unwrap();

@@ -1,4 +1,5 @@
-//! `fit --teacher` against an endpoint that fails in every way, as a process that is killed and run again.
+//! Tests `fit --teacher` against an endpoint that fails in many ways, and with a process that is killed and started
+//! again.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -32,7 +33,7 @@ fn command(teacher: &FakeTeacher, dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Runs to the end: whether it went well, and what it said.
+/// Runs `fit` to its end. Returns whether it succeeded, and its output.
 fn run(teacher: &FakeTeacher, dir: &Path, more: &[&str]) -> (bool, String) {
     finish(command(teacher, dir, more).spawn().unwrap())
 }
@@ -43,7 +44,7 @@ fn finish(child: Child) -> (bool, String) {
     (output.status.success(), text(&output.stdout) + &text(&output.stderr))
 }
 
-/// The different texts of the corpus, as they are sent.
+/// Returns the distinct texts of the corpus in the form in which they are sent.
 fn corpus() -> HashSet<String> {
     let text = std::fs::read_to_string(fixtures("refined").join("corpus.txt")).unwrap();
     text.lines().map(|line| format!("{PREFIX}{line}")).collect()
@@ -71,7 +72,7 @@ fn each_text_is_asked_for_once_and_a_second_run_asks_for_nothing() {
     assert!(well, "{said}");
     assert_eq!(teacher.asked().len(), asked.len(), "the second run asked");
     assert_eq!(config(), first);
-    // Another prefix is another question.
+    // With another prefix, the texts are requested anew.
     let (well, said) = run(&teacher, dir.path(), &["--teacher-prefix", ""]);
     assert!(well, "{said}");
     assert_eq!(teacher.answered().len(), 2 * corpus().len());
@@ -114,12 +115,12 @@ fn a_killed_run_goes_on_where_it_stopped() {
             (left < 0).then_some(Fault::Hold)
         });
         let mut child = command(&teacher, dir.path(), &["--teacher-requests", "1"]).spawn().unwrap();
-        // By now the answers before this request are kept.
+        // When the request is held, the answers to all earlier requests are in the cache.
         teacher.wait_until_held();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!dir.path().join("out").exists());
-        // What a crash can leave of a record.
+        // A crash can leave an incomplete record at the end of the file.
         if let Some(cache) = std::fs::read_dir(dir.path().join("cache"))
             .unwrap()
             .flatten()
@@ -135,7 +136,7 @@ fn a_killed_run_goes_on_where_it_stopped() {
     let answered = teacher.answered();
     assert_eq!(answered.len(), corpus().len());
     assert!(answered.values().all(|&times| times == 1), "{answered:?}");
-    // Nothing of the killed runs is left beside the table and the cache.
+    // The killed runs have left nothing beside the table and the cache.
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
@@ -159,15 +160,16 @@ fn answers_that_are_none_are_errors_and_are_not_kept() {
         assert!(!well && said.contains(part), "{part}: {said}");
         assert!(!said.contains("secret"), "{said}");
     }
-    // One each, and a second for the base64 that holds NaN: as numbers the vector may be good.
+    // Each case takes one request. The base64 that holds NaN takes a second one, because the vector could be valid as
+    // plain numbers.
     assert_eq!(teacher.asked().len(), 10);
-    // A text that the teacher refuses is named.
+    // The error names the text that the teacher refuses.
     teacher.fault(|asked| {
         asked.texts.iter().any(|text| text.contains("moon")).then_some(Fault::Status(400, "", "too long"))
     });
     let (well, said) = run(&teacher, dir.path(), &["--teacher-requests", "1"]);
     assert!(!well && said.contains("too long, to the text \"query: ") && said.contains("moon"), "{said}");
-    // Another order is none of that: an index says whose a vector is.
+    // Another order of the vectors is not an error, because the index says to which text a vector belongs.
     teacher.fault(|_| Some(Fault::Instead(|answer| answer["data"].as_array_mut().unwrap().reverse())));
     let (well, said) = run(&teacher, dir.path(), &[]);
     assert!(well, "{said}");
@@ -183,7 +185,7 @@ fn answers_that_are_none_are_errors_and_are_not_kept() {
 fn an_endpoint_that_never_answered_is_an_error_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let mut teacher = FakeTeacher::start();
-    // Freed again: nobody listens there.
+    // The port of the listener is free again, so nothing listens there.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     teacher.url = format!("http://{}/v1", listener.local_addr().unwrap());
     drop(listener);

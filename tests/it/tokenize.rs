@@ -1,4 +1,4 @@
-//! Every implementation of the tokenizer gives the reference's ids.
+//! Tests that every implementation of the tokenizer returns the same token IDs as the reference.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn tokenizer_json(name: &str) -> Vec<u8> {
     std::fs::read(checkpoint(name).join("tokenizer.json")).unwrap()
 }
 
-/// The Llama tokenizer of the fixtures, changed.
+/// Returns a changed copy of the Llama tokenizer of the fixtures.
 fn changed(change: impl FnOnce(&mut Value)) -> Vec<u8> {
     changed_of("llama", change)
 }
@@ -47,7 +47,7 @@ fn changed_of(name: &str, change: impl FnOnce(&mut Value)) -> Vec<u8> {
     serde_json::to_vec(&value).unwrap()
 }
 
-/// The library numbers new added tokens itself: with the ids that it gives them.
+/// Gives new added tokens the IDs that the library assigns to them, because it ignores the IDs in the file.
 fn renumbered(json: &[u8]) -> Vec<u8> {
     let known = HfTokenizer::from_json(json, Path::new("")).unwrap().vocabulary().added;
     let mut value: Value = serde_json::from_slice(json).unwrap();
@@ -74,10 +74,11 @@ fn the_tokenizer_of_every_checkpoint_gives_the_ids_of_the_reference() {
     assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [("bytebpe", "fastokens"), ("spbpe", "spbpe")], "{seen:?}");
 }
 
-/// The embedder that starts at once serves by the reference; what is found later gives the same ids, and frees it.
+/// An embedder that starts at once serves with the reference tokenizer. The tokenizer that is found later returns the
+/// same IDs, and the reference is then freed.
 #[test]
 fn a_faster_tokenizer_replaces_the_reference_while_it_serves() {
-    // Split by an expression that only fastokens reads.
+    // Only fastokens supports the expression that splits texts here.
     let grouped = copy_of("qwen2");
     let json = changed_of("qwen2", |value| {
         *value.pointer_mut("/pre_tokenizer/pretokenizers/0/pattern/Regex").unwrap() =
@@ -131,7 +132,8 @@ fn added_tokens_in_normalized_text_and_those_that_begin_alike() {
     }
 }
 
-/// Joins a letter to a following space, and a space to itself: nothing may be cut there any more.
+/// Some merges join a letter to a following space, or a space to another space, so texts must not be cut at these
+/// places.
 #[test]
 fn merges_across_spaces_are_kept() {
     let json = changed(|value| {
@@ -195,7 +197,8 @@ fn what_is_not_reproduced_is_refused() {
     }
 }
 
-/// Whole words are taken though their merges make something else, and where no merge makes them.
+/// A word that is in the vocabulary becomes one token, even if its merges produce other tokens or do not produce the
+/// word.
 #[test]
 fn a_model_that_ignores_merges_takes_words_whole() {
     const LONG: &str = "pneumonoultramicroscopical";
@@ -231,7 +234,7 @@ fn a_model_that_ignores_merges_takes_words_whole() {
     }
 }
 
-/// The pre-tokenizers of byte-level models give the same ids with any of their normalizers and added tokens.
+/// The pre-tokenizers of byte-level models return the reference's IDs with any of their normalizers and added tokens.
 #[test]
 fn byte_level_models_of_every_family_give_the_ids_of_the_reference() {
     let split =
@@ -312,7 +315,8 @@ fn what_is_not_reproduced_of_byte_level_bpe_is_refused() {
     assert!(error.contains("0x20"), "{error}");
 }
 
-/// SmolLM lacks some control characters, and first bytes of rare characters.
+/// The vocabulary of SmolLM lacks some control characters and some first bytes of rare characters.
+/// The vocabulary in this test lacks similar tokens.
 #[test]
 fn a_byte_that_the_vocabulary_lacks_is_left_out() {
     let json = changed_of("qwen2", |value| {
@@ -336,7 +340,7 @@ fn a_byte_that_the_vocabulary_lacks_is_left_out() {
 
 const BUILTIN: &str = include_str!("../../models/default/tokenizer.json");
 
-/// What takes the place of the comparison at load, which the program skips for the model that it carries.
+/// This check replaces the comparison at load, which the program skips for its built-in model.
 #[test]
 fn a_template_that_the_library_would_panic_on_is_refused() {
     let template = |single: Value| {
@@ -366,7 +370,7 @@ fn the_built_in_model_s_tokenizer_is_the_reference_s_in_all() {
     compare(BUILTIN.as_bytes(), &*choice.implementation, 5000, 3);
 }
 
-/// A Unigram model of few letters, so that ties, unknown characters and marks are common.
+/// Returns a Unigram model with few letters, so that ties, unknown characters and combining marks are frequent.
 fn small_unigram(rng: &mut fastrand::Rng, nfkc: bool, byte_fallback: bool) -> Value {
     const LETTERS: [&str; 8] = ["a", "b", "é", "\u{301}", "▁", "か", "ﷺ", "\0"];
     let mut pieces = vec!["<unk>".to_owned()];
@@ -378,7 +382,7 @@ fn small_unigram(rng: &mut fastrand::Rng, nfkc: bool, byte_fallback: bool) -> Va
         let mark = if rng.bool() { "▁" } else { "" };
         pieces.push(format!("{mark}{piece}"));
     }
-    // In tenths, and whole sums of each other: equal but for their last bits.
+    // The scores are multiples of a tenth, so sums that are equal in exact arithmetic differ in their last bits.
     let vocab: Vec<Value> = pieces.iter().map(|piece| json!([piece, -0.1 * f64::from(rng.u8(1..40))])).collect();
     let replace = json!({"type": "Replace", "pattern": {"Regex": "[\u{200b}▁]"}, "content": " "});
     let normalizer = json!({"type": "Sequence", "normalizers": [replace, {"type": "NFKC"}]});

@@ -1,4 +1,4 @@
-//! `fit --teacher-vectors`: the same vectors in files of every kind.
+//! Tests `fit --teacher-vectors`: the same vectors in files of every format.
 
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ fn texts(count: usize) -> Vec<String> {
     vec!["text".to_owned(); count]
 }
 
-/// All vectors of a file, which are asked for in three parts.
+/// Reads all vectors of a file in three calls.
 fn read(path: &Path) -> Vec<Vec<f32>> {
     let mut file = VectorFile::open(path).unwrap_or_else(|e| panic!("{e}"));
     let parts = [1, 36, 23].map(|count| file.of(&texts(count), &Silent).unwrap_or_else(|e| panic!("{e}")));
@@ -38,7 +38,7 @@ fn assert_equal(path: &Path, tolerance: f32) {
 
 type Bytes = fn(f32) -> Vec<u8>;
 
-/// The numbers of all rows, row after row or column after column.
+/// Returns the bytes of all numbers, row by row or column by column.
 fn numbers(by_columns: bool, bytes: Bytes) -> Vec<u8> {
     let rows = rows();
     let in_order: Vec<f32> = if by_columns {
@@ -49,7 +49,7 @@ fn numbers(by_columns: bool, bytes: Bytes) -> Vec<u8> {
     in_order.into_iter().flat_map(bytes).collect()
 }
 
-/// An npy file as numpy writes it, in the given version of the format.
+/// Returns an npy file as numpy writes it, in the given version of the format.
 fn npy(version: u8, header: &str, data: &[u8]) -> Vec<u8> {
     let mut bytes = b"\x93NUMPY".to_vec();
     bytes.extend([version, 0]);
@@ -90,13 +90,13 @@ fn npy_is_read_in_either_order_and_byte_order() {
     let python_2 = "{'descr': '<f4', 'fortran_order': False, 'shape': (60L, 14L)}\n";
     let content = npy(1, python_2, &numbers(false, |x| x.to_le_bytes().to_vec()));
     assert_equal(&file(dir.path(), "v.npy", &content), 0.0);
-    // Cut within the last column.
+    // The file ends within the last column.
     let header = "{'descr': '<f4', 'fortran_order': True, 'shape': (60, 14), }\n";
     let mut content = npy(1, header, &numbers(true, |x| x.to_le_bytes().to_vec()));
     content.truncate(content.len() - 1);
     let mut cut = VectorFile::open(&file(dir.path(), "cut.npy", &content)).unwrap();
     assert!(cut.of(&texts(60), &Silent).unwrap_err().to_string().contains("ends within row 0"));
-    // Sizes whose product has no place in a file.
+    // The product of these sizes exceeds the size of any file.
     let header = "{'descr': '<f8', 'fortran_order': True, 'shape': (18446744073709551615, 14), }\n";
     let mut huge = VectorFile::open(&file(dir.path(), "huge.npy", &npy(1, header, &[0; 999]))).unwrap();
     assert!(huge.of(&texts(60), &Silent).is_err());
@@ -168,7 +168,7 @@ fn safetensors_holds_one_matrix() {
     }
 }
 
-/// What `embed` writes of the corpus is taken by `fit` for its vectors.
+/// `fit` accepts the vectors that `embed` wrote for the texts of the corpus.
 #[cfg(feature = "bulk")]
 #[test]
 fn every_output_of_embed_is_read() {
