@@ -1,8 +1,8 @@
-//! Opens a checkpoint: an embedding table, its final norm and its tokenizer, whatever they are kept in.
+//! Opens checkpoints. A checkpoint is an embedding table, its final norm and its tokenizer, in any of several formats.
 //!
-//! Each kind of source has its file: [`hf`] Hugging Face directories, [`gguf`] GGUF files, [`static_table`] what
-//! Model2Vec, sentence-transformers and WordLlama save, [`refined`] what `refine` writes, `builtin` the model inside
-//! the program. No network, no HTTP, no pooling here.
+//! Each kind of source has its own file: [`hf`] reads Hugging Face directories, [`gguf`] reads GGUF files,
+//! [`static_table`] reads what Model2Vec, sentence-transformers and WordLlama save, [`refined`] reads what `refine`
+//! writes, and `builtin` holds the model inside the program. This module does not use the network and does not pool.
 
 #[cfg(feature = "default-model")]
 pub mod builtin;
@@ -31,26 +31,26 @@ pub use preview::Preview;
 use static_table::StaticTable;
 use weights::StoredTensor;
 
-/// The path that means the model inside the program.
+/// The path that stands for the model inside the program.
 pub const BUILTIN: &str = "builtin:default";
 
-/// What the user sets in place of what the checkpoint says. `Default` overrides nothing.
+/// The settings of the user that replace what the checkpoint says. `Default` overrides nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Overrides {
-    /// The config.json, where it lies elsewhere.
+    /// The path of config.json if it is not in the checkpoint's directory.
     pub config: Option<PathBuf>,
-    /// The tokenizer.json, or a directory that holds it, where it lies elsewhere.
+    /// The path of tokenizer.json, or of a directory that holds one, if it is not in the checkpoint's directory.
     pub tokenizer: Option<PathBuf>,
-    /// The kind of the final norm; also admits a model type that is unknown or depends on positions.
+    /// The kind of the final norm. If it is set, a model type that is unknown or depends on positions is accepted too.
     pub norm: Option<NormKind>,
     pub norm_eps: Option<f64>,
     pub embedding_scale: Option<f64>,
-    /// The names of the two tensors.
+    /// The name of the embedding table's tensor. `norm_tensor` is the name of the final norm's weight.
     pub embedding_tensor: Option<String>,
     pub norm_tensor: Option<String>,
 }
 
-/// What a checkpoint is kept in.
+/// The format of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     HuggingFace,
@@ -62,7 +62,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// For people.
+    /// Returns the name of the format for messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::HuggingFace => "Hugging Face directory",
@@ -75,38 +75,40 @@ impl Kind {
     }
 }
 
-/// What a kind's own library does with a text, where the user does not say otherwise.
+/// How the library that saves this kind of checkpoint treats a text. The user's settings take precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conventions {
-    /// Pool the special tokens of the tokenizer's template.
+    /// Whether the special tokens of the tokenizer's template are pooled.
     pub special_tokens: bool,
-    /// Scale vectors to length 1.
+    /// Whether vectors are scaled to length 1.
     pub normalize: bool,
-    /// A token that is never pooled: Model2Vec leaves the unknown token out.
+    /// A token that is never pooled. Model2Vec leaves out the unknown token.
     pub left_out: Option<u32>,
 }
 
 impl Conventions {
-    /// LLM checkpoints: the transformers library's tokens, and OpenAI's length.
+    /// The conventions of LLM checkpoints: the tokens are those of the transformers library, and vectors have length 1
+    /// as OpenAI's have.
     pub const TRANSFORMERS: Self = Self { special_tokens: true, normalize: true, left_out: None };
 }
 
-/// Where a table comes from.
+/// The tensor that a table was read from.
 #[derive(Debug, Clone)]
 pub struct TableSource {
     /// The tensor's name.
     pub name: String,
-    /// The file that holds it.
+    /// The file that holds the tensor.
     pub path: PathBuf,
-    /// The tensor's dtype in the file, as that format names it. Another than the table's: it was decoded.
+    /// The tensor's dtype in the file, as the file format names it. If the table's dtype differs, the tensor was
+    /// decoded.
     pub dtype: String,
-    /// The file's map, where the table is a part of it; `None`: the table is in memory.
+    /// The file's memory map if the table is a part of it, or `None` if the table was decoded into memory.
     pub map: Option<Map>,
 }
 
 impl TableSource {
     fn mapped(tensor: StoredTensor, table: &EmbeddingTable) -> Self {
-        // F64 was rounded to f32, in memory; the other dtypes are read where they are mapped.
+        // F64 was rounded to f32 in memory. Tensors of the other dtypes are read from the memory map.
         let (dtype, map) = match tensor.dtype {
             Dtype::F64 => ("F64", None),
             _ => (table.dtype().name(), Some(tensor.map)),
@@ -115,42 +117,43 @@ impl TableSource {
     }
 }
 
-/// An opened checkpoint. The table is mapped where the file has rows of plain numbers, else decoded.
+/// An opened checkpoint. The table is memory-mapped if the file holds rows of plain numbers, and decoded otherwise.
 pub struct Checkpoint {
     pub path: PathBuf,
     pub kind: Kind,
-    /// `model_type` of the (text) config, as transformers names it.
+    /// The `model_type` of the config, or of its text config, as transformers names it.
     pub model_type: String,
     pub table: EmbeddingTable,
     pub table_source: TableSource,
     pub norm: FinalNorm,
-    /// The norm's tensor, where it has one.
+    /// The name of the norm's tensor, or `None` if the norm has none.
     pub norm_source: Option<String>,
     pub tokenizer: Tokenizer,
-    /// The file that the tokenizer was read from, or rebuilt from.
+    /// The file that the tokenizer was read from or rebuilt from.
     pub tokenizer_path: PathBuf,
     pub conventions: Conventions,
-    /// What is put before each text: sentence-transformers' default prompt.
+    /// The text that is put before each input: the default prompt of sentence-transformers.
     pub prompt: Option<String>,
-    /// What a user should know although it is served.
+    /// Messages about problems that do not prevent the checkpoint from being served.
     pub warnings: Vec<String>,
-    /// What is as it should be, and may still surprise somebody who looks closely.
+    /// Messages about properties that are correct but may surprise somebody who looks closely.
     pub remarks: Vec<String>,
 }
 
 impl Checkpoint {
-    /// Opens a directory, a GGUF file, or [`BUILTIN`], the model inside the program.
+    /// Opens a directory, a GGUF file, or the model inside the program ([`BUILTIN`]).
     ///
     /// # Errors
-    /// [`LoadError`] says which file is at fault, what was expected, and which override helps where one does.
+    /// [`LoadError`] says which file is at fault, what was expected, and, if an override helps, which one.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         map::guarded(|| Self::open_kind(path, overrides))
     }
 
-    /// To be asked after reading the table, and before what was made of it is believed.
+    /// Checks that the table's file is still whole. A caller that has read the table calls this method before it uses
+    /// the results, because pages that the file has lost read as zeros.
     ///
     /// # Errors
-    /// When the table's file was cut short meanwhile.
+    /// Returns an error if the table's file was cut short after it was opened.
     pub fn check(&self) -> Result<(), LoadError> {
         self.table_source.map.as_ref().map_or(Ok(()), |map| map.check(&self.table_source.path))
     }
@@ -166,10 +169,10 @@ impl Checkpoint {
         }
     }
 
-    /// The norm as numbers per row: reads the whole table once, on `threads` threads.
+    /// Returns the norm as one number per row. The method reads the whole table once, on `threads` threads.
     ///
     /// # Errors
-    /// When the table holds a number that is not finite.
+    /// Returns an error if the table holds a number that is not finite.
     pub fn collapsed_norm(&self, threads: usize) -> Result<CollapsedNorm, LoadError> {
         self.norm.collapse(&self.table, threads).map_err(|bad| {
             LoadError::new(
@@ -182,7 +185,7 @@ impl Checkpoint {
     }
 }
 
-/// What a path holds.
+/// The format of the files at a path.
 enum Source {
     #[cfg(feature = "default-model")]
     Builtin,
@@ -214,7 +217,7 @@ impl Source {
             return Ok(Self::Gguf);
         }
         if !metadata.is_dir() {
-            // A Git LFS pointer in place of a GGUF file.
+            // The file can be a Git LFS pointer in place of a GGUF file. `files::read` reports that case.
             if metadata.is_file() && metadata.len() < 1024 {
                 crate::files::read(path).map_err(|e| LoadError::io(path, &e))?;
             }
@@ -227,7 +230,8 @@ impl Source {
                 .expected("a checkpoint directory")
                 .remedy(format!("set path to one of them, such as {}", file.display())));
         }
-        // Before the others: in floats it is a Model2Vec directory too.
+        // This check comes before the others: a refined directory whose table holds floats is a Model2Vec directory as
+        // well.
         if let Some(dimensions) = refined::recognize(path, overrides)? {
             return Ok(Self::Refined { dimensions });
         }
@@ -235,13 +239,14 @@ impl Source {
     }
 }
 
-/// The tokenizer of the directory `dir`, or the user's, and its file.
+/// Opens the tokenizer of the directory `dir`, or the one that the user named, and returns it with the path of its
+/// file.
 fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(Tokenizer, PathBuf), LoadError> {
     let path = tokenizer_file(dir, overrides)?;
     Ok((Tokenizer::open(&path)?, path))
 }
 
-/// The tokenizer.json of the directory `dir`, or the user's.
+/// Returns the path of the tokenizer.json of the directory `dir`, or of the one that the user named.
 fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadError> {
     let path = match &overrides.tokenizer {
         Some(dir) if dir.is_dir() => dir.join("tokenizer.json"),
@@ -254,8 +259,8 @@ fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadErro
     Err(missing_tokenizer(path, dir, "set tokenizer to where it lies"))
 }
 
-/// The error of a `path` to a tokenizer.json where there is none. It names the tokenizer of another format that `dir` holds, and
-/// how to `give` a tokenizer.json that lies elsewhere.
+/// Returns the error for a `path` at which there is no tokenizer.json. The error names a tokenizer of another format if
+/// `dir` holds one, and `give` says how to name a tokenizer.json elsewhere.
 pub fn missing_tokenizer(path: PathBuf, dir: &Path, give: &str) -> LoadError {
     match other_tokenizer(dir) {
         Some((file, format)) => {
@@ -271,7 +276,8 @@ pub fn missing_tokenizer(path: PathBuf, dir: &Path, give: &str) -> LoadError {
     }
 }
 
-/// A file in `dir` that holds a tokenizer in another format than tokenizer.json, and what the format is.
+/// Returns the name of a file in `dir` that holds a tokenizer in a format other than tokenizer.json, and the name of
+/// the format.
 fn other_tokenizer(dir: &Path) -> Option<(String, &'static str)> {
     const SENTENCEPIECE: &str = "a SentencePiece model";
     const TIKTOKEN: &str = "a vocabulary of tiktoken";
@@ -290,7 +296,8 @@ fn other_tokenizer(dir: &Path) -> Option<(String, &'static str)> {
         Some(found) => found,
         None => (*names.iter().find(|name| name.ends_with(".tiktoken"))?, TIKTOKEN),
     };
-    // Meta's Llama 3 keeps tiktoken's lines of base64 under this name; a SentencePiece model is binary.
+    // Meta's Llama 3 keeps a text in tiktoken's format, lines of base64, under this name. A SentencePiece model is
+    // binary.
     let is_tiktoken = || {
         let content = crate::files::read(&dir.join(file)).unwrap_or_default();
         let line = content.split(|&b| b == b'\n').next().unwrap_or_default();
@@ -300,7 +307,7 @@ fn other_tokenizer(dir: &Path) -> Option<(String, &'static str)> {
     Some((file.to_owned(), format))
 }
 
-/// Every id of the tokenizer must have a row; added tokens may lack one, with a remark.
+/// Checks that every token ID of the tokenizer has a row. Added tokens may lack one; a remark then says so.
 fn check_vocabulary(
     vocabulary: &Vocabulary,
     table: &EmbeddingTable,

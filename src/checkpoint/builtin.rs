@@ -1,4 +1,5 @@
-//! The model inside the program: the files of `models/default`, compiled in. Its rows are served from where they are.
+//! The model inside the program: the files of `models/default` are compiled in, and rows are read from the program's
+//! own memory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use super::{BUILTIN, Checkpoint, Overrides, open_tokenizer, refined};
 use crate::error::LoadError;
 use crate::tokenize::choose::Tokenizer;
 
-/// The name that it is served under.
+/// The name under which the built-in model is served.
 pub const ID: &str = "multilingual-e5-small-static";
 
 const CONFIG: &str = include_str!("../../models/default/config.json");
@@ -27,10 +28,11 @@ struct Shape {
     dimensions: usize,
 }
 
-/// Opens it. Of `overrides` the tokenizer is taken; the others speak of what it does not have.
+/// Opens the built-in model. Only the tokenizer override applies: the built-in model has no norm and no scale to
+/// override.
 ///
 /// # Errors
-/// When the user's tokenizer is none, or of another vocabulary.
+/// Returns an error if the user's tokenizer cannot be read or has another vocabulary.
 pub fn open(overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let path = Path::new(BUILTIN);
     let dimensions = dimensions()?;
@@ -42,10 +44,10 @@ pub fn open(overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     refined::join(path, dimensions, &weights, tokenizer)
 }
 
-/// The columns of its table.
+/// Returns the number of columns of the built-in model's table.
 ///
 /// # Errors
-/// When it was not built as it should be.
+/// Returns an error if the program was built with a broken config.json.
 pub fn dimensions() -> Result<usize, LoadError> {
     let config: Config = serde_json::from_str(CONFIG)
         .map_err(|e| LoadError::new(BUILTIN, format!("was built with a config.json that is not one: {e}")))?;

@@ -1,8 +1,9 @@
-//! What a model type means: its final norm, where its eps is, what scales its embeddings. Data, and no file but
-//! config.json.
+//! What each model type means for layer 0: its final norm, the place of the norm's eps, and the factor of its
+//! embeddings. This module is data; the only file that it reads is config.json.
 //!
-//! The source is each model's configuration class and `modeling_*.py` in transformers; `tests/fixtures` holds
-//! checkpoints and golden vectors. Nothing here can be guessed from shapes, so what is not listed is refused.
+//! The source is each model's configuration class and `modeling_*.py` in transformers. `tests/fixtures` holds
+//! checkpoints and golden vectors. None of these properties can be inferred from the shapes of tensors, so a model type
+//! that is not listed is refused.
 
 pub mod config;
 pub mod names;
@@ -16,75 +17,79 @@ use super::Overrides;
 use crate::error::LoadError;
 use crate::norm::NormKind;
 
-/// How one family of models ends at layer 0.
+/// How one family of models computes layer 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Family {
     pub norm: NormKind,
-    /// The norm has no tensors.
+    /// Whether the norm has no tensors.
     pub bare: bool,
-    /// A norm on the embedding itself.
+    /// The norm that the model applies to the embedding before its first layer.
     pub embedding_norm: Option<InnerNorm>,
     eps: Eps,
     scale: Scale,
     mlx: Mlx,
 }
 
-/// A norm that stands between the embedding and the first layer. Its eps is that of the final norm.
+/// A norm that stands between the embedding and the first layer. It shares its eps with the final norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InnerNorm {
     pub kind: NormKind,
-    /// The names of its module; none where it has no tensors.
+    /// The names of the norm's module. The list is empty if the norm has no tensors.
     pub modules: &'static [&'static str],
 }
 
 impl InnerNorm {
-    /// The names that its weight can have, likeliest first; none where it has no tensors.
+    /// Returns the names that the norm's weight can have, the most likely first. The list is empty if the norm has no
+    /// tensors.
     pub fn names(&self) -> Vec<String> {
         names::names(self.modules)
     }
 }
 
-/// What a model multiplies its embeddings with.
+/// The factor by which a model multiplies its embeddings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Scale {
     One,
     /// The square root of the table's dimensions.
     SqrtHidden,
-    /// The key of config.json and other names of it, and the default of the configuration class where the file lacks it.
+    /// The key of config.json with its alternative names, and the configuration class's default for a file without the
+    /// key.
     Key(&'static [&'static str], f64),
 }
 
-/// The key of config.json, and the default of the model's configuration class where the file lacks it.
+/// Where the eps of a norm comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Eps {
-    /// The first key is the class's own name for it, the others it takes too.
+    /// The key of config.json and the configuration class's default for a file without the key. The first name is the
+    /// class's own; the class also accepts the others.
     Key(&'static [&'static str], f64),
-    /// Written in the model's code.
+    /// The eps is a constant in the model's code.
     Fixed(f64),
-    /// The user named the norm: any of [`EPS_KEYS`].
+    /// The user named the norm, so the eps can be under any of [`EPS_KEYS`].
     Any,
 }
 
-/// What the conversion to MLX does with the weight `w` of a norm that multiplies with `1 + w`.
+/// How the conversion to MLX stores the weight `w` of a norm that multiplies by `1 + w`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Mlx {
-    /// It is stored as it was.
+    /// The weight is stored unchanged.
     AsStored,
-    /// It is stored as `1 + w`.
+    /// The weight is stored as `1 + w`.
     OneAdded,
-    /// mlx-lm and mlx-vlm have no such model.
+    /// mlx-lm and mlx-vlm have no model of this family.
     Unknown,
 }
 
 const EPS_KEYS: [&str; 6] =
     ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps", "layernorm_epsilon"];
 
-/// The family of a model type, or `None` for one that is not known. Which of its variants a model is, its config says.
+/// Returns the family of a model type, or `None` if the type is not known. The config decides between variants of a
+/// family.
 pub fn known(model_type: &str) -> Option<Family> {
     FAMILIES.iter().find(|(_, types)| types.contains(&model_type)).map(|(family, _)| *family)
 }
 
-/// Why a model type cannot be served; `None` for one that can be, or is not known.
+/// Returns the reason why a model type cannot be served, or `None` if it can be served or is not known.
 fn refusal(model_type: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(_, types)| types.contains(&model_type)).map(|(reason, _)| *reason)
 }
@@ -93,10 +98,10 @@ fn is_listed(model_type: &str) -> bool {
     known(model_type).is_some() || refusal(model_type).is_some()
 }
 
-/// The family of a config, or the one that the user's `norm` makes.
+/// Returns the family of a config, or the family that the user's `norm` describes.
 ///
 /// # Errors
-/// For a model type that is unknown or cannot be served, unless `norm` is set.
+/// Returns an error for a model type that is unknown or cannot be served, unless `norm` is set.
 pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, LoadError> {
     let model_type = config.model_type();
     let variant = VARIANTS.iter().find(|(name, key, _)| *name == model_type && config.is_set(key));
@@ -136,10 +141,10 @@ pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, Lo
 }
 
 impl Family {
-    /// The family as the weights of a conversion to MLX have it.
+    /// Returns the family that describes the weights after a conversion to MLX.
     ///
     /// # Errors
-    /// When it is not known whether the conversion adds the 1 of `1 + w`.
+    /// Returns an error if it is not known whether the conversion adds the 1 of `1 + w`.
     pub fn converted_to_mlx(self, config: &ModelConfig) -> Result<Self, LoadError> {
         match self.mlx {
             Mlx::AsStored => Ok(self),
@@ -158,10 +163,10 @@ impl Family {
         }
     }
 
-    /// The eps of the norm.
+    /// Returns the eps of the norm.
     ///
     /// # Errors
-    /// When the norm is the user's and neither `norm_eps` nor the config says.
+    /// Returns an error if the user named the norm, but neither `norm_eps` nor the config gives an eps.
     pub fn eps(&self, config: &ModelConfig, overrides: &Overrides) -> Result<f64, LoadError> {
         if let Some(eps) = overrides.norm_eps {
             return Ok(eps);
@@ -177,7 +182,7 @@ impl Family {
         }
     }
 
-    /// The key of config.json that holds the eps; `None` where the model's code does.
+    /// Returns the key of config.json that holds the eps, or `None` if the model's code fixes the eps.
     pub fn eps_key(&self) -> Option<&'static str> {
         match self.eps {
             Eps::Key(keys, _) => keys.first().copied(),
@@ -185,7 +190,7 @@ impl Family {
         }
     }
 
-    /// The key of config.json that holds the embedding scale, where each model has its own.
+    /// Returns the key of config.json that holds the embedding scale, or `None` if the family fixes the scale.
     pub fn scale_key(&self) -> Option<&'static str> {
         match self.scale {
             Scale::Key(keys, _) => keys.first().copied(),
@@ -193,10 +198,10 @@ impl Family {
         }
     }
 
-    /// What multiplies the rows before the norm.
+    /// Returns the factor that multiplies the rows before the norm.
     ///
     /// # Errors
-    /// When the config's own factor is no positive number.
+    /// Returns an error if the factor in the config is not a positive number.
     pub fn embedding_scale(&self, config: &ModelConfig, dimensions: usize) -> Result<f64, LoadError> {
         let scale = match self.scale {
             Scale::Key(keys, default) => config.first_number(keys).unwrap_or(default),
@@ -211,7 +216,7 @@ impl Family {
         }
     }
 
-    /// What multiplies the rows before the norm, where that is not the single model's to say.
+    /// Returns the factor that multiplies the rows before the norm if it is the same for all models of the family.
     pub fn fixed_scale(&self, dimensions: usize) -> Option<f64> {
         match self.scale {
             Scale::One => Some(1.0),
@@ -220,7 +225,7 @@ impl Family {
         }
     }
 
-    /// What to tell the user of defaults that were taken.
+    /// Returns warnings about defaults that were used because config.json lacks the keys.
     pub fn warnings(&self, config: &ModelConfig, overrides: &Overrides) -> Vec<String> {
         let missing = |keys: &[&str], default: f64, setting: &str| {
             config.first_number(keys).is_none().then(|| {
@@ -268,7 +273,7 @@ mod tests {
     }
 
     impl Family {
-        /// The norm in the words of docs/checkpoints.md.
+        /// Returns the norm in the words of docs/checkpoints.md.
         fn described(&self) -> String {
             let name = |kind| match kind {
                 NormKind::Rms => "RMSNorm",
@@ -289,7 +294,7 @@ mod tests {
             format!("{}{}{inner}{scale}", name(self.norm), bare(self.bare))
         }
 
-        /// Where the eps is, in the words of docs/checkpoints.md.
+        /// Returns the place of the eps in the words of docs/checkpoints.md.
         fn described_eps(&self) -> String {
             match self.eps {
                 Eps::Key(keys, default) => {
@@ -310,7 +315,7 @@ mod tests {
             .collect()
     }
 
-    /// `tests/real/families.py` reads these tables for the list of what is known.
+    /// `tests/real/families.py` reads these tables of the documentation to know which model types are supported.
     #[test]
     fn the_documentation_lists_every_model_type() {
         let served = FAMILIES

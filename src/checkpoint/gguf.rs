@@ -1,7 +1,8 @@
-//! GGUF files: token_embd.weight, output_norm.weight and the tokenizer that the metadata describe.
+//! Reads GGUF files: the tensors token_embd.weight and output_norm.weight, and the tokenizer that the metadata
+//! describe.
 //!
-//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. What its metadata mean is llama.cpp's to
-//! say: [`architecture`] has what its converter and its graphs do to layer 0.
+//! The format is specified at <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. llama.cpp defines the
+//! meaning of the metadata: [`architecture`] records what its converter and its compute graphs do to layer 0.
 
 mod architecture;
 mod decode;
@@ -23,7 +24,8 @@ const OUTPUT: &str = "output.weight";
 const RMS_EPS: &str = "attention.layer_norm_rms_epsilon";
 const LAYER_EPS: &str = "attention.layer_norm_epsilon";
 
-/// The first GGUF file of a directory that has no config.json beside it: as such models are downloaded.
+/// Returns the first GGUF file of a directory without a config.json. Directories into which only GGUF files were
+/// downloaded look like this.
 pub fn alone_in(dir: &Path) -> Option<PathBuf> {
     if dir.join("config.json").exists() {
         return None;
@@ -32,11 +34,11 @@ pub fn alone_in(dir: &Path) -> Option<PathBuf> {
     files.filter(|path| path.extension().is_some_and(|e| e == "gguf")).min()
 }
 
-/// What the metadata and the small tensors of a file say.
+/// The metadata and the small tensors of a file.
 struct Header {
     file: Gguf,
     architecture: String,
-    /// As transformers names it.
+    /// The model type as transformers names it.
     model_type: Option<&'static str>,
     tensor: TensorInfo,
     dimensions: usize,
@@ -47,7 +49,7 @@ struct Header {
 /// Opens the GGUF file `path`.
 ///
 /// # Errors
-/// When the file is broken, its architecture is not known, or its tokenizer cannot be rebuilt exactly.
+/// Returns an error if the file is broken, its architecture is not known, or its tokenizer cannot be rebuilt exactly.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let Header { file, architecture, model_type, tensor, norm, norm_source, .. } = Header::read(path, overrides)?;
     let (table, table_source) = decode::table(&file, &tensor)?;
@@ -74,10 +76,10 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
     })
 }
 
-/// The columns of the table in `path`.
+/// Returns the number of columns of the table in `path`.
 ///
 /// # Errors
-/// As those of [`open`] that are not about the tokenizer or the table's numbers.
+/// Returns the errors of [`open`], except those about the tokenizer or the table's numbers.
 pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
     Ok(Header::read(path, overrides)?.dimensions)
 }
@@ -114,7 +116,8 @@ impl Header {
 
         let name = match (&overrides.embedding_tensor, file.tensor(TABLE), file.tensor(OUTPUT)) {
             (Some(name), _, _) => name.as_str(),
-            // CodeShell's files have the table under this name alone, and both ends of the graph use it.
+            // CodeShell's files have the table under this name alone. Input and output layer of llama.cpp's graph share
+            // it.
             (None, None, Some(_)) if architecture == "codeshell" => OUTPUT,
             (None, _, _) => TABLE,
         };
@@ -134,7 +137,7 @@ impl Header {
     }
 }
 
-/// Reads what lies between the table and the mean.
+/// Reads the norms and the scale, which are applied between the lookup of a row and the mean.
 struct NormReader<'a> {
     file: &'a Gguf,
     architecture: &'a str,
@@ -171,7 +174,7 @@ impl NormReader<'_> {
         }
     }
 
-    /// The norm as GGUF has it: the converter has already added the one of `1 + w`.
+    /// Returns the norm as GGUF stores it: the converter has already added the 1 of `1 + w`.
     fn norm(&self, kind: NormKind, eps: f64, name: &str) -> Result<Norm, LoadError> {
         let weight = self.file.require(name, "norm_tensor")?;
         let bias = name.strip_suffix(".weight").and_then(|stem| self.file.tensor(&format!("{stem}.bias")));
@@ -187,8 +190,9 @@ impl NormReader<'_> {
         format!("{}.{name}", self.architecture)
     }
 
-    /// A file can have both keys. The one that is named after the kind of the norm is meant; the other serves models whose
-    /// config.json names it so: PhiMoE has a LayerNorm with `rms_norm_eps`.
+    /// Returns the eps of the norm. A file can have both keys. The key that is named after the kind of the norm takes
+    /// precedence. The other key serves models whose config.json uses its name, such as PhiMoE, which has a LayerNorm
+    /// with `rms_norm_eps`.
     fn eps(&self, kind: NormKind) -> Result<f64, LoadError> {
         let keys = match kind {
             NormKind::Layer | NormKind::LayerPlusOne => [LAYER_EPS, RMS_EPS],
@@ -214,7 +218,7 @@ impl NormReader<'_> {
         };
         let key = self.key("embedding_scale");
         match self.file.number(&key).unwrap_or(default) {
-            // llama.cpp multiplies only where the number is not zero.
+            // llama.cpp multiplies only if the number is not zero.
             0.0 => Ok(1.0),
             scale if scale.is_finite() && scale > 0.0 => Ok(scale),
             scale => Err(LoadError::new(self.file.path(), format!("has {key} = {scale}"))
@@ -224,7 +228,8 @@ impl NormReader<'_> {
     }
 }
 
-/// An architecture whose layer 0 is known to be something else. What is served all the same are not the model's vectors.
+/// Returns the error for an architecture whose layer 0 is known to be something other than a norm over a row. The
+/// remedy explains how to serve the file in spite of that, with vectors that are not the model's.
 fn refused(path: &Path, architecture: &str, reason: &str) -> LoadError {
     LoadError::new(path, format!("has the architecture {architecture:?}, which cannot be served: {reason}"))
         .expected("an architecture whose final norm depends on the token alone")

@@ -1,7 +1,7 @@
-//! Hugging Face directories: config.json, tokenizer.json and safetensors.
+//! Reads Hugging Face directories: config.json, tokenizer.json and safetensors files.
 //!
-//! A layer-0 checkpoint and the full model's directory are alike: two tensors are looked up by name and mapped;
-//! `lm_head` and layers are never touched.
+//! A layer-0 checkpoint and the directory of a full model are read in the same way: two tensors are looked up by name
+//! and memory-mapped. `lm_head` and the layers are never read, unless the output layer holds the table that both share.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::EmbeddingTable;
 
-/// All of a directory but its tokenizer.
+/// Everything that a directory holds except its tokenizer.
 struct Parts {
     config: ModelConfig,
     tensor: StoredTensor,
@@ -25,7 +25,7 @@ struct Parts {
 /// Opens the directory `path`.
 ///
 /// # Errors
-/// When a file or tensor is missing or broken, or the model type is not known.
+/// Returns an error if a file or tensor is missing or broken, or if the model type is not known.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let Parts { config, tensor, table, norm, norm_source, mut warnings } = Parts::read(path, overrides)?;
     warnings.extend(prompt::default_prompt(path)?.map(|prompt| prompt::ignored(&prompt)));
@@ -49,10 +49,10 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
     })
 }
 
-/// The columns of the table in `path`.
+/// Returns the number of columns of the table in `path`.
 ///
 /// # Errors
-/// As those of [`open`] that are not about the tokenizer.
+/// Returns the errors of [`open`], except those about the tokenizer.
 pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
     Ok(Parts::read(path, overrides)?.table.dimensions())
 }
@@ -84,7 +84,7 @@ fn find_table(weights: &Weights, config: &ModelConfig, overrides: &Overrides) ->
     let found = match &overrides.embedding_tensor {
         Some(name) => weights.find(std::slice::from_ref(name))?,
         None => match weights.find(&names::embedding_names())? {
-            // Savers keep one name of a tensor that has two.
+            // If two tensors share their bytes, writers store only one of the two names.
             None if config.ties_word_embeddings() => weights.find(&names::head_names())?,
             found => found,
         },
@@ -106,7 +106,8 @@ fn find_table(weights: &Weights, config: &ModelConfig, overrides: &Overrides) ->
     })
 }
 
-/// GPTQ, AWQ and compressed-tensors store a packed matrix under these names.
+/// Returns whether a tensor is a packed table: GPTQ, AWQ and compressed-tensors store packed matrices under these
+/// names.
 fn is_packed_table(name: &str) -> bool {
     let stem = [".qweight", ".weight_packed"].iter().find_map(|suffix| name.strip_suffix(suffix));
     stem.is_some_and(|stem| names::embedding_names().contains(&format!("{stem}.weight")))
@@ -140,7 +141,7 @@ fn find_norm(
     Ok((Norm { kind: family.norm, eps, weight: Some(weight), bias }, Some(tensor.name)))
 }
 
-/// The norm on the embedding itself, of the families that have one.
+/// Reads the norm that the model applies to the embedding itself, if its family has one, and the final norm.
 fn read_norm(
     weights: &Weights,
     family: &Family,

@@ -1,8 +1,8 @@
-//! Read-only memory maps of weight files, and weights inside the program, which is a mapped file itself.
+//! Read-only memory maps of weight files, and of weights that are compiled into the program.
 //!
-//! A mapped file that is cut short while it is read raises SIGBUS. [`Map::guard`] turns that into [`Map::is_damaged`]:
-//! `guard.rs` puts zeros in the place of the pages that are gone. [`guarded`] does so for all maps that are opened while a
-//! checkpoint is read.
+//! A read from a mapped file that was cut short raises SIGBUS. [`Map::guard`] prevents the crash: the signal handler in
+//! `guard.rs` replaces the missing pages with zeros, and [`Map::is_damaged`] then returns true. [`guarded`] guards all
+//! maps that are opened while a checkpoint is read.
 
 #![allow(unsafe_code)] // Mapping a file is a promise that nobody rewrites it in place.
 
@@ -23,7 +23,7 @@ use memmap2::{Mmap, UncheckedAdvice};
 use crate::error::LoadError;
 use crate::files;
 
-/// A whole file, mapped read-only. Nothing is read until touched. Clones share the map.
+/// A whole file, memory-mapped read-only. No page is read until it is touched. Clones share the map.
 #[derive(Debug, Clone)]
 pub struct Map(Held);
 
@@ -35,25 +35,26 @@ enum Held {
 
 #[derive(Debug)]
 struct Mapped {
-    /// Before the map: what guards it must be gone when the addresses are.
+    /// The guard is declared before the map, because it must be dropped while the map's addresses are still valid.
     #[cfg(unix)]
     guard: OnceLock<guard::Guard>,
     map: Mmap,
-    /// Kept open to ask what the file has become: at its path there may be another by now.
+    /// The mapped file. It is kept open to query its metadata, because the path may name another file by now.
     file: File,
-    /// When it was mapped.
+    /// The file's modification time at the moment it was mapped.
     modified: Option<SystemTime>,
 }
 
 thread_local! {
-    /// The maps that this thread has opened since [`guarded`] began, if it has.
+    /// The maps that this thread has opened since [`guarded`] began, or `None` outside of [`guarded`].
     static OPENED: RefCell<Option<Vec<(PathBuf, Map)>>> = const { RefCell::new(None) };
 }
 
-/// Guards every map that `read` opens on this thread, from before its first byte is read.
+/// Calls `read` and guards every map that it opens on this thread before the first byte is read.
 ///
 /// # Errors
-/// Those of `read`; and where a file was cut short meanwhile, that, whatever `read` made of it.
+/// Returns the errors of `read`. If a file was cut short meanwhile, that error is returned, whatever the result of
+/// `read`.
 pub fn guarded<T>(read: impl FnOnce() -> Result<T, LoadError>) -> Result<T, LoadError> {
     let outer = OPENED.replace(Some(Vec::new()));
     let result = read();
@@ -72,7 +73,7 @@ impl AsRef<[u8]> for Map {
 }
 
 impl Map {
-    /// A file that was compiled into the program.
+    /// Returns a map of a file that was compiled into the program.
     pub const fn of_program(bytes: &'static [u8]) -> Self {
         Self(Held::Program(bytes))
     }
@@ -80,7 +81,7 @@ impl Map {
     /// Maps the file at `path`.
     ///
     /// # Errors
-    /// When it is missing, unreadable, empty or no regular file.
+    /// Returns an error if the file is missing, unreadable, empty or not a regular file.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let map = Self::of(&files::open(path).map_err(|e| LoadError::io(path, &e))?, path)?;
         OPENED.with_borrow_mut(|opened| {
@@ -92,10 +93,10 @@ impl Map {
         Ok(map)
     }
 
-    /// Maps an open file; `path` is for errors. The map outlives the handle.
+    /// Maps an open file; `path` is used in errors. The map outlives the handle.
     ///
     /// # Errors
-    /// As [`Map::open`].
+    /// Returns the same errors as [`Map::open`].
     pub fn of(file: &File, path: &Path) -> Result<Self, LoadError> {
         let metadata = file.metadata().map_err(|e| LoadError::io(path, &e))?;
         if !metadata.is_file() {
@@ -118,16 +119,17 @@ impl Map {
         }))))
     }
 
-    /// Whether the mapped file itself, wherever its name is now, has another size or time of change than when it was
-    /// mapped.
+    /// Returns whether the size or the modification time of the mapped file has changed since it was mapped. The file
+    /// is the one that was mapped, even if it was renamed.
     pub fn is_changed(&self) -> bool {
         let Held::File(mapped) = &self.0 else { return false };
         let now = mapped.file.metadata();
         now.is_ok_and(|now| now.len() != mapped.map.len() as u64 || now.modified().ok() != mapped.modified)
     }
 
-    /// From here on, pages that the file no longer has read as zeros, and [`Map::is_damaged`] says so. For those who ask
-    /// that after they have read, and before they believe it: all others are better off with a crash.
+    /// Makes missing pages of the file read as zeros from now on, and makes [`Map::is_damaged`] report them. Only a
+    /// caller that asks [`Map::is_damaged`] after reading and before it uses the result may guard a map: for all others
+    /// a crash is better than wrong numbers.
     pub fn guard(&self) {
         #[cfg(unix)]
         if let Held::File(mapped) = &self.0 {
@@ -135,7 +137,7 @@ impl Map {
         }
     }
 
-    /// Whether the guarded file was cut short, or could not be read, under the map.
+    /// Returns whether the guarded file was cut short or could not be read.
     pub fn is_damaged(&self) -> bool {
         #[cfg(unix)]
         if let Held::File(mapped) = &self.0 {
@@ -144,10 +146,11 @@ impl Map {
         false
     }
 
-    /// To be asked after reading from a guarded map, and before what was read is believed; `path` is for the error.
+    /// Checks that a guarded map was read correctly. The caller calls this method after reading and before it uses what
+    /// was read; `path` is used in the error.
     ///
     /// # Errors
-    /// When the file was cut short under the map.
+    /// Returns an error if the file was cut short after it was mapped.
     pub fn check(&self, path: &Path) -> Result<(), LoadError> {
         if !self.is_damaged() {
             return Ok(());
@@ -158,13 +161,13 @@ impl Map {
             .remedy("write a new checkpoint beside it and rename it into place"))
     }
 
-    /// The whole file; the bytes keep the map alive.
+    /// Returns the whole file. The returned bytes keep the map alive.
     pub fn bytes(&self) -> Bytes {
         Bytes::from_owner(self.clone())
     }
 
-    /// Takes the pages out of this process's resident memory. They stay in the page cache and come back on the next
-    /// touch: after a scan of a table, resident memory again follows the rows in use.
+    /// Removes the map's pages from this process's resident memory. The pages stay in the page cache and return when
+    /// they are touched, so that after a scan of a table resident memory again follows the rows in use.
     pub fn release(&self) {
         let Held::File(mapped) = &self.0 else { return };
         // SAFETY: MADV_DONTNEED on a shared, read-only file map drops page table entries, never contents.
@@ -193,7 +196,7 @@ mod tests {
         assert_eq!(bytes.slice(4..8).as_ref(), 1u32.to_le_bytes());
     }
 
-    /// The whole file, the head of it, and one that stays whole beside it.
+    /// The test reads the file before the cut, the part that is left after the cut, and another file that stays whole.
     #[cfg(unix)]
     #[test]
     fn a_file_cut_short_under_a_guarded_map_is_damage_and_no_crash() {
@@ -217,7 +220,7 @@ mod tests {
         }
     }
 
-    /// What was read of it would be believed: zeros are numbers.
+    /// Without the check the result would be accepted, because zeros are valid numbers.
     #[cfg(unix)]
     #[test]
     fn a_file_that_is_cut_short_while_a_checkpoint_is_read_is_an_error() {

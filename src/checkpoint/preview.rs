@@ -1,24 +1,24 @@
-//! What a checkpoint's headers say. It takes milliseconds, however large the table and the tokenizer are.
+//! Reads what the headers of a checkpoint say. That takes milliseconds, however large the table and the tokenizer are.
 
 use std::path::Path;
 
 use super::{Checkpoint, Overrides, Source, gguf, hf, tokenizer_file};
 use crate::error::LoadError;
 
-/// A checkpoint that can be opened, as far as its headers tell.
+/// What the headers of a checkpoint say about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preview {
-    /// The columns of the table.
+    /// The number of columns of the table.
     pub dimensions: usize,
 }
 
 impl Checkpoint {
-    /// Reads the configuration, the headers of the weights and the norm of what [`Checkpoint::open`] would open, but
-    /// neither the tokenizer nor the table. `None` where a file among them is a pipe or a device, which would have to be
-    /// read to the end.
+    /// Reads the configuration, the headers of the weights and the norm of the checkpoint that [`Checkpoint::open`]
+    /// would open, but neither the tokenizer nor the table. Returns `None` if one of the files is a pipe or a device,
+    /// which would have to be read to the end.
     ///
     /// # Errors
-    /// As those of [`Checkpoint::open`], as far as they can be found so.
+    /// Returns the errors of [`Checkpoint::open`] that can be found without reading the tokenizer and the table.
     pub fn preview(path: &Path, overrides: &Overrides) -> Result<Option<Preview>, LoadError> {
         if holds_special_files(path) || overrides.config.as_deref().is_some_and(is_special) {
             return Ok(None);
@@ -39,7 +39,7 @@ impl Checkpoint {
             (None, None) => None,
             (dir, _) => Some(tokenizer_file(dir.unwrap_or(path), overrides)?),
         };
-        // To see whether this process may read it.
+        // Opening the tokenizer shows whether this process may read it.
         if let Some(file) = tokenizer.filter(|file| !is_special(file)) {
             crate::files::open(&file).map_err(|e| LoadError::io(&file, &e))?;
         }
@@ -47,7 +47,8 @@ impl Checkpoint {
     }
 }
 
-/// Whether `path` or, if it is a directory, a file in it other than the tokenizer is a pipe, a socket or a device.
+/// Returns whether `path` or, if it is a directory, a file in it other than the tokenizer is a pipe, a socket or a
+/// device.
 fn holds_special_files(path: &Path) -> bool {
     if is_special(path) {
         return true;

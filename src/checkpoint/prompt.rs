@@ -1,4 +1,4 @@
-//! The prompt that sentence-transformers puts before each text when a model names one as its default.
+//! Reads the prompt that sentence-transformers puts before each text if a model names one as its default.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -10,11 +10,11 @@ use crate::{files, json};
 
 const FILE: &str = "config_sentence_transformers.json";
 
-/// Returns the default prompt of the model in `dir`: `default_prompt_name` of config_sentence_transformers.json, looked up in
-/// `prompts` there. An empty prompt is none, and so is a prompt that is null.
+/// Returns the default prompt of the model in `dir`: the entry of `prompts` in config_sentence_transformers.json that
+/// `default_prompt_name` names. An empty prompt or a prompt that is null counts as none.
 ///
 /// # Errors
-/// If the file is there and cannot be read, or names a prompt that it does not have.
+/// Returns an error if the file exists and cannot be read, or names a prompt that it does not define.
 pub fn default_prompt(dir: &Path) -> Result<Option<String>, LoadError> {
     let path = dir.join(FILE);
     let content = match files::read(&path) {
@@ -36,7 +36,7 @@ pub fn default_prompt(dir: &Path) -> Result<Option<String>, LoadError> {
     match config.get("prompts").and_then(|prompts| prompts.get(name)) {
         Some(Value::String(prompt)) => Ok(Some(prompt.clone()).filter(|prompt| !prompt.is_empty())),
         Some(Value::Null) => Ok(None),
-        // The library has empty prompts of these two names unless the file says otherwise.
+        // sentence-transformers defines empty prompts under these two names unless the file says otherwise.
         None if name == "query" || name == "document" => Ok(None),
         Some(other) => Err(LoadError::new(path, format!("has {other} as the prompt {name:?}")).expected("a text")),
         None => Err(LoadError::new(path, format!("has no prompt {name:?}, which is its default_prompt_name"))
@@ -44,7 +44,7 @@ pub fn default_prompt(dir: &Path) -> Result<Option<String>, LoadError> {
     }
 }
 
-/// The warning for a model whose own library puts `prompt` before each text, and which is served without it.
+/// Returns the warning for a model that is served without the `prompt` that its own library puts before each text.
 pub fn ignored(prompt: &str) -> String {
     format!(
         "{FILE} names the default prompt {prompt:?}, which is not put before the texts of this kind of model: \

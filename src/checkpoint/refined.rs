@@ -1,12 +1,14 @@
-//! The refined format: what `refine` writes, read back.
+//! Reads refined checkpoints, which `refine` writes.
 //!
-//! A directory of `tokenizer.json`, `config.json` with an object `refined`, and `model.safetensors` with
+//! A refined checkpoint is a directory with `tokenizer.json`, `config.json` with an object `refined`, and
+//! `model.safetensors` with these tensors:
 //!
-//! * `embeddings`: F32 or F16 `[rows, dimensions]` (then the directory is a Model2Vec model too), I8 `[rows, dimensions]`,
-//!   or U8 `[rows, ceil(dimensions / 2)]` of two columns a byte, the even one in the low four bits, stored plus 8;
-//! * `scales`: F32 `[rows]`, the size of one step, beside I8 and U8.
+//! * `embeddings`: F32 or F16 `[rows, dimensions]` (the directory is then a Model2Vec model too), I8 `[rows,
+//!   dimensions]`, or U8 `[rows, ceil(dimensions / 2)]`. U8 holds two columns per byte, the even one in the low four
+//!   bits, each stored plus 8.
+//! * `scales`: F32 `[rows]`, the step size of each row, for I8 and U8.
 //!
-//! The norm, the token weights and the whitening are in the rows already.
+//! The rows already include the norm, the token weights and the whitening.
 
 use std::path::{Path, PathBuf};
 
@@ -22,10 +24,10 @@ use crate::table::{EmbeddingTable, TableDtype};
 use crate::tokenize::choose::Tokenizer;
 use crate::{files, json};
 
-/// The tensor of rows, and that of their steps.
+/// The name of the tensor of rows. [`SCALES`] is the name of the tensor of their step sizes.
 pub const EMBEDDINGS: &str = "embeddings";
 pub const SCALES: &str = "scales";
-/// The key of config.json that tells this format, and that holds what the table was fitted on.
+/// The key of config.json that identifies the refined format. It also records what the table was fitted on.
 pub const KEY: &str = "refined";
 
 #[derive(Deserialize)]
@@ -40,13 +42,13 @@ struct Refined {
     _provenance: Map<String, Value>,
 }
 
-/// The dimensions of the table in `path`, if its config.json says that it is refined.
+/// Returns the number of dimensions of the table in `path` if its config.json says that the checkpoint is refined.
 ///
 /// # Errors
-/// When it says so in a way that is not understood.
+/// Returns an error if config.json has the key but its value is not understood.
 pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, LoadError> {
     let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
-    // Whether the file is missing or broken is for the reader of ordinary checkpoints to say.
+    // The reader of ordinary checkpoints reports a file that is missing or broken.
     let Ok(text) = files::read(&config_path) else { return Ok(None) };
     let Ok(Value::Object(config)) = json::from_slice(&text) else { return Ok(None) };
     if !config.contains_key(KEY) {
@@ -59,28 +61,28 @@ pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, Lo
     Ok(Some(config.refined.dimensions))
 }
 
-/// Opens `path`, in which [`recognize`] found a table of so many dimensions.
+/// Opens the checkpoint `path`, in which [`recognize`] found a table with this number of dimensions.
 ///
 /// # Errors
-/// When a part is missing or does not fit.
+/// Returns an error if a part is missing or does not fit.
 pub fn open(path: &Path, dimensions: usize, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let weights = Weights::open(path)?;
     let tokenizer = open_tokenizer(path, overrides)?;
     join(path, dimensions, &weights, tokenizer)
 }
 
-/// Reads of the same what takes no time.
+/// Checks the parts of the checkpoint that can be read quickly: all except the tokenizer and the numbers of the table.
 ///
 /// # Errors
-/// When the table is missing or does not fit.
+/// Returns an error if the table is missing or does not fit.
 pub fn check(path: &Path, dimensions: usize) -> Result<(), LoadError> {
     read_table(&Weights::open(path)?, dimensions).map(|_| ())
 }
 
-/// A refined table of its parts, wherever they are kept.
+/// Builds a refined table from its parts, wherever they are stored.
 ///
 /// # Errors
-/// When they do not fit each other.
+/// Returns an error if the parts do not fit each other.
 pub(super) fn join(
     path: &Path,
     dimensions: usize,

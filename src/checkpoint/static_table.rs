@@ -1,7 +1,8 @@
-//! What static-embedding libraries save: Model2Vec, sentence-transformers' StaticEmbedding, WordLlama.
+//! Reads what static-embedding libraries save: Model2Vec, the StaticEmbedding of sentence-transformers, and WordLlama.
 //!
-//! Each is one table without a norm, and its own rules for tokens. They are read off the libraries' sources: model2vec
-//! 0.10 (`model.py`), sentence-transformers 6.2 (`static_embedding.py`), wordllama 0.4 (`inference.py`).
+//! Each of their models is one table without a norm, and each library has its own rules for tokens. The rules were
+//! taken from the sources of model2vec 0.10 (`model.py`), sentence-transformers 6.2 (`static_embedding.py`) and
+//! wordllama 0.4 (`inference.py`).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -22,14 +23,14 @@ use crate::{files, json};
 
 const TABLES: [&str; 2] = ["embeddings", "embedding.weight"];
 
-/// A directory of a static-embedding library.
+/// A directory that was saved by a static-embedding library.
 #[derive(Debug)]
 pub struct StaticTable {
     kind: Kind,
-    /// Where table and tokenizer lie.
+    /// The directory that holds the table and the tokenizer.
     dir: PathBuf,
     normalize: bool,
-    /// What is put before each text.
+    /// The text that is put before each input.
     prompt: Option<String>,
     warnings: Vec<String>,
 }
@@ -41,10 +42,10 @@ struct Module {
     r#type: String,
 }
 
-/// Looks what kind of static table the directory is; `None` where it is none.
+/// Returns the static table that the directory holds, or `None` if it holds none.
 ///
 /// # Errors
-/// When it is one, but its modules are not a table alone.
+/// Returns an error if the directory holds a static-embedding model with modules other than a table.
 pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable>, LoadError> {
     if overrides.norm.is_some() {
         return Ok(None);
@@ -54,9 +55,9 @@ pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable
     if let Some(config) = &config
         && is_model2vec(config)
     {
-        // The library takes any value, and asks whether Python holds it for true.
+        // Model2Vec accepts any value and tests it for Python's truth.
         let normalize = config.get("normalize").is_some_and(is_true);
-        // Model2Vec's own library knows no prompts.
+        // Model2Vec's own library does not support prompts.
         let warnings = prompt::default_prompt(dir)?.map(|prompt| prompt::ignored(&prompt)).into_iter().collect();
         let found = StaticTable { kind: Kind::Model2Vec, dir: dir.to_owned(), normalize, prompt: None, warnings };
         return Ok(Some(found));
@@ -68,10 +69,12 @@ pub fn recognize(dir: &Path, overrides: &Overrides) -> Result<Option<StaticTable
     if config.is_some() {
         return Ok(None);
     }
-    // WordLlama ships the two files without a word on what they are; no model saves a lone tensor under this name.
+    // WordLlama ships the two files without a configuration. No other known library saves a single tensor under this
+    // name.
     let Ok(weights) = Weights::open(dir) else { return Ok(None) };
     let wordllama = weights.names()? == ["embedding.weight"];
-    // WordLlama's answers are scaled or not as each call says; a server's default is OpenAI's length.
+    // In WordLlama each call says whether its vectors are scaled. This server scales them by default, as OpenAI's API
+    // does.
     Ok(wordllama.then(|| StaticTable {
         kind: Kind::WordLlama,
         dir: dir.to_owned(),
@@ -109,7 +112,8 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
     Ok(Some(StaticTable { kind: Kind::StaticEmbedding, dir, normalize, prompt, warnings: Vec::new() }))
 }
 
-/// The content of a JSON file, or `None` where there is no such file; `what` it should be, for errors.
+/// Returns the content of a JSON file, or `None` if the file does not exist. `what` names the expected content in
+/// errors.
 fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, LoadError> {
     let content = match files::read(path) {
         Ok(content) => content,
@@ -127,7 +131,7 @@ fn is_model2vec(config: &Map<String, Value>) -> bool {
         || architectures.is_some_and(|names| names.iter().any(|name| name == "StaticModel"))
 }
 
-/// Whether Python's `if` takes the value for true.
+/// Returns whether Python's `if` treats the value as true.
 fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -140,10 +144,10 @@ fn is_true(value: &Value) -> bool {
 }
 
 impl StaticTable {
-    /// Opens what [`recognize`] found in `path`.
+    /// Opens the checkpoint that [`recognize`] found in `path`.
     ///
     /// # Errors
-    /// When a file or tensor is missing or broken, or an override does not apply.
+    /// Returns an error if a file or tensor is missing or broken, or if an override does not apply.
     pub fn open(self, path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
         let (tensor, table, row_weights) = self.read(path, overrides)?;
         let (tokenizer, tokenizer_path) = open_tokenizer(&self.dir, overrides)?;
@@ -176,20 +180,20 @@ impl StaticTable {
         })
     }
 
-    /// Where table and tokenizer lie.
+    /// Returns the directory that holds the table and the tokenizer.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The columns of the table.
+    /// Returns the number of columns of the table.
     ///
     /// # Errors
-    /// As those of [`StaticTable::open`] that are not about the tokenizer.
+    /// Returns the errors of [`StaticTable::open`], except those about the tokenizer.
     pub fn dimensions(&self, path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
         self.read(path, overrides).map(|(_, table, _)| table.dimensions())
     }
 
-    /// The table's tensor, the table, and a weight for each token if the library keeps them.
+    /// Reads the table's tensor, the table, and a weight for each token if the library stores weights.
     fn read(
         &self,
         path: &Path,
@@ -207,7 +211,7 @@ impl StaticTable {
                 .remedy("set embedding_tensor to its name")
         })?;
         let mut table = table(&tensor)?;
-        // sentence-transformers reads these two as well, from Model2Vec's own files.
+        // sentence-transformers also reads `mapping` and `weights` from files that Model2Vec saved.
         if let Some(mapping) = weights.find(&["mapping"])? {
             table = mapped(table, &mapping)?;
         }
@@ -215,7 +219,8 @@ impl StaticTable {
         Ok((tensor, table, row_weights))
     }
 
-    /// None of the libraries pools the template's special tokens; Model2Vec also leaves out the unknown one.
+    /// Returns the conventions of the library. None of the libraries pools the template's special tokens, and Model2Vec
+    /// also leaves out the unknown token.
     fn conventions(&self, vocabulary: &Vocabulary) -> Conventions {
         let left_out = if self.kind == Kind::Model2Vec { vocabulary.unknown } else { None };
         Conventions { special_tokens: false, normalize: self.normalize, left_out }
@@ -238,7 +243,8 @@ impl StaticTable {
 
 fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
     let found = match tensor.dtype {
-        // Model2Vec averages the whole numbers as they are; their scale is gone, and cosines do not need it.
+        // Model2Vec averages the integers without a scale. Its files do not store the scale, and cosines do not depend
+        // on it.
         Dtype::I8 => tensor.as_table(TableDtype::Int8),
         _ => Some(tensor.table()?),
     };
@@ -248,7 +254,7 @@ fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
     })
 }
 
-/// The table by token ids, of which several can share a row.
+/// Returns the table indexed by token ID. Several token IDs can share a row.
 fn mapped(table: EmbeddingTable, mapping: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
     let rows: Option<Arc<[u32]>> = match mapping.dtype {
         Dtype::I64 | Dtype::U64 => integers(mapping, |b| u32::try_from(i64::from_le_bytes(b)).ok()),

@@ -1,4 +1,4 @@
-//! Finds single tensors in a directory of safetensors files, opening no file that is not needed.
+//! Finds single tensors in a directory of safetensors files and opens only the files that are needed.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -15,22 +15,23 @@ use crate::files::LfsPointer;
 use crate::table::{EmbeddingTable, TableDtype};
 use crate::{files, json};
 
-/// The one weight file of a model that is not sharded.
+/// The name of the weight file of a model that is not sharded.
 pub const SINGLE: &str = "model.safetensors";
-/// The file that says which shard holds which tensor.
+/// The name of the index that maps tensors to shards.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-/// Returns the name of the file that leads to a model's tensors: a safetensors file, or an index of shards. The order is that of
-/// transformers (`_get_resolved_checkpoint_files`): the file that config.json names as `transformers_weights`, the single file, the
-/// index. A shard and its index that an earlier save left beside a single file are not looked at. `None` if the model has none.
+/// Returns the name of the file that leads to a model's tensors: a safetensors file, or an index of shards. Returns
+/// `None` if the model has neither. The order of the candidates is that of transformers
+/// (`_get_resolved_checkpoint_files`): the file that config.json names as `transformers_weights`, the single file, the
+/// index. Shards and an index that an earlier save left beside a single file are ignored.
 ///
-/// `dir` holds config.json, and `has` says whether the model has a file of a name.
+/// `dir` holds config.json, and `has` says whether the model has a file of a given name.
 ///
 /// # Errors
-/// Those of `has`, and if config.json names a file outside of its directory or of another format.
+/// Returns the errors of `has`, and an error if config.json names a file outside of its directory or of another format.
 pub fn entry_file(dir: &Path, has: impl Fn(&str) -> Result<bool, LoadError>) -> Result<Option<String>, LoadError> {
     let config = dir.join("config.json");
-    // A config.json that cannot be read is reported by the code that needs it: static tables have none.
+    // Static tables have no config.json. The code that needs the file reports if it cannot be read.
     let settings = files::read(&config).ok().and_then(|content| json::object(&content).ok()).unwrap_or_default();
     if let Some(name) = settings.get("transformers_weights").and_then(Value::as_str) {
         return match plain_path(name) {
@@ -47,12 +48,13 @@ pub fn entry_file(dir: &Path, has: impl Fn(&str) -> Result<bool, LoadError>) -> 
     Ok(None)
 }
 
-/// Whether a file that [`entry_file`] found is an index of shards.
+/// Returns whether a file that [`entry_file`] found is an index of shards.
 pub fn is_index(name: &str) -> bool {
     name.ends_with(".safetensors.index.json")
 }
 
-/// A relative path without the steps "./" that change nothing; `None` if the path may lead out of its directory.
+/// Returns a relative path without its components "./", which change nothing, or `None` if the path may lead out of its
+/// directory.
 pub fn plain_path(path: &str) -> Option<String> {
     let mut parts = Vec::new();
     for component in Path::new(path).components() {
@@ -68,9 +70,9 @@ pub fn plain_path(path: &str) -> Option<String> {
 /// The content of an index of shards.
 #[derive(Debug, Deserialize)]
 pub struct Index {
-    /// The tensors, and the shard that holds each.
+    /// The names of the tensors, each with the shard that holds it.
     pub weight_map: HashMap<String, String>,
-    /// What the writer says of the whole. It may name tensors that are stored under another name, as
+    /// The writer's metadata. It may list names of tensors that are stored under another name, as
     /// [`StoredTensor::name`] describes.
     #[serde(default)]
     metadata: Option<Value>,
@@ -80,7 +82,7 @@ impl Index {
     /// Reads the index at `path`. Shards are given as plain paths.
     ///
     /// # Errors
-    /// If it is no index, or a shard lies outside of its directory.
+    /// Returns an error if the file is not an index, or if a shard lies outside of its directory.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let text = files::read(path).map_err(|e| LoadError::io(path, &e))?;
         let mut index: Self = json::from_slice(&text).map_err(|e| {
@@ -95,40 +97,42 @@ impl Index {
         Ok(index)
     }
 
-    /// Names of tensors that share the bytes of another, and the name of that other.
+    /// Returns the names of tensors that share the bytes of another tensor, each with the name under which the bytes
+    /// are stored.
     pub fn aliases(&self) -> HashMap<String, String> {
         let pairs = self.metadata.as_ref().and_then(Value::as_object).into_iter().flatten();
         pairs.filter_map(|(name, kept)| Some((name.clone(), kept.as_str()?.to_owned()))).collect()
     }
 }
 
-/// One tensor as the file holds it: little-endian, row-major.
+/// One tensor as the file stores it: little-endian and in row-major order.
 #[derive(Debug, Clone)]
 pub struct StoredTensor {
-    /// The name in the file. Of tensors that share their bytes, writers store one, and name the others in the metadata of the
-    /// file or of the index: `{"model.embed_tokens.weight": "lm_head.weight"}` (`safetensors.torch.save_model`).
+    /// The name in the file. If several tensors share their bytes, writers store one and list the names of the others
+    /// in the metadata of the file or of the index: `{"model.embed_tokens.weight": "lm_head.weight"}`
+    /// (`safetensors.torch.save_model`).
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
     pub bytes: Bytes,
-    /// The `format` that the file's metadata name: "pt", "mlx".
+    /// The value of `format` in the file's metadata, for example "pt" or "mlx".
     pub format: Option<String>,
-    /// The file that holds it, and the file's map.
+    /// The path of the file that holds the tensor. `map` is the memory map of that file.
     pub path: PathBuf,
     pub map: Map,
 }
 
 impl StoredTensor {
-    /// The tensor as an embedding table.
+    /// Returns the tensor as an embedding table.
     ///
     /// # Errors
-    /// When it is quantized, or not two-dimensional.
+    /// Returns an error if the tensor is quantized or not two-dimensional.
     pub fn table(&self) -> Result<EmbeddingTable, LoadError> {
         let dtype = match self.dtype {
             Dtype::BF16 => TableDtype::Bf16,
             Dtype::F16 => TableDtype::F16,
             Dtype::F32 => TableDtype::F32,
-            // Rounded to f32, in which vectors are computed.
+            // Vectors are computed in f32, so the numbers are rounded to f32.
             Dtype::F64 => return self.rounded().table(),
             other => return Err(unreadable(&self.path, &self.name, other)),
         };
@@ -139,14 +143,15 @@ impl StoredTensor {
         })
     }
 
-    /// A tensor of F64 as one of F32, in memory.
+    /// Returns a tensor of F64 as a tensor of F32 in memory.
     fn rounded(&self) -> Self {
         let numbers = self.bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32);
         let bytes: Vec<u8> = numbers.flat_map(f32::to_le_bytes).collect();
         Self { dtype: Dtype::F32, bytes: bytes.into(), ..self.clone() }
     }
 
-    /// The tensor's bytes as a table of `dtype`; `None` unless it is two-dimensional and as long as that.
+    /// Returns the tensor's bytes as a table of `dtype`, or `None` if the tensor is not two-dimensional or its length
+    /// does not fit.
     pub fn as_table(&self, dtype: TableDtype) -> Option<EmbeddingTable> {
         match self.shape.as_slice() {
             &[rows, dimensions] => EmbeddingTable::new(self.bytes.clone(), dtype, rows, dimensions),
@@ -154,10 +159,10 @@ impl StoredTensor {
         }
     }
 
-    /// The tensor as `count` finite numbers.
+    /// Returns the tensor as `count` finite numbers.
     ///
     /// # Errors
-    /// When it has another shape or dtype, or a number that is not finite.
+    /// Returns an error if the tensor has another shape or dtype, or holds a number that is not finite.
     pub fn vector(&self, count: usize) -> Result<Vec<f32>, LoadError> {
         let wrong = |what: String| LoadError::new(&self.path, what).expected(format!("{count} finite numbers"));
         let as_row = Self { shape: [&[1], self.shape.as_slice()].concat(), ..self.clone() };
@@ -175,12 +180,12 @@ impl StoredTensor {
     }
 }
 
-/// The `format` that a file's metadata name.
+/// Returns the value of `format` in a file's metadata.
 pub fn format_of(header: &safetensors::tensor::Metadata) -> Option<String> {
     header.metadata().as_ref().and_then(|metadata| metadata.get("format")).cloned()
 }
 
-/// The error of a table or norm that is stored in a dtype that cannot be read.
+/// Returns the error for a table or norm whose dtype cannot be read.
 pub fn unreadable(path: &Path, name: &str, dtype: Dtype) -> LoadError {
     let holds = format!("holds {name} as {dtype:?}");
     match dtype {
@@ -191,7 +196,7 @@ pub fn unreadable(path: &Path, name: &str, dtype: Dtype) -> LoadError {
     }
 }
 
-/// `holds` says what was found in place of rows of numbers.
+/// Returns the error for a quantized table. `holds` says what was found in place of rows of numbers.
 pub fn quantized(path: &Path, holds: &str) -> LoadError {
     LoadError::new(path, format!("{holds}: a quantized table"))
         .expected("BF16, F16 or F32")
@@ -202,11 +207,11 @@ pub fn quantized(path: &Path, holds: &str) -> LoadError {
 #[derive(Debug)]
 pub struct Weights {
     files: Files,
-    /// Files whose headers were parsed: a header may list hundreds of thousands of tensors.
+    /// The files whose headers were parsed. They are kept because a header may list hundreds of thousands of tensors.
     opened: Mutex<HashMap<PathBuf, Arc<SafeTensorsFile>>>,
 }
 
-/// One file, or shards and their index.
+/// One file, or an index and its shards.
 #[derive(Debug)]
 enum Files {
     Single(PathBuf),
@@ -215,7 +220,7 @@ enum Files {
         path: PathBuf,
         index: Index,
     },
-    /// One file that was compiled into the program; the path is for messages.
+    /// One file that was compiled into the program. The path is used in messages.
     Program {
         path: PathBuf,
         map: Map,
@@ -223,7 +228,7 @@ enum Files {
 }
 
 impl Weights {
-    /// One file that was compiled into the program; the path is for messages.
+    /// Returns the weights in one file that was compiled into the program. The path is used in messages.
     pub fn of_program(path: PathBuf, map: Map) -> Self {
         Self::of(Files::Program { path, map })
     }
@@ -235,7 +240,7 @@ impl Weights {
     /// Opens the file that [`entry_file`] names, or the only `*.safetensors` file.
     ///
     /// # Errors
-    /// When there is none, or the index cannot be read.
+    /// Returns an error if the directory has no such file, or if the index cannot be read.
     pub fn open(dir: &Path) -> Result<Self, LoadError> {
         let has = |name: &str| {
             let path = dir.join(name);
@@ -260,7 +265,7 @@ impl Weights {
         }
     }
 
-    /// The file or index that lists the tensors, for messages.
+    /// Returns the path of the file or index that lists the tensors, for messages.
     pub fn path(&self) -> &Path {
         match &self.files {
             Files::Single(path) => path,
@@ -269,10 +274,10 @@ impl Weights {
         }
     }
 
-    /// The names of all tensors.
+    /// Returns the names of all tensors.
     ///
     /// # Errors
-    /// When the file's header is broken.
+    /// Returns an error if the file's header is broken.
     pub fn names(&self) -> Result<Vec<String>, LoadError> {
         match &self.files {
             Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.names()),
@@ -280,7 +285,7 @@ impl Weights {
         }
     }
 
-    /// The file at `path`, opened the first time that it is asked for.
+    /// Returns the file at `path`, which is opened when it is requested for the first time.
     fn opened(&self, path: &Path) -> Result<Arc<SafeTensorsFile>, LoadError> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = opened.get(path) {
@@ -294,7 +299,7 @@ impl Weights {
         Ok(file)
     }
 
-    /// The names that the files do have, for errors: which of them is the table is the user's to say.
+    /// Returns a list of the names in the files for error messages, from which the user can choose the table.
     pub fn has(&self) -> String {
         const SHOWN: usize = 8;
         let mut names = self.names().unwrap_or_default();
@@ -304,10 +309,11 @@ impl Weights {
         format!("it has {}{more}", if names.is_empty() { "no tensors".to_owned() } else { names.join(", ") })
     }
 
-    /// Names of tensors that share the bytes of another, and the name of that other, as the writer of the files noted them.
+    /// Returns the names of tensors that share the bytes of another tensor, each with the name under which the bytes
+    /// are stored, as the writer of the files recorded them.
     ///
     /// # Errors
-    /// When the file's header is broken.
+    /// Returns an error if the file's header is broken.
     pub fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
         match &self.files {
             Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.aliases()),
@@ -315,10 +321,11 @@ impl Weights {
         }
     }
 
-    /// The first of `names` that exists, or that the writer of the files noted as the name of a tensor that exists; else `None`.
+    /// Returns the first of `names` that exists as a tensor, or that the writer recorded as another name of an existing
+    /// tensor.
     ///
     /// # Errors
-    /// When the file or shard that should hold it is missing or broken.
+    /// Returns an error if the file or shard that should hold the tensor is missing or broken.
     pub fn find<S: AsRef<str>>(&self, names: &[S]) -> Result<Option<StoredTensor>, LoadError> {
         for name in names {
             if let Some(found) = self.stored(name.as_ref())? {
@@ -330,7 +337,7 @@ impl Weights {
         kept.map_or(Ok(None), |kept| self.stored(kept))
     }
 
-    /// The tensor that is stored under `name`.
+    /// Returns the tensor that is stored under `name`.
     fn stored(&self, name: &str) -> Result<Option<StoredTensor>, LoadError> {
         match &self.files {
             Files::Single(path) | Files::Program { path, .. } => Ok(self.opened(path)?.tensor(name)),

@@ -1,5 +1,5 @@
-//! config.json, seen at the level of the language model: where its settings are nested, and what its type is when only
-//! the type of the model around it is written.
+//! Reads config.json at the level of the language model: finds the settings if they are nested in another model's, and
+//! infers the type of the language model if only the type of the outer model is given.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,15 @@ use serde_json::{Map, Value};
 use crate::error::LoadError;
 use crate::{files, json};
 
-/// The keys under which the configuration of a language model, or of a model that holds one, lies in another's.
+/// The keys of an outer configuration under which the configuration of a language model, or of a model that holds one,
+/// is nested.
 const NESTED: [&str; 6] = ["text_config", "llm_config", "language_config", "thinker_config", "vlm_config", "encoder"];
 
-/// Keys that an outer configuration may have and a nested one leave out; transformers reads them for both.
+/// Keys that an outer configuration can have while the nested one lacks them. transformers applies them to both.
 const SHARED: [&str; 4] = ["tie_word_embeddings", "dtype", "torch_dtype", "transformers_version"];
 
-/// The language model's type, where a model holds one and does not say, by the types of such models. That is so where
-/// the nested configuration has no type, and where the outer one is flat.
+/// The types of models that hold a language model without naming its type, by the type of that language model. The type
+/// is missing if the nested configuration has none, or if the outer configuration is flat.
 #[rustfmt::skip]
 pub const OUTER: &[(&str, &[&str])] = &[
     ("aimv2_text_model", &["aimv2"]),
@@ -121,8 +122,8 @@ pub const OUTER: &[(&str, &[&str])] = &[
     ("xclip_text_model", &["xclip"]),
 ];
 
-/// The model types whose configuration class ties the output layer to the embedding table unless config.json says otherwise:
-/// transformers 5.24.
+/// The model types whose configuration class ties the output layer to the embedding table unless config.json says
+/// otherwise. The source is transformers 5.24.
 #[rustfmt::skip]
 const TIED_BY_DEFAULT: &[&str] = &[
     "bloom", "cohere", "cohere2", "cohere_compass_text", "ernie4_5", "ernie4_5_moe", "ernie4_5_vl_moe_text", "falcon",
@@ -132,7 +133,7 @@ const TIED_BY_DEFAULT: &[&str] = &[
     "zamba2",
 ];
 
-/// The configuration of a language model, wherever it lies in its config.json.
+/// The configuration of a language model, at whatever level of config.json it is.
 #[derive(Debug)]
 pub struct ModelConfig {
     path: PathBuf,
@@ -147,7 +148,7 @@ impl ModelConfig {
     /// Reads a config.json.
     ///
     /// # Errors
-    /// When it is missing, no JSON object, or names no model type.
+    /// Returns an error if the file is missing, is not a JSON object, or names no model type.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let bytes = files::read(path).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => LoadError::new(path, "is missing")
@@ -162,7 +163,7 @@ impl ModelConfig {
         Ok(Self::of(path, whole))
     }
 
-    /// Goes down to the innermost configuration.
+    /// Descends to the innermost configuration.
     fn of(path: &Path, mut text: Map<String, Value>) -> Self {
         let mut shared = Map::new();
         let mut types: Vec<String> = model_type_of(&text).into_iter().collect();
@@ -176,17 +177,17 @@ impl ModelConfig {
         Self { path: path.to_owned(), text, shared, model_type }
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// `model_type` of the language model; empty if no level names one.
+    /// Returns the `model_type` of the language model, or an empty string if no level names one.
     pub fn model_type(&self) -> &str {
         &self.model_type
     }
 
-    /// The language model's settings as a configuration of their own.
+    /// Returns the language model's settings as a configuration of their own.
     pub fn language_model(&self) -> Map<String, Value> {
         let mut settings = self.text.clone();
         settings.extend(self.shared.clone());
@@ -196,17 +197,17 @@ impl ModelConfig {
         settings
     }
 
-    /// The setting `key` where it is a number.
+    /// Returns the setting `key` if it is a number.
     pub fn number(&self, key: &str) -> Option<f64> {
         self.text.get(key).and_then(Value::as_f64)
     }
 
-    /// The setting `key`, whatever it is.
+    /// Returns the setting `key`, of whatever type.
     pub fn setting(&self, key: &str) -> Option<&Value> {
         self.text.get(key)
     }
 
-    /// Whether the output layer shares its weight with the embedding table.
+    /// Returns whether the output layer shares its weight with the embedding table.
     pub fn ties_word_embeddings(&self) -> bool {
         let key = "tie_word_embeddings";
         match self.text.get(key).or_else(|| self.shared.get(key)) {
@@ -215,12 +216,12 @@ impl ModelConfig {
         }
     }
 
-    /// The first of the settings `keys` that is a number.
+    /// Returns the first of the settings `keys` that is a number.
     pub fn first_number(&self, keys: &[&str]) -> Option<f64> {
         keys.iter().find_map(|key| self.number(key))
     }
 
-    /// Whether the setting `key` is there, and neither null nor false.
+    /// Returns whether the setting `key` is present and neither null nor false.
     pub fn is_set(&self, key: &str) -> bool {
         self.text.get(key).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)))
     }
@@ -237,8 +238,8 @@ fn take_nested(config: &mut Map<String, Value>) -> Option<Map<String, Value>> {
     })
 }
 
-/// The innermost type that is known, of the types from the outside in. A type that is not known is named too, so that
-/// the error says what the file does.
+/// Returns the innermost known type. `types` is ordered from the outside in. If no type is known, an unknown one is
+/// returned, so that the error can name what the file says.
 fn language_model_type(types: &[String]) -> Option<&str> {
     let inner = |name: &String| OUTER.iter().find(|(_, outer)| outer.contains(&name.as_str())).map(|(inner, _)| *inner);
     let known = types.iter().rev().find_map(|name| match inner(name) {

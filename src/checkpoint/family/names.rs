@@ -1,9 +1,10 @@
-//! The names of the tensors of layer 0, as the repositories of all families have them.
+//! The names that the tensors of layer 0 have in the repositories of all families.
 
-/// Where the modules of a plain language model can stand in a whole name.
+/// The prefixes that precede a module's name in a plain language model.
 const PLAIN: [&str; 6] = ["model.", "", "transformer.", "gpt_neox.", "backbone.", "ultrabert."];
 
-/// Where they can stand in a model that holds a language model among others. `extract` leaves these prefixes off.
+/// The prefixes that precede a module's name in a model that holds a language model among others. `extract` removes
+/// these prefixes.
 const OUTER: [&str; 18] = [
     "language_model.model.",
     "model.language_model.",
@@ -25,10 +26,12 @@ const OUTER: [&str; 18] = [
     "vlm.model.language_model.",
 ];
 
-/// Where they can stand in an encoder or a decoder. These come last: beside a language model, an encoder may be one of sounds.
+/// The prefixes that precede a module's name in an encoder or a decoder. These come last, because an encoder beside a
+/// language model may be an audio encoder.
 const ENCODER_DECODER: [&str; 3] = ["model.decoder.", "encoder.", "model.encoder."];
 
-/// The modules of embedding tables. Whole names only: `embed_tokens_per_layer` and the like are not tables.
+/// The modules of embedding tables. Only whole names match: `embed_tokens_per_layer` and similar modules are not
+/// embedding tables.
 const EMBEDDINGS: [&str; 12] = [
     "embed_tokens",
     "wte",
@@ -58,31 +61,31 @@ const NORMS: [&str; 10] = [
     "output_norm",
 ];
 
-/// The names that an embedding table can have, likeliest first.
+/// Returns the names that an embedding table can have, the most likely first.
 pub fn embedding_names() -> Vec<String> {
-    // Molmo keeps the rows of added tokens apart, in `new_embedding`: those tokens are left out of the mean.
+    // Molmo keeps the rows of added tokens in a second tensor, `new_embedding`. Those tokens are left out of the mean.
     let split =
         ["model.transformer.wte.embedding", "transformer.wte.embedding", "model.wte.embedding", "wte.embedding"];
     names(&EMBEDDINGS).into_iter().chain(split.map(str::to_owned)).collect()
 }
 
-/// The names that a final norm's weight can have, likeliest first.
+/// Returns the names that a final norm's weight can have, the most likely first.
 pub fn norm_names() -> Vec<String> {
     names(&NORMS)
 }
 
-/// The names that the weight of the output layer can have, likeliest first.
+/// Returns the names that the weight of the output layer can have, the most likely first.
 pub fn head_names() -> Vec<String> {
     names(&["lm_head", "embed_out", "output", "output_layer"])
 }
 
-/// The names that the weights of `modules` can have, likeliest first.
+/// Returns the names that the weights of `modules` can have, the most likely first.
 pub fn names(modules: &[&str]) -> Vec<String> {
     let prefixes = || PLAIN.iter().chain(&OUTER).chain(&ENCODER_DECODER);
     modules.iter().flat_map(|module| prefixes().map(move |prefix| format!("{prefix}{module}.weight"))).collect()
 }
 
-/// The name of a tensor once its model is a language model alone, as transformers looks for it then.
+/// Returns the name under which transformers looks for the tensor if the checkpoint holds the language model alone.
 pub fn without_outer(name: &str) -> String {
     let longest = OUTER.iter().filter_map(|prefix| name.strip_prefix(prefix)).min_by_key(|rest| rest.len());
     longest.map_or_else(|| name.to_owned(), |rest| format!("model.{rest}"))

@@ -1,7 +1,8 @@
-//! Overrides that are part of a checkpoint: what a user told `extract` about a model, so that its output is served without them.
+//! Stores the overrides that a user gave to `extract` in the checkpoint, so that the checkpoint is served without them.
 //!
-//! A value that the model type has a key for is written under that key, where transformers reads it too. The rest is written as an
-//! object `layer0` in config.json, for example `"layer0": {"norm": "rms_plus_one", "embedding_scale": 12.0}`.
+//! A value for which the model type has a key is written under that key, where transformers reads it too. The rest is
+//! written as an object `layer0` in config.json, for example `"layer0": {"norm": "rms_plus_one", "embedding_scale":
+//! 12.0}`.
 
 use serde_json::{Map, Value, json};
 
@@ -12,10 +13,10 @@ use crate::norm::NormKind;
 
 const KEY: &str = "layer0";
 
-/// Returns `overrides`, completed by those in config.json.
+/// Returns `overrides`, completed by the overrides in config.json.
 ///
 /// # Errors
-/// If config.json holds an override that has no meaning.
+/// Returns an error if config.json holds an override that has no meaning.
 pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, LoadError> {
     let Some(written) = config.setting(KEY) else { return Ok(overrides.clone()) };
     let wrong = || {

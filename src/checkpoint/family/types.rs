@@ -1,8 +1,8 @@
-//! The model types that can be served, by family, and those that cannot, with the reason.
+//! The lists of model types: those that can be served, by family, and those that cannot, with the reason.
 //!
-//! A new model type goes into the list of its family; if it holds another model's language model, into
-//! `config::OUTER`. The judge is transformers: `tests/real/families.py` compares these lists with its newest
-//! release, and the vectors of a tiny checkpoint of each type with those of the type's own class.
+//! A new model type goes into the list of its family, or into `config::OUTER` if it holds another model's language
+//! model. The reference is transformers: `tests/real/families.py` compares these lists with its newest release, and
+//! compares the vectors of a tiny checkpoint of each type with the output of the type's own class.
 
 use super::{Eps, Family, InnerNorm, Mlx, NormKind, Scale};
 
@@ -37,13 +37,13 @@ const fn normed(kind: NormKind, modules: &'static [&'static str], family: Family
     Family { embedding_norm: Some(InnerNorm { kind, modules }), ..family }
 }
 
-/// Where most families have the eps of an RMS norm.
+/// The key under which most families keep the eps of an RMSNorm.
 const RMS: &[&str] = &["rms_norm_eps"];
 const EPS: &[&str] = &["layer_norm_eps"];
 const EPSILON: &[&str] = &["layer_norm_epsilon"];
 const NORM_EPS: &[&str] = &["norm_eps"];
 
-/// Every model type that can be served, by family. Defaults are those of the configuration classes.
+/// Every model type that can be served, by family. The defaults are those of the configuration classes.
 #[rustfmt::skip]
 pub const FAMILIES: &[(Family, &[&str])] = &[
     (rms(RMS, 1e-6), &[
@@ -71,7 +71,7 @@ pub const FAMILIES: &[(Family, &[&str])] = &[
     ]),
     (rms(RMS, 1.5625e-7), &["glm", "glm4"]),
     (rms(RMS, 1e-8), &["helium", "moshi"]),
-    // The keys after the first are other names that the configuration class takes.
+    // The keys after the first one are other names that the configuration class accepts.
     (rms(&["rms_norm_eps", "layer_norm_epsilon"], 1e-5), &["exaone"]),
     (rms(&["rms_norm_eps", "layer_norm_eps"], 1e-6), &["molmo2_text"]),
     (rms(EPSILON, 1e-5), &["falcon_mamba", "gpt_refact", "mamba", "mamba2", "nemotron_h"]),
@@ -88,7 +88,8 @@ pub const FAMILIES: &[(Family, &[&str])] = &[
     (scaled(Scale::Key(&["scale_emb"], 1.0), rms(RMS, 1e-6)), &["minicpm", "minicpmo", "minicpmv"]),
     (scaled(Scale::Key(&["scale_emb"], 12.0), rms(RMS, 1e-5)), &["minicpm3"]),
     (scaled(Scale::Key(&["embedding_multiplier_scale"], 78.383_671_769_061_69), rms(RMS, 1e-5)), &["grok-1"]),
-    // From Gemma 3n on the weight is plain again; 3n's AltUp streams, which come between, are left out here.
+    // From Gemma 3n on, the weight is no longer stored as `1 + w`. The AltUp streams that Gemma 3n computes between the
+    // embedding and the norm are left out here.
     (scaled(Scale::SqrtHidden, rms(RMS, 1e-6)), &[
         "diffusion_gemma_text", "gemma3n_text", "gemma4_text", "gemma4_unified_text",
     ]),
@@ -118,13 +119,13 @@ pub const FAMILIES: &[(Family, &[&str])] = &[
     (Family { bare: true, ..normed(NormKind::Rms, &[], rms(RMS, 1e-6)) }, &["nanochat"]),
 ];
 
-/// Model types whose family changes where their config.json has a key that is neither null nor false.
+/// Model types that belong to another family if their config.json has a certain key that is neither null nor false.
 pub const VARIANTS: &[(&str, &str, Family)] = &[
     ("afmoe", "mup_enabled", scaled(Scale::SqrtHidden, rms(RMS, 1e-5))),
     ("cohere2_moe", "rms_norm_eps", rms(RMS, 1e-5)),
 ];
 
-/// Model types that cannot be served, and why. The reason follows "model_type NAME, ".
+/// Model types that cannot be served, with the reason. In messages, the reason follows "model_type NAME, ".
 #[rustfmt::skip]
 pub const REFUSED: &[(&str, &[&str])] = &[
     ("whose embeddings depend on positions or segments", &[

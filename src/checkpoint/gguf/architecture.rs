@@ -1,61 +1,63 @@
-//! What `general.architecture` says of layer 0: the norms, their tensors, and what multiplies the embeddings.
+//! What the value of `general.architecture` determines about layer 0: the norms, their tensors, and the factor of the
+//! embeddings.
 //!
 //! Two parts of llama.cpp decide this, and both were read for each architecture in the version that llama-cpp-python
-//! 0.3.36 carries. The converter (`conversion/*.py`) decides what is in the file: it adds the one of `1 + w` to norms, and
-//! multiplies the tables of Falcon-H1 and Jais. The graph (`src/models/*.cpp`) decides what is left to do: Gemma's
-//! `sqrt(hidden)` and MiniCPM 3's 12 are constants there, and no key of the file. `tests/real/architectures.py` compares
-//! the lists with the newest release of the `gguf` package.
+//! 0.3.36 bundles. The converter (`conversion/*.py`) decides what is in the file: it adds the 1 of `1 + w` to norms,
+//! and multiplies the tables of Falcon-H1 and Jais. The compute graph (`src/models/*.cpp`) decides what remains to be
+//! done at run time: Gemma's `sqrt(hidden)` and the 12 of MiniCPM 3 are constants of the graph and not keys of the
+//! file. `tests/real/architectures.py` compares the lists with the newest release of the `gguf` package.
 
 use crate::norm::NormKind;
 
-/// The final norm of most architectures.
+/// The tensor of the final norm in most architectures.
 const OUTPUT_NORM: &str = "output_norm.weight";
 
-/// The layer 0 of an architecture.
+/// How an architecture computes layer 0.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Architecture {
-    /// The model type of transformers, or of the code that its models carry, that most files are made from.
+    /// The model type from which most files of this architecture are converted, as transformers or the model's own code
+    /// names it.
     pub model_type: &'static str,
     pub norm: FinalNormKind,
-    /// The weight of the final norm; `None` where it has none.
+    /// The tensor of the final norm's weight, or `None` if the norm has no weight.
     pub norm_tensor: Option<&'static str>,
     pub embedding_norm: Option<EmbeddingNorm>,
     pub scale: Scale,
-    /// A tensor with which layer 0 depends on positions.
+    /// A tensor of position embeddings. If a file has it, layer 0 depends on positions.
     pub positions: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FinalNormKind {
     Is(NormKind),
-    /// The kind whose eps the file has.
+    /// The kind whose eps key the file has.
     ByEps,
 }
 
 /// A norm between the table and the first layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum EmbeddingNorm {
-    /// A LayerNorm whose weight is this tensor.
+    /// A LayerNorm with the name of the tensor that is its weight.
     Layer(&'static str),
     /// An RMSNorm without a weight.
     BareRms,
 }
 
-/// What the graph multiplies the embeddings with.
+/// The factor by which llama.cpp's graph multiplies the embeddings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
     One,
     /// The square root of the table's dimensions.
     SqrtHidden,
-    /// The key `ARCHITECTURE.embedding_scale`, or this number where the file does not have the key.
+    /// The key `ARCHITECTURE.embedding_scale`, with this default if the file does not have the key.
     Key(f64),
 }
 
-/// What is known of a name in `general.architecture`.
+/// Whether an architecture can be served.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Known {
     Served(Architecture),
-    /// Why it cannot be: a sentence about "it".
+    /// The architecture cannot be served. The reason is a sentence whose subject is "it".
     Refused(&'static str),
 }
 
@@ -67,12 +69,12 @@ const RMS: Architecture = Architecture {
     scale: Scale::One,
     positions: None,
 };
-/// What an architecture in neither list is taken for, once the user has named its norm.
+/// What is assumed about an architecture in neither list once the user has named its norm.
 pub const UNKNOWN: Architecture = RMS;
 const LAYER: Architecture = Architecture { norm: FinalNormKind::Is(NormKind::Layer), ..RMS };
 const TOKEN_EMBD_NORM: Option<EmbeddingNorm> = Some(EmbeddingNorm::Layer("token_embd_norm.weight"));
 
-/// Every architecture that can be served, with the model type that it stands for.
+/// Every architecture that can be served, with the model type that it corresponds to.
 #[rustfmt::skip]
 const SERVED: &[(Architecture, &[(&str, &str)])] = &[
     (RMS, &[
@@ -99,27 +101,29 @@ const SERVED: &[(Architecture, &[(&str, &str)])] = &[
         ("qwen3vl", "qwen3_vl_text"), ("qwen3vlmoe", "qwen3_vl_moe_text"), ("refact", "gpt_refact"), ("rnd1", "rnd1"),
         ("rwkv6qwen2", "rwkv6qwen2"), ("seed_oss", "seed_oss"), ("smallthinker", "smallthinker"), ("smollm3", "smollm3"),
         ("spark2_5", "spark2_5"), ("step35", "step3p5"), ("xverse", "xverse"),
-        // Without layers, the streams of a token are all its row, and joined they are a multiple of it. The norm takes the
-        // factor out again, but for what eps is beside the row.
+        // Without layers, all streams of a token are copies of its row, and joining them gives a multiple of the row.
+        // The norm cancels that factor, except for the influence of eps.
         ("deepseek4", "deepseek_v4"), ("glm5-next", "glm5_next_text"), ("hy_v4", "hy_v4"),
-        // The converter multiplies the table with embedding_multiplier and writes no key.
+        // The converter multiplies the table by embedding_multiplier and writes no key.
         ("falcon-h1", "falcon_h1"),
     ]),
     (Architecture { scale: Scale::SqrtHidden, ..RMS }, &[
         ("afmoe", "afmoe"), ("gemma", "gemma"), ("gemma-embedding", "gemma3_text"), ("gemma2", "gemma2"),
         ("gemma3", "gemma3_text"), ("gemma3n", "gemma3n_text"), ("gemma4", "gemma4_text"),
     ]),
-    // The converter leaves the key out where config.json has no embedding_multiplier, as in Bamba.
+    // The converter omits the key if config.json has no embedding_multiplier, as in Bamba.
     (Architecture { scale: Scale::Key(1.0), ..RMS }, &[
         ("granite", "granite"), ("granite_swa", "granite_swa"), ("granitehybrid", "granitemoehybrid"),
         ("granitemoe", "granitemoe"),
     ]),
-    // Constants of the graph: files from before the key have none, and MiniCPM 3's never had one.
+    // These scales are constants of the graph. Files older than the key do not have it, and files of MiniCPM 3 never
+    // do.
     (Architecture { scale: Scale::Key(12.0), ..RMS }, &[("minicpm", "minicpm"), ("minicpm3", "minicpm3")]),
     (Architecture { scale: Scale::Key(78.383_671_769_061_69), ..RMS }, &[("grok", "grok-1")]),
-    // llama.cpp calls the tensor "fix for wrong tensor name": it is the final norm, and there is none on the embedding.
+    // llama.cpp comments on this tensor with "fix for wrong tensor name": it is the final norm, and these models have
+    // no norm on the embedding.
     (Architecture { norm_tensor: Some("token_embd_norm.weight"), ..RMS }, &[("lfm2", "lfm2"), ("lfm2moe", "lfm2_moe")]),
-    // The final norm of the encoder: T5's decoder has another.
+    // This tensor is the final norm of the encoder. T5's decoder has another one.
     (Architecture { norm_tensor: Some("enc.output_norm.weight"), ..RMS }, &[
         ("neo-bert", "neobert"), ("t5", "t5"), ("t5encoder", "t5"),
     ]),
@@ -128,9 +132,10 @@ const SERVED: &[(Architecture, &[(&str, &str)])] = &[
     (LAYER, &[
         ("codeshell", "codeshell"), ("cohere2", "cohere2"), ("command-r", "cohere"), ("dbrx", "dbrx"),
         ("falcon", "falcon"), ("gptneox", "gpt_neox"), ("jais2", "jais2"), ("nemotron", "nemotron"), ("orion", "orion"),
-        // llama.cpp's graph has an RMSNorm here; the model has a LayerNorm, whose eps it calls rms_norm_eps.
+        // llama.cpp's graph applies an RMSNorm to phimoe. The model itself has a LayerNorm, whose eps it calls
+        // rms_norm_eps.
         ("phi2", "phi"), ("phimoe", "phimoe"), ("stablelm", "stablelm"), ("starcoder2", "starcoder2"),
-        // The converter multiplies the table with mup_embeddings_scale or embeddings_scale and writes no key.
+        // The converter multiplies the table by mup_embeddings_scale or embeddings_scale and writes no key.
         ("jais", "jais"),
     ]),
     (Architecture { positions: Some("position_embd.weight"), ..LAYER }, &[("mpt", "mpt")]),
@@ -141,7 +146,7 @@ const SERVED: &[(Architecture, &[(&str, &str)])] = &[
     (Architecture { norm: FinalNormKind::ByEps, ..RMS }, &[("cohere2moe", "cohere2_moe")]),
 ];
 
-/// Architectures of llama.cpp whose layer 0 is not a norm over a token's row.
+/// Architectures of llama.cpp whose layer 0 is not a norm over a token's row, with the reason.
 #[rustfmt::skip]
 const REFUSED: &[(&str, &[&str])] = &[
     ("it adds positions or segments to its embeddings", &[
@@ -156,7 +161,7 @@ const REFUSED: &[(&str, &[&str])] = &[
     ("llama.cpp has its name, but neither converts nor runs its models", &["gptj"]),
 ];
 
-/// What is known of an architecture; `None` if it is in neither list.
+/// Returns what is known of an architecture, or `None` if it is in neither list.
 pub fn known(name: &str) -> Option<Known> {
     let served = SERVED.iter().find_map(|(architecture, names)| {
         let (_, model_type) = names.iter().find(|(known, _)| *known == name)?;
@@ -190,7 +195,8 @@ mod tests {
         assert_eq!(names.len(), count);
     }
 
-    /// The two lists of the same models agree, but for the one of `1 + w`, which the converter has added.
+    /// This list and the list of families agree about the same models, except for the 1 of `1 + w`, which the converter
+    /// has already added.
     #[test]
     fn the_norm_is_that_of_the_family() {
         for (name, architecture) in served() {
@@ -203,7 +209,7 @@ mod tests {
         }
     }
 
-    /// `tests/real/architectures.py` reads these tables for the list of what is known.
+    /// `tests/real/architectures.py` reads these tables of the documentation to know which architectures are supported.
     #[test]
     fn the_documentation_lists_every_architecture() {
         let text = include_str!("../../../docs/checkpoints.md");

@@ -1,4 +1,4 @@
-//! A GGUF file's tensors as rows of numbers: mapped where they are plain, decoded where they are quantized.
+//! Reads a GGUF file's tensors as rows of numbers. Plain tensors are memory-mapped; quantized tensors are decoded.
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use crate::checkpoint::TableSource;
 use crate::error::LoadError;
 use crate::table::{EmbeddingTable, TableDtype};
 
-/// Numbers decoded at a time by one thread: bounds its scratch to a few hundred KB.
+/// How many numbers one thread decodes at a time. The limit bounds its scratch memory to a few hundred KiB.
 const NUMBERS_AT_A_TIME: usize = 64 << 10;
 
 /// How the numbers of a tensor are stored.
@@ -21,7 +21,8 @@ enum Stored {
     Quantized(GgmlDType),
 }
 
-/// ggml.h's numbers, of the types that candle decodes too.
+/// Returns how tensors of a type are stored. `dtype` is a number from ggml.h; only the types that candle decodes are
+/// listed.
 const fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
     Some(match dtype {
         0 => ("F32", Stored::Plain(TableDtype::F32)),
@@ -41,14 +42,15 @@ const fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
     })
 }
 
-/// The tensor as an embedding table: a part of the map, or decoded to f16.
+/// Returns the tensor as an embedding table: a part of the memory map, or a copy that was decoded to f16.
 ///
-/// f16 and not bf16: a quantized number is a small integer times an f16, so f16 rounds it to 2^-12 of itself at worst and
-/// bf16 to 2^-9, in the same memory. f32 would double that for an error which pooling already hides.
-/// A number past f16's range (65504) becomes an infinity, and such a table is refused.
+/// The decoded format is f16 rather than bf16: a quantized number is a small integer times an f16, so that f16 rounds
+/// it by at most 2^-12 and bf16 by 2^-9, in the same memory. f32 would double the memory to avoid an error that pooling
+/// already hides. A number beyond the range of f16 (65504) becomes an infinity, and a table that holds one is refused.
 ///
 /// # Errors
-/// When it is no table, reaches past the file, or is quantized in a way that candle does not decode.
+/// Returns an error if the tensor is not a table, extends beyond the end of the file, or is quantized in a way that
+/// candle does not decode.
 pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableSource), LoadError> {
     let (name, stored, rows, columns) = checked(file, tensor)?;
     let source =
@@ -71,10 +73,10 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
     table.map(|table| (table, source)).ok_or_else(|| no_table(file, tensor))
 }
 
-/// The tensor as `count` finite numbers.
+/// Returns the tensor as `count` finite numbers.
 ///
 /// # Errors
-/// When it has another shape, or a number that is not finite.
+/// Returns an error if the tensor has another shape or holds a number that is not finite.
 pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>, LoadError> {
     let row = TensorInfo { shape: [&[1], tensor.shape.as_slice()].concat(), ..tensor.clone() };
     let wrong = |problem: String| LoadError::new(file.path(), problem).expected(format!("{count} finite numbers"));
@@ -89,10 +91,10 @@ pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>
     Ok(numbers)
 }
 
-/// The columns of the tensor as a table.
+/// Returns the number of columns of the tensor, read as a table.
 ///
 /// # Errors
-/// When it is no table, or quantized in a way that candle does not decode.
+/// Returns an error if the tensor is not a table, or is quantized in a way that candle does not decode.
 pub fn columns(file: &Gguf, tensor: &TensorInfo) -> Result<usize, LoadError> {
     checked(file, tensor).map(|(_, _, _, columns)| columns)
 }
@@ -110,7 +112,8 @@ fn checked(file: &Gguf, tensor: &TensorInfo) -> Result<(&'static str, Stored, us
     Ok((name, stored, rows, columns))
 }
 
-/// Bytes of `rows` x `columns` numbers in blocks of `block` numbers and `bytes` bytes.
+/// Returns the size in bytes of `rows` x `columns` numbers that are stored in blocks of `block` numbers and `bytes`
+/// bytes.
 fn size(
     file: &Gguf,
     tensor: &TensorInfo,
@@ -135,7 +138,7 @@ fn undecodable(file: &Gguf, tensor: &TensorInfo, error: &candle_core::Error) -> 
         .expected("blocks of quantized numbers")
 }
 
-/// All rows as little-endian f16, decoded by candle on every core.
+/// Returns all rows as little-endian f16. candle decodes them on every core.
 fn decode_rows(bytes: &[u8], dtype: GgmlDType, rows: usize, columns: usize) -> Result<Vec<u8>, candle_core::Error> {
     let stored = columns / dtype.block_size() * dtype.type_size();
     let decoded = columns * size_of::<f16>();

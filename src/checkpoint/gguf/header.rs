@@ -1,8 +1,9 @@
-//! A GGUF file's metadata and tensor directory, read from the map without copying arrays.
+//! Reads a GGUF file's metadata and tensor directory from the memory map without copying arrays.
 //!
-//! candle's reader is not used: it turns every array element into a 32-byte value (a vocabulary of 262144 tokens three
-//! times over, and 32 times the file for an array of bytes), accepts version 1, and mends text that is not UTF-8.
-//! Here every length is checked against what is left of the file before anything is allocated.
+//! candle's reader is not used for three reasons. It turns every array element into a 32-byte value, which makes an
+//! array of bytes 32 times as large as in the file. It accepts version 1 of the format. It repairs text that is not
+//! UTF-8 instead of reporting it. In this module every length is checked against the rest of the file before anything
+//! is allocated.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -16,12 +17,12 @@ use crate::files;
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
-/// ggml.h: GGML_MAX_DIMS.
+/// GGML_MAX_DIMS of ggml.h.
 const MAX_DIMENSIONS: u32 = 4;
-/// Arrays of arrays deeper than this are nobody's.
+/// The limit on the nesting of arrays. No known file nests arrays deeper.
 const MAX_DEPTH: u8 = 4;
 
-/// Whether the file starts as GGUF does.
+/// Returns whether the file starts with the magic bytes of GGUF.
 pub fn is_gguf(path: &Path) -> bool {
     let mut magic = [0; 4];
     files::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == MAGIC
@@ -39,11 +40,12 @@ pub struct Gguf {
 #[derive(Debug, Clone)]
 pub struct TensorInfo {
     pub name: String,
-    /// Row-major, slowest first: `[rows, columns]`. (The file has the fastest first.)
+    /// The shape in row-major order, slowest dimension first: `[rows, columns]`. The file stores the fastest dimension
+    /// first.
     pub shape: Vec<u64>,
-    /// The number of ggml's type.
+    /// The number of the tensor's type in ggml.
     pub dtype: u32,
-    /// From the start of the file.
+    /// The offset of the tensor's first byte from the start of the file.
     pub start: u64,
 }
 
@@ -59,7 +61,8 @@ impl Gguf {
     /// Maps the file and reads its header.
     ///
     /// # Errors
-    /// When it is no little-endian GGUF file of version 2 or 3, cut short, or claims more than it holds.
+    /// Returns an error if the file is not a little-endian GGUF file of version 2 or 3, was cut short, or declares more
+    /// than it holds.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let map = Map::open(path)?;
         let (metadata, tensors) = Cursor { bytes: map.bytes(), at: 0 }.header().map_err(|problem| {
@@ -88,7 +91,7 @@ impl Gguf {
         self.tensors.get(name)
     }
 
-    /// The tensor `name`, or an error that names the setting for another.
+    /// Returns the tensor `name`, or an error that names the `setting` with which the user can choose another tensor.
     pub fn require(&self, name: &str, setting: &str) -> Result<&TensorInfo, LoadError> {
         self.tensor(name).ok_or_else(|| {
             LoadError::new(&self.path, format!("has no tensor {name}"))
@@ -97,10 +100,10 @@ impl Gguf {
         })
     }
 
-    /// The tensor's `length` bytes.
+    /// Returns the first `length` bytes of the tensor.
     ///
     /// # Errors
-    /// When they reach past the end of the file.
+    /// Returns an error if the bytes extend beyond the end of the file.
     pub fn bytes(&self, tensor: &TensorInfo, length: usize) -> Result<Bytes, LoadError> {
         let all = self.map.bytes();
         let start = usize::try_from(tensor.start).ok();
@@ -129,7 +132,7 @@ impl Gguf {
     }
 
     /// # Errors
-    /// When it is not UTF-8.
+    /// Returns an error if the text is not UTF-8.
     pub fn text(&self, key: &str) -> Result<Option<&str>, LoadError> {
         match self.metadata.get(key) {
             Some(Value::Text(text)) => std::str::from_utf8(text).map(Some).map_err(|_| self.not_utf8(key)),
@@ -138,7 +141,7 @@ impl Gguf {
     }
 
     /// # Errors
-    /// When one is not UTF-8.
+    /// Returns an error if one of the texts is not UTF-8.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, LoadError> {
         let Some(Value::Array { kind: kind::TEXT, count, items }) = self.metadata.get(key) else { return Ok(None) };
         let mut texts = Vec::with_capacity(*count);
@@ -161,7 +164,7 @@ impl Gguf {
         }
     }
 
-    /// Whole numbers of 32 bits.
+    /// Returns the array of 32-bit integers under `key`.
     pub fn integers(&self, key: &str) -> Option<Vec<i32>> {
         match self.metadata.get(key)? {
             Value::Array { kind: kind::I32 | kind::U32, items, .. } => {
@@ -171,7 +174,7 @@ impl Gguf {
         }
     }
 
-    /// Whether there is such an entry and it is not empty.
+    /// Returns whether the file has an entry `key` that is not empty.
     pub fn has(&self, key: &str) -> bool {
         match self.metadata.get(key) {
             Some(Value::Array { count, .. }) => *count > 0,
@@ -185,7 +188,7 @@ impl Gguf {
     }
 }
 
-/// The numbers of the value types.
+/// The numbers of the value types in the file.
 mod kind {
     pub const BOOL: u32 = 7;
     pub const TEXT: u32 = 8;
@@ -194,7 +197,7 @@ mod kind {
     pub const I32: u32 = 5;
     pub const F32: u32 = 6;
 
-    /// Bytes of a number or a truth value.
+    /// Returns the size in bytes of a number or a truth value.
     pub const fn size(kind: u32) -> Option<usize> {
         match kind {
             0 | 1 | BOOL => Some(1),
@@ -208,7 +211,7 @@ mod kind {
 
 type Header = (HashMap<String, Value>, HashMap<String, TensorInfo>);
 
-/// Reads on from `at`; every error is the file's problem in words that follow its path.
+/// A reader that continues at the offset `at`. Its errors are predicates that follow the file's path in messages.
 struct Cursor {
     bytes: Bytes,
     at: usize,
@@ -225,7 +228,8 @@ impl Cursor {
             version => return Err(format!("is a GGUF file of version {version}")),
         }
         let (tensors, entries) = (self.u64()?, self.u64()?);
-        // A name of no letters, four bytes of type, one of value; and: a name, a rank, a type, an offset.
+        // The smallest tensor entry is a name, a rank, a type and an offset; the smallest metadata entry is an empty
+        // name, four bytes of type and one byte of value.
         let tensors = self.count(tensors, 8 + 4 + 4 + 8, "tensors")?;
         let entries = self.count(entries, 8 + 4 + 1, "metadata entries")?;
         let mut metadata = HashMap::new();
@@ -243,7 +247,7 @@ impl Cursor {
             Some(Value::Number(bytes)) => *bytes as u64,
             _ => DEFAULT_ALIGNMENT,
         };
-        // 4 is what the blocks of quantized numbers need to be read in place.
+        // Blocks of quantized numbers are read in place and need an alignment of 4.
         if !alignment.is_power_of_two() || alignment < 4 {
             return Err(format!("has an alignment of {alignment}, which is no power of two from 4 on"));
         }
@@ -280,7 +284,7 @@ impl Cursor {
         self.array().map(u64::from_le_bytes)
     }
 
-    /// `count` things of at least `size` bytes must fit into what is left.
+    /// Returns `count` as a `usize` if that many items of at least `size` bytes fit into the rest of the file.
     fn count(&self, count: u64, size: usize, what: &str) -> Result<usize, String> {
         let fits = (self.bytes.len() - self.at) / size;
         usize::try_from(count)
@@ -308,7 +312,7 @@ impl Cursor {
             3 => Value::Number(i16::from_le_bytes(self.array()?).into()),
             kind::U32 => Value::Number(self.u32()?.into()),
             kind::I32 => Value::Number(i32::from_le_bytes(self.array()?).into()),
-            // By way of its shortest decimals: 1e-6 is what was meant, not the f32 next to it.
+            // The number is converted by way of its shortest decimal form: the writer meant 1e-6, not the nearest f32.
             kind::F32 => Value::Number(as_written(f32::from_le_bytes(self.array()?))),
             kind::BOOL => Value::Bool(self.array::<1>()? != [0]),
             kind::TEXT => Value::Text(self.text()?),

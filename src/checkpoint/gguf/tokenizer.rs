@@ -1,8 +1,8 @@
-//! The tokenizer that a GGUF file's metadata describe, as the `tokenizers` crate has it.
+//! Rebuilds the tokenizer that a GGUF file's metadata describe, with the `tokenizers` crate.
 //!
-//! GGUF keeps tokens, merges or scores, and two names; what else a tokenizer.json says is llama.cpp's to know. So only
-//! those names are taken for which the result was compared with the model's own tokenizer.json (`tests/real`), and a
-//! tokenizer.json beside the file (`tokenizer`) always wins.
+//! GGUF keeps the tokens, the merges or scores, and two names. The rest of what a tokenizer.json says is part of
+//! llama.cpp's code. Therefore only those names are accepted for which the result was compared with the model's own
+//! tokenizer.json (`tests/real`), and a tokenizer.json that the user gives (`tokenizer`) always takes precedence.
 
 use std::borrow::Cow;
 
@@ -15,13 +15,14 @@ use super::header::Gguf;
 use crate::error::LoadError;
 use crate::tokenize::reference::HfTokenizer;
 
-/// Longer pieces are no vocabulary's; every way to cut one in two is tried.
+/// The limit on the length of a piece in bytes. Every way to cut a piece in two is tried, and no known vocabulary has
+/// longer pieces.
 const LONGEST_PIECE: usize = 256;
 
 /// The score of every token in files that were converted without SentencePiece's model.
 const PLACEHOLDER_SCORE: f32 = -1000.0;
 
-/// llama.h: LLAMA_TOKEN_TYPE_*.
+/// LLAMA_TOKEN_TYPE_* of llama.h.
 mod token_type {
     pub const NORMAL: i32 = 1;
     pub const UNKNOWN: i32 = 2;
@@ -30,21 +31,22 @@ mod token_type {
     pub const BYTE: i32 = 6;
 }
 
-/// How a byte-level vocabulary's texts are cut before its merges are applied.
+/// How texts are split into words before the merges of a byte-level vocabulary are applied.
 struct Split {
-    /// A regular expression, or `None` for GPT-2's own.
+    /// The regular expression that splits a text, or `None` for GPT-2's own.
     regex: Option<&'static str>,
     single_digits: bool,
     nfc: bool,
-    /// A word that is a token whole is that token, whatever the merges say.
+    /// Whether a word that is itself a token becomes that token, whatever the merges say.
     whole_words_first: bool,
-    /// Where the file does not say.
+    /// Whether BOS is added if the file does not say so.
     add_bos: bool,
 }
 
 const GPT2: Split = Split { regex: None, single_digits: false, nfc: false, whole_words_first: false, add_bos: false };
 
-/// `tokenizer.ggml.pre`, by the tokenizer.json of the models that each is named after.
+/// The values of `tokenizer.ggml.pre`, with the split in the tokenizer.json of the models after which each value is
+/// named.
 const SPLITS: &[(&[&str], Split)] = &[
     (&["smollm"], Split { single_digits: true, ..GPT2 }),
     (
@@ -70,10 +72,10 @@ const SPLITS: &[(&[&str], Split)] = &[
     ),
 ];
 
-/// Builds the tokenizer.
+/// Builds the tokenizer of a GGUF file.
 ///
 /// # Errors
-/// When the metadata do not determine it, with `tokenizer` as the remedy.
+/// Returns an error if the metadata do not determine the tokenizer. The remedy is the setting `tokenizer`.
 pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError> {
     let refused = |problem: &str| {
         LoadError::new(file.path(), format!("{problem}, so its tokenizer cannot be rebuilt exactly"))
@@ -84,7 +86,7 @@ pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError
     let metadata = Metadata::read(file, gemma)?;
     let model = file.text("tokenizer.ggml.model")?.unwrap_or_default();
     let built = match model {
-        // Its added tokens swallow the spaces on their right, of which GGUF says nothing.
+        // The added tokens of Phi 3 strip the spaces to their right, which GGUF does not record.
         "llama" if architecture == "phi3" => return Err(refused("is of the architecture \"phi3\"")),
         "llama" => {
             if file.has("tokenizer.ggml.precompiled_charsmap")
@@ -112,7 +114,7 @@ pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError
 
 type Built = Result<Tokenizer, tokenizers::Error>;
 
-/// What both kinds of vocabulary have.
+/// The metadata that both kinds of vocabulary have.
 struct Metadata<'a> {
     tokens: Vec<Cow<'a, str>>,
     types: Vec<i32>,
@@ -122,8 +124,9 @@ struct Metadata<'a> {
 }
 
 impl<'a> Metadata<'a> {
-    /// `gemma`: the tokens are spelled as Gemma's tokenizer.json has them and its GGUF has not. Tokens of nothing but spaces have ▁ there,
-    /// and the byte of a tab is the character, so that two of it can be merged, unless the vocabulary has that beside the byte.
+    /// Reads the metadata. If `gemma` is set, the tokens are spelled as in Gemma's tokenizer.json, from which the GGUF
+    /// file differs in two ways: tokens of nothing but spaces become tokens of ▁, and the byte token of a tab becomes
+    /// the character, so that two tabs can be merged, unless the vocabulary has the character as well.
     fn read(file: &'a Gguf, gemma: bool) -> Result<Self, LoadError> {
         let tokens = file.texts("tokenizer.ggml.tokens")?.filter(|tokens| !tokens.is_empty()).ok_or_else(|| {
             LoadError::new(file.path(), "has no tokenizer.ggml.tokens")
@@ -144,7 +147,8 @@ impl<'a> Metadata<'a> {
         let tokens = tokens.into_iter().map(spelled).collect();
         let mut types = file.integers("tokenizer.ggml.token_type").unwrap_or_default();
         if gemma && let Some(bytes) = types.iter().position(|&kind| kind == token_type::BYTE) {
-            // Converters before July 2024 wrote the tokens that Gemma's authors defined as normal ones. They come before the bytes.
+            // Converters before July 2024 marked the tokens that Gemma's authors defined as normal ones. These tokens
+            // come before the byte tokens.
             for kind in types.iter_mut().take(bytes).filter(|kind| **kind == token_type::NORMAL) {
                 *kind = token_type::USER_DEFINED;
             }
@@ -152,7 +156,7 @@ impl<'a> Metadata<'a> {
         Ok(Self { tokens, types, bos, eos, unknown })
     }
 
-    /// Each token's id. Two tokens that read the same cannot be told apart.
+    /// Returns the ID of each token. Two tokens with the same text are an error, because they cannot be told apart.
     fn vocabulary(&self) -> Result<Vocab, tokenizers::Error> {
         let mut ids = Vocab::default();
         for (token, id) in self.tokens.iter().zip(0..) {
@@ -163,7 +167,7 @@ impl<'a> Metadata<'a> {
         Ok(ids)
     }
 
-    /// The tokens that are matched whole, before anything else happens to a text.
+    /// Returns the tokens that are matched as a whole before any other processing of a text.
     fn added(&self) -> impl Iterator<Item = AddedToken> {
         self.tokens.iter().zip(&self.types).filter_map(|(token, &kind)| {
             let special = matches!(kind, token_type::CONTROL | token_type::UNKNOWN);
@@ -172,7 +176,8 @@ impl<'a> Metadata<'a> {
         })
     }
 
-    /// BOS and EOS around the text, as the file's flags or the kind's defaults have it.
+    /// Returns the template that puts BOS and EOS around a text, as the file's flags or else the defaults of the
+    /// tokenizer's kind say.
     fn template(&self, file: &Gguf, add_bos: bool) -> Result<Option<PostProcessorWrapper>, tokenizers::Error> {
         let flag = |name: &str, default| file.flag(&format!("tokenizer.ggml.add_{name}_token")).unwrap_or(default);
         let mut single = vec![json!({"Sequence": {"id": "A", "type_id": 0}})];
@@ -196,13 +201,14 @@ impl<'a> Metadata<'a> {
     }
 }
 
-/// SentencePiece BPE, with the merges that its scores imply.
+/// Builds a SentencePiece BPE tokenizer with the merges that its scores imply.
 fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Order) -> Built {
     let mut scores = file.floats("tokenizer.ggml.scores").unwrap_or_default();
     if scores.len() != metadata.tokens.len() {
         return Err("tokenizer.ggml.scores are not as many as the tokens".into());
     }
-    // `LlamaHfVocab` of the gguf package has the score of no piece and writes this for each.
+    // `LlamaHfVocab` of the gguf package does not know the scores of pieces and writes this placeholder for each of
+    // them.
     let kinds = metadata.types.iter().copied().chain(std::iter::repeat(token_type::NORMAL));
     let mut learned = scores.iter().zip(kinds).filter(|(_, kind)| *kind == token_type::NORMAL).peekable();
     if learned.peek().is_some() && learned.all(|(score, _)| *score == PLACEHOLDER_SCORE) {
@@ -210,8 +216,8 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
     }
     let vocabulary = metadata.vocabulary()?;
     if gemma {
-        // The converter writes -1000 for tokens that the user defined: Gemma's runs of spaces, tabs and line breaks. In the model
-        // their score is 0, the best, so that their merges come before all others.
+        // The converter writes -1000 for the tokens that Gemma's authors defined: runs of spaces, tabs and line breaks.
+        // In the model their score is 0, the best, so that their merges come before all others.
         if metadata.types.len() != scores.len() {
             return Err("tokenizer.ggml.token_type does not give the type of each token".into());
         }
@@ -246,7 +252,7 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
     tokenizer.with_normalizer(Some(part::<NormalizerWrapper>(normalizer)?))?;
     tokenizer.with_decoder(Some(part::<DecoderWrapper>(json!({"type": "Sequence", "decoders": decoders}))?));
     tokenizer.with_post_processor(metadata.template(file, true)?);
-    // The tokenizer.json of Gemma, unlike that of Gemma 2, leaves runs of tabs to the merges.
+    // Gemma's tokenizer.json, unlike that of Gemma 2, has no added tokens for runs of tabs: the merges form them.
     let is_merged = |token: &AddedToken| order == Order::ById && token.content.bytes().all(|b| b == b'\t');
     tokenizer.add_tokens(metadata.added().filter(|token| !is_merged(token)))?;
     Ok(tokenizer)
@@ -254,24 +260,26 @@ fn sentence_piece(file: &Gguf, metadata: &Metadata<'_>, gemma: bool, order: Orde
 
 /// The order of merges whose tokens have the same score.
 ///
-/// transformers' `generate_merges` has had two. Which of them made a model's tokenizer.json decides how a run of one character is
-/// cut: with [`Order::ById`], 32 spaces are 16 and 16; with [`Order::LongestFirst`], they are 31 and 1. For tokens that do not
-/// overlap themselves, both give the same result: no text is known on which Llama 2's or Mistral's merges would differ.
+/// `generate_merges` of transformers has used two orders. The order with which a model's tokenizer.json was made
+/// decides how a run of one character is split: 32 spaces become 16 and 16 with [`Order::ById`], and 31 and 1 with
+/// [`Order::LongestFirst`]. For tokens that do not overlap themselves both orders give the same result. No text is
+/// known for which the merges of Llama 2 or Mistral would differ.
 #[derive(Clone, Copy, PartialEq)]
 enum Order {
-    /// By the token that is made, then by the two that it is made of (Gemma).
+    /// Merges are ordered by the ID of the merged token, then by the IDs of its two halves (Gemma).
     ById,
-    /// The longest left half first, then the longest right half: since 2024 (Gemma 2, Gemma 3).
+    /// Merges with the longest left half come first, then those with the longest right half. transformers has used this
+    /// order since 2024 (Gemma 2, Gemma 3).
     LongestFirst,
 }
 
-/// The order in which the tokenizer.json files of the models of this architecture have their merges.
+/// Returns the order in which the tokenizer.json files of this architecture's models list their merges.
 fn order(architecture: &str) -> Order {
     if architecture == "gemma" { Order::ById } else { Order::LongestFirst }
 }
 
-/// Every way to cut a piece into two others, best score first: `generate_merges` of transformers'
-/// `convert_slow_tokenizer.py`, which is how its tokenizer.json files came to their merges.
+/// Returns every way to split a piece into two other pieces, the best score first. The algorithm is `generate_merges`
+/// of transformers' `convert_slow_tokenizer.py`, which produced the merges in the models' tokenizer.json files.
 fn merges(vocabulary: &Vocab, scores: &[f32], order: Order) -> Result<Vec<(String, String)>, tokenizers::Error> {
     struct Merge<'a> {
         score: f32,
@@ -292,7 +300,7 @@ fn merges(vocabulary: &Vocab, scores: &[f32], order: Order) -> Result<Vec<(Strin
             }
         }
     }
-    // The last two keys are the order in which the original finds them, its sort being stable.
+    // The last two keys reproduce the order in which the original finds the merges, because its sort is stable.
     found.sort_by_cached_key(|merge| {
         let letters = |piece: &str| match order {
             Order::ById => std::cmp::Reverse(0),
@@ -309,7 +317,7 @@ fn merges(vocabulary: &Vocab, scores: &[f32], order: Order) -> Result<Vec<(Strin
     Ok(found.into_iter().map(|merge| (merge.pieces.0.to_owned(), merge.pieces.1.to_owned())).collect())
 }
 
-/// A float in its total order.
+/// A float that is compared with `total_cmp`.
 #[derive(PartialEq)]
 struct Ordered(f32);
 
@@ -327,7 +335,7 @@ impl Ord for Ordered {
     }
 }
 
-/// Byte-level BPE, with the file's merges.
+/// Builds a byte-level BPE tokenizer with the file's merges.
 fn byte_level(file: &Gguf, metadata: &Metadata<'_>, split: &Split) -> Built {
     let merges = file.texts("tokenizer.ggml.merges").map_err(|e| e.to_string())?.unwrap_or_default();
     let merges: Vec<(String, String)> = merges
@@ -362,7 +370,7 @@ fn byte_level(file: &Gguf, metadata: &Metadata<'_>, split: &Split) -> Built {
     Ok(tokenizer)
 }
 
-/// A part of a tokenizer, from what a tokenizer.json would say.
+/// Builds one part of a tokenizer from the JSON that a tokenizer.json would hold.
 fn part<T: DeserializeOwned>(json: Value) -> Result<T, tokenizers::Error> {
     serde_json::from_value(json).map_err(Into::into)
 }

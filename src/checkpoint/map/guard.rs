@@ -1,5 +1,6 @@
-//! What happens at SIGBUS: as libwayland has it for its clients' shared memory (`wayland-shm.c`), the fault's page and
-//! all after it in that map become zeros in memory of our own, and a flag is set for whoever read them.
+//! Handles SIGBUS for guarded memory maps. As libwayland does for its clients' shared memory (`wayland-shm.c`), the
+//! handler replaces the page of the fault and all later pages of that map with anonymous memory of zeros, and sets a
+//! flag for the readers of the map.
 
 #![allow(unsafe_code)] // A signal handler that maps memory.
 
@@ -9,21 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use memmap2::Mmap;
 
-/// How many maps can be guarded at once. One more is not, and the log says so.
+/// The number of maps that can be guarded at once. A further map is not guarded, and the log says so.
 const SLOTS: usize = 4096;
 
-/// Read by the signal handler, so: no locks, no memory taken.
+/// The guarded maps. The signal handler reads this array, so access takes no locks and allocates no memory.
 static GUARDED: [Slot; SLOTS] = [const { Slot::free() }; SLOTS];
 
 struct Slot {
-    /// The first address; 0: free.
+    /// The first address of the map, or 0 if the slot is free.
     start: AtomicUsize,
-    /// Past the last.
+    /// The address after the last byte of the map.
     end: AtomicUsize,
     damaged: AtomicBool,
 }
 
-/// One guarded map, for as long as this lives.
+/// The registration of one guarded map. Dropping the guard ends it.
 #[derive(Debug)]
 pub struct Guard(Option<&'static Slot>);
 
@@ -75,38 +76,40 @@ impl Drop for Guard {
 static INSTALLED: OnceLock<bool> = OnceLock::new();
 static PAGE: AtomicUsize = AtomicUsize::new(4096);
 
-/// What SIGBUS did before: Rust's own handler, which tells a stack overflow.
+/// The action for SIGBUS that was installed before: Rust's own handler, which reports stack overflows.
 static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 
 fn install() -> bool {
-    // SAFETY: no pointers.
+    // SAFETY: sysconf takes no pointers.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     if let Ok(page) = usize::try_from(page) {
         PAGE.store(page, Ordering::Relaxed);
     }
-    // SAFETY: all zeros is a valid sigaction, and sigaction writes it over.
+    // SAFETY: all zeros is a valid sigaction, and the call of sigaction below overwrites it.
     let mut before: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: only reads what is installed, into a place of that type.
+    // SAFETY: sigaction without a new action only writes the installed action to `before`, which has that type.
     if unsafe { libc::sigaction(libc::SIGBUS, std::ptr::null(), &raw mut before) } != 0 || BEFORE.set(before).is_err() {
         return false;
     }
-    // SAFETY: as above.
+    // SAFETY: all zeros is a valid sigaction, and the fields that matter are set below.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_sigbus;
     action.sa_sigaction = handler as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for, and lives as long as the program.
+    // SAFETY: the handler has the signature that SA_SIGINFO asks for, and is a function that lives as long as the
+    // program.
     unsafe { libc::sigaction(libc::SIGBUS, &raw const action, std::ptr::null_mut()) == 0 }
 }
 
-/// Everything here may run in the middle of anything: atomics, and two system calls.
+/// Handles SIGBUS. The handler can interrupt any code, so it uses only atomics and two system calls.
 extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel gives a valid siginfo, whose address is that of the fault.
+    // SAFETY: the kernel passes a valid siginfo, whose address is the address of the fault.
     let address = unsafe { (*info).si_addr() }.addr();
     for slot in &GUARDED {
         let (start, end) = (slot.start.load(Ordering::Acquire), slot.end.load(Ordering::Acquire));
         if start != 0 && (start..end).contains(&address) {
-            // First: another thread may read the zeros, and then ask, as soon as they are there.
+            // The flag is set first, because another thread may read the zeros as soon as they are mapped and then ask
+            // for the flag.
             slot.damaged.store(true, Ordering::SeqCst);
             if zeros(address, end) {
                 return;
@@ -116,11 +119,11 @@ extern "C" fn on_sigbus(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     not_ours(signal, info, context);
 }
 
-/// Zeros from the page of `address` to `end`.
+/// Maps zeros from the page of `address` to `end` and returns whether that succeeded.
 fn zeros(address: usize, end: usize) -> bool {
     let page = address - address % PAGE.load(Ordering::Relaxed);
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: the range lies in a map that its guard keeps alive: nothing else can be there.
+    // SAFETY: the range lies in a map that its guard keeps alive, so no other mapping can be in the range.
     let put = unsafe {
         let place = std::ptr::with_exposed_provenance_mut(page);
         libc::mmap(place, end - page, libc::PROT_READ, flags, -1, 0)
@@ -128,17 +131,19 @@ fn zeros(address: usize, end: usize) -> bool {
     put != libc::MAP_FAILED
 }
 
-/// What would have happened without us: the earlier handler, or the end of the process by the same signal.
+/// Does what would have happened without this module: calls the earlier handler, or ends the process by the same
+/// signal.
 fn not_ours(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     if let Some(before) = BEFORE.get()
         && before.sa_sigaction > libc::SIG_IGN
         && before.sa_flags & libc::SA_SIGINFO != 0
     {
-        // SAFETY: a handler installed with SA_SIGINFO has this signature.
+        // SAFETY: a handler that was installed with SA_SIGINFO has this signature.
         let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) =
             unsafe { std::mem::transmute(before.sa_sigaction) };
         return handler(signal, info, context);
     }
-    // SAFETY: the default action, which the fault meets when it is raised again on return.
+    // SAFETY: restoring the default action has no preconditions. The fault is raised again on return and then meets
+    // that action.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
