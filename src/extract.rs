@@ -1,7 +1,8 @@
-//! Makes a layer-0 directory of a model: its table, its norms, its tokenizer, and a card that says where they come from.
+//! Extracts a layer-0 checkpoint from a model: its table, its norms, its tokenizer, and a model card that names the
+//! source.
 //!
-//! Knows no network: a [`Source`] gives tensors by name and a directory with the small files. Nothing is ever written
-//! under the output's own name but by rename.
+//! This module does not use the network: a [`Source`] returns tensors by name, and a directory with the small files.
+//! The output appears under its own name only by a rename, when it is complete.
 
 pub mod card;
 pub mod config;
@@ -23,25 +24,25 @@ use tensors::Written;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// How to extract. `Default` copies the tensors as they are and replaces nothing.
+/// The options of an extraction. `Default` copies the tensors unchanged and replaces nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// What the tensors become; `None` leaves every byte as it is.
+    /// The dtype to convert the tensors to, or `None` to copy them byte for byte.
     pub dtype: Option<TableDtype>,
-    /// What to do with an output that exists.
+    /// What to do if the output already exists.
     pub existing: Existing,
-    /// Where config.json and the tokenizer lie, and which tensors to take, if not as the source says.
+    /// The paths of config.json and of the tokenizer, and the names of the tensors, if they differ from what the source
+    /// says.
     pub overrides: Overrides,
-    /// What becomes of names of tensors in `overrides`.
+    /// How tensors whose names are given in `overrides` are named in the output.
     pub given_names: GivenNames,
 }
 
-/// Writes the layer-0 directory of `source` to `out`. `None` where another process has made it meanwhile and
-/// [`Existing::Keep`] takes that.
+/// Writes the layer-0 directory of `source` to `out`. Returns `None` if another process has created `out` in the
+/// meantime and [`Existing::Keep`] accepts its output.
 ///
 /// # Errors
-/// [`LoadError`] of what is wrong with the source, an output that exists, or a disk that is full. `out` is then as it
-/// was before.
+/// Returns a [`LoadError`] if the source is broken, the output exists, or the disk is full. `out` is then unchanged.
 pub fn extract(
     source: &dyn Source,
     out: &Path,
@@ -74,7 +75,8 @@ pub fn extract(
     let card = card::text(source.origin(), &written, options.dtype);
     staging::write(&dir.join("README.md"), card.as_bytes())?;
 
-    // What is handed over can be served: a damaged table or another model's tokenizer shows here, not at the first start.
+    // The output is opened once, so that a damaged table or another model's tokenizer is reported here and not when a
+    // server starts.
     let named = Overrides { config: None, tokenizer: None, ..overrides.clone() };
     let check = if options.given_names == GivenNames::Kept { named } else { Overrides::default() };
     Checkpoint::open(dir, &check)?;
@@ -82,7 +84,7 @@ pub fn extract(
     Ok(Some(written))
 }
 
-/// Whether a file of a model's directory belongs to its tokenizer, or to how text is generated with it.
+/// Returns whether a file in a model's directory belongs to the tokenizer, or configures text generation.
 pub fn is_tokenizer_file(name: &str) -> bool {
     const FILES: [&str; 13] = [
         "tokenizer.json",
@@ -103,7 +105,7 @@ pub fn is_tokenizer_file(name: &str) -> bool {
     FILES.contains(&name) || ((name.starts_with("chat_template") || name.ends_with(".tiktoken")) && plain)
 }
 
-/// The tokenizer's files and the names that they get.
+/// Returns the paths of the tokenizer's files and the names that they have in the output.
 fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, String)>, LoadError> {
     let from = overrides.tokenizer.as_deref().filter(|tokenizer| tokenizer.is_dir()).unwrap_or(dir);
     let entries = std::fs::read_dir(from).map_err(|e| LoadError::io(from, &e))?;

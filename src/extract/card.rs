@@ -1,4 +1,4 @@
-//! The model card: where a layer-0 directory comes from.
+//! Writes the model card, which says where a layer-0 checkpoint comes from.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -8,32 +8,32 @@ use super::tensors::Written;
 use crate::files;
 use crate::table::TableDtype;
 
-/// Where a model comes from.
+/// The source of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// A Hub id or a path.
+    /// The Hub ID or the path of the model.
     pub name: String,
-    /// The commit of a Hub id.
+    /// The commit of a model from the Hub.
     pub commit: Option<String>,
-    /// The page of a Hub id.
+    /// The URL of the model's page on the Hub.
     pub url: Option<String>,
-    /// `license`, `license_name` and `license_link` as the source's own card has them.
+    /// The entries `license`, `license_name` and `license_link` of the source's own card.
     pub license: Vec<(String, String)>,
-    /// The tensors came by byte ranges, for which the Hub states no digest.
+    /// Whether the tensors were downloaded as byte ranges, for which the Hub states no digest.
     pub ranges: bool,
-    /// What of the tensors was decoded, from what.
+    /// Which tensors were decoded, and from which format.
     pub decoded: Option<String>,
 }
 
 impl Origin {
-    /// A directory on this machine; its card, where it has one, tells the licence.
+    /// Returns the origin of a directory on this machine. The license is read from its card if it has one.
     pub fn local(dir: &Path) -> Self {
         let name = dir.canonicalize().unwrap_or_else(|_| dir.to_owned()).display().to_string();
         Self { name, license: licenses(&dir.join("README.md")), ..Self::default() }
     }
 }
 
-/// The keys of a card's front matter that speak of the licence. Their values are kept as they are written.
+/// Returns the entries about the license from a card's front matter, with their values exactly as written.
 fn licenses(card: &Path) -> Vec<(String, String)> {
     let text = files::read_to_string(card).unwrap_or_default();
     let Some(front) = text.strip_prefix("---\n").and_then(|rest| rest.split("\n---").next()) else {
@@ -46,7 +46,7 @@ fn licenses(card: &Path) -> Vec<(String, String)> {
         .collect()
 }
 
-/// README.md, with the front matter that the Hub reads.
+/// Returns the text of README.md, with the front matter that the Hub reads.
 pub fn text(origin: &Origin, written: &Written, dtype: Option<TableDtype>) -> String {
     let mut card = String::from("---\n");
     for (key, value) in &origin.license {

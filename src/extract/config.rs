@@ -1,4 +1,4 @@
-//! The config.json of a model without its layers.
+//! Writes the config.json of a model without its layers.
 
 use std::path::Path;
 
@@ -10,14 +10,15 @@ use crate::checkpoint::family::{Family, ModelConfig, overridden};
 use crate::error::LoadError;
 use crate::json;
 
-/// How families spell the number of layers.
+/// The names that families use for the number of layers.
 const LAYER_COUNTS: [&str; 5] = ["num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers"];
 
-/// The config at `path` for a model that has `table` and no layers: the language model's own settings alone, and every
-/// list with an entry per layer empty, for transformers compares their lengths.
+/// Returns the config.json for a model that consists of `table` and no layers. `path` is the source's config.json. The
+/// result holds only the language model's own settings, and lists with one entry per layer become empty, because
+/// transformers compares their lengths with the number of layers.
 ///
 /// # Errors
-/// When the settings cannot be written as JSON.
+/// Returns an error if the settings cannot be written as JSON.
 pub fn layer0(
     path: &Path,
     config: &ModelConfig,
@@ -26,7 +27,7 @@ pub fn layer0(
     table: &TensorInfo,
 ) -> Result<Vec<u8>, LoadError> {
     let mut text = config.language_model();
-    // What trained or quantized the layers, and code files that are not copied.
+    // These settings describe how layers were quantized, and code files that are not copied.
     for gone in ["quantization_config", "auto_map"] {
         text.remove(gone);
     }
@@ -46,7 +47,7 @@ pub fn layer0(
     if !LAYER_COUNTS.iter().any(|&key| text.contains_key(key)) {
         text.insert("num_hidden_layers".to_owned(), 0.into());
     }
-    // A text_config leaves out what its class takes by default; the table's shape is known.
+    // A text_config may omit values that equal the defaults of its class. The shape of the table gives these two.
     if let &[rows, dimensions] = table.shape.as_slice() {
         text.insert("vocab_size".to_owned(), rows.into());
         if !["n_embd", "d_model"].iter().any(|&key| text.contains_key(key)) {
@@ -61,8 +62,9 @@ pub fn layer0(
     Ok(out)
 }
 
-/// `layer_types`, `layers_block_type`, `mlp_layer_types`, `hybrid_override_pattern`: not `eos_token_id`, which may be as long
-/// as the model is deep.
+/// Returns whether a setting has one entry per layer, such as `layer_types`, `layers_block_type`, `mlp_layer_types` and
+/// `hybrid_override_pattern`. The name decides, because the length does not: a list of `eos_token_id` can have as many
+/// entries as the model has layers.
 fn is_per_layer(key: &str) -> bool {
     ["layer", "pattern", "mixer_types"].iter().any(|part| key.contains(part))
 }

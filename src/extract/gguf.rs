@@ -1,4 +1,4 @@
-//! A GGUF file as a source: its decoded table and norm, and the small files that it stands for.
+//! A GGUF file as a source: its decoded table and norm, and the small files that are rebuilt from its metadata.
 
 use std::path::{Path, PathBuf};
 
@@ -21,14 +21,14 @@ const TABLE: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 const BIAS: &str = "model.norm.bias";
 
-/// A GGUF file, opened.
+/// An opened GGUF file.
 pub struct GgufSource {
     path: PathBuf,
     origin: Origin,
-    /// config.json and tokenizer.json, until the source is dropped.
+    /// The directory of the rebuilt config.json and tokenizer.json. It is deleted when the source is dropped.
     dir: TempDir,
     tensors: Vec<(TensorInfo, Bytes)>,
-    /// The file that the table is read from, and its map, unless the table was decoded.
+    /// The path and the memory map of the file that the table is read from, or `None` if the table was decoded.
     mapped: Option<(PathBuf, map::Map)>,
 }
 
@@ -36,7 +36,7 @@ impl GgufSource {
     /// Opens the file `path`.
     ///
     /// # Errors
-    /// When it cannot be served, or its model type has no family to write a config.json of.
+    /// Returns an error if the file cannot be served, or if no config.json can express its architecture.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         let checkpoint = Checkpoint::open(path, overrides)?;
         let unknown = || {
@@ -79,8 +79,9 @@ fn write_config(path: &Path, config: &Map<String, Value>) -> Result<(), LoadErro
     staging::write(path, &serde_json::to_vec_pretty(config).unwrap_or_default())
 }
 
-/// The family that the user's overrides make of the checkpoint, and its config.json at `path`, which says all of the norm; `None`
-/// where a norm on the embedding has no name in directories. The norm's weight is written as the GGUF file has it.
+/// Returns the family that the user's overrides describe and writes a config.json to `path` that contains all settings
+/// of the norm. Returns `None` if the checkpoint has a norm on the embedding whose tensor has no name in Hugging Face
+/// directories. The norm's weight is written as the GGUF file stores it.
 fn overridden_family(checkpoint: &Checkpoint, path: &Path) -> Result<Option<Family>, LoadError> {
     let FinalNorm { embedding_scale, embedding_norm, norm, .. } = &checkpoint.norm;
     let known = family::known(&checkpoint.model_type);
@@ -112,7 +113,7 @@ fn basic_config(checkpoint: &Checkpoint) -> Map<String, Value> {
     config
 }
 
-/// The settings that layer 0 depends on, under the names that the model type's config class has for them.
+/// Returns the settings that layer 0 depends on, under the names that the model type's configuration class uses.
 fn config(checkpoint: &Checkpoint, family: &Family) -> Map<String, Value> {
     let mut config = basic_config(checkpoint);
     if let Some(key) = family.eps_key() {
@@ -124,7 +125,8 @@ fn config(checkpoint: &Checkpoint, family: &Family) -> Map<String, Value> {
     config
 }
 
-/// Some of what the file says can be a constant of the model type, which no config.json can change.
+/// Checks that the config.json gives the same norm and scale as the GGUF file. A value in the file can differ from a
+/// constant of the model type, which no config.json can change.
 fn check_config(path: &Path, config: &Path, checkpoint: &Checkpoint, family: &Family) -> Result<(), LoadError> {
     let config = ModelConfig::open(config)?;
     let FinalNorm { embedding_scale, embedding_norm, norm, .. } = &checkpoint.norm;
@@ -168,7 +170,7 @@ fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)>
             }
         }
     }
-    // The converter to GGUF added the one of `1 + w`; a Hugging Face directory stores `w`.
+    // The converter to GGUF added the 1 of `1 + w`, while a Hugging Face directory stores `w`.
     let one = if matches!(family.norm, NormKind::RmsPlusOne | NormKind::LayerPlusOne) { 1.0 } else { 0.0 };
     for (name, numbers, less) in [(NORM, weight, one), (BIAS, bias, 0.0)] {
         if let Some(numbers) = numbers {
@@ -178,7 +180,7 @@ fn tensors(checkpoint: &Checkpoint, family: &Family) -> Vec<(TensorInfo, Bytes)>
     tensors
 }
 
-/// As bf16 where that is exact, as it is in models that were trained in it; else as f32.
+/// Returns the vector as bf16 if that is exact, as it is for models that were trained in bf16, and as f32 otherwise.
 fn vector(name: &str, numbers: Vec<f32>) -> (TensorInfo, Bytes) {
     let shape = vec![numbers.len()];
     if numbers.iter().all(|&x| bf16::from_f32(x).to_f32() == x) {

@@ -1,4 +1,4 @@
-//! Where a checkpoint's tensors come from, and which of them make its layer 0.
+//! The sources of a checkpoint's tensors, and the selection of the tensors that belong to layer 0.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -19,55 +19,57 @@ pub struct TensorInfo {
     pub name: String,
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// Its size in bytes.
+    /// The size of the tensor in bytes.
     pub len: u64,
-    /// The `format` that its file's metadata name, where it is in a safetensors file: "pt", "mlx".
+    /// The value of `format` in the metadata of the tensor's safetensors file, for example "pt" or "mlx". `None` if the
+    /// tensor is not in a safetensors file.
     pub format: Option<String>,
 }
 
-/// Takes the bytes of a tensor, piece by piece.
+/// A function that receives the bytes of a tensor, piece by piece.
 pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), LoadError> + 'a;
 
 /// A model: tensors by name, and a directory that holds config.json and the tokenizer's files.
 pub trait Source {
     fn origin(&self) -> &Origin;
 
-    /// Holds the small files.
+    /// Returns the directory of the small files.
     fn dir(&self) -> &Path;
 
-    /// The one file that holds it all, where it is not the directory's.
+    /// Returns the path of the file if the model is a single file that is not in the directory.
     fn file(&self) -> Option<&Path> {
         None
     }
 
-    /// The names of all tensors.
+    /// Returns the names of all tensors.
     ///
     /// # Errors
-    /// When the weights cannot be read.
+    /// Returns an error if the weights cannot be read.
     fn names(&self) -> Result<Vec<String>, LoadError>;
 
-    /// Names of tensors that share the bytes of another, and the name of that other, as the writer of the files noted them.
+    /// Returns the names of tensors that share the bytes of another tensor, each with the name under which the bytes
+    /// are stored, as the writer of the files recorded them.
     ///
     /// # Errors
-    /// When the weights cannot be read.
+    /// Returns an error if the weights cannot be read.
     fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
         Ok(HashMap::new())
     }
 
-    /// What the tensor `name` is, or `None`.
+    /// Returns the description of the tensor `name`, or `None` if there is no such tensor.
     ///
     /// # Errors
-    /// When the file that should hold it cannot be read.
+    /// Returns an error if the file that should hold the tensor cannot be read.
     fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError>;
 
-    /// Gives the bytes of `tensor` from number `from` on to `sink`, in order, in pieces that are small.
+    /// Passes the bytes of `tensor` from offset `from` on to `sink`, in order and in small pieces.
     ///
     /// # Errors
-    /// The sink's, or when the bytes cannot be read.
+    /// Returns the errors of `sink`, and an error if the bytes cannot be read.
     fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError>;
 
-    /// Whether [`Source::copy`] is worth going on with where an earlier run stopped, and the bytes are certain to be
-    /// the same.
+    /// Returns whether an interrupted [`Source::copy`] should be continued by the next run. That requires that the
+    /// bytes cannot have changed, and pays off if copying is slow.
     fn resumable(&self) -> bool {
         false
     }
@@ -81,10 +83,10 @@ pub struct LocalSource {
 }
 
 impl LocalSource {
-    /// Opens the directory `dir`; `origin` is for the card.
+    /// Opens the directory `dir`. `origin` is written to the model card.
     ///
     /// # Errors
-    /// When it holds no weights.
+    /// Returns an error if the directory holds no weights.
     pub fn open(dir: &Path, origin: Origin) -> Result<Self, LoadError> {
         if !dir.is_dir() {
             let problem = if dir.exists() { "is not a directory" } else { "does not exist" };
@@ -132,7 +134,7 @@ impl Source for LocalSource {
         let from = usize::try_from(from).map_err(|_| gone())?;
         for (i, piece) in stored.bytes.get(from..).unwrap_or_default().chunks(PIECE).enumerate() {
             sink(piece)?;
-            // What was read once would stay resident: a table of 2 GB.
+            // Without the release, a table of 2 GB would stay resident after it was read once.
             if i % RESIDENT == RESIDENT - 1 {
                 stored.map.release();
             }
@@ -145,25 +147,25 @@ impl Source for LocalSource {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selection {
     tensors: Vec<TensorInfo>,
-    /// The names that tensors get, where these are not the names in the source.
+    /// The names under which tensors are written, for tensors whose name differs from the name in the source.
     written: HashMap<String, String>,
 }
 
-/// The names of tensors that a user gave.
+/// How tensors whose names were given by the user are named in the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GivenNames {
-    /// They are written again, for a reader who has the same overrides: the Hub's cache.
+    /// The names are kept, for a reader that has the same overrides. The cache of the Hub uses this.
     #[default]
     Kept,
-    /// Others take their place, by which a reader without overrides finds the tensors.
+    /// The names are replaced by the usual ones, under which a reader without overrides finds the tensors.
     Replaced,
 }
 
 impl Selection {
-    /// Finds them by the names that families give them, or `overrides`.
+    /// Finds the tensors by the usual names of the family, or by the names in `overrides`.
     ///
     /// # Errors
-    /// When one is missing, or is quantized.
+    /// Returns an error if a tensor is missing or quantized.
     pub fn find(
         source: &dyn Source,
         config: &ModelConfig,
@@ -173,7 +175,7 @@ impl Selection {
     ) -> Result<Self, LoadError> {
         let stored: HashSet<String> = source.names()?.into_iter().collect();
         let aliases = source.aliases()?;
-        // A name, and the name under which the tensor is stored.
+        // Returns the first candidate that exists, with the name under which its bytes are stored.
         let there = |candidates: &[String]| {
             let direct = candidates.iter().find(|name| stored.contains(name.as_str())).map(|name| (name, name));
             let shared = || candidates.iter().find_map(|name| Some((name, aliases.get(name)?)));
@@ -232,7 +234,8 @@ impl Selection {
             let norms = names::norm_names();
             let norm = there(&or(&overrides.norm_tensor, norms.clone()));
             let norm = norm.ok_or_else(|| missing("final norm", "norm_tensor"))?;
-            // The first name is looked for first: another norm of a known name may not stand in the way of a given one.
+            // A given norm is written under the name that readers try first, so that another norm with a usual name is
+            // not taken instead.
             let to = match replaced(overrides.norm_tensor.as_ref()) {
                 true => "model.norm.weight".to_owned(),
                 false => usual(&norm.0, &norms, "model.norm.weight"),
@@ -250,18 +253,18 @@ impl Selection {
         Ok(Self { tensors: found, written })
     }
 
-    /// The table first.
+    /// Returns the selected tensors, the table first.
     pub fn tensors(&self) -> &[TensorInfo] {
         &self.tensors
     }
 
-    /// The name under which a tensor is written.
+    /// Returns the name under which a tensor is written.
     pub fn written_name(&self, name: &str) -> String {
         self.written.get(name).map_or_else(|| name.to_owned(), Clone::clone)
     }
 }
 
-/// How the numbers of a table or norm are stored, or `None` for what is quantized.
+/// Returns the dtype of a table or norm, or `None` if it is quantized.
 pub fn table_dtype(dtype: Dtype) -> Option<TableDtype> {
     match dtype {
         Dtype::BF16 => Some(TableDtype::Bf16),

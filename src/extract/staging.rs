@@ -1,4 +1,4 @@
-//! A directory that is built beside its place and moved there whole.
+//! Builds a directory beside its final place and moves it there when it is complete.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -8,36 +8,38 @@ use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::{files, json};
 
-/// What to do with an output that exists.
+/// What to do with an output that already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Existing {
-    /// An error; an empty directory is none.
+    /// Report an error, unless the output is an empty directory.
     #[default]
     Refuse,
-    /// Replace it, if it holds a checkpoint and nothing else.
+    /// Replace the output if it holds a checkpoint and nothing else.
     Replace,
-    /// Take it as it is: the output of a cache, which several processes may make at once.
+    /// Keep the output as it is. The Hub's cache uses this, because several processes can create the same output at
+    /// once.
     Keep,
 }
 
-/// The directory under construction. Dropped without [`Staging::commit`], it stays if the next run can go on with it.
-/// A killed process leaves it in any case, and the next run clears it.
+/// The directory under construction. If it is dropped without [`Staging::commit`], it stays on disk if the next run can
+/// continue it. A killed process always leaves it, and the next run clears it.
 pub struct Staging {
     out: PathBuf,
     dir: PathBuf,
     existing: Existing,
     resumable: bool,
-    // Dropped last: the place is this process's until everything else is done.
+    // This field is dropped last: no other process may build the output until everything else is done.
     lock: Lock,
 }
 
 impl Staging {
-    /// Takes the place beside `out`: `.NAME.incomplete`, and `.NAME.lock` for as long as this process builds. All that
-    /// an earlier run left there is deleted, except the file `kept`. `None` if `out` is there and [`Existing::Keep`] takes it.
+    /// Creates the directory `.NAME.incomplete` beside `out`, and holds the lock `.NAME.lock` for as long as this
+    /// process builds. Everything that an earlier run left in the directory is deleted, except the file `kept`. Returns
+    /// `None` if `out` exists and [`Existing::Keep`] accepts it.
     ///
     /// # Errors
-    /// When `out` exists and must not be replaced, another process makes it, or `.NAME.incomplete` is something that no
-    /// run of this user left: nothing is deleted then.
+    /// Returns an error if `out` exists and must not be replaced, if another process builds it, or if
+    /// `.NAME.incomplete` was not left by a run of this user. In the last case nothing is deleted.
     pub fn begin(
         out: &Path,
         existing: Existing,
@@ -71,16 +73,16 @@ impl Staging {
         Ok(Some(staging))
     }
 
-    /// Where to write.
+    /// Returns the directory to write to.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Moves the directory to its place. An output that it replaces is deleted after that.
+    /// Moves the directory to its final place. An output that it replaces is deleted afterwards.
     ///
     /// # Errors
-    /// When the file system refuses, or what must not be deleted has come into the output meanwhile; the output is then
-    /// what it was, or lies beside as `.NAME.replaced`.
+    /// Returns an error if the file system refuses a step, or if files that must not be deleted were added to the
+    /// output in the meantime. The output is then unchanged, or was renamed to `.NAME.replaced`.
     pub fn commit(self) -> Result<(), LoadError> {
         let failed = |e: io::Error| LoadError::writing(&self.out, &e);
         if !fs::symlink_metadata(&self.dir).map_err(failed)?.is_dir() {
@@ -89,7 +91,7 @@ impl Staging {
         let there = fs::symlink_metadata(&self.out).is_ok();
         let empty = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         if there && !empty {
-            // The work may have taken hours since the last look.
+            // The output is checked again, because the work may have taken hours since the first check.
             self.existing.check(&self.out)?;
             let replaced = self.lock.path.with_extension("replaced");
             fs::rename(&self.out, &replaced).map_err(failed)?;
@@ -109,8 +111,8 @@ impl Drop for Staging {
     }
 }
 
-/// Deletes a directory that holds nothing but a checkpoint's own files, file by file: what appears in it meanwhile is never
-/// deleted with it. Of a symbolic link, the link alone.
+/// Deletes a directory that holds only a checkpoint's own files. The files are deleted one by one, so that a file that
+/// appears meanwhile is never deleted with the directory. If `dir` is a symbolic link, only the link is deleted.
 fn delete_checkpoint(dir: &Path) -> Result<(), LoadError> {
     let failed = |e: io::Error| LoadError::writing(dir, &e);
     match fs::symlink_metadata(dir) {
@@ -130,8 +132,8 @@ fn delete_checkpoint(dir: &Path) -> Result<(), LoadError> {
     fs::remove_dir(dir).map_err(failed)
 }
 
-/// Whether a checkpoint's directory may hold a file of this name: those that this program, transformers, mergekit,
-/// sentence-transformers, Model2Vec and a download from the Hub leave there.
+/// Returns whether a checkpoint's directory may hold a file of this name. The names are those that this program,
+/// transformers, mergekit, sentence-transformers, Model2Vec and a download from the Hub write.
 pub fn is_checkpoint_file(name: &str) -> bool {
     const FILES: [&str; 15] = [
         "config.json",
@@ -155,7 +157,7 @@ pub fn is_checkpoint_file(name: &str) -> bool {
     FILES.contains(&name) || weights || super::is_tokenizer_file(name)
 }
 
-/// Whether the directory is a model's: it has weights, or a config.json of a model.
+/// Returns whether the directory holds a model: it has weights, or a config.json of a model.
 fn is_checkpoint(dir: &Path, entries: &[(PathBuf, bool)]) -> bool {
     let has_weights = entries.iter().any(|(path, _)| path.extension().is_some_and(|e| e == "safetensors"));
     let has_config = || {
@@ -168,10 +170,11 @@ fn is_checkpoint(dir: &Path, entries: &[(PathBuf, bool)]) -> bool {
 }
 
 impl Existing {
-    /// Whether `out` may be written: for callers that do long work before [`Staging::begin`], which asks the same.
+    /// Checks that `out` may be written. [`Staging::begin`] checks the same; callers that do long work before it call
+    /// this method first.
     ///
     /// # Errors
-    /// When it exists and must not be replaced.
+    /// Returns an error if `out` exists and must not be replaced.
     pub fn check(self, out: &Path) -> Result<(), LoadError> {
         let entries = match files::entries(out) {
             Ok(entries) => entries,
@@ -204,11 +207,11 @@ impl Existing {
     }
 }
 
-/// Refuses an output that is, or holds, one of the `sources` that it is made from: replacing it would destroy them.
-/// Symbolic and hard links are looked through.
+/// Refuses an output that is, or contains, one of the `sources` from which it is made: replacing the output would
+/// destroy the source. The check follows symbolic and hard links.
 ///
 /// # Errors
-/// Names what the output holds.
+/// Returns an error that names what the output holds.
 pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
     let Ok(to) = out.canonicalize() else { return Ok(()) };
     let refused = |problem: String| Err(LoadError::new(out, problem).expected("another directory"));
@@ -227,7 +230,7 @@ pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
             }
             let Ok(metadata) = fs::metadata(&from) else { continue };
             if metadata.is_dir() && depth > 0 {
-                // The output itself may lie in a source's directory.
+                // The output itself may be in a source's directory.
                 let mut entries = files::entries(&path).unwrap_or_default();
                 entries.retain(|(path, is_directory)| {
                     !(*is_directory && path.canonicalize().is_ok_and(|path| path == to))
@@ -242,17 +245,19 @@ pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// A lock between processes: held while the value lives, freed by the system if the process dies.
+/// A lock between processes. It is held while the value lives, and the operating system releases it if the process
+/// dies.
 pub struct Lock {
     path: PathBuf,
     _file: File,
 }
 
 impl Lock {
-    /// Locks the file at `path`, which is made and, in the end, deleted. With `wait`, after its other holder; else that is an error.
+    /// Locks the file at `path`, which is created if necessary and deleted on release. If another process holds the
+    /// lock, the function waits for it if `wait` is given and returns an error otherwise.
     ///
     /// # Errors
-    /// When another process holds it and `wait` is `None`, or the file system has no locks.
+    /// Returns an error if another process holds the lock and `wait` is `None`, or if the file system has no locks.
     pub fn take(path: &Path, wait: Option<&dyn Progress>) -> Result<Self, LoadError> {
         let failed = |e: &io::Error| LoadError::writing(path, e);
         loop {
@@ -269,7 +274,8 @@ impl Lock {
                     return Err(LoadError::new(path, "is locked: another process writes there").remedy("wait for it"));
                 }
             }
-            // The holder before us deleted the file when it was done: then this lock is on nothing.
+            // The previous holder deletes the file when it is done. In that case this lock is on a file that no longer
+            // has a name, and the loop tries again.
             if is_at(&file, path) {
                 return Ok(Self { path: path.to_owned(), _file: file });
             }
@@ -282,34 +288,35 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().is_ok_and(|a| fs::symlink_metadata(path).is_ok_and(|b| files::is_same(&a, &b)))
 }
 
-/// An open file cannot be deleted there.
+/// An open file cannot be deleted on this system, so it is always at its path.
 #[cfg(not(unix))]
 fn is_at(_: &File, _: &Path) -> bool {
     true
 }
 
-/// Writes a file that everybody may read.
+/// Writes a file that all users may read.
 ///
 /// # Errors
-/// When the disk refuses.
+/// Returns an error if the file cannot be written.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), LoadError> {
     let written = files::create(path).and_then(|mut file| file.write_all(content)).and_then(|()| readable(path));
     written.map_err(|e| LoadError::writing(path, &e))
 }
 
-/// Copies a file; the copy is one that everybody may read.
+/// Copies a file. All users may read the copy.
 ///
 /// # Errors
-/// When the source cannot be read or the disk refuses.
+/// Returns an error if the source cannot be read or the copy cannot be written.
 pub fn copy(from: &Path, to: &Path) -> Result<(), LoadError> {
     files::copy(from, to).map_err(|e| LoadError::io(from, &e))?;
     readable(to).map_err(|e| LoadError::writing(to, &e))
 }
 
-/// mergekit and save_pretrained leave weights with mode 0600, which a container's other user cannot read.
+/// Makes a file readable for all users. mergekit and save_pretrained write weights with mode 0600, which another user
+/// in a container cannot read.
 ///
 /// # Errors
-/// When the file is not this user's.
+/// Returns an error if the file belongs to another user.
 pub fn readable(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {

@@ -1,4 +1,5 @@
-//! Writes the tensors of a layer 0 as one safetensors file, piece by piece: memory does not grow with the table.
+//! Writes the tensors of layer 0 as one safetensors file, piece by piece, so that the memory use does not grow with the
+//! table.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,14 +18,14 @@ use crate::files;
 use crate::progress::Progress;
 use crate::table::{TableDtype, for_each};
 
-/// A tensor as it was written, and its name in the source.
+/// A tensor as it was written, with its name in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenTensor {
     pub info: TensorInfo,
     pub source: String,
 }
 
-/// What a written file holds.
+/// The content of a file that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     tensors: Vec<WrittenTensor>,
@@ -32,7 +33,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// The table first.
+    /// Returns the tensors, the table first.
     pub fn tensors(&self) -> &[WrittenTensor] {
         &self.tensors
     }
@@ -43,17 +44,17 @@ impl Written {
         self.tensors.first().map_or(NONE, |tensor| &tensor.info)
     }
 
-    /// Of the table's bytes as they were written, in hexadecimal.
+    /// Returns the SHA-256 digest of the table's bytes as they were written, in hexadecimal.
     pub fn table_sha256(&self) -> &str {
         &self.table_sha256
     }
 }
 
-/// Writes `selection` to `path`, as `dtype` if one is given. What an earlier run left there is taken over where the source
-/// is resumable and nothing is converted.
+/// Writes `selection` to `path`, converted to `dtype` if one is given. If the source is resumable and nothing is
+/// converted, the function continues a file that an earlier run left at `path`.
 ///
 /// # Errors
-/// The source's, the disk's, and for a number that `dtype` cannot hold.
+/// Returns the errors of the source and of the disk, and an error for a number that `dtype` cannot hold.
 pub fn write(
     source: &dyn Source,
     selection: &Selection,
@@ -106,9 +107,9 @@ pub fn write(
 /// The order of the tensors in the file, and its header.
 struct Layout {
     header: Vec<u8>,
-    /// Name of the table in the source.
+    /// The name of the table in the source.
     table: String,
-    /// In the file's order: what the source has, and what is written.
+    /// The tensors in the file's order: each as the source holds it, and as it is written.
     tensors: Vec<(TensorInfo, TensorInfo)>,
 }
 
@@ -119,7 +120,7 @@ impl Layout {
             .iter()
             .map(|from| (from.clone(), target(from, selection.written_name(&from.name), dtype)))
             .collect();
-        // As the safetensors library orders them, so that every tensor is aligned to its numbers.
+        // The order is that of the safetensors library, in which every tensor is aligned to the size of its numbers.
         tensors.sort_by(|(_, a), (_, b)| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
         let mut end = 0;
         let mut entries = Vec::new();
@@ -129,7 +130,7 @@ impl Layout {
             let entry = Entry { dtype: info.dtype, shape: info.shape.clone(), data_offsets: (start, end) };
             entries.push((info.name.clone(), entry));
         }
-        // Which format a norm's weight is in tells its meaning: a conversion to MLX stays one.
+        // The value of `format` determines how a norm's weight is read: a conversion to MLX must keep its value.
         let norm = selection.tensors().iter().skip(1).find_map(|norm| norm.format.clone());
         let format = HashMap::from([("format".to_owned(), norm.unwrap_or_else(|| "pt".to_owned()))]);
         let mut json = serde_json::to_vec(&Metadata::new(Some(format), entries)?)?;
@@ -147,7 +148,7 @@ impl Layout {
         self.tensors.iter().map(|(_, info)| info.len).sum()
     }
 
-    /// The table first.
+    /// Returns the written tensors, the table first.
     fn written(&self) -> Vec<WrittenTensor> {
         let written =
             |(from, info): &(TensorInfo, TensorInfo)| WrittenTensor { info: info.clone(), source: from.name.clone() };
@@ -160,8 +161,8 @@ impl Layout {
 
 fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorInfo {
     let dtype = match dtype {
-        // An extracted table is a model's own: integers need scales that it has no place for.
-        // Vectors are computed in f32.
+        // Integer dtypes need scales, for which an extracted table has no place, so they leave the tensors unconverted.
+        // F64 becomes F32, because vectors are computed in f32.
         None | Some(TableDtype::Int8 | TableDtype::Int4) if from.dtype == Dtype::F64 => Dtype::F32,
         None | Some(TableDtype::Int8 | TableDtype::Int4) => from.dtype,
         Some(TableDtype::Bf16) => Dtype::BF16,
@@ -173,7 +174,8 @@ fn target(from: &TensorInfo, name: String, dtype: Option<TableDtype>) -> TensorI
     TensorInfo { name, dtype, shape: from.shape.clone(), len, format: from.format.clone() }
 }
 
-/// The file, positioned at its end, and how many bytes of tensors it holds already.
+/// Opens the file at `path`, positioned at its end, and returns it with the number of tensor bytes that it already
+/// holds.
 fn open(path: &Path, layout: &Layout, resume: bool) -> io::Result<(File, u64)> {
     let mut file = files::resume(path)?;
     let len = file.metadata()?.len();
@@ -190,7 +192,7 @@ fn open(path: &Path, layout: &Layout, resume: bool) -> io::Result<(File, u64)> {
     Ok((file, 0))
 }
 
-/// Hashes `len` bytes from `offset` on; the file's position is then at its end.
+/// Hashes `len` bytes from `offset` on. Afterwards the file is positioned at the end of these bytes.
 fn hash_range(file: &mut File, offset: u64, len: u64, hash: &mut Sha256) -> io::Result<()> {
     file.seek(SeekFrom::Start(offset))?;
     let mut buffer = vec![0; 1 << 20];
@@ -205,9 +207,9 @@ fn hash_range(file: &mut File, offset: u64, len: u64, hash: &mut Sha256) -> io::
     file.seek(SeekFrom::End(0)).map(|_| ())
 }
 
-/// Numbers of one dtype to another, in pieces that may cut a number in two.
+/// Converts numbers from one dtype to another, in pieces that may split a number.
 struct Converter {
-    /// `None`: bytes pass as they are.
+    /// The dtypes of the input and of the output, or `None` if bytes are copied unchanged.
     dtypes: Option<(Dtype, TableDtype)>,
     name: String,
     rest: Vec<u8>,
@@ -232,7 +234,7 @@ impl Converter {
                 self.numbers.resize(whole / size, 0.0);
                 for_each(from, bytes, &mut self.numbers, |out, x| *out = x);
             }
-            // F64, the only other dtype that is selected.
+            // The only other dtype that can be selected is F64.
             None => {
                 self.numbers.clear();
                 self.numbers.extend(bytes.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32));
@@ -270,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// Cut anywhere, the numbers come out as if they had come whole.
+        /// Pieces that split numbers give the same output as one piece.
         #[test]
         fn pieces_of_any_size_convert_alike(numbers in prop::collection::vec(-6e4f32..6e4, 1..40), cut in 1usize..9) {
             let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
