@@ -1,7 +1,9 @@
-//! Models of the Hugging Face Hub: only the parts of them that make layer 0 are fetched, once, into the Hub's cache.
+//! Fetches models from the Hugging Face Hub into the Hub's cache. Only the parts that layer 0 needs are downloaded, and
+//! only once.
 //!
-//! The cache is that of Python's huggingface_hub ([`cache`]), in the names of hf-hub; the transfers are our own
-//! ([`client`]): hf-hub 0.5 knows no system certificates, and hf-hub 1.0 keeps a 403's body as the file.
+//! The cache is shared with Python's huggingface_hub ([`cache`]), and its file names come from the crate hf-hub. The
+//! transfers are implemented here ([`client`]), because hf-hub 0.5 does not use the system's certificates, and hf-hub
+//! 1.0 stores the body of a 403 response as the file.
 
 mod address;
 pub mod cache;
@@ -28,7 +30,8 @@ use client::Client;
 use remote::RemoteSource;
 pub use settings::Settings;
 
-/// The Hub, and the cache on this machine. Nothing is opened or asked before a model is.
+/// Access to the Hub, and to its cache on this machine. No file is opened and no request is sent before a model is
+/// requested.
 pub struct Hub {
     settings: Settings,
 }
@@ -36,12 +39,12 @@ pub struct Hub {
 /// A model in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cached {
-    /// A layer-0 directory, or the snapshot of the whole model.
+    /// The layer-0 directory, or the snapshot of the whole model.
     pub dir: PathBuf,
     pub origin: Origin,
 }
 
-/// What the Hub says of a model, as far as it is needed.
+/// The part of the Hub's description of a model that is needed here.
 #[derive(Deserialize)]
 struct Description {
     sha: String,
@@ -60,15 +63,15 @@ impl Hub {
         Self { settings }
     }
 
-    /// As the environment says.
+    /// Returns a `Hub` that is configured by the environment variables.
     pub fn from_env() -> Self {
         Self::new(Settings::from_env())
     }
 
-    /// The model from the cache, without any request; if it is not there, fetched.
+    /// Returns the model from the cache without any request, or fetches it if the cache does not hold it.
     ///
     /// # Errors
-    /// As [`Hub::fetch`].
+    /// Returns the errors of [`Hub::fetch`].
     pub fn cached_or_fetched(
         &self,
         id: &HubId,
@@ -80,10 +83,12 @@ impl Hub {
         cached.map_or_else(|| self.fetch(id, overrides, progress), Ok)
     }
 
-    /// The model at what its revision is now on the Hub; fetched as far as the cache lacks it. Offline, from the cache.
+    /// Returns the model at the commit to which its revision now refers on the Hub, and fetches the parts that the
+    /// cache lacks. If the settings are offline, the model is taken from the cache.
     ///
     /// # Errors
-    /// When it is not there and cannot be fetched, or is no model that can be served.
+    /// Returns an error if the cache lacks the model and it cannot be fetched, or if it is not a model that can be
+    /// served.
     pub fn fetch(&self, id: &HubId, overrides: &Overrides, progress: &dyn Progress) -> Result<Cached, LoadError> {
         let cache = ModelCache::new(&self.settings.cache, id);
         if self.settings.offline || is_commit(&id.revision) {
@@ -150,7 +155,8 @@ impl Hub {
         let origin = Origin { ranges: true, license: license(description), ..self.origin(id, commit) };
         let source = RemoteSource::open(client, commit, snapshot.clone(), origin, entry)?;
 
-        // A repository that is hardly more than its layer 0 comes whole: for whole files the Hub states a digest.
+        // If the repository consists almost entirely of layer 0, whole files are downloaded, because the Hub states a
+        // digest for them.
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| snapshot.join("config.json")))?;
         let overrides = &overridden::read(&config, overrides)?;
         let family = family::resolve(&config, overrides)?;
@@ -162,14 +168,14 @@ impl Hub {
             }
             return Ok(());
         }
-        // What is there and not complete lacks what these overrides name, or is damaged.
+        // A directory that exists and is not complete lacks tensors that these overrides name, or is damaged.
         let existing = if cache.layer0(commit).exists() { Existing::Replace } else { Existing::Keep };
         let options = Options { existing, overrides: overrides.clone(), ..Options::default() };
         extract::extract(&source, &cache.layer0(commit), &options, progress)?;
         Ok(())
     }
 
-    /// The layer-0 directory of the commit, or the snapshot if it has all that layer 0 needs.
+    /// Returns the layer-0 directory of the commit, or the snapshot if it holds everything that layer 0 needs.
     fn cached(&self, cache: &ModelCache, id: &HubId, commit: &str, overrides: &Overrides) -> Option<Cached> {
         let layer0 = cache.layer0(commit);
         let snapshot = cache.snapshot(commit);
@@ -190,7 +196,8 @@ impl Hub {
     }
 }
 
-/// Whether a directory has all that layer 0 needs. Its links lead to files that are whole: those are renamed last.
+/// Returns whether a directory holds everything that layer 0 needs. Its links always lead to complete files, because a
+/// download is renamed to its final name only at its end.
 fn complete(dir: &Path, overrides: &Overrides) -> bool {
     let found = || {
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| dir.join("config.json")))?;
@@ -201,7 +208,7 @@ fn complete(dir: &Path, overrides: &Overrides) -> bool {
     (overrides.tokenizer.is_some() || dir.join("tokenizer.json").exists()) && found().is_ok()
 }
 
-/// What the description's card says of the licence, where it is plain words.
+/// Returns the entries about the license from the card in the model's description, as far as they are plain text.
 fn license(description: &Description) -> Vec<(String, String)> {
     let plain = |s: &&str| (1..200).contains(&s.len()) && s.chars().all(|c| c.is_ascii_graphic() || c == ' ');
     let card = description.card.iter().flatten();

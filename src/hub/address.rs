@@ -1,14 +1,15 @@
-//! Addresses and ranges, read as strictly as they must be: where a token may go, where a redirect may lead.
+//! Parses addresses and ranges strictly, because they decide where a token is sent and where a redirect may lead.
 
 use ureq::http::Uri;
 
-/// `bytes 5-9/100` as `(5, 100)`.
+/// Parses a `Content-Range` header: `bytes 5-9/100` becomes `(5, 100)`.
 pub fn content_range(value: &str) -> Option<(u64, u64)> {
     let (range, total) = value.strip_prefix("bytes ")?.split_once('/')?;
     Some((range.split_once('-')?.0.parse().ok()?, total.parse().ok()?))
 }
 
-/// Same scheme, host and port: only there does a token go.
+/// Returns whether two addresses have the same scheme, host and port. A token is only sent to the origin that it
+/// belongs to.
 pub fn same_origin(a: &str, b: &str) -> bool {
     let origin = |url: &str| {
         let uri: Uri = url.parse().ok()?;
@@ -17,7 +18,7 @@ pub fn same_origin(a: &str, b: &str) -> bool {
     origin(a).is_some_and(|a| origin(b) == Some(a))
 }
 
-/// The address that a redirect leads to; none for one that leaves HTTPS.
+/// Returns the address that a redirect leads to, or `None` for a redirect that leaves HTTPS.
 pub fn join(base: &str, target: &str) -> Option<String> {
     let base_uri: Uri = base.parse().ok()?;
     let scheme = base_uri.scheme_str()?;
@@ -30,14 +31,15 @@ pub fn join(base: &str, target: &str) -> Option<String> {
     allowed.then(|| target.to_owned())
 }
 
-/// An address as messages show it: without credentials, and without its query, which is a signature where large files are
-/// stored.
+/// Returns an address for messages: without credentials and without its query, which is a signature for large files in
+/// the store.
 pub fn shown(url: &str) -> String {
     let (url, _) = without_credentials(url);
     url.split_once('?').map_or(url.as_str(), |(address, _)| address).to_owned()
 }
 
-/// `https://NAME:PASSWORD@HOST/PATH` as `https://HOST/PATH` and `NAME:PASSWORD`. Works for what is no valid address, too.
+/// Splits `https://NAME:PASSWORD@HOST/PATH` into `https://HOST/PATH` and `NAME:PASSWORD`. The function also works for
+/// invalid addresses, which may appear in messages.
 pub fn without_credentials(url: &str) -> (String, Option<String>) {
     let (scheme, rest) = url.split_once("//").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -51,7 +53,7 @@ pub fn without_credentials(url: &str) -> (String, Option<String>) {
     }
 }
 
-/// The other way round.
+/// Returns the address `url` with `credentials` before its host. This is the inverse of [`without_credentials`].
 pub fn with_credentials(url: &str, credentials: &str) -> String {
     match url.split_once("//") {
         Some((scheme, rest)) => format!("{scheme}//{credentials}@{rest}"),

@@ -1,5 +1,6 @@
-//! The cache of Python's huggingface_hub: `blobs/ETAG`, `snapshots/COMMIT/FILE` that link to them, `refs/REVISION`, and
-//! `.locks`; both may work in it at once. What is ours alone is `layer0/COMMIT/`.
+//! The cache of Python's huggingface_hub: `blobs/ETAG`, `snapshots/COMMIT/FILE` with links to the blobs,
+//! `refs/REVISION`, and `.locks`. Python programs and this program can use the cache at the same time. Only this
+//! program uses the directories `layer0/COMMIT/`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,7 +18,7 @@ use crate::location::HubId;
 use crate::progress::Progress;
 use crate::{files, json};
 
-/// One model's part of the cache.
+/// The part of the cache that belongs to one model.
 pub struct ModelCache {
     root: PathBuf,
     folder: String,
@@ -37,17 +38,18 @@ impl ModelCache {
         self.root.join(&self.folder)
     }
 
-    /// Where the files of a commit are, as far as they have been fetched.
+    /// Returns the directory of a commit's files. It holds the files that have been fetched so far.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
         self.repo.pointer_path(commit)
     }
 
-    /// Where the layer-0 directory of a commit is, once it is made.
+    /// Returns the path of a commit's layer-0 directory, which may not exist yet.
     pub fn layer0(&self, commit: &str) -> PathBuf {
         self.dir().join("layer0").join(commit)
     }
 
-    /// The commit of the revision, when it was last asked for; a revision that is a commit is its own.
+    /// Returns the commit to which the revision referred when the Hub was last asked. A revision that is itself a
+    /// commit is returned unchanged.
     pub fn commit(&self) -> Option<String> {
         if is_commit(&self.revision) {
             return Some(self.revision.clone());
@@ -56,11 +58,11 @@ impl ModelCache {
         Some(commit.trim().to_owned()).filter(|commit| is_commit(commit))
     }
 
-    /// Remembers the commit of the revision. Where it is remembered already, nothing is written: the cache may be one that this
-    /// user can only read.
+    /// Records the commit of the revision. If the same commit is already recorded, nothing is written, because this
+    /// user may have no permission to write to the cache.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// Returns an error if the file cannot be written.
     pub fn remember(&self, commit: &str) -> Result<(), LoadError> {
         if self.commit().as_deref() == Some(commit) {
             return Ok(());
@@ -69,10 +71,11 @@ impl ModelCache {
         replace(&path, |new| fs::write(new, commit)).map_err(|e| refused(&path, &e))
     }
 
-    /// The file of that commit, fetched if it is not there, and checked before it is.
+    /// Returns the path of a file of that commit. If the cache lacks the file, it is fetched, and checked before it is
+    /// added to the cache.
     ///
     /// # Errors
-    /// When it cannot be fetched, or is not what the Hub says it is.
+    /// Returns an error if the file cannot be fetched, or differs from the Hub's description.
     pub fn file(
         &self,
         client: &Client<'_>,
@@ -103,7 +106,7 @@ impl ModelCache {
     }
 }
 
-/// What cannot be written in the cache.
+/// Returns the error for a file of the cache that cannot be written.
 fn refused(path: &Path, error: &io::Error) -> LoadError {
     let found = LoadError::writing(path, error);
     match error.kind() {
@@ -114,12 +117,13 @@ fn refused(path: &Path, error: &io::Error) -> LoadError {
     }
 }
 
-/// Whether a revision is a commit: what is there once never changes.
+/// Returns whether a revision is a commit. The content of a commit never changes.
 pub fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
 }
 
-/// Fetches into `blob.incomplete`, going on with what lies there, and renames what is complete and right.
+/// Fetches a file into `blob.incomplete`, continues a download that an earlier run began, and renames the file when it
+/// is complete and has been verified.
 fn fetch(
     client: &Client<'_>,
     url: &str,
@@ -147,7 +151,7 @@ fn fetch(
         file.sync_all().map_err(failed)?;
         if let Err(problem) = verify(&mut file, name, metadata).map_err(failed)? {
             file.set_len(0).map_err(failed)?;
-            // An older run's part may be to blame.
+            // The part that an earlier run left may be wrong, so the file is fetched once more from the start.
             if std::mem::take(&mut there) > 0 {
                 continue;
             }
@@ -161,8 +165,8 @@ fn fetch(
     }
 }
 
-/// Whether the file is what its ETag says: of a large file the sha256, of a small one git's sha1. For other ETags it must
-/// at least be JSON if it is called so.
+/// Checks the file against its ETag, which is the SHA-256 of a large file and git's SHA-1 of a small one. With any
+/// other ETag, a file with the extension .json must at least be JSON.
 fn verify(file: &mut File, name: &str, metadata: &FileMetadata) -> io::Result<Result<(), String>> {
     let len = file.metadata()?.len();
     if len != metadata.size {
@@ -198,7 +202,7 @@ fn digest<D: Digest>(file: &mut File, start: &[u8]) -> io::Result<String> {
     }
 }
 
-/// A relative link, as Python makes it; a copy where links are not to be had.
+/// Creates a relative link, as huggingface_hub does, or a copy if links are not supported.
 fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
     replace(pointer, |new| {
         #[cfg(unix)]
@@ -211,7 +215,7 @@ fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
     })
 }
 
-/// Makes a file under another name and renames it: nobody sees it half-made.
+/// Creates a file under a temporary name and renames it, so that no other process sees an incomplete file.
 fn replace(path: &Path, make: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;

@@ -1,7 +1,7 @@
-//! Requests to the Hub: redirects, tokens, statuses, ranges, and trying again.
+//! Sends requests to the Hub and handles redirects, tokens, status codes, ranges and retries.
 //!
-//! Blocking, and built on the first request: a process that never asks loads no certificates. A redirect to another
-//! host, as large files have it, never gets the token.
+//! The client is blocking. It is built at the first request, so that a process without requests does not load
+//! certificates. The token is never sent to another host, to which the Hub redirects requests for large files.
 
 use std::io::{self, Read};
 use std::sync::OnceLock;
@@ -18,26 +18,26 @@ use crate::error::LoadError;
 use crate::extract::source::Sink;
 use crate::location::HubId;
 
-/// How often a request that brings nothing is made.
+/// The number of attempts in a row without progress after which a request fails.
 const ATTEMPTS: u32 = 5;
 const REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(10);
-/// The fewest bytes a second, on average over [`Settings::timeout`], that an answer may come with.
+/// The lowest accepted transfer rate in bytes per second, on average over [`Settings::timeout`].
 const LEAST_RATE: u64 = 1 << 10;
-/// How many times [`Settings::timeout`] an answer may take that is read into memory.
+/// The limit on the duration of a response that is read into memory, as a multiple of [`Settings::timeout`].
 const DOCUMENT_TIMEOUTS: u32 = 10;
-/// The largest answer that is read into memory.
+/// The size in bytes of the largest response that is read into memory.
 const DOCUMENT: u64 = 64 << 20;
 
-/// What the Hub says of a file before it is fetched.
+/// What the Hub says about a file before the file is fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileMetadata {
-    /// Of a large file its sha256, of a small one git's sha1 of it; other servers say what they like.
+    /// The ETag: the SHA-256 of a large file, and git's SHA-1 of a small one. Other servers may use any value.
     pub etag: String,
     pub size: u64,
 }
 
-/// Requests for one model.
+/// A client for requests about one model.
 pub struct Client<'a> {
     settings: &'a Settings,
     id: &'a HubId,
@@ -46,9 +46,9 @@ pub struct Client<'a> {
 
 /// A failed attempt.
 enum Failure {
-    /// Worth another one, after what the server asks to wait.
+    /// The request is worth another attempt, after the delay that the server asks for.
     Passing(LoadError, Option<Duration>),
-    /// As passing, but what came does not count as progress.
+    /// The request is worth another attempt, but the bytes that arrived do not count as progress.
     Slow(LoadError),
     Final(LoadError),
 }
@@ -61,13 +61,14 @@ impl Failure {
     }
 }
 
-/// Reads an answer, and fails when it comes too slowly: a server that sends a byte now and then is never silent.
+/// A reader of a response that fails if the bytes arrive too slowly. A read timeout alone is not enough, because it
+/// never expires if a server sends single bytes at intervals.
 struct Paced<R> {
     reader: R,
     window: Duration,
-    /// The time by which all must be there.
+    /// The time by which the whole response must have arrived.
     deadline: Option<Instant>,
-    /// When the rate was last looked at, and the bytes since then.
+    /// The time of the last check of the rate. `bytes` counts the bytes that have arrived since then.
     since: Instant,
     bytes: u64,
     is_slow: bool,
@@ -121,20 +122,20 @@ impl<'a> Client<'a> {
         Self { settings, id, agent: OnceLock::new() }
     }
 
-    /// The page of the model, for people.
+    /// Returns the URL of the model's page.
     pub fn page(&self) -> String {
         format!("{}/{}", self.settings.endpoint, self.id.name)
     }
 
-    /// Where `file` is at `commit`.
+    /// Returns the URL of `file` at `commit`.
     pub fn file_url(&self, commit: &str, file: &str) -> String {
         format!("{}/resolve/{commit}/{file}", self.page())
     }
 
-    /// The Hub's description of the model at the revision that was asked for.
+    /// Returns the Hub's description of the model at the requested revision.
     ///
     /// # Errors
-    /// When it does not answer, or not as the Hub does.
+    /// Returns an error if the Hub does not respond, or if the response is not one of the Hub.
     pub fn describe<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
         let revision = self.id.revision.replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}", self.settings.endpoint, self.id.name);
@@ -156,13 +157,13 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What the Hub says of the file at `url`.
+    /// Returns what the Hub says about the file at `url`.
     ///
     /// # Errors
-    /// When it does not answer, or states no size or no ETag.
+    /// Returns an error if the Hub does not respond, or states no size or no ETag.
     pub fn metadata(&self, url: &str) -> Result<FileMetadata, LoadError> {
         self.again(|| {
-            // A redirect to where large files are stored tells more than the place that it leads to.
+            // A redirect to the store of large files has headers that the response of the store lacks.
             let tells = |answer: &Answer| answer.header("x-linked-etag").is_some();
             let answer = self.follow(&Method::HEAD, url, None, &tells)?;
             self.check_status(&answer)?;
@@ -170,7 +171,7 @@ impl<'a> Client<'a> {
             let etag = etag.trim_start_matches("W/").trim_matches('"');
             let size = answer.header("x-linked-size").or_else(|| answer.header("content-length"));
             let size = size.and_then(|size| size.parse().ok());
-            // It becomes the name of a file.
+            // The ETag becomes the name of a file, so it must be a valid one.
             let named = (1..=128).contains(&etag.len())
                 && etag.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
                 && !etag.starts_with('.');
@@ -185,11 +186,12 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// Gives the bytes `from..to` of the file at `url`, which has `size`, to `sink`, going on after each cut. `whole` takes an
-    /// answer without ranges too, by reading past what is there already.
+    /// Passes the bytes `from..to` of the file at `url` to `sink`, and continues after each interruption. `size` is the
+    /// size of the whole file. If `whole` is set, a response that ignores the range is accepted too, and the bytes
+    /// before `from` are skipped.
     ///
     /// # Errors
-    /// The sink's, or when a number of attempts in a row brought nothing.
+    /// Returns the errors of `sink`, and an error if several attempts in a row brought no bytes.
     pub fn copy(
         &self,
         url: &str,
@@ -266,10 +268,10 @@ impl<'a> Client<'a> {
         Ok(())
     }
 
-    /// The first `len` bytes from `from` on, and the size of the file.
+    /// Returns `len` bytes from offset `from` on, and the size of the file.
     ///
     /// # Errors
-    /// As [`Client::copy`].
+    /// Returns the same errors as [`Client::copy`].
     pub fn bytes(&self, url: &str, from: u64, len: u64) -> Result<(Vec<u8>, u64), LoadError> {
         self.again(|| {
             let mut answer = self.get(url, Some((from, from + len)))?;
@@ -294,7 +296,7 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// An answer that is read into memory.
+    /// Returns a reader for a response that is read into memory.
     fn document<R: Read>(&self, reader: R) -> Paced<R> {
         Paced::new(reader, self.settings.timeout, Some(self.settings.timeout * DOCUMENT_TIMEOUTS))
     }
@@ -305,7 +307,8 @@ impl<'a> Client<'a> {
         Ok(answer)
     }
 
-    /// Follows redirects until `enough`; ureq's own following cannot stop at one that says what we want.
+    /// Follows redirects until `enough` returns true for a response. ureq's own redirects cannot stop at a response
+    /// whose headers are needed.
     fn follow(
         &self,
         method: &Method,
@@ -363,7 +366,7 @@ impl<'a> Client<'a> {
         })
     }
 
-    /// What a status other than 2xx means here, and what to do about it.
+    /// Returns the error for an unsuccessful status, with what the status means for the Hub and a remedy.
     fn check_status(&self, answer: &Answer) -> Result<(), Failure> {
         let (status, at_hub) = (answer.status, same_origin(&answer.url, &self.settings.endpoint));
         if (200..400).contains(&status) {
@@ -391,7 +394,8 @@ impl<'a> Client<'a> {
             (404, _) => {
                 error.expected(format!("an existing model at {page}, with the revision {:?}", self.id.revision))
             }
-            // An address at the store of large files is good for minutes: the Hub gives a new one.
+            // An address at the store of large files expires after some minutes. The next attempt asks the Hub for a
+            // new one.
             (401 | 403 | 408 | 425 | 429 | 500.., _) => {
                 let wait = answer.header("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
                 return Err(Failure::Passing(error.remedy("try again later: what has come so far is kept"), wait));
@@ -414,7 +418,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Waits before the next attempt, or ends with the failure.
+    /// Waits before the next attempt, or returns the error of the failure.
     fn pause(&self, attempt: u32, failure: Failure) -> Result<(), LoadError> {
         const LONGEST: Duration = Duration::from_secs(60);
         match failure {

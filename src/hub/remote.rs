@@ -1,4 +1,5 @@
-//! A model of the Hub as a source of tensors: safetensors headers and byte ranges, never a whole shard.
+//! Reads the tensors of a model on the Hub by way of safetensors headers and byte ranges, and never downloads a whole
+//! shard.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,9 +14,9 @@ use crate::extract::card::Origin;
 use crate::extract::source::{Sink, Source, TensorInfo};
 use crate::files::LfsPointer;
 
-/// The header of one file.
+/// The header of one safetensors file.
 struct Header {
-    /// Where its tensors begin.
+    /// The offset in the file at which the data of its tensors begin.
     data_start: u64,
     size: u64,
     metadata: Metadata,
@@ -25,7 +26,7 @@ struct Header {
 pub struct RemoteSource<'a> {
     client: &'a Client<'a>,
     commit: &'a str,
-    /// The small files, fetched already.
+    /// The directory of the small files, which have been fetched already.
     dir: PathBuf,
     origin: Origin,
     weights: RemoteWeights,
@@ -39,11 +40,11 @@ enum RemoteWeights {
 }
 
 impl<'a> RemoteSource<'a> {
-    /// `dir` holds the small files; among them, for a sharded model, the index. `entry` is the file that leads to the tensors
-    /// ([`weights::entry_file`]).
+    /// Opens the weights of a model. `dir` holds the small files, including the index if the model is sharded. `entry`
+    /// is the name of the file that leads to the tensors ([`weights::entry_file`]).
     ///
     /// # Errors
-    /// When the index is none.
+    /// Returns an error if the index cannot be parsed.
     pub fn open(
         client: &'a Client<'a>,
         commit: &'a str,
@@ -68,10 +69,11 @@ impl<'a> RemoteSource<'a> {
         Ok(Self { client, commit, dir, origin, weights, headers: RefCell::default() })
     }
 
-    /// The size of the file that holds `tensor`, and how many bytes of it all of `tensors` and the header are.
+    /// Returns, for each file that holds some of `tensors`, its name, its size, and how many of its bytes its header
+    /// and these tensors occupy.
     ///
     /// # Errors
-    /// When the header cannot be fetched.
+    /// Returns an error if the header of a file cannot be fetched.
     pub fn share(&self, tensors: &[TensorInfo]) -> Result<Vec<(String, u64, u64)>, LoadError> {
         let mut shares: Vec<(String, u64, u64)> = Vec::new();
         for tensor in tensors {
@@ -102,9 +104,10 @@ impl<'a> RemoteSource<'a> {
         Ok(value)
     }
 
-    /// Eight bytes with the length of the header, then the header: nothing is guessed and nothing fetched in vain.
+    /// Fetches the header of `file` in two requests: eight bytes with the length of the header, then exactly the
+    /// header.
     fn fetch_header(&self, file: &str) -> Result<Header, LoadError> {
-        // The safetensors library's own limit.
+        // The limit is that of the safetensors library.
         const LONGEST: u64 = 100_000_000;
         let url = self.client.file_url(self.commit, file);
         let (length, size) = self.client.bytes(&url, 0, 8)?;
@@ -178,7 +181,7 @@ impl Source for RemoteSource<'_> {
         self.client.copy(&self.client.file_url(self.commit, &file), (start + from, end), size, false, sink)
     }
 
-    /// A commit never changes.
+    /// A commit never changes, so a download can be continued.
     fn resumable(&self) -> bool {
         true
     }

@@ -1,4 +1,4 @@
-//! The environment variables of Python's huggingface_hub.
+//! Reads the environment variables of Python's huggingface_hub.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,32 +6,36 @@ use std::time::Duration;
 use super::address::without_credentials;
 use crate::files;
 
-/// Where the Hub and its cache are, and how to ask.
+/// The addresses of the Hub and of its cache, and the settings of requests.
 #[derive(Clone)]
 pub struct Settings {
-    /// `HF_ENDPOINT`, without a slash at its end and without credentials: it stands in model cards and messages.
+    /// `HF_ENDPOINT`, without a slash at its end and without credentials, because the endpoint is shown in model cards
+    /// and messages.
     pub endpoint: String,
-    /// `NAME:PASSWORD`, if `HF_ENDPOINT` holds them. Sent to that endpoint alone, where no token is, and never shown.
+    /// The credentials `NAME:PASSWORD` in `HF_ENDPOINT`, if there are any. They are only sent to that endpoint, only if
+    /// no token is set, and never shown.
     pub credentials: Option<String>,
-    /// `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in `HF_HOME`, itself in `XDG_CACHE_HOME` or `~/.cache`.
+    /// The directory of the cache: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`, or `hub` in `HF_HOME`. The default of
+    /// `HF_HOME` is in `XDG_CACHE_HOME` or `~/.cache`.
     pub cache: PathBuf,
-    /// `HF_TOKEN`, or `HUGGING_FACE_HUB_TOKEN`, or the content of `HF_TOKEN_PATH`, itself `token` in `HF_HOME`.
+    /// The token: `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, or the content of `HF_TOKEN_PATH`, whose default is `token` in
+    /// `HF_HOME`.
     pub token: Option<String>,
-    /// `HF_HUB_OFFLINE`: nothing is ever requested.
+    /// Whether requests are forbidden (`HF_HUB_OFFLINE`).
     pub offline: bool,
-    /// `HF_HUB_DOWNLOAD_TIMEOUT`, in seconds: how long to wait for the next bytes.
+    /// The time to wait for the next bytes of a response (`HF_HUB_DOWNLOAD_TIMEOUT`, in seconds).
     pub timeout: Duration,
-    /// The wait before a failed request is repeated; it doubles each time.
+    /// The delay before a failed request is repeated. The delay doubles with each repetition.
     pub backoff: Duration,
 }
 
 impl Settings {
-    /// From the environment of this process.
+    /// Returns the settings that the environment of this process gives.
     pub fn from_env() -> Self {
         Self::new(|name| std::env::var(name).ok(), dirs::home_dir())
     }
 
-    /// From the variables that `get` has.
+    /// Returns the settings that the variables of `get` give.
     pub fn new(get: impl Fn(&str) -> Option<String>, home_dir: Option<PathBuf>) -> Self {
         let get = |name: &str| get(name).map(|value| unquoted(&value).to_owned()).filter(|value| !value.is_empty());
         let home_dir = home_dir.unwrap_or_default();
@@ -61,7 +65,8 @@ impl Settings {
     }
 }
 
-/// A value without the white space and the quotes around it: files of variables, as containers read them, keep quotes.
+/// Returns a value without the white space and the quotes around it. Container runtimes keep the quotes in files of
+/// environment variables.
 fn unquoted(value: &str) -> &str {
     let value = value.trim();
     let inner = ['"', '\''].iter().find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote));
@@ -102,7 +107,7 @@ mod tests {
         assert_eq!(settings(&[("HF_HOME", home), path]).token.as_deref(), Some("elsewhere"));
         assert_eq!(settings(&[("HF_HOME", home), path, ("HF_TOKEN", " t ")]).token.as_deref(), Some("t"));
         assert_eq!(settings(&[("HF_HOME", "/nowhere")]).token, None);
-        // The order of huggingface_hub.
+        // The older variable is only used if the newer one is not set, as in huggingface_hub.
         let older = ("HUGGING_FACE_HUB_TOKEN", "older");
         assert_eq!(settings(&[("HF_HOME", home), older]).token.as_deref(), Some("older"));
         assert_eq!(settings(&[older, ("HF_TOKEN", "newer")]).token.as_deref(), Some("newer"));
