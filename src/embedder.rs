@@ -1,4 +1,5 @@
-//! Text or token ids to vectors: what a user of the library gets. Sync, knows no HTTP.
+//! Turns text or token IDs into vectors. This is the library's main interface; it is synchronous and independent of
+//! HTTP.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -18,62 +19,66 @@ use crate::tokenize::choose::{Choice, Search};
 use crate::tokenize::pieces::Pieces;
 use crate::yield_point::{Steps, Stopped, Undisturbed, YieldPoint};
 
-/// What an array of token ids in place of a text means.
+/// The meaning of an array of token IDs in place of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenInput {
-    /// cl100k_base, as OpenAI's contract and LangChain have it: decoded, then tokenized by the model's own tokenizer.
+    /// Token IDs of cl100k_base, as in OpenAI's API and LangChain. The IDs are decoded, and the text is tokenized by
+    /// the model's own tokenizer.
     #[default]
     #[serde(rename = "cl100k_base")]
     Cl100k,
-    /// Ids of the model's own vocabulary, taken as they are.
+    /// Token IDs of the model's own vocabulary, which are used directly.
     Model,
-    /// An error.
+    /// Token IDs are an error.
     Reject,
 }
 
-/// What an empty input is answered with, and one without tokens.
+/// The result for an input that is empty or has no tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EmptyInput {
     /// The first unit vector.
     #[default]
     UnitVector,
-    /// An error, as OpenAI has it.
+    /// An error, as in OpenAI's API.
     Reject,
 }
 
-/// What holds the table while it is served.
+/// Where the table is kept while it is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Memory {
-    /// The file's own pages, read as they are touched and shared with other processes. The file must not be changed in
-    /// place: see [`crate::checkpoint::map`].
+    /// In a memory map of the file. Pages are read when they are touched, and are shared with other processes. The file
+    /// must not be changed in place: see [`crate::checkpoint::map`].
     #[default]
     Map,
-    /// A copy, which no change to the file can touch.
+    /// In a copy in memory, which changes to the file do not affect.
     Copy,
 }
 
-/// How a checkpoint's vectors are made.
+/// Settings that determine how vectors are computed from a checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Scale vectors to length 1, as OpenAI's are; `false` leaves the mean as it is. `None`: as the checkpoint's
-    /// [`Conventions`] have it.
+    /// Whether vectors are scaled to length 1, as OpenAI's are. `Some(false)` returns the mean unscaled. `None` follows
+    /// the checkpoint's [`Conventions`].
     pub normalize: Option<bool>,
-    /// Pool the special tokens that the tokenizer's template adds (BOS). `None`: as the checkpoint's [`Conventions`] have it.
+    /// Whether the special tokens that the tokenizer's template adds (such as BOS) are pooled. `None` follows the
+    /// checkpoint's [`Conventions`].
     pub special_tokens: Option<bool>,
-    /// Dimensions of an answer that asks for none: a prefix, renormalized. `None`: all.
+    /// The dimensions of vectors if a request does not ask for a number: a prefix of the vector, which is then scaled
+    /// to length 1 again. `None` means all dimensions.
     pub dimensions: Option<usize>,
     pub token_input: TokenInput,
     pub empty_input: EmptyInput,
-    /// Longer inputs are an error. `None`: any length.
+    /// The limit on the number of tokens of an input. Longer inputs are an error, and `None` means no limit.
     pub max_input_tokens: Option<usize>,
     pub device: DeviceChoice,
-    /// Batches of fewer tokens stay on the CPU. `None`: measured at load.
+    /// The number of tokens from which a batch runs on the device. Smaller batches run on the CPU. `None` means that
+    /// the number is measured when the model is loaded.
     pub device_min_tokens: Option<usize>,
     pub memory: Memory,
-    /// Threads that read the table at load.
+    /// The number of threads that read the table when the model is loaded.
     pub load_threads: usize,
 }
 
@@ -95,10 +100,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Holds them against a table of so many columns, and against this build. `path` is the checkpoint, for errors.
+    /// Checks the settings against a table with this number of columns, and against the features of this build. `path`
+    /// is the path of the checkpoint for errors.
     ///
     /// # Errors
-    /// When the table has fewer dimensions, or this build lacks the device.
+    /// Returns an error if the table has fewer dimensions, or if this build does not support the device.
     pub fn check(&self, path: &Path, columns: usize) -> Result<(), LoadError> {
         if let Some(dimensions) = self.dimensions.filter(|dimensions| !(1..=columns).contains(dimensions)) {
             return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
@@ -108,19 +114,19 @@ impl Settings {
     }
 }
 
-/// One input: a text, or token ids whose meaning [`TokenInput`] says.
+/// One input: a text, or token IDs with the meaning that [`TokenInput`] gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     Text(String),
     TokenIds(Vec<u32>),
 }
 
-/// The ids that are pooled for one input: each has a row in the table.
+/// The token IDs that are pooled for one input. Each of them has a row in the table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PooledTokens(Vec<u32>);
 
 impl PooledTokens {
-    /// How many tokens are pooled: what `usage` counts.
+    /// Returns the number of tokens that are pooled. `usage` counts these tokens.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -134,37 +140,39 @@ impl PooledTokens {
     }
 }
 
-/// A loaded checkpoint, ready to embed. Shared between threads.
+/// A loaded checkpoint that is ready to embed texts. Threads can share it.
 pub struct Embedder {
-    /// Replaced at most once, by one that gives the same ids faster. Reading it takes no lock.
+    /// The tokenizer. It is replaced at most once, by one that returns the same IDs faster. Reading the field takes no
+    /// lock.
     tokenizer: ArcSwap<Choice>,
     pieces: Pieces,
     pooling: Box<dyn Pooling>,
-    /// Why [`DeviceChoice::Auto`] is the CPU.
+    /// The reason why [`DeviceChoice::Auto`] selected the CPU.
     why_cpu: Option<String>,
-    /// The file and its map, where the pooling reads from it.
+    /// The path and the memory map of the table's file, if vectors are computed from the map.
     mapped: Option<(PathBuf, Map)>,
-    /// What was found to have happened to that file, beside being cut short.
+    /// The damage to the table's file that was detected, other than truncation.
     damage: OnceLock<Damage>,
     rows: usize,
     table_dimensions: usize,
     table_bytes: usize,
     settings: Settings,
     conventions: Conventions,
-    /// What is put before each text.
+    /// The text that is put before each input.
     prompt: Option<String>,
-    /// Whether every token of a text has a row and counts.
+    /// Whether every token of a text has a row and is pooled.
     pools_every_token: bool,
-    /// The tokens of an empty text: those of the tokenizer's template.
+    /// The tokens of an empty text, which are the tokens of the tokenizer's template.
     template: OnceLock<Vec<u32>>,
 }
 
 impl Embedder {
-    /// Reads the whole table once: the norm becomes numbers per row, and a row that is not finite is found. Waits for
-    /// the fastest tokenizer, which for byte-level BPE takes a second more than [`Embedder::start`].
+    /// Creates an embedder. The function reads the whole table once, to compute the norm as one number per row and to
+    /// find rows that are not finite. It waits for the fastest tokenizer, which takes a second longer than
+    /// [`Embedder::start`] for byte-level BPE.
     ///
     /// # Errors
-    /// When the table is not finite, `settings` do not fit it, or the device cannot take it.
+    /// Returns an error if the table is not finite, `settings` do not fit the table, or the device cannot be used.
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
         let (embedder, search) = Self::start(checkpoint, settings)?;
         if let Some(search) = search {
@@ -173,11 +181,12 @@ impl Embedder {
         Ok(embedder)
     }
 
-    /// As [`Embedder::new`], but with the tokenizer that loads soonest. Give the result of the [`Search`], if there is
-    /// one, to [`Embedder::adopt`] when it is found, from any thread: vectors stay the same, and come faster.
+    /// Creates an embedder like [`Embedder::new`], but with the tokenizer that loads first. If a [`Search`] for a
+    /// faster tokenizer is returned, pass its result to [`Embedder::adopt`], from any thread. The vectors stay the same
+    /// and are computed faster.
     ///
     /// # Errors
-    /// As [`Embedder::new`].
+    /// Returns the same errors as [`Embedder::new`].
     pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
         if let Some(map) = &checkpoint.table_source.map {
             map.guard();
@@ -229,23 +238,23 @@ impl Embedder {
         Ok((embedder, search))
     }
 
-    /// Tokenizes by `choice` from now on: the result of the [`Search`] that came with this embedder. Returns what it
-    /// replaces, for whoever has the time to free it.
+    /// Replaces the tokenizer by `choice`, the result of the [`Search`] that [`Embedder::start`] returned. Returns the
+    /// previous tokenizer, so that the caller decides on which thread it is freed.
     pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
         self.tokenizer.swap(choice.into())
     }
 
-    /// The length of a vector when a request asks for no other.
+    /// Returns the length of vectors for requests that do not ask for a number of dimensions.
     pub fn dimensions(&self) -> usize {
         self.settings.dimensions.unwrap_or(self.table_dimensions)
     }
 
-    /// The dimensions of the table: the most that a request can ask for.
+    /// Returns the number of dimensions of the table, which is the largest number that a request can ask for.
     pub fn max_dimensions(&self) -> usize {
         self.table_dimensions
     }
 
-    /// The highest token id that an input may hold; `None` where inputs are texts only.
+    /// Returns the highest token ID that an input may contain, or `None` if inputs must be texts.
     pub fn max_token_id(&self) -> Option<u32> {
         match self.settings.token_input {
             TokenInput::Cl100k => Some(cl100k::LAST),
@@ -254,50 +263,51 @@ impl Embedder {
         }
     }
 
-    /// The device's name, for people.
+    /// Returns the name of the device, for messages.
     pub fn device(&self) -> String {
         self.pooling.device()
     }
 
-    /// Why the CPU is all there is, where any device would have done.
+    /// Returns the reason why no device other than the CPU is used, if the settings allow any device.
     pub fn why_cpu(&self) -> Option<&str> {
         self.why_cpu.as_deref()
     }
 
-    /// Whether each call of [`Embedder::pool`] should be given many texts.
+    /// Returns whether [`Embedder::pool`] is most efficient with many texts per call.
     pub fn wants_whole_batches(&self) -> bool {
         self.pooling.wants_whole_batches()
     }
 
-    /// The tokenizer's implementation, for people.
+    /// Returns the name of the tokenizer's implementation, for messages.
     pub fn tokenizer(&self) -> &'static str {
         self.tokenizer.load().implementation.name()
     }
 
-    /// What each token stands for in a text.
+    /// Returns what each token stands for in a text.
     pub fn pieces(&self) -> &Pieces {
         &self.pieces
     }
 
-    /// The number of tokens that have a row in the table.
+    /// Returns the number of rows in the table, each of which belongs to a token.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// The size of the table as stored.
+    /// Returns the size of the table in bytes, as it is stored.
     pub fn table_bytes(&self) -> usize {
         self.table_bytes
     }
 
-    /// [`EmbedError::Damaged`], if the table's file is known to be another than the one that was loaded: no vector can be
-    /// had any more.
+    /// Returns [`EmbedError::Damaged`] if the table's file is known to have changed since it was loaded. No correct
+    /// vector can be computed after that.
     pub fn damage(&self) -> Option<EmbedError> {
         let (path, map) = self.mapped.as_ref()?;
         let damage = if map.is_damaged() { Damage::CutShort } else { *self.damage.get()? };
         Some(EmbedError::Damaged { path: path.clone(), damage })
     }
 
-    /// Asks the system whether the table's file was written to since it was loaded; then it is damaged from here on.
+    /// Asks the operating system whether the table's file was written to since it was loaded. If so, the embedder is
+    /// damaged from now on, and the error is returned.
     pub fn check_file(&self) -> Option<EmbedError> {
         if self.mapped.as_ref().is_some_and(|(_, map)| map.is_changed()) {
             self.damage.get_or_init(|| Damage::Changed);
@@ -305,15 +315,15 @@ impl Embedder {
         self.damage()
     }
 
-    /// The tokenizer in use, and why not a faster one.
+    /// Returns the tokenizer in use, with the reason why no faster one is used.
     pub fn choice(&self) -> Arc<Choice> {
         self.tokenizer.load_full()
     }
 
-    /// The length of the vectors that `requested` asks for.
+    /// Returns the length of the vectors for a request that asks for `requested` dimensions.
     ///
     /// # Errors
-    /// [`EmbedError::Dimensions`] for 0 and for more than the table has.
+    /// Returns [`EmbedError::Dimensions`] for 0 and for more dimensions than the table has.
     pub fn resolve_dimensions(&self, requested: Option<u64>) -> Result<usize, EmbedError> {
         let Some(requested) = requested else { return Ok(self.dimensions()) };
         usize::try_from(requested)
@@ -322,18 +332,20 @@ impl Embedder {
             .ok_or(EmbedError::Dimensions { requested, max: self.table_dimensions })
     }
 
-    /// The tokens of one input; `index` is for errors. All errors of an input come from here.
+    /// Returns the tokens of one input. `index` is the index of the input for errors. All errors that concern a single
+    /// input are found here.
     ///
     /// # Errors
-    /// When the input is not one that this model takes.
+    /// Returns an error if the input is not valid for this model.
     pub fn tokens(&self, index: usize, input: &Input) -> Result<PooledTokens, EmbedError> {
         self.tokens_in_steps(index, input, &Undisturbed)
     }
 
-    /// The same, where the input may take seconds: `at` is reached every few milliseconds.
+    /// Returns the tokens of one input that may take seconds to tokenize. The yield point `at` is reached every few
+    /// milliseconds.
     ///
     /// # Errors
-    /// As [`Embedder::tokens`], and when `at` ends the work.
+    /// Returns the errors of [`Embedder::tokens`], and an error if `at` stops the work.
     pub fn tokens_in_steps(
         &self,
         index: usize,
@@ -369,7 +381,8 @@ impl Embedder {
         self.pooled(index, ids)
     }
 
-    /// The bytes of text that an input is tokenized from. Ids of cl100k_base may stand for 128 bytes each.
+    /// Returns the number of bytes of text that are tokenized for an input. A single ID of cl100k_base can stand for
+    /// 128 bytes.
     pub fn bytes_of(&self, input: &Input) -> usize {
         match (input, self.settings.token_input) {
             (Input::Text(text), _) => text.len(),
@@ -380,7 +393,7 @@ impl Embedder {
     }
 
     fn pooled(&self, index: usize, mut ids: Vec<u32>) -> Result<PooledTokens, EmbedError> {
-        // Added tokens may lie beyond the table (Gemma 3 has one).
+        // Added tokens may have IDs beyond the table. Gemma 3 has one such token.
         ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
         if ids.is_empty() && self.settings.empty_input == EmptyInput::Reject {
             return Err(EmbedError::Empty { input: index });
@@ -394,7 +407,8 @@ impl Embedder {
     fn encode(&self, index: usize, text: &str, at: &dyn YieldPoint) -> Result<Vec<u32>, EmbedError> {
         let prompted = self.prompt.as_ref().map(|prompt| [prompt.as_str(), text].concat());
         let text = prompted.as_deref().unwrap_or(text);
-        // A text of too many tokens is given up where that is known, unless some of them may be left out.
+        // Tokenization stops as soon as a text has too many tokens, unless some of its tokens may be left out of the
+        // count.
         let max = self.settings.max_input_tokens.filter(|_| self.pools_every_token);
         let is_over = |tokens: usize| max.filter(|&max| tokens > max);
         let over = Cell::new(None);
@@ -402,7 +416,7 @@ impl Embedder {
             over.set(is_over(tokens));
             if over.get().is_some() { Err(Stopped) } else { at.reached() }
         };
-        // In most languages a token has more bytes than three.
+        // In most languages a token has more than three bytes.
         let mut ids = Vec::with_capacity(text.len() / 3 + 4);
         let (special, tokenizer) = (self.conventions.special_tokens, self.tokenizer.load());
         let encoded = match at.is_needed() {
@@ -417,18 +431,20 @@ impl Embedder {
         Ok(ids)
     }
 
-    /// Writes the vectors of `texts` to `out` (texts x `dimensions`). One without tokens is the first unit vector.
+    /// Computes the vectors of `texts` and writes them to `out`, whose shape is `[texts, dimensions]`. A text without
+    /// tokens gets the first unit vector.
     ///
     /// # Errors
-    /// When a device fails, the table's file was changed under its map, or a vector cannot be told in f32.
+    /// Returns an error if a device fails, the table's file was changed, or a vector cannot be represented in f32.
     pub fn pool(&self, texts: &[PooledTokens], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
         self.pool_in_steps(0, texts, dimensions, out, &Undisturbed)
     }
 
-    /// The same of the texts from `first` on, where one of them may take long: `at` is reached every millisecond or so.
+    /// Computes vectors like [`Embedder::pool`], for texts that may take long. `first` is the index of the first text
+    /// for errors. The yield point `at` is reached about every millisecond.
     ///
     /// # Errors
-    /// As [`Embedder::pool`], and when `at` ends the work.
+    /// Returns the errors of [`Embedder::pool`], and an error if `at` stops the work.
     pub fn pool_in_steps(
         &self,
         first: usize,
@@ -456,7 +472,7 @@ impl Embedder {
         Ok(())
     }
 
-    /// The vector of a text whose sum in f32 is not finite.
+    /// Computes the vector of a text whose sum in f32 is not finite, with higher precision.
     fn pool_exactly(
         &self,
         input: usize,
@@ -471,27 +487,28 @@ impl Embedder {
             return pooling::rounded(&exact, self.conventions.normalize, vector)
                 .map_err(|_| EmbedError::TooLarge { input });
         }
-        // Every row was finite when the table was loaded.
+        // Every row was finite when the table was loaded, so the file must have changed.
         self.damage.get_or_init(|| Damage::NotFinite);
         Err(self.damage().unwrap_or(EmbedError::NotFinite { input }))
     }
 
-    /// Writes the vector of each token alone to `out` (tokens x [`Embedder::max_dimensions`]), not scaled to length 1: its length is what
-    /// the table says of the token's importance. Tokens past the table have zeros. `out` may have room for more tokens.
+    /// Computes the vector of each token alone and writes it to `out`, whose shape is `[tokens, max_dimensions]` (see
+    /// [`Embedder::max_dimensions`]). The vectors are not scaled to length 1, because their length expresses the
+    /// importance of the token. Tokens without a row get zeros. `out` may be longer than necessary.
     ///
     /// # Errors
-    /// As [`Embedder::pool_in_steps`].
+    /// Returns the same errors as [`Embedder::pool_in_steps`].
     pub fn token_vectors(&self, ids: &[u32], out: &mut [f32], at: &dyn YieldPoint) -> Result<(), EmbedError> {
         let texts: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
         self.pooling.mean_in_steps(&texts, self.table_dimensions, out, at)?;
         self.damage().map_or(Ok(()), Err)
     }
 
-    /// The tokens of a text without those that the tokenizer's template puts around it (BOS, EOS).
+    /// Returns the tokens of a text without those that the tokenizer's template adds around the text (BOS, EOS).
     pub fn without_template<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
         let template = self.template.get_or_init(|| {
             let mut ids = Vec::new();
-            // A tokenizer that fails on an empty text has no template.
+            // A tokenizer that fails on an empty text is treated as one without a template.
             let _ = self.tokenizer.load().implementation.encode("", self.conventions.special_tokens, &mut ids);
             ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
             ids
@@ -512,10 +529,11 @@ impl Embedder {
         ids
     }
 
-    /// The vectors of `texts`, on this thread.
+    /// Returns the vectors of `texts`. All work is done on the calling thread.
     ///
     /// # Errors
-    /// When a text cannot be tokenized, is longer than `max_input_tokens`, or the device fails.
+    /// Returns an error if a text cannot be tokenized or has more than `max_input_tokens` tokens, or if the device
+    /// fails.
     pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
         let texts = texts.iter().enumerate();
         let tokens: Vec<PooledTokens> = texts

@@ -1,5 +1,5 @@
-//! How files are opened: what is read is a regular file, so that no FIFO, device or socket holds the process up; what is
-//! written beside an output is never reached through a link that somebody else placed there.
+//! Opens files safely. Files that are read must be regular files, so that no FIFO, device or socket blocks the process.
+//! Files that are written beside an output are never reached through a link that somebody else created.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -7,48 +7,50 @@ use std::path::{Path, PathBuf};
 
 use crate::error::LoadError;
 
-/// The largest file that is read into memory whole. The largest tokenizer.json that is known has 35 MB.
+/// The limit on the size in bytes of a file that is read into memory as a whole. The largest known tokenizer.json has
+/// 35 MB.
 const LARGEST: u64 = 1 << 30;
 
-/// What a Git LFS pointer begins with: the small text file that Git leaves in place of a large file until `git lfs pull` fetches it.
+/// The first bytes of a Git LFS pointer, the small text file that Git leaves in place of a large file until `git lfs
+/// pull` fetches it.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 
-/// The file is a Git LFS pointer. Reads on from the path.
+/// The error for a file that is a Git LFS pointer. In messages, its text follows the path of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("is a Git LFS pointer, not the file that the pointer stands for")]
 pub struct LfsPointer;
 
 impl LfsPointer {
-    /// What the user can do.
+    /// What the user can do about the error.
     pub const REMEDY: &str = "run `git lfs pull` in that repository, or download the file again";
 
     /// Returns an error if a file that begins with these bytes is a Git LFS pointer.
     ///
     /// # Errors
-    /// When it is one.
+    /// Returns an error if the bytes are the beginning of a Git LFS pointer.
     pub fn check(start: &[u8]) -> Result<(), Self> {
         if start.starts_with(LFS_POINTER) { Err(Self) } else { Ok(()) }
     }
 
-    /// Whether these first bytes of a file are those of a Git LFS pointer, as far as they go. No other file that this program reads
-    /// begins with "version ".
+    /// Returns whether these first bytes of a file could be the beginning of a Git LFS pointer. `start` may be shorter
+    /// than the pointer's first line. No other file that this program reads begins with "version ".
     pub fn begins_like(start: &[u8]) -> bool {
         start.len() >= 8 && LFS_POINTER.starts_with(start)
     }
 }
 
-/// Opens a file to read it, without ever waiting for another process to open it too.
+/// Opens a file for reading without waiting for another process.
 ///
-/// Accepted are regular files, `/dev/null`, and pipes that this process inherited and that are named by their descriptor, as a
-/// shell's `<(...)` does.
+/// The function accepts regular files, `/dev/null`, and pipes that this process inherited and that are named by their
+/// descriptor, as a shell's `<(...)` names them.
 ///
 /// # Errors
-/// Those of the file system, and for a FIFO, a device or a socket.
+/// Returns the errors of the file system, and an error for a FIFO, a device or a socket.
 pub fn open(path: &Path) -> io::Result<File> {
     let metadata = fs::metadata(path)?;
     if is_readable_at_once(path, &metadata) {
         let file = open_at_once(path)?;
-        // Between the two calls, another file may have taken the place of the first.
+        // Another file may have taken the place of the first one between the two calls.
         let opened = file.metadata()?;
         if is_readable_at_once(path, &opened) {
             return Ok(file);
@@ -58,10 +60,11 @@ pub fn open(path: &Path) -> io::Result<File> {
     Err(not_regular(&metadata))
 }
 
-/// The whole content of a file that [`open`] opens.
+/// Returns the whole content of a file that [`open`] can open.
 ///
 /// # Errors
-/// As [`open`], for a file of more than 1 GiB, and for a Git LFS pointer ([`LfsPointer`]).
+/// Returns the errors of [`open`], and an error for a file of more than 1 GiB and for a Git LFS pointer
+/// ([`LfsPointer`]).
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = open(path)?;
     let announced = usize::try_from(file.metadata()?.len().min(LARGEST)).unwrap_or(0);
@@ -78,10 +81,10 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
-/// [`read`], as text.
+/// Returns the whole content of a file as text, like [`read`].
 ///
 /// # Errors
-/// As [`read`], and for a file that is not UTF-8.
+/// Returns the errors of [`read`], and an error for a file that is not UTF-8.
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
 }
@@ -89,15 +92,16 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
 /// Copies a regular file. An existing file at `to` is replaced, and a link there is not followed.
 ///
 /// # Errors
-/// Those of the file system.
+/// Returns the errors of the file system.
 pub fn copy(from: &Path, to: &Path) -> io::Result<u64> {
     io::copy(&mut open(from)?, &mut create(to)?)
 }
 
-/// Creates an empty file. An existing file or link of that name is deleted before, and is never written through.
+/// Creates an empty file. An existing file or link of that name is deleted first, so that nothing is written through a
+/// link.
 ///
 /// # Errors
-/// Those of the file system.
+/// Returns the errors of the file system.
 pub fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -106,11 +110,11 @@ pub fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create_new(true).open(path)
 }
 
-/// Opens a file that an earlier run of this user may have begun, to read and to continue it. Anything else of that name (a link,
-/// a file with a second name, another user's file, a FIFO) is deleted, and an empty file takes its place.
+/// Opens a file that an earlier run of this user may have begun, for reading and for continuing it. Anything else of
+/// that name (a link, a file with a second name, another user's file, a FIFO) is deleted and replaced by an empty file.
 ///
 /// # Errors
-/// Those of the file system.
+/// Returns the errors of the file system.
 pub fn resume(path: &Path) -> io::Result<File> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if is_own_file(&metadata, path) => {
@@ -122,7 +126,7 @@ pub fn resume(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Options by which a link is an error and a FIFO does not block.
+/// Sets options with which opening a link is an error and opening a FIFO does not block.
 pub fn without_links(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
     {
@@ -132,11 +136,12 @@ pub fn without_links(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-/// Makes the directory `dir`, or takes over the one that an earlier run of this user left under that name. Gives the files in it.
+/// Creates the directory `dir`, or takes over the one that an earlier run of this user left under that name, and
+/// returns the files in it.
 ///
 /// # Errors
-/// When that name belongs to something else: a link, a file, another user's directory, or a directory with an entry that
-/// `is_ours` does not know. Nothing is deleted or followed then.
+/// Returns an error if the name belongs to something else: a link, a file, another user's directory, or a directory
+/// with an entry that `is_ours` does not accept. In that case nothing is deleted and no link is followed.
 pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, LoadError> {
     match fs::create_dir(dir) {
         Ok(()) => return Ok(Vec::new()),
@@ -169,10 +174,10 @@ pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<P
     Ok(entries.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The entries of a directory in the order of their names; whether each is itself a directory.
+/// Returns the entries of a directory in the order of their names, each with whether it is itself a directory.
 ///
 /// # Errors
-/// When the directory cannot be read.
+/// Returns an error if the directory cannot be read.
 pub fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     let mut found = Vec::new();
     for entry in dir.read_dir()? {
@@ -183,7 +188,7 @@ pub fn entries(dir: &Path) -> io::Result<Vec<(PathBuf, bool)>> {
     Ok(found)
 }
 
-/// The first entry that is a directory, or whose name `is_ours` does not know: its name, for messages.
+/// Returns, for messages, the name of the first entry that is a directory or that `is_ours` does not accept.
 pub fn first_foreign(entries: &[(PathBuf, bool)], is_ours: impl Fn(&str) -> bool) -> Option<String> {
     entries.iter().find_map(|(path, is_directory)| {
         let name = path.file_name().unwrap_or_default();
@@ -192,7 +197,7 @@ pub fn first_foreign(entries: &[(PathBuf, bool)], is_ours: impl Fn(&str) -> bool
     })
 }
 
-/// Whether two files are one, by whatever names and links they were found.
+/// Returns whether two files are the same file, whatever the names and links by which they were found.
 pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
     #[cfg(unix)]
     {
@@ -207,16 +212,17 @@ pub fn is_same(a: &Metadata, b: &Metadata) -> bool {
 }
 
 fn is_readable_at_once(path: &Path, metadata: &Metadata) -> bool {
-    // A directory fails when it is read, with a message of its own.
+    // Reading a directory fails later, with a message of its own.
     metadata.is_file() || metadata.is_dir() || path == Path::new("/dev/null") || is_descriptor(path)
 }
 
-/// Whether the path names a descriptor that this process has already.
+/// Returns whether the path names a descriptor that this process has already opened.
 fn is_descriptor(path: &Path) -> bool {
     path == Path::new("/dev/stdin") || path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd")
 }
 
-/// Opening a FIFO waits for its other end unless O_NONBLOCK is set. Reads of regular files do not know the flag.
+/// Opens a file without waiting. Opening a FIFO waits for its other end unless O_NONBLOCK is set, and the flag has no
+/// effect on reads of regular files.
 fn open_at_once(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
@@ -254,7 +260,7 @@ fn kind(metadata: &Metadata) -> &'static str {
     }
 }
 
-/// Whether it is a regular file of this user's that no other name leads to.
+/// Returns whether the file is a regular file of this user without a second name.
 fn is_own_file(metadata: &Metadata, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -268,7 +274,8 @@ fn is_own_file(metadata: &Metadata, path: &Path) -> bool {
     }
 }
 
-/// Whether it has the owner that a new file beside it gets: what a file system says of owners, it says of both.
+/// Returns whether the file has the same owner as a new file in the same directory. Comparing with a new file also
+/// works on file systems that report another owner than the process's user.
 fn is_own(metadata: &Metadata, path: &Path) -> bool {
     #[cfg(unix)]
     {

@@ -1,8 +1,8 @@
-//! JSON as other programs write it, where `serde_json` reads only what RFC 8259 allows.
+//! Reads JSON that other programs write and that `serde_json` refuses because RFC 8259 does not allow it.
 //!
-//! Python's `json` module writes and reads `NaN`, `Infinity` and `-Infinity`, and reads a number that is too large for a double
-//! as an infinity; Node writes an unpaired surrogate as an escape; editors and PowerShell put a byte order mark in front, or
-//! write UTF-16. Everything else that `serde_json` refuses is refused here as well.
+//! Python's `json` module writes and reads `NaN`, `Infinity` and `-Infinity`, and reads a number that is too large for
+//! a double as an infinity. Node writes an unpaired surrogate as an escape. Editors and PowerShell write a byte order
+//! mark, or UTF-16. This module refuses everything else that `serde_json` refuses.
 
 use std::borrow::Cow;
 
@@ -11,31 +11,32 @@ use serde_json::{Map, Value};
 
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The first character of a string that stands for a number that is not finite: `Value` has no such numbers. It is a noncharacter
-/// of Unicode, so no text has it.
+/// The first character of a string that stands for a number that is not finite, because `Value` has no such numbers.
+/// The character is a noncharacter of Unicode, so no text contains it.
 const STAND_IN: char = '\u{fdd0}';
 
-/// What a number becomes that is not finite.
+/// How numbers that are not finite are represented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NonFinite {
-    /// `null`, as in records that are written as JSON again.
+    /// The number becomes `null`. Records that are written as JSON again use this representation.
     Null,
-    /// A string that [`to_vec_pretty`] writes as the number again. No reader of numbers takes it for one.
+    /// The number becomes a string that [`to_vec_pretty`] writes as the number again. Code that reads numbers does not
+    /// mistake the string for one.
     Kept,
 }
 
 /// Parses JSON. A number that is not finite is read as `null`.
 ///
 /// # Errors
-/// When it is not JSON, or not a `T`.
+/// Returns an error if the bytes are not JSON, or do not have the form of a `T`.
 pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
     parse(json, NonFinite::Null)
 }
 
-/// Parses an object whose numbers that are not finite are kept for [`to_vec_pretty`].
+/// Parses an object and keeps its numbers that are not finite for [`to_vec_pretty`].
 ///
 /// # Errors
-/// When it is not a JSON object.
+/// Returns an error if the bytes are not a JSON object.
 pub fn object(json: &[u8]) -> serde_json::Result<Map<String, Value>> {
     parse(json, NonFinite::Kept)
 }
@@ -52,10 +53,10 @@ fn parse<T: DeserializeOwned>(json: &[u8], non_finite: NonFinite) -> serde_json:
     }
 }
 
-/// The object as indented JSON, with Python's words for the numbers that [`object`] kept.
+/// Returns the object as indented JSON, with Python's spelling of the numbers that [`object`] kept.
 ///
 /// # Errors
-/// None that is known: a map of strings is always JSON.
+/// No input is known for which the function fails: a map of strings is always JSON.
 pub fn to_vec_pretty(object: &Map<String, Value>) -> serde_json::Result<Vec<u8>> {
     let mut json = serde_json::to_string_pretty(object)?;
     for word in ["NaN", "Infinity", "-Infinity"] {
@@ -64,7 +65,7 @@ pub fn to_vec_pretty(object: &Map<String, Value>) -> serde_json::Result<Vec<u8>>
     Ok(json.into_bytes())
 }
 
-/// The number that a string stands for which [`strict`] put in its place.
+/// Returns the number that a string stands for if [`strict`] put the string in place of a number.
 pub fn kept_number(text: &str) -> Option<f64> {
     match text.strip_prefix(STAND_IN)? {
         "NaN" => Some(f64::NAN),
@@ -74,7 +75,7 @@ pub fn kept_number(text: &str) -> Option<f64> {
     }
 }
 
-/// JSON with `null` in place of each number that [`strict`] kept.
+/// Returns the JSON with `null` in place of each number that [`strict`] kept.
 pub fn nulled(json: &str) -> String {
     if !json.contains(STAND_IN) {
         return json.to_owned();
@@ -84,12 +85,12 @@ pub fn nulled(json: &str) -> String {
         .fold(json.to_owned(), |json, word| json.replace(&format!("\"{STAND_IN}{word}\""), "null"))
 }
 
-/// The text without the byte order mark that it may begin with.
+/// Returns the text without a byte order mark at its beginning.
 pub fn without_mark(text: &[u8]) -> &[u8] {
     text.strip_prefix(MARK).unwrap_or(text)
 }
 
-/// The text as UTF-8 without a byte order mark; text in UTF-16 is told by its mark.
+/// Returns the text as UTF-8 without a byte order mark. The mark at its beginning identifies text in UTF-16.
 pub fn utf8(text: &[u8]) -> Cow<'_, [u8]> {
     let unit: fn([u8; 2]) -> u16 = match text {
         [0xff, 0xfe, ..] => u16::from_le_bytes,
@@ -105,11 +106,12 @@ pub fn utf8(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(decoded.into_bytes())
 }
 
-/// JSON in UTF-8 that is to be parsed strictly: numbers that are not finite are replaced, an unpaired surrogate is U+FFFD.
-/// Borrowed if nothing had to be replaced. What is not JSON at all stays so.
+/// Returns JSON that a strict parser accepts, from JSON in UTF-8: numbers that are not finite are replaced as
+/// `non_finite` says, and an unpaired surrogate becomes U+FFFD. The result is borrowed if nothing had to be replaced.
+/// Text that is not JSON at all remains invalid.
 pub fn strict(json: &[u8], non_finite: NonFinite) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
-    // All before this is in `out` already.
+    // Everything before this offset is already in `out`.
     let mut copied = 0;
     let mut replace = |start: usize, end: usize, with: &str| {
         let out = out.get_or_insert_with(|| Vec::with_capacity(json.len() + 64));
@@ -155,7 +157,8 @@ pub fn strict(json: &[u8], non_finite: NonFinite) -> Cow<'_, [u8]> {
     }
 }
 
-/// The length of the `\u` escape, or pair of them, that `rest` begins with, and whether it is a character.
+/// Returns the length of the `\u` escape, or of the surrogate pair of escapes, at the beginning of `rest`, and whether
+/// it is a valid character.
 fn escape(rest: &[u8]) -> (usize, bool) {
     let unit = |from: usize| -> Option<u16> {
         let escape = rest.get(from..from + 6)?.strip_prefix(b"\\u")?;
@@ -164,19 +167,19 @@ fn escape(rest: &[u8]) -> (usize, bool) {
     match (unit(0), unit(6)) {
         (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => (12, true),
         (Some(0xd800..=0xdfff), _) => (6, false),
-        // One that has no four digits is for the parser to refuse.
+        // The parser reports an escape without four digits.
         (None, _) => (2, true),
         _ => (6, true),
     }
 }
 
-/// Python's word for the token, if it is a number that is not finite.
+/// Returns Python's word for the token if it is a number that is not finite.
 fn non_finite_word(token: &[u8]) -> Option<&'static str> {
     match token {
         b"NaN" => Some("NaN"),
         b"Infinity" => Some("Infinity"),
         b"-Infinity" => Some("-Infinity"),
-        // A whole number of any length is finite, though too large here.
+        // An integer of any length is finite, even if it is too large for a double.
         [b'-' | b'0'..=b'9', .., b'0'..=b'9'] if token.iter().any(|b| b".eE".contains(b)) => {
             match str::from_utf8(token).ok()?.parse::<f64>().ok()? {
                 f64::INFINITY => Some("Infinity"),

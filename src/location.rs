@@ -1,4 +1,4 @@
-//! What a model's `path` means: a place on this machine, or a model of the Hub.
+//! Interprets a model's `path`: a file or directory on this machine, or the ID of a model on the Hub.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,32 +7,34 @@ use crate::checkpoint::Overrides;
 use crate::error::LoadError;
 use crate::progress::Progress;
 
-/// Where a model is.
+/// The location of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     Local(PathBuf),
     Hub(HubId),
 }
 
-/// `org/name`, or `org/name@revision`.
+/// A model on the Hub: `org/name`, or `org/name@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {
     pub name: String,
-    /// A branch, a tag or a commit; `main` if none is given.
+    /// A branch, a tag or a commit. The default is `main`.
     pub revision: String,
 }
 
 impl Location {
-    /// Whatever exists, starts with `.`, `/` or `~`, or has not the form of an id is local: no network code runs for it.
+    /// Returns the location that `path` names. A path that exists, starts with `.`, `/` or `~`, or does not have the
+    /// form of an ID is local, and no network code runs for it.
     pub fn of(path: &Path) -> Self {
         let id = path.to_str().filter(|_| path.try_exists().is_ok_and(|exists| !exists)).and_then(HubId::parse);
         id.map_or_else(|| Self::Local(path.to_owned()), Self::Hub)
     }
 
-    /// The directory to open: itself if it is local, else the model's layer 0 in the Hub's cache, fetched if it is not there.
+    /// Returns the directory to open: the path itself if it is local, or else the model's layer-0 directory in the
+    /// Hub's cache, which is fetched if it is not there.
     ///
     /// # Errors
-    /// When it must be fetched and cannot be, or this build has no feature `hub`.
+    /// Returns an error if the model cannot be fetched, or if this build lacks the feature `hub`.
     pub fn directory(self, overrides: &Overrides, progress: &dyn Progress) -> Result<PathBuf, LoadError> {
         match self {
             Self::Local(path) => Ok(path),
@@ -48,7 +50,7 @@ impl Location {
     }
 }
 
-/// The error of a build that cannot fetch.
+/// Returns the error of a build that cannot fetch models.
 #[cfg(not(feature = "hub"))]
 pub fn without_feature(id: &HubId) -> LoadError {
     LoadError::new(id.to_string(), "is no directory here, and reads as a Hub id, which this build cannot fetch")
@@ -59,11 +61,11 @@ pub fn without_feature(id: &HubId) -> LoadError {
 }
 
 impl HubId {
-    /// Says that this is taken as a Hub id because it is no path here, and fetches it. An error names both readings: a
-    /// path that is mistyped, or relative to another directory, looks like an id.
+    /// Reports that the path does not exist and is read as a Hub ID, and calls `fetch`. An error mentions both
+    /// readings, because a path that is mistyped or relative to another directory looks like an ID.
     ///
     /// # Errors
-    /// Those of `fetch`.
+    /// Returns the errors of `fetch`.
     pub fn attempt<T>(
         &self,
         progress: &dyn Progress,
@@ -83,7 +85,8 @@ impl HubId {
         })
     }
 
-    /// What the directory holds that the id begins with, if it exists here: the path that was meant may be among it.
+    /// Returns a description of the local directory with which the ID begins, if it exists. The user may have meant one
+    /// of its entries.
     fn neighbours(&self) -> Option<String> {
         const SHOWN: usize = 5;
         let (directory, _) = self.name.split_once('/')?;
@@ -99,7 +102,8 @@ impl HubId {
         })
     }
 
-    /// `None` for what cannot be an id: the Hub takes letters, digits, `-`, `_` and `.`, and no `--` or `..`.
+    /// Parses a Hub ID. Returns `None` if the text cannot be one: the Hub accepts letters, digits, `-`, `_` and `.`,
+    /// but not `--` or `..`.
     pub fn parse(text: &str) -> Option<Self> {
         let (name, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (organization, model) = name.split_once('/')?;

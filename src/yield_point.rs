@@ -9,7 +9,7 @@ pub trait YieldPoint {
     /// time.
     ///
     /// # Errors
-    /// If nobody waits for the result any more. The operation must then end at once.
+    /// Returns an error if nobody waits for the result any more. The operation must then end at once.
     fn reached(&self) -> Result<(), Stopped>;
 
     /// Returns whether other work can run at this point at all. If not, the operation may use a faster algorithm
@@ -61,7 +61,7 @@ impl<'a> Steps<'a> {
     /// Counts `units` units of work. `tokens` is a lower bound of the number of tokens in the text.
     ///
     /// # Errors
-    /// If the work must end.
+    /// Returns an error if the work must end.
     #[inline]
     pub fn take(&self, units: usize, tokens: usize) -> Result<(), Stopped> {
         match self.left.get().checked_sub(units) {
@@ -76,7 +76,7 @@ impl<'a> Steps<'a> {
     /// Ends the current step early. `tokens` is a lower bound of the number of tokens in the text.
     ///
     /// # Errors
-    /// If the work must end.
+    /// Returns an error if the work must end.
     #[cold]
     pub fn now(&self, tokens: usize) -> Result<(), Stopped> {
         self.left.set(Self::UNITS);
