@@ -1,4 +1,5 @@
-//! The files of a checkpoint as savers and people leave them: which file wins, what JSON may hold, and what stands in a file's place.
+//! Tests of checkpoint directories as programs and people leave them: which file takes precedence, what JSON may
+//! contain, and what may be in the place of a file.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +38,7 @@ fn extracted(dir: &Path, out: &Path) -> Result<(), String> {
     extract(&source, out, &Options::default(), &Silent).map(|_| ()).map_err(|e| e.to_string())
 }
 
-/// A copy of a static table's fixture.
+/// Returns a copy of a static table's fixture.
 fn copy_of_static(name: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(fixtures("static").join(name)).unwrap().map(Result::unwrap) {
@@ -48,7 +49,7 @@ fn copy_of_static(name: &str) -> tempfile::TempDir {
     dir
 }
 
-/// Writes the tensors of `from` to `to`, each as `change` has it.
+/// Writes the tensors of `from` to `to`, each as `change` returns it.
 fn rewrite(
     from: &Path,
     to: &Path,
@@ -86,7 +87,7 @@ fn a_single_file_wins_over_an_index_that_lies_beside_it() {
     let dir = copy_of("llama");
     let at = |name: &str| dir.path().join(name);
     let right = vectors(dir.path());
-    // An older save of the same model, of which the shard and the index were left.
+    // These are the shard and the index of an older save of the same model.
     let shard = "model-00001-of-00001.safetensors";
     rewrite(&at(WEIGHTS), &at(shard), &[], |name, dtype, data| {
         (name.to_owned(), dtype, data.iter().rev().copied().collect())
@@ -97,10 +98,10 @@ fn a_single_file_wins_over_an_index_that_lies_beside_it() {
     let out = dir.path().join("out");
     extracted(dir.path(), &out).unwrap();
     assert_eq!(vectors(&out), right);
-    // An index that leads nowhere is no reason to refuse the single file.
+    // An index whose shards are missing is no reason to refuse the single file.
     fs::remove_file(at(shard)).unwrap();
     assert_eq!(vectors(dir.path()), right);
-    // transformers takes the file that the configuration names before any other.
+    // transformers prefers the file that the configuration names to any other.
     fs::rename(at(WEIGHTS), at("other.safetensors")).unwrap();
     rewrite(&at("other.safetensors"), &at(WEIGHTS), &[], |name, dtype, data| {
         (name.to_owned(), dtype, data.iter().rev().copied().collect())
@@ -140,7 +141,8 @@ fn a_byte_order_mark_and_the_words_of_python_are_read_in_every_json_file() {
         for name in ["config.json", "tokenizer.json", INDEX] {
             let path = dir.path().join(name);
             let text = fs::read_to_string(&path).unwrap();
-            // The tokenizers library reads no key that it does not know beside the model.
+            // In tokenizer.json the words go into the object `model`, because the tokenizers library ignores unknown
+            // keys only there.
             let open = text.find("\"model\":").unwrap_or(0);
             let open = open + text[open..].find('{').unwrap();
             let words = "\"a\": [Infinity, -Infinity, NaN, 1e999, \"cut \\ud83d\"], ";
@@ -240,7 +242,7 @@ fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
     let out = dir.path().join("out");
     extracted(dir.path(), &out).unwrap();
     assert_eq!(vectors(&out), right);
-    // Shards have it in their index: huggingface_hub's save_torch_state_dict.
+    // A sharded model stores the other name in its index, as save_torch_state_dict of huggingface_hub writes it.
     fs::rename(&path, dir.path().join("model-00001-of-00001.safetensors")).unwrap();
     rewrite(&dir.path().join("model-00001-of-00001.safetensors"), &kept, &[("format", "pt")], as_they_are);
     fs::rename(&kept, dir.path().join("model-00001-of-00001.safetensors")).unwrap();
@@ -253,7 +255,7 @@ fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
     let out = dir.path().join("out2");
     extracted(dir.path(), &out).unwrap();
     assert_eq!(vectors(&out), right);
-    // The configuration ties it, or the default of its class.
+    // Without that name, the configuration or the default of its class says whether the head is the table.
     index["metadata"] = Value::Null;
     fs::write(dir.path().join(INDEX), index.to_string()).unwrap();
     let path = dir.path().join("config.json");
@@ -275,7 +277,7 @@ fn a_table_that_the_header_says_is_stored_under_another_name_is_found() {
             extracted(dir.path(), &out).unwrap();
             assert_eq!(vectors(&out), right, "{model_type}, {tied}");
         } else {
-            // A head that nothing ties to the table is no table.
+            // An output layer that is not tied to the table is not used as the table.
             for error in [error(dir.path()), extracted(dir.path(), &out).unwrap_err()] {
                 assert!(error.contains("no embedding table"), "{error}");
             }
@@ -314,7 +316,7 @@ fn a_file_that_is_there_and_cannot_be_read_is_an_error() {
             let dir = copy_of_static(fixture);
             fs::write(dir.path().join(name), content).unwrap();
             match Checkpoint::open(dir.path(), &Overrides::default()) {
-                // Model2Vec's own library does not look at modules.json.
+                // Model2Vec's own library ignores modules.json.
                 Ok(opened) => assert_eq!((opened.kind.name(), name), ("Model2Vec directory", "modules.json")),
                 Err(error) => assert!(error.to_string().contains(name), "{fixture}, {content:?}: {error}"),
             }
@@ -401,7 +403,7 @@ fn what_extract_is_told_of_a_model_is_part_of_its_output() {
         stdout(&[&["extract"][..], &source, &names, &flags].concat()).unwrap_or_else(|e| panic!("{flags:?}: {e}"));
         let made = Checkpoint::open(&out, &Overrides::default()).unwrap_or_else(|e| panic!("{flags:?}: {e}"));
         assert_eq!((&made.norm, made.table.bytes()), (&right.norm, right.table.bytes()), "{model_type}, {flags:?}");
-        // What was made is a source like any other.
+        // The output is a valid source for a second extraction.
         let again = at(&format!("{number}-again"));
         extracted(&out, &again).unwrap();
         assert_eq!(
@@ -465,7 +467,8 @@ fn the_default_prompt_of_sentence_transformers_is_put_before_each_text() {
         let error = open().err().unwrap().to_string();
         assert!(error.contains("config_sentence_transformers.json"), "{error}");
     }
-    // Libraries that know no prompts, and layer 0 of a model that was trained with one.
+    // The prompt is ignored, with a warning, by Model2Vec, whose library does not support prompts, and by an LLM's
+    // layer 0.
     for other in [copy_of_static("model2vec"), copy_of("llama")] {
         let prompts = json!({"prompts": {"query": "hello world "}, "default_prompt_name": "query"});
         fs::write(other.path().join("config_sentence_transformers.json"), prompts.to_string()).unwrap();

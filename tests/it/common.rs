@@ -1,4 +1,4 @@
-//! A server inside the test process on a free port, and the committed checkpoints.
+//! Runs a server inside the test process on a free port, and gives access to the committed checkpoints.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! What `extract` writes: from every family's fixture, in every dtype, from mergekit's recipes, over what exists.
+//! Tests what `extract` writes: from every family's fixture, in every dtype, from mergekit's recipes, and over existing
+//! outputs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -33,7 +34,7 @@ fn vectors(dir: &Path) -> Vec<Vec<f32>> {
     Embedder::new(checkpoint, settings).unwrap().embed(&texts).unwrap()
 }
 
-/// Name to dtype, shape and bytes, of all files of a directory.
+/// Returns the dtype, the shape and the bytes of each tensor, by name, of all files of a directory.
 fn tensors(dir: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -118,7 +119,7 @@ fn a_full_sharded_model_becomes_two_tensors() {
     let metadata = fs::read(out.join("model.safetensors")).unwrap();
     let (_, header) = SafeTensors::read_metadata(&metadata).unwrap();
     assert_eq!(header.metadata().as_ref().unwrap()["format"], "pt");
-    // Tensors begin where their numbers are aligned.
+    // The length of the header is a multiple of 8, so that the numbers of the tensors are aligned.
     assert_eq!(u64::from_le_bytes(metadata[..8].try_into().unwrap()) % 8, 0);
 }
 
@@ -207,13 +208,13 @@ fn what_exists_is_replaced_by_force_alone_and_only_checkpoints_are() {
     let work = tempfile::tempdir().unwrap();
     let force = Options { existing: Existing::Replace, ..Options::default() };
     let out = work.path().join("out");
-    // An empty directory holds nothing to lose.
+    // An empty directory contains nothing that could be lost.
     fs::create_dir(&out).unwrap();
     run(&checkpoint("llama"), &out, &Options::default()).unwrap();
     let before = tensors(&out);
     assert!(run(&checkpoint("gemma"), &out, &Options::default()).unwrap_err().contains("--force"));
     assert_eq!(tensors(&out), before);
-    // A failure leaves the old one as it was.
+    // A failure leaves the old output unchanged.
     assert!(run(&broken("nan-norm"), &out, &force).is_err());
     assert_eq!(tensors(&out), before);
     run(&checkpoint("gemma"), &out, &force).unwrap();
@@ -226,7 +227,7 @@ fn what_exists_is_replaced_by_force_alone_and_only_checkpoints_are() {
     assert!(run(&checkpoint("llama"), &home.join("letter.txt"), &force).unwrap_err().contains("is a file"));
     assert_eq!(fs::read_to_string(home.join("letter.txt")).unwrap(), "dear");
 
-    // The source is never replaced, nor what it lies in.
+    // Neither the source nor a directory that contains the source is ever replaced.
     let source = copy_of("llama");
     assert!(run(source.path(), source.path(), &force).unwrap_err().contains("holds, the source"));
     assert!(run(source.path(), source.path().parent().unwrap(), &force).is_err());
@@ -236,7 +237,7 @@ fn what_exists_is_replaced_by_force_alone_and_only_checkpoints_are() {
     assert_eq!(left, ["home", "out"]);
 }
 
-/// What a killed run leaves: a directory beside, and a lock that nobody holds.
+/// A killed run leaves a directory beside the output, and a lock that no process holds.
 #[test]
 fn the_remains_of_a_killed_run_are_cleared() {
     let work = tempfile::tempdir().unwrap();
@@ -258,8 +259,8 @@ fn the_remains_of_a_killed_run_are_cleared() {
     assert_eq!(fs::read_dir(work.path()).unwrap().count(), 1);
 }
 
-/// Killed by the system when the tensors are there and the tokenizer is not: the largest file that the process may write is
-/// smaller than the tokenizer.json.
+/// The limit on the size of files that the process may write is smaller than tokenizer.json, so the system kills the
+/// process when the tensors are written and the tokenizer is not.
 #[cfg(unix)]
 #[test]
 fn killed_while_it_writes_it_leaves_no_output() {
@@ -301,7 +302,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// `mergekit-yaml ./example.yaml ./test` with another word.
+/// `extract` accepts the arguments of `mergekit-yaml ./example.yaml ./test`.
 #[test]
 fn mergekits_recipe_makes_the_same_checkpoint() {
     let work = tempfile::tempdir().unwrap();
@@ -309,7 +310,7 @@ fn mergekits_recipe_makes_the_same_checkpoint() {
     let recipe =
         "slices:\n  - sources:\n      - model: ./model\n        layer_range: [0, 0]\nmerge_method: passthrough\n";
     fs::create_dir(work.path().join("recipes")).unwrap();
-    // Paths in it are relative to the working directory, as in mergekit.
+    // Paths in a recipe are relative to the working directory, as in mergekit.
     fs::write(work.path().join("recipes/example.yaml"), recipe).unwrap();
     let output = command(work.path(), &["extract", "./recipes/example.yaml", "./test"]);
     assert!(output.status.success(), "{}", stderr(&output));
@@ -326,7 +327,7 @@ fn mergekits_recipe_makes_the_same_checkpoint() {
     let output = command(work.path(), &["extract", "f32.yml", "./test", "--force"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(tensors(&test).values().all(|(dtype, ..)| dtype == "F32"));
-    // The flag is nearer than the recipe.
+    // The flag takes precedence over the recipe.
     let output = command(work.path(), &["extract", "f32.yml", "./test", "--force", "--dtype", "f16"]);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(tensors(&test).values().all(|(dtype, ..)| dtype == "F16"));

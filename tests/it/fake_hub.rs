@@ -1,5 +1,5 @@
-//! A Hub on loopback: the API, files with their digests, and a second address where large files are stored. It can cut,
-//! corrupt, hold, refuse, and it counts.
+//! A Hub on the loopback interface: the API, files with their digests, and a second address that stores large files.
+//! The server can cut, corrupt, delay and refuse responses, and counts bytes and requests.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,41 +17,42 @@ use sha2::{Digest, Sha256};
 pub const ID: &str = "org/model";
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A request as it came.
+/// A request that the server received.
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub method: String,
-    /// The last part of the path: a file's name, or `api`.
+    /// The last component of the path: the name of a file, or `api`.
     pub file: String,
     pub authorization: Option<String>,
     pub range: Option<(usize, usize)>,
-    /// At the second address.
+    /// Whether the request was sent to the second address, which stores large files.
     pub stored: bool,
 }
 
-/// What goes wrong with an answer.
+/// A fault in a response.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// This status and no body.
+    /// The response has this status and no body.
     Status(u16),
-    /// These header lines in place of the usual ones, with status 200 and this body.
+    /// The response has status 200, these header lines in place of the usual ones, and this body.
     Instead(&'static str, &'static str),
-    /// The connection ends after so many bytes of the body.
+    /// The connection ends after this number of bytes of the body.
     Cut(usize),
-    /// One byte of the body is another.
+    /// One byte of the body is changed.
     Corrupt,
-    /// So many bytes of the body, then nothing until the client goes away; the test hears of it.
+    /// The server sends this number of bytes of the body, notifies the test, and then sends nothing until the client
+    /// closes the connection.
     Hold(usize),
-    /// So many bytes of the body, then one every few milliseconds.
+    /// The server sends this number of bytes of the body, and then one byte every few milliseconds.
     Drip(usize),
-    /// Ranges are ignored.
+    /// The server ignores ranges and sends the whole file.
     Whole,
 }
 
 type Judge = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
 
 struct State {
-    /// Content, its sha256, and git's sha1 of it.
+    /// The content, the SHA-256 and git's SHA-1 of each file.
     files: HashMap<String, (Vec<u8>, String, String)>,
     token: Mutex<Option<String>>,
     fault: Mutex<Judge>,
@@ -69,7 +70,7 @@ pub struct FakeHub {
 }
 
 impl FakeHub {
-    /// Serves the files of `dir` as the model [`ID`].
+    /// Starts a server for the files of `dir` as the model [`ID`].
     pub fn start(dir: &Path) -> Self {
         let entries = std::fs::read_dir(dir).unwrap().map(Result::unwrap).filter(|e| e.path().is_file());
         let files = entries
@@ -100,12 +101,12 @@ impl FakeHub {
         Self { endpoint, state, held }
     }
 
-    /// From now on each answer has the fault that `judge` gives it.
+    /// Gives each response from now on the fault that `judge` returns.
     pub fn fault(&self, judge: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
         *self.state.fault.lock().unwrap() = Box::new(judge);
     }
 
-    /// Only requests with this token are answered.
+    /// Refuses requests without this token from now on.
     pub fn demand(&self, token: &str) {
         *self.state.token.lock().unwrap() = Some(token.to_owned());
     }
@@ -114,7 +115,7 @@ impl FakeHub {
         *self.state.sha.lock().unwrap() = sha.to_owned();
     }
 
-    /// Waits until an answer is held.
+    /// Waits until a response is held back.
     pub fn wait_until_held(&self) {
         self.held.recv_timeout(Duration::from_secs(60)).expect("nothing was held");
     }
@@ -123,17 +124,17 @@ impl FakeHub {
         self.state.asked.lock().unwrap().clone()
     }
 
-    /// Bytes of bodies so far.
+    /// Returns the number of bytes of bodies that were sent so far.
     pub fn served(&self) -> u64 {
         self.state.served.load(Ordering::SeqCst)
     }
 
-    /// How large a file is.
+    /// Returns the size of a file in bytes.
     pub fn size(&self, file: &str) -> u64 {
         self.state.files[file].0.len() as u64
     }
 
-    /// Settings for a cache at `cache`, as impatient as tests are.
+    /// Returns settings for a cache at `cache`, with the short timeouts of tests.
     pub fn settings(&self, cache: &Path) -> Settings {
         Settings {
             endpoint: self.endpoint.clone(),
@@ -249,7 +250,7 @@ impl State {
         match fault {
             Some(Fault::Hold(_)) => {
                 let _ = self.held.lock().unwrap().send(());
-                // Until the client is gone.
+                // The read returns when the client closes the connection.
                 let _ = stream.read(&mut [0]);
                 Err(std::io::ErrorKind::BrokenPipe.into())
             }

@@ -1,5 +1,6 @@
-//! Model types as their repositories have them: nested and flat configurations, names of tensors, defaults, switches,
-//! conversions to MLX. `tests/real/families.py` compares every type with transformers; these are the mechanisms.
+//! Tests of model types as their repositories store them: nested and flat configurations, names of tensors, defaults,
+//! variants, and conversions to MLX. `tests/real/families.py` compares every type with transformers; these tests cover
+//! the mechanisms.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -21,7 +22,7 @@ const COLUMNS: usize = 8;
 const TABLE: &str = "model.embed_tokens.weight";
 const NORM: &str = "model.norm.weight";
 
-/// Numbers between -0.01 and 0.01: small, so that eps and a multiplier change the vectors.
+/// Returns numbers between -0.01 and 0.01. They are small, so that eps and a multiplier change the vectors.
 fn table(rows: usize) -> Vec<f32> {
     let mut state = 1u32;
     let mut next = || {
@@ -56,7 +57,7 @@ impl Made {
         Self { dir }
     }
 
-    /// With the names that most families have.
+    /// Creates a checkpoint with the tensor names that most families use.
     fn of(config: &Value) -> Self {
         Self::new(config, TABLE, &[(NORM, WEIGHT)], "pt")
     }
@@ -75,7 +76,7 @@ fn vector(dir: &Path, overrides: &Overrides) -> Result<Vec<f32>, LoadError> {
     Ok(mean)
 }
 
-/// What a plain RMS norm gives, with this eps and embedding scale.
+/// Returns the vector of a model with a plain RMSNorm, this eps and this embedding scale.
 fn rms(eps: f64, scale: f64) -> Vec<f32> {
     Made::of(&json!({"model_type": "granite", "rms_norm_eps": eps, "embedding_multiplier": scale})).vector().unwrap()
 }
@@ -206,7 +207,7 @@ fn conversions_to_mlx_have_their_one_added_already() {
         let vector = mlx(name).vector().unwrap();
         assert!(close(&vector, &plain), "{name}: off by {}", difference(&vector, &plain));
     }
-    // mlx-lm's Gemma adds the one when it runs.
+    // mlx-lm's Gemma adds the 1 at run time.
     for name in ["gemma", "gemma2", "gemma3_text", "minimax_m3_vl_text"] {
         let vector = mlx(name).vector().unwrap();
         let original = Made::of(&json!({"model_type": name, "rms_norm_eps": 1e-6})).vector().unwrap();

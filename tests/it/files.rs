@@ -1,4 +1,4 @@
-//! What commands may delete, replace and read: nothing that is not theirs, and nothing that holds them up.
+//! Tests what commands may delete, replace and read: they leave other files alone, and no file makes them wait.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ fn run(dir: &Path, args: &[&str]) -> Output {
     command(dir, args).output().unwrap()
 }
 
-/// The exit code is 1, and standard error says `part`.
+/// Runs a command and checks that the exit code is 1 and that standard error contains `part`.
 #[track_caller]
 fn refused(dir: &Path, args: &[&str], part: &str) {
     let output = run(dir, args);
@@ -32,7 +32,7 @@ fn succeeds(dir: &Path, args: &[&str]) {
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Every file below `dir` with its content; of links, where they lead.
+/// Returns every file below `dir` with its content, and every link with its target.
 fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -53,7 +53,7 @@ fn everything(dir: &Path) -> Vec<(String, Vec<u8>)> {
 
 const CORPUS: &str = "hello world\nthe quick brown fox\nanother text of words\n안녕하세요\nfour and five\nsix\n";
 
-/// A directory with a model `m`, a corpus, and an output that each command would write.
+/// Creates a directory with a model `m`, a corpus, and an output that each command would write.
 fn workplace() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     succeeds(dir.path(), &["refine", checkpoint("llama").to_str().unwrap(), "m", "--dtype", "f32"]);
@@ -63,7 +63,7 @@ fn workplace() -> tempfile::TempDir {
     dir
 }
 
-/// The three commands that write a checkpoint, from `source` to `out`.
+/// Returns the three commands that write a checkpoint from `source` to `out`.
 fn writers<'a>(source: &'a str, out: &'a str) -> [Vec<&'a str>; 3] {
     let llama: &'static str = Box::leak(checkpoint("llama").display().to_string().into_boxed_str());
     [
@@ -103,7 +103,7 @@ fn force_replaces_checkpoints_and_nothing_else() {
             assert_eq!(everything(&at("project")), before);
         }
     }
-    // A config.json alone makes no checkpoint: other programs have files of that name.
+    // A config.json alone does not make a directory a checkpoint, because other programs have files of that name.
     fs::remove_dir_all(at("project")).unwrap();
     fs::create_dir(at("project")).unwrap();
     for content in ["", "{\"port\": 80}"] {
@@ -144,7 +144,7 @@ fn what_lies_beside_an_output_is_not_followed_or_emptied() {
             let _ = fs::remove_dir_all(at("out"));
         }
     }
-    // A directory of that name with somebody's files, and a file that is a second name of another one.
+    // The first case is a directory of that name with other files in it, and the second is a hard link to another file.
     fs::create_dir_all(at(".out.incomplete")).unwrap();
     fs::write(at(".out.incomplete/notes.txt"), "precious").unwrap();
     for command in writers("m", "out") {
@@ -158,7 +158,7 @@ fn what_lies_beside_an_output_is_not_followed_or_emptied() {
         succeeds(dir.path(), &command);
         assert_eq!(fs::read_to_string(at("victim/thesis")).unwrap(), "precious");
     }
-    // The lock is no way to another file either.
+    // The lock file does not follow a link to another file either.
     symlink("victim/new", at(".other.lock")).unwrap();
     for command in writers("m", "other") {
         assert_eq!(run(dir.path(), &command).status.code(), Some(1));
@@ -173,7 +173,7 @@ fn an_output_never_replaces_its_own_source() {
     let dir = workplace();
     let at = |name: &str| dir.path().join(name);
     symlink("m", at("link")).unwrap();
-    // A source whose files lie in the output, and an output that is the source by hard links.
+    // The files of one source are links into the output, and the other output consists of hard links to the source.
     fs::create_dir(at("links")).unwrap();
     fs::create_dir(at("hard")).unwrap();
     for entry in fs::read_dir(at("m")).unwrap() {
@@ -207,7 +207,7 @@ fn an_output_never_replaces_its_own_source() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(everything(source.path()), kept);
     }
-    // Corpora count, too.
+    // Corpora are protected as well.
     fs::copy(at("corpus.txt"), at("m/README.md")).unwrap();
     let llama = checkpoint("llama").display().to_string();
     refused(dir.path(), &["refine", &llama, "m", "--corpus", "m/README.md", "--force"], "is, or holds, the source");
@@ -240,7 +240,7 @@ fn embed_never_replaces_its_own_input() {
     let appended = fs::OpenOptions::new().append(true).open(at("d.jsonl")).unwrap();
     assert_eq!(command(dir.path(), &["embed", "d.jsonl"]).stdout(appended).status().unwrap().code(), Some(1));
     assert_eq!(fs::read_to_string(at("d.jsonl")).unwrap(), content);
-    // Nor what is no file, and no file by another's link.
+    // An output that is not a regular file is refused, and nothing is written through a link that somebody else placed.
     refused(dir.path(), &["embed", "d.jsonl", "-o", "/dev/null", "--format", "jsonl", "--force"], "is no regular file");
     fs::write(at("victim"), "precious").unwrap();
     symlink("victim", at(".out.jsonl.incomplete")).unwrap();
@@ -277,7 +277,8 @@ fn usage_lines_work_as_they_are_printed() {
     succeeds(dir.path(), &fit);
 }
 
-/// Each place where a path is read, with a FIFO in it that nobody writes to: an error at once that says so.
+/// A FIFO without a writer is put in each place where a path is read. The result must be an immediate error that names
+/// the FIFO.
 #[cfg(unix)]
 #[test]
 fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
@@ -327,7 +328,8 @@ fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
         let output = child.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
-        // The reader of configurations and keys takes pipes, and has its own test; here it must end.
+        // The reader of configurations and keys accepts pipes, which another test covers. In this test the command only
+        // has to end.
         let may_be_pipe =
             args.iter().any(|arg| ["--config", "keys.toml"].contains(arg)) && args.first() != Some(&"extract");
         let known = ["a named pipe (FIFO)", "not a GGUF file", "unexpected argument"];
@@ -335,7 +337,7 @@ fn a_fifo_in_the_place_of_a_file_is_an_error_and_no_wait() {
     }
 }
 
-/// Tokenizers that no model has: an error that names the file, within seconds.
+/// Tokenizers with absurd requirements give an error that names the file, within seconds.
 #[test]
 fn tokenizers_that_ask_for_too_much_are_refused_by_inspect() {
     let model = copy_of("llama");

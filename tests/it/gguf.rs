@@ -1,4 +1,5 @@
-//! GGUF files against what the `gguf` package and the tokenizers of the same models say (`tests/fixtures/make_static.py`).
+//! Compares GGUF files with the output of the `gguf` package and of the same models' own tokenizers
+//! (`tests/fixtures/make_static.py`).
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +20,7 @@ use crate::common::{TestApp, checkpoint, difference, fixtures, length};
 struct Golden {
     texts: Vec<String>,
     ids: Vec<Vec<u32>>,
-    /// Null for a text without tokens.
+    /// The mean vector of each text, or null for a text without tokens.
     mean: Vec<Option<Vec<f32>>>,
 }
 
@@ -83,7 +84,7 @@ fn every_type_and_tokenizer_equals_the_judge() {
             let mut mean = vec![0.0; embedder.dimensions()];
             embedder.pool(&[tokens], embedder.dimensions(), &mut mean).unwrap();
             let size = length(expected) as f32;
-            // f16 rounds a decoded number to 2^-12 of itself; a plain one stays as it is.
+            // f16 rounds a decoded number by at most 2^-12 of its size, while a plain number is unchanged.
             let tolerance = if plain { 1e-6 } else { 2e-4 };
             let off = difference(&mean, expected) / size;
             assert!(off < tolerance, "{name}: {text:?}: off by {off} of its length");
@@ -106,7 +107,7 @@ fn what_the_header_says_is_what_is_served() {
     assert_eq!(open(&gguf("llama-f16")).norm.embedding_scale, 1.0);
 }
 
-/// What `extract` writes out.
+/// `extract` writes the rebuilt tokenizer as tokenizer.json.
 #[test]
 fn a_rebuilt_tokenizer_is_a_tokenizer_json() {
     for name in ["gemma3-q8_0", "llama-f16", "qwen2-f16"] {
@@ -167,7 +168,7 @@ fn a_broken_file_is_refused_with_what_to_do() {
     assert_eq!(cases.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names("gguf-broken"));
 }
 
-/// Files that were converted without SentencePiece's model say no order of the merges.
+/// Files that were converted without SentencePiece's model do not determine the order of the merges.
 #[test]
 fn scores_that_are_placeholders_are_refused() {
     let key = b"tokenizer.ggml.scores";
@@ -184,7 +185,8 @@ fn scores_that_are_placeholders_are_refused() {
     assert!(error.contains("placeholders") && error.contains("set tokenizer"), "{error}");
 }
 
-/// Every prefix of a header, and every byte of it turned over: an error or a checkpoint, never a panic.
+/// Every prefix of a header, and every header with one byte inverted, gives an error or a checkpoint, but never a
+/// panic.
 #[test]
 fn no_cut_and_no_flipped_byte_is_a_panic() {
     let whole = std::fs::read(gguf("llama-q4_0")).unwrap();
@@ -245,7 +247,8 @@ fn a_server_takes_a_gguf_file_as_path() {
     }
 }
 
-/// The directory that `extract` makes of a GGUF file is the file: Gemma's one is taken off its norm, and added again.
+/// `extract` turns a GGUF file into a directory with the same vectors. The 1 in Gemma's norm is subtracted when the
+/// directory is written and added again when it is read.
 #[test]
 fn an_extracted_file_is_a_directory_of_the_same_vectors() {
     let vectors = |path: &Path, texts: &[String]| {
@@ -268,7 +271,8 @@ fn an_extracted_file_is_a_directory_of_the_same_vectors() {
     }
 }
 
-/// Runs of every character of the vocabulary and of every token that repeats itself, of 1 to 100 of them.
+/// The texts are runs, with lengths from 1 to 100, of every character of the vocabulary and of every token that repeats
+/// itself.
 #[test]
 fn runs_of_one_token_are_tokenized_as_by_the_models_own_file() {
     for (name, judge) in [("gemma", "gemma"), ("gemma-2024", "gemma"), ("gemma2", "gemma2"), ("gemma3", "gemma3")] {

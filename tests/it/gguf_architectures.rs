@@ -1,4 +1,5 @@
-//! GGUF files of every architecture against the models that they are made from (`tests/fixtures/make_architectures.py`).
+//! Compares GGUF files of every architecture with the models that they are made from
+//! (`tests/fixtures/make_architectures.py`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use crate::common::{difference, fixtures};
 struct Golden {
     texts: Vec<String>,
     cases: Vec<Case>,
-    /// A part of the reason, and the architectures that are refused for it.
+    /// The architectures that are refused, by a part of the reason in the message.
     refused: BTreeMap<String, Vec<String>>,
     #[serde(flatten)]
     numbers: BTreeMap<String, Value>,
@@ -54,7 +55,7 @@ fn vectors(path: &Path, overrides: &Overrides, texts: &[String]) -> Result<Vec<V
     Ok(embedder.embed(texts).unwrap())
 }
 
-/// How far these are from the right ones, in the right ones' size.
+/// Returns the largest error of the vectors, relative to the largest number of the right ones.
 fn error(found: &[Vec<f32>], right: &[Vec<f32>]) -> f32 {
     let size = right.iter().flatten().fold(0.0f32, |max, x| x.abs().max(max));
     found.iter().zip(right).map(|(found, right)| difference(found, right) / size).fold(0.0, f32::max)
@@ -93,7 +94,8 @@ fn every_architecture_has_the_vectors_of_its_model() {
     assert!(golden.cases.len() > 120);
 }
 
-/// The list for directories and the list for GGUF files agree on every model that is in both.
+/// The list of model types for directories and the list of architectures for GGUF files agree on every model that is in
+/// both.
 #[test]
 fn the_directory_of_a_model_has_the_same_vectors() {
     let golden = golden();
@@ -112,7 +114,7 @@ fn the_directory_of_a_model_has_the_same_vectors() {
     assert!(compared > 75, "only {compared} of the models are known in both forms");
 }
 
-/// What `extract` makes of a file is the same model, or an error that sends nobody to wrong vectors.
+/// `extract` either writes the same model or reports an error that does not lead the user to wrong vectors.
 #[test]
 fn an_extracted_architecture_has_the_same_vectors() {
     let golden = golden();
@@ -152,7 +154,7 @@ fn what_is_no_norm_over_a_row_is_refused_with_the_reason() {
     }
 }
 
-/// Settings replace what a file says, one by one.
+/// Each setting replaces one value of the file.
 #[test]
 fn overrides_replace_what_the_architecture_says() {
     let open = |name: &str, overrides: Overrides| {

@@ -1,4 +1,4 @@
-//! Every family's vectors against transformers' own (`tests/fixtures/make.py`).
+//! Compares the vectors of every family with those of transformers (`tests/fixtures/make.py`).
 
 use std::path::Path;
 
@@ -31,7 +31,7 @@ fn names() -> Vec<String> {
     names
 }
 
-/// 1e-6 of the largest number: f32's own precision at the vectors' size.
+/// Returns the tolerance: 1e-6 of the largest number, which is the precision of f32 at that size.
 fn tolerance(mean: &[f32]) -> f32 {
     1e-6 * mean.iter().fold(1.0, |max, x| x.abs().max(max))
 }
@@ -68,7 +68,7 @@ fn every_family_equals_transformers() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// The device's arithmetic, on candle's CPU device: what CUDA and Metal run, but for the hardware.
+/// Runs the arithmetic of devices on candle's CPU device. CUDA and Metal run the same operations on other hardware.
 #[test]
 fn pooling_by_candle_equals_the_cpus_own() {
     for name in ["llama", "gemma", "phi", "bloom", "olmo"] {
@@ -89,7 +89,7 @@ fn pooling_by_candle_equals_the_cpus_own() {
     }
 }
 
-/// The same numbers through the whole server, scaled to length 1.
+/// The whole server returns the same vectors, scaled to length 1.
 #[test]
 fn the_server_answers_the_golden_direction() {
     let app = TestApp::start(|_| {});

@@ -1,4 +1,4 @@
-//! Models by Hub id, against a Hub that misbehaves.
+//! Tests models by Hub ID, against a Hub that fails in various ways.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -16,7 +16,7 @@ use crate::common::{checkpoint, copy_of};
 use crate::fake_hub::{COMMIT, FakeHub, Fault, ID};
 use crate::models::{HIDDEN, ROWS, sharded};
 
-/// Bytes of the table and the norm of the sharded model.
+/// The number of bytes of the table and the norm of the sharded model.
 const LAYER0: u64 = ((ROWS + 1) * HIDDEN * 2) as u64;
 const SHARD: &str = "model-00002-of-00003.safetensors";
 
@@ -27,7 +27,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// The sharded model.
+    /// Creates the setup with the sharded model.
     fn new() -> Self {
         Self::of(sharded())
     }
@@ -45,12 +45,12 @@ impl Setup {
         self.fetch().expect_err("it was fetched").to_string()
     }
 
-    /// What can be served equals the source.
+    /// Checks that the vectors of a checkpoint equal those of the source.
     fn assert_right(&self, dir: &Path) {
         assert_eq!(vectors(dir), vectors(&self.source));
     }
 
-    /// The real binary with this Hub and cache.
+    /// Returns a command that runs the real binary with this Hub and cache.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
         for (name, _) in std::env::vars() {
@@ -87,7 +87,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Every file under `dir` with its size, but for locks.
+/// Returns every file under `dir` with its size, except for locks.
 fn files(dir: &Path) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -125,7 +125,7 @@ fn of_a_sharded_model_no_more_than_its_layer_0_is_fetched() {
         assert!(card.contains(part), "{card}");
     }
 
-    // What is there is not asked for again; `fetch` asks whether there is something newer, and that is all.
+    // A cached model needs no request. `fetch` sends one request, which asks for the current commit.
     let before = setup.hub.asked().len();
     let hub = setup.hub.hub(setup.cache.path());
     assert_eq!(hub.cached_or_fetched(&id(), &Overrides::default(), &Silent).unwrap(), cached);
@@ -152,7 +152,7 @@ fn the_cache_has_pythons_layout() {
     let target = std::fs::read_link(&pointer).unwrap();
     assert!(target.starts_with("../../blobs"), "{target:?}");
     assert_eq!(std::fs::read(&pointer).unwrap(), std::fs::read(setup.source.join("config.json")).unwrap());
-    // Nothing unfinished; of locks only those that Python leaves too.
+    // No unfinished file is left, and no lock other than those that huggingface_hub also leaves.
     let left: Vec<_> = files(setup.cache.path())
         .into_iter()
         .filter(|(f, _)| f.contains("incomplete") || f.contains("layer0") && f.contains("lock"))
@@ -210,7 +210,7 @@ fn what_brings_nothing_ends_with_what_to_do() {
     let error = setup.error();
     assert!(error.contains("503") && error.contains("try again later"), "{error}");
 
-    // Twice busy, then there.
+    // The Hub responds with status 429 twice and then succeeds.
     let busy = AtomicUsize::new(0);
     setup.hub.fault(move |_| (busy.fetch_add(1, Ordering::SeqCst) < 2).then_some(Fault::Status(429)));
     setup.assert_right(&setup.fetch().unwrap().dir);
@@ -238,7 +238,7 @@ fn a_changed_byte_is_noticed_and_nothing_of_it_stays() {
     setup.assert_right(&setup.fetch().unwrap().dir);
 }
 
-/// A repository that is a layer-0 checkpoint comes as whole files, so that its digest is checked.
+/// A repository that is itself a layer-0 checkpoint is downloaded as whole files, so that their digests are checked.
 #[test]
 fn a_layer_0_repository_is_checked_by_its_sha256() {
     let setup = Setup::of(&checkpoint("qwen3"));
@@ -255,7 +255,7 @@ fn a_layer_0_repository_is_checked_by_its_sha256() {
     setup.assert_right(&cached.dir);
 }
 
-/// A part that an older run left, and that is wrong, does not spoil what is fetched now.
+/// A wrong part that an older run left does not damage the file that is fetched now.
 #[test]
 fn a_wrong_part_in_the_cache_is_fetched_anew() {
     let setup = Setup::new();
@@ -350,7 +350,7 @@ fn offline_nothing_is_asked_and_a_missing_model_says_how_to_get_it() {
     assert_eq!(setup.hub.asked().len(), before);
 }
 
-/// What Python has downloaded is served as it lies there.
+/// A snapshot that huggingface_hub downloaded is served from its place.
 #[test]
 fn a_whole_snapshot_of_pythons_needs_no_network() {
     let setup = Setup::new();
@@ -372,14 +372,14 @@ fn a_whole_snapshot_of_pythons_needs_no_network() {
     let cached = hub.cached_or_fetched(&id(), &Overrides::default(), &Silent).unwrap();
     assert_eq!(cached.dir, snapshot);
     assert!(setup.hub.asked().is_empty());
-    // Without the shard that matters it is no longer whole.
+    // Without the shard that holds layer 0 the snapshot is incomplete.
     std::fs::remove_file(snapshot.join(SHARD)).unwrap();
     let cached = hub.cached_or_fetched(&id(), &Overrides::default(), &Silent).unwrap();
     assert!(cached.dir.ends_with(format!("layer0/{COMMIT}")));
     setup.assert_right(&cached.dir);
 }
 
-/// Tensors that the user names keep their names, and a cache that lacks them is made again.
+/// Tensors that the user names keep their names, and a cached directory without these tensors is replaced.
 #[test]
 fn overrides_reach_what_is_fetched() {
     let setup = Setup::new();
@@ -397,14 +397,15 @@ fn overrides_reach_what_is_fetched() {
 
 // The real binary ------------------------------------------------------------------------------------------------------
 
-/// Killed at any byte: no OUT, and the next run goes on from there.
+/// A run that is killed at any byte leaves no OUT, and the next run continues its download.
 #[test]
 fn killed_at_any_moment_it_leaves_no_output_and_resumes() {
     let setup = Setup::new();
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("made");
     let mut served = 0;
-    // Bytes of the answer at which it is killed: in the first header, in the table, near its end, in the norm, in config.json.
+    // Each entry is a number of bytes of a response after which the process is killed: in the first header, in the
+    // table, near the table's end, in the norm, and in config.json.
     let moments: [(&'static str, usize, usize); 6] = [
         ("config.json", 0, 10),
         (SHARD, 0, 5),
@@ -421,7 +422,7 @@ fn killed_at_any_moment_it_leaves_no_output_and_resumes() {
         });
         let mut child = setup.command(&["extract", ID, out.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
         setup.hub.wait_until_held();
-        // SIGKILL.
+        // `kill` sends SIGKILL.
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!out.exists(), "killed at {hold} of {file}");
@@ -432,7 +433,7 @@ fn killed_at_any_moment_it_leaves_no_output_and_resumes() {
     assert!(output.status.success(), "{}", stderr(&output));
     setup.assert_right(&out);
     assert_eq!(safetensors_names(&out).len(), 2);
-    // What was held before may still have been on its way, but most of the table was not fetched twice.
+    // The bytes that were held back may still have been sent, but most of the table was not fetched twice.
     let last = setup.hub.served() - served;
     assert!(last < LAYER0 / 2, "the last run fetched {last} of {LAYER0}");
     assert!(setup.hub.served() < LAYER0 * 2, "{} in all", setup.hub.served());
@@ -449,7 +450,8 @@ fn two_processes_share_one_cache() {
     let mut first = setup.command(&["fetch", ID]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     setup.hub.wait_until_held();
     setup.hub.fault(|_| None);
-    // The second waits for the first, which dies: it goes on with what that has left.
+    // The second process waits for the first one. When the first one dies, the second continues with the part that was
+    // downloaded.
     let second = setup.command(&["fetch", ID]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let third = setup.command(&["fetch", ID]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     first.kill().unwrap();
@@ -462,7 +464,7 @@ fn two_processes_share_one_cache() {
     }
     assert_eq!(dirs[0], dirs[1]);
     setup.assert_right(&dirs[0]);
-    // Both saw one table.
+    // The table was downloaded only once for both.
     assert!(setup.hub.served() < LAYER0 * 3 / 2, "{}", setup.hub.served());
 }
 
@@ -500,7 +502,7 @@ fn a_hub_id_is_served_and_then_served_offline() {
     assert!(stderr(&output).contains("embedding-server fetch org/other"), "{}", stderr(&output));
 }
 
-/// A directory of that name wins, and no request is made for any path.
+/// A local directory of that name takes precedence, and no request is sent for a local path.
 #[test]
 fn a_path_that_exists_never_asks() {
     let setup = Setup::new();
@@ -522,7 +524,7 @@ fn a_path_that_exists_never_asks() {
     assert!(stderr(&output).contains("no branch, tag or commit"), "{}", stderr(&output));
 }
 
-/// 200 bytes a second are no progress, though there is no silence.
+/// 200 bytes per second do not count as progress, even though bytes arrive all the time.
 #[test]
 fn a_hub_that_drips_is_given_up_and_gone_on_with() {
     for (file, method) in [("api", "GET"), ("tokenizer.json", "GET"), (SHARD, "GET")] {
@@ -585,7 +587,7 @@ fn credentials_of_the_endpoint_and_tokens_are_never_shown() {
     let output = run(None, &["fetch", ID]);
     assert!(output.status.success(), "{}", stderr(&output));
     let authorization: Vec<_> = setup.hub.asked().into_iter().filter(|a| !a.stored).map(|a| a.authorization).collect();
-    // user:SECRET in base64.
+    // The value is user:SECRET in base64.
     assert!(authorization.iter().all(|a| a.as_deref() == Some("Basic dXNlcjpTRUNSRVQ=")), "{authorization:?}");
     assert!(setup.hub.asked().iter().filter(|a| a.stored).all(|a| a.authorization.is_none()));
     let dir = String::from_utf8(output.stdout).unwrap();
@@ -624,7 +626,7 @@ fn a_complete_cache_need_not_be_writable_and_a_refused_write_names_its_owner() {
                 None => command.env_remove(name),
             };
         }
-        // Root may write everywhere, and read what others may not: be somebody else.
+        // Root can write to all files and read files of other users, so root runs the command as another user.
         if owner == 0 {
             command.uid(65534).gid(65534);
         }

@@ -1,4 +1,4 @@
-//! What loads, what does not, and whether the error says what to do.
+//! Tests which checkpoints load, which do not, and whether the error says what to do.
 
 use embedding_server::LoadError;
 use embedding_server::checkpoint::{Checkpoint, Overrides};
@@ -58,7 +58,7 @@ fn every_broken_checkpoint_is_refused_with_its_path_and_what_helps() {
             assert!(error.contains(part), "{name} says: {error}\nbut not: {part}");
         }
     }
-    // Served, with a warning: see below.
+    // This checkpoint is served with a warning, which another test checks.
     let served = ["no-eps"];
     let mut listed: Vec<_> = cases.iter().map(|(name, _)| *name).chain(served).map(str::to_owned).collect();
     let mut there: Vec<_> =
@@ -159,7 +159,7 @@ fn dimensions_beyond_the_table_are_refused_at_load() {
     }
 }
 
-/// eps is not a detail: rows of untrained tokens are small.
+/// eps changes the vectors noticeably, because the rows of untrained tokens are small.
 #[test]
 fn eps_and_scale_overrides_change_the_vector() {
     let settings = || Settings { normalize: Some(false), ..Settings::default() };

@@ -1,4 +1,4 @@
-//! The real program: exit codes, readiness, signals, and what it prints.
+//! Tests the real program: its exit codes, readiness, signals and output.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

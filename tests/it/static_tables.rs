@@ -1,4 +1,4 @@
-//! Static tables against their own libraries (`tests/fixtures/make_static.py`).
+//! Compares static tables with the output of their own libraries (`tests/fixtures/make_static.py`).
 
 use std::path::PathBuf;
 
@@ -54,7 +54,8 @@ fn every_kind_equals_its_own_library() {
             let tokens = embedder.tokens(i, &Input::Text(text.clone())).unwrap();
             assert_eq!(tokens.ids(), golden.ids[i], "{name}: {text:?}");
             if tokens.is_empty() {
-                // The libraries answer zeros; ours is of length 1.
+                // The libraries return zeros for a text without tokens, while this program returns a vector of length
+                // 1.
                 assert!(length(&golden.vectors[i]) == 0.0 && length(&vectors[i]) == 1.0, "{name}: {text:?}");
                 continue;
             }
@@ -67,7 +68,7 @@ fn every_kind_equals_its_own_library() {
     assert_eq!(there.len(), KINDS.len());
 }
 
-/// What the golden vectors rest on: each rule changes some vector.
+/// Each of the rules changes some golden vector.
 #[test]
 fn the_rules_are_each_kinds_own() {
     for (name, unknown, normalize) in [
@@ -95,7 +96,7 @@ fn the_rules_are_each_kinds_own() {
     assert!((length(&embed(Settings { normalize: Some(true), ..Settings::default() })[0]) - 1.0).abs() < 1e-6);
 }
 
-/// Unknown words alone: Model2Vec pools nothing, the others pool the unknown token.
+/// For a text of unknown words, Model2Vec pools no token, and the others pool the unknown token.
 #[test]
 fn a_text_of_unknown_words_pools_what_its_kind_pools() {
     for (name, count) in [("model2vec", 0), ("sentence-transformers", 2)] {
@@ -156,7 +157,7 @@ fn an_override_that_does_not_apply_is_refused() {
         let error = Checkpoint::open(&table("model2vec"), &overrides).err().unwrap().to_string();
         assert!(error.contains("has no norm") && error.contains("remove"), "{error}");
     }
-    // With norm the user says that it is an LLM's.
+    // With the override `norm`, the user declares that the directory holds an LLM.
     let norm = Overrides { norm: Some(NormKind::Rms), ..Overrides::default() };
     assert!(Checkpoint::open(&table("wordllama"), &norm).err().unwrap().to_string().contains("config.json"));
 }
