@@ -11,8 +11,8 @@ use crate::error::LoadError;
 /// 35 MB.
 const LARGEST: u64 = 1 << 30;
 
-/// The first bytes of a Git LFS pointer, the small text file that Git leaves in place of a large file until `git lfs
-/// pull` fetches it.
+/// The first bytes of a Git LFS pointer, the small text file that Git leaves in place of a large file until
+/// `git lfs pull` fetches it.
 const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/v1";
 
 /// The error for a file that is a Git LFS pointer. In messages, its text follows the path of the file.

@@ -3,9 +3,9 @@
 //! A refined checkpoint is a directory with `tokenizer.json`, `config.json` with an object `refined`, and
 //! `model.safetensors` with these tensors:
 //!
-//! * `embeddings`: F32 or F16 `[rows, dimensions]` (the directory is then a Model2Vec model too), I8 `[rows,
-//!   dimensions]`, or U8 `[rows, ceil(dimensions / 2)]`. U8 holds two columns per byte, the even one in the low four
-//!   bits, each stored plus 8.
+//! * `embeddings`: F32 or F16 `[rows, dimensions]` (the directory is then a Model2Vec model too), I8
+//!   `[rows, dimensions]`, or U8 `[rows, ceil(dimensions / 2)]`. U8 holds two columns per byte, the even one in the low
+//!   four bits, each stored plus 8.
 //! * `scales`: F32 `[rows]`, the step size of each row, for I8 and U8.
 //!
 //! The rows already include the norm, the token weights and the whitening.

@@ -1,8 +1,8 @@
 //! Stores the overrides that a user gave to `extract` in the checkpoint, so that the checkpoint is served without them.
 //!
 //! A value for which the model type has a key is written under that key, where transformers reads it too. The rest is
-//! written as an object `layer0` in config.json, for example `"layer0": {"norm": "rms_plus_one", "embedding_scale":
-//! 12.0}`.
+//! written as an object `layer0` in config.json, for example
+//! `"layer0": {"norm": "rms_plus_one", "embedding_scale": 12.0}`.
 
 use serde_json::{Map, Value, json};
 
