@@ -44,9 +44,10 @@ const fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
 
 /// Returns the tensor as an embedding table: a part of the memory map, or a copy that was decoded to f16.
 ///
-/// The decoded format is f16 rather than bf16: a quantized number is a small integer times an f16, so that f16 rounds
-/// it by at most 2^-12 and bf16 by 2^-9, in the same memory. f32 would double the memory to avoid an error that pooling
-/// already hides. A number beyond the range of f16 (65504) becomes an infinity, and a table that holds one is refused.
+/// The decoded format is f16 rather than bf16: a quantized number is a small integer times an f16, so that the relative
+/// error of f16 is at most 2^-12 and that of bf16 2^-9, in the same memory. f32 would double the memory to avoid an
+/// error that pooling already hides. A number beyond the range of f16 (65504) becomes an infinity, and a table that
+/// holds one is refused.
 ///
 /// # Errors
 /// Returns an error if the tensor is not a table, extends beyond the end of the file, or is quantized in a way that
