@@ -3,7 +3,7 @@
 //! Endpoints differ in what they accept. The client determines the following properties and remembers them for its
 //! lifetime:
 //!
-//! * The encoding of the numbers ([`Encoding`]): the client first requests base64 because it is the smallest, then
+//! * The encoding of the numbers (`Encoding`): the client first requests base64 because it is the smallest, then
 //!   `float`, and then omits `encoding_format`.
 //! * The number of texts per request: a batch that is refused, or that fails repeatedly, is requested again in halves.
 //!   The largest size that succeeds becomes the limit.

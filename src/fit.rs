@@ -74,7 +74,7 @@ const ROWS_AT_A_TIME: usize = 4096;
 pub struct Options {
     /// The degree to which the variances of the teacher's vectors are equalized, from 0 (not at all) to 1 (entirely).
     pub gamma: f64,
-    /// The ridge of the rows. With `None`, the fit takes the value of [`LAMBDAS`] whose vectors of the held-out texts
+    /// The ridge of the rows. With `None`, the fit takes the value of `LAMBDAS` whose vectors of the held-out texts
     /// come closest to the teacher's.
     pub lambda: Option<f32>,
     /// The largest number of steps of conjugate gradients.

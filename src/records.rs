@@ -194,7 +194,7 @@ impl Source {
     }
 
     /// Returns the identity of this input, which changes if the input changes: its name, its size, and a digest. For a
-    /// file of up to [`WHOLE`] bytes, the digest covers the whole content. For a larger file it covers [`SAMPLES`]
+    /// file of up to `WHOLE` bytes, the digest covers the whole content. For a larger file it covers `SAMPLES`
     /// blocks, including the first and the last one, and the time of the last modification.
     ///
     /// # Errors
@@ -243,7 +243,7 @@ impl Source {
     /// Opens the input as text. Parquet cannot be opened this way.
     ///
     /// # Errors
-    /// Returns the errors of [`open::text`].
+    /// Returns the errors of `open::text`.
     pub fn text(&self, digest: bool) -> Result<TextInput, LoadError> {
         let digest = digest.then(|| Arc::new(Mutex::new(Sha256::new())));
         let raw: Box<dyn Read> = match &self.path {

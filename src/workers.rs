@@ -1,6 +1,6 @@
 //! The worker threads, which tokenize and pool, and the order in which they process jobs.
 //!
-//! A job is cut into slices of at most a few milliseconds. Waiting jobs take turns of [`SLICES_PER_TURN`] slices, so a
+//! A job is cut into slices of at most a few milliseconds. Waiting jobs take turns of `SLICES_PER_TURN` slices, so a
 //! small request waits for a turn or two and never for a whole batch. A job that is alone gets every thread. While a
 //! slice takes longer, such as one long text, jobs with much shorter slices take their turns inside it, at its yield
 //! points ([`Workers::run_long`]). A job runs at most a window of slices ahead of its reader, which limits how much

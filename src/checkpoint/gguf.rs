@@ -2,7 +2,7 @@
 //! describe.
 //!
 //! The format is specified at <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. llama.cpp defines the
-//! meaning of the metadata: [`architecture`] records what its converter and its compute graphs do to layer 0.
+//! meaning of the metadata: `architecture` records what its converter and its compute graphs do to layer 0.
 
 mod architecture;
 mod decode;

@@ -1,7 +1,7 @@
 //! Byte-level BPE (GPT-2, Llama 3, Qwen, DeepSeek), with the same ids as the `tokenizers` library.
 //!
-//! A text is normalized by NFC if the tokenizer says so ([`nfc`]). The pre-tokenizer's regular expressions split it into words
-//! ([`split`]), and the bytes of each word are merged to tokens ([`super::bpe`]).
+//! A text is normalized by NFC if the tokenizer says so (`nfc`). The pre-tokenizer's regular expressions split it into words
+//! (`split`), and the bytes of each word are merged to tokens (`super::bpe`).
 
 mod characters;
 mod nfc;

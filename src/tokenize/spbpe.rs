@@ -1,8 +1,8 @@
 //! SentencePiece-style BPE (Llama 2, Mistral, Gemma), with the same IDs as the `tokenizers` library.
 //!
 //! Such a tokenizer merges over the whole text: nothing splits the text into words first. This implementation splits it all the
-//! same, at the positions that no token can span according to the merge table ([`joins`]): in practice before each space and
-//! around punctuation. The words are then merged as described in [`super::bpe`].
+//! same, at the positions that no token can span according to the merge table (`joins`): in practice before each space and
+//! around punctuation. The words are then merged as described in `super::bpe`.
 //!
 //! Internally, a space stands for U+2581. The supported normalizers leave no spaces in a text, so the space is free. It takes one
 //! byte instead of three, and most texts need no normalized copy.

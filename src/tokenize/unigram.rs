@@ -1,7 +1,7 @@
 //! SentencePiece's Unigram model (XLM-R and models distilled from it), with the same IDs as the `tokenizers` library.
 //!
-//! A text is split at white space. Each word is looked up, as it is in the text, in a cache of this thread ([`super::words`]).
-//! Otherwise it is normalized ([`normalize`]) and split into its most probable pieces ([`viterbi`]).
+//! A text is split at white space. Each word is looked up, as it is in the text, in a cache of this thread (`super::words`).
+//! Otherwise it is normalized (`normalize`) and split into its most probable pieces (`viterbi`).
 
 mod definition;
 mod normalize;
