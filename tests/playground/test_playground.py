@@ -470,6 +470,8 @@ OPERATIONS = [
     "POST /v1/embeddings",
     "POST /openai/deployments/{id}/embeddings",
     "POST /v1/engines/{id}/embeddings",
+    "POST /v1/rerank",
+    "POST /v2/rerank",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "POST /v1/tokenize",
@@ -484,7 +486,7 @@ def test_the_page_of_the_api_tries_it(open_page, server):
     page = open_page(server.url + "/docs", ready=False)
     groups = page.locator(".nav-bar-tag")
     groups.last.wait_for()
-    assert groups.all_inner_texts() == ["Embeddings", "Models", "Tools", "Operations"]
+    assert groups.all_inner_texts() == ["Embeddings", "Retrieval", "Models", "Tools", "Operations"]
     listed = page.locator(".nav-bar-path").evaluate_all("all => all.map(it => it.textContent.trim().split(/\\s+/).join(' '))")
     assert [" ".join([line.split()[0].upper(), *line.split()[1:]]) for line in listed] == OPERATIONS
     operation = page.locator("#post-\\/v1\\/embeddings")
