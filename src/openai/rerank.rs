@@ -33,7 +33,7 @@ pub struct CreateRerankRequest {
     #[schema(value_type = Option<bool>, default = false)]
     pub return_documents: bool,
     /// Accepted for the sake of Cohere's clients and ignored: documents of any length are scored as a whole.
-    #[schema(value_type = Option<usize>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub max_tokens_per_doc: IgnoredAny,
     /// How documents are scored.
     #[schema(value_type = Option<RerankMethod>, default = "combined")]
@@ -210,7 +210,11 @@ impl<'de> Visitor<'de> for Body {
                 }
                 TOP_N | TOP_K => {
                     let value: serde_json::Value = map.next_value()?;
-                    let number = value.as_u64().or_else(|| whole(value.as_f64()?));
+                    // Every number from 2^53 on is whole, and larger than any count of documents.
+                    let number = value.as_u64().or_else(|| match value.as_f64()? {
+                        number if number >= 9_007_199_254_740_992.0 => Some(u64::MAX),
+                        number => whole(number),
+                    });
                     if number.is_none() && !value.is_null() {
                         return Err(Error::custom(format!("'{name}' must be a whole number of at least 0")));
                     }
@@ -484,6 +488,8 @@ mod tests {
         let tei =
             request(r#"{"query":"q","texts":["a"],"raw_scores":false,"return_text":true,"truncate":true}"#).unwrap();
         assert!(tei.is_tei && tei.return_documents);
+        let many = request(r#"{"query":"q","documents":["a"],"top_n":1e30}"#).unwrap();
+        assert!(many.top_n.unwrap() > 1 << 30);
         let other = request(r#"{"query":"","documents":["a"],"top_k":0,"method":"soft","model":null}"#).unwrap();
         assert_eq!((other.top_n, other.method, other.model), (None, Method::Soft, None));
         assert_eq!(request(r#"{"query":"q","documents":["a","b","c","d"]}"#).unwrap().documents.count, 4);
