@@ -123,17 +123,20 @@ def test_a_fit_to_a_real_server_comes_nearer_and_asks_for_no_text_twice(counting
     process.wait()
     assert not out.exists()
     # Up to one batch of each of the four requests can be answered while the process is killed.
-    subprocess.run(command, check=True)
+    code = subprocess.run(command).returncode
     twice = sum(count > 1 for count in counts.values())
     note(f"{len(counts)} texts asked for, {twice} twice: those that were under way at the kill")
     assert twice <= 4 * 16 and len(counts) == len(texts())
     before = sum(counts.values())
-    subprocess.run([*command, "--force"], check=True)
+    assert subprocess.run([*command, "--force"]).returncode == code
     assert sum(counts.values()) == before, "a complete corpus was asked for again"
 
     report = json.loads((out / "config.json").read_text())["refined"]["fit"]["held_out"]
     note(f"held out: {report}")
     assert report["cosine_after"] > report["cosine_before"]
+    # So few texts bring vectors nearer to the teacher's, but can cost some of the order of their similarities: exit code 3 says so.
+    loses_order = report["correlation_after"] < report["correlation_before"] - 5e-5
+    assert code == (3 if loses_order else 0), code
     if not DATA:
         note("STS not measured: set FIT_DATA to what tests/real/eval-data wrote")
         return
