@@ -1,6 +1,50 @@
 //! Parses request bodies. Error messages use the words of the API and not those of the parser, and inputs over the
 //! limit are counted without being kept.
 
+/// Writes the methods of a visitor for types that it does not accept. The error is that of `self.wrong(..)`.
+macro_rules! refuse {
+    (@null) => {
+        fn visit_unit<E: serde::de::Error>(self) -> Result<Self::Value, E> {
+            Err(self.wrong("null"))
+        }
+    };
+    (@boolean) => {
+        fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Self::Value, E> {
+            Err(self.wrong("true or false"))
+        }
+    };
+    (@number) => {
+        fn visit_u64<E: serde::de::Error>(self, _: u64) -> Result<Self::Value, E> {
+            Err(self.wrong("a number"))
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, _: i64) -> Result<Self::Value, E> {
+            Err(self.wrong("a number"))
+        }
+
+        fn visit_f64<E: serde::de::Error>(self, _: f64) -> Result<Self::Value, E> {
+            Err(self.wrong("a number"))
+        }
+    };
+    (@string) => {
+        fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Self::Value, E> {
+            Err(self.wrong("a string"))
+        }
+    };
+    (@array) => {
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(self.wrong("an array"))
+        }
+    };
+    (@object) => {
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, _: A) -> Result<Self::Value, A::Error> {
+            Err(self.wrong("an object"))
+        }
+    };
+    ($($kind:ident)*) => { $(refuse!(@$kind);)* };
+}
+pub(super) use refuse;
+
 mod list;
 
 use std::fmt;
@@ -43,6 +87,23 @@ trait RequestWithInput: Sized {
 
     /// Creates the request from the values of its fields.
     fn from_fields(fields: Fields, input: Inputs) -> Self;
+
+    /// Returns the fields that hold inputs.
+    fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)>;
+}
+
+impl<T: RequestWithInput + Send + 'static> ParsedRequest for T {
+    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
+        let mut fields = read_object(body, Body { known: T::FIELDS, max_inputs })?;
+        match fields.input.take() {
+            Some(input) => Ok(T::from_fields(fields, input)),
+            None => Err(Error::custom(missing(&fields.unknown, T::FIELDS))),
+        }
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.inputs().map(|(field, inputs)| (field, inputs.count))
+    }
 }
 
 const INPUT: &str = "input";
@@ -58,15 +119,9 @@ impl RequestWithInput for CreateEmbeddingRequest {
         let Fields { model, encoding_format, dimensions, .. } = fields;
         Self { input, model, encoding_format: encoding_format.unwrap_or_default(), dimensions, user: IgnoredAny }
     }
-}
 
-impl ParsedRequest for CreateEmbeddingRequest {
-    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
-        read_with_input(body, max_inputs)
-    }
-
-    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        std::iter::once((INPUT, self.input.count))
+    fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input))
     }
 }
 
@@ -76,15 +131,9 @@ impl RequestWithInput for CreateTokensRequest {
     fn from_fields(Fields { model, .. }: Fields, input: Inputs) -> Self {
         Self { input, model }
     }
-}
 
-impl ParsedRequest for CreateTokensRequest {
-    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
-        read_with_input(body, max_inputs)
-    }
-
-    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        std::iter::once((INPUT, self.input.count))
+    fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input))
     }
 }
 
@@ -94,15 +143,9 @@ impl RequestWithInput for CreateSimilarityRequest {
     fn from_fields(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
         Self { input, queries, model, dimensions }
     }
-}
 
-impl ParsedRequest for CreateSimilarityRequest {
-    fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
-        read_with_input(body, max_inputs)
-    }
-
-    fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
-        std::iter::once((INPUT, self.input.count)).chain(self.queries.as_ref().map(|queries| (QUERIES, queries.count)))
+    fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input)).chain(self.queries.as_ref().map(|queries| (QUERIES, queries)))
     }
 }
 
@@ -136,14 +179,12 @@ pub fn parse<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> Result<T, Body
     }
 }
 
-fn read_with_input<T: RequestWithInput>(body: &[u8], max_inputs: usize) -> serde_json::Result<T> {
+/// Reads a body that is one JSON object.
+pub(super) fn read_object<T: ReadObject>(body: &[u8], fields: T) -> serde_json::Result<T::Fields> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let mut fields = json.deserialize_any(Body { known: T::FIELDS, max_inputs })?;
+    let fields = json.deserialize_any(ObjectBody(fields))?;
     json.end()?;
-    match fields.input.take() {
-        Some(input) => Ok(T::from_fields(fields, input)),
-        None => Err(Error::custom(missing(&fields.unknown, T::FIELDS))),
-    }
+    Ok(fields)
 }
 
 /// Converts the parser's error into one in the words of the API.
@@ -245,14 +286,11 @@ struct Body {
 const UNKNOWN: usize = 8;
 const UNKNOWN_LENGTH: usize = 32;
 
-impl<'de> Visitor<'de> for Body {
-    type Value = Fields;
+impl ReadObject for Body {
+    const EXAMPLE: &'static str = r#"{"input": "hello"}"#;
+    type Fields = Fields;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+    fn read<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
         let mut fields = Fields::default();
         let mut seen = Vec::new();
         while let Some(name) = map.next_key_seed(Name(self.known))? {
@@ -273,14 +311,7 @@ impl<'de> Visitor<'de> for Body {
             match name {
                 INPUT => fields.input = map.next_value_seed(List { field: INPUT, max: self.max_inputs })?,
                 QUERIES => fields.queries = map.next_value_seed(List { field: QUERIES, max: self.max_inputs })?,
-                MODEL => {
-                    const WRONG: &str = "'model' must be a string";
-                    fields.model = match map.next_value_seed(Scalar(WRONG))? {
-                        Value::Null => None,
-                        Value::Text(model) => Some(model).filter(|model| !model.is_empty()),
-                        Value::Number(_) => return Err(Error::custom(WRONG)),
-                    };
-                }
+                MODEL => fields.model = read_model(&mut map)?,
                 ENCODING_FORMAT => {
                     const WRONG: &str = "'encoding_format' must be \"float\" or \"base64\"";
                     fields.encoding_format = match map.next_value_seed(Scalar(WRONG))? {
@@ -298,50 +329,55 @@ impl<'de> Visitor<'de> for Body {
                             let number = number.as_u64().or_else(|| whole(number.as_f64()?));
                             Some(number.ok_or_else(|| Error::custom(WRONG))?)
                         }
-                        Value::Text(_) => return Err(Error::custom(WRONG)),
+                        _ => return Err(Error::custom(WRONG)),
                     };
                 }
             }
         }
         Ok(fields)
     }
+}
 
-    fn visit_unit<E: Error>(self) -> Result<Fields, E> {
-        Err(no_object("null"))
-    }
+/// Reads the fields of a body.
+pub(super) trait ReadObject {
+    /// A body, for the error if there is no object.
+    const EXAMPLE: &'static str;
+    type Fields;
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Fields, E> {
-        Err(no_object("true or false"))
-    }
+    fn read<'de, A: MapAccess<'de>>(self, map: A) -> Result<Self::Fields, A::Error>;
+}
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Fields, E> {
-        Err(no_object("a number"))
-    }
+/// Deserializes a body, which must be an object.
+struct ObjectBody<T>(T);
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Fields, E> {
-        Err(no_object("a number"))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Fields, E> {
-        Err(no_object("a number"))
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<Fields, E> {
-        Err(no_object("a string"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Fields, A::Error> {
-        Err(no_object("an array"))
+impl<T: ReadObject> ObjectBody<T> {
+    fn wrong<E: Error>(self, found: &str) -> E {
+        E::custom(format!("the body must be a JSON object such as {}, but it is {found}", T::EXAMPLE))
     }
 }
 
-fn no_object<E: Error>(found: &str) -> E {
-    body_must_be_an_object(found, r#"{"input": "hello"}"#)
+impl<'de, T: ReadObject> Visitor<'de> for ObjectBody<T> {
+    type Value = T::Fields;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T::Fields, A::Error> {
+        self.0.read(map)
+    }
+
+    refuse!(null boolean number string array);
 }
 
-/// Returns the error for a body that is JSON, but not an object.
-pub(super) fn body_must_be_an_object<E: Error>(found: &str, example: &str) -> E {
-    E::custom(format!("the body must be a JSON object such as {example}, but it is {found}"))
+/// Reads the value of the field `model`. An empty name means the default model.
+pub(super) fn read_model<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<String>, A::Error> {
+    const WRONG: &str = "'model' must be a string";
+    match map.next_value_seed(Scalar(WRONG))? {
+        Value::Null => Ok(None),
+        Value::Text(model) => Ok(Some(model).filter(|model| !model.is_empty())),
+        _ => Err(Error::custom(WRONG)),
+    }
 }
 
 /// Deserializes the name of a field: a known one, or the text of an unknown one.
@@ -368,17 +404,17 @@ impl Visitor<'_> for Name {
     }
 }
 
-/// Deserializes a value that is neither an array nor an object. For these, and for `true` and `false`, the error has
-/// this message.
-struct Scalar(&'static str);
+/// Deserializes a value that is neither an array nor an object. For these, the error has this message.
+pub(super) struct Scalar<'a>(pub &'a str);
 
-enum Value {
+pub(super) enum Value {
     Null,
+    Bool(bool),
     Number(Number),
     Text(String),
 }
 
-impl<'de> DeserializeSeed<'de> for Scalar {
+impl<'de> DeserializeSeed<'de> for Scalar<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -386,7 +422,7 @@ impl<'de> DeserializeSeed<'de> for Scalar {
     }
 }
 
-impl<'de> Visitor<'de> for Scalar {
+impl<'de> Visitor<'de> for Scalar<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -413,8 +449,8 @@ impl<'de> Visitor<'de> for Scalar {
         Ok(Value::Text(text.to_owned()))
     }
 
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Value, E> {
-        Err(E::custom(self.0))
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<Value, A::Error> {

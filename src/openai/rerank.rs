@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::request::{ParsedRequest, body_must_be_an_object, whole};
+use super::request::{ParsedRequest, ReadObject, Scalar, Value, read_model, read_object, refuse, whole};
 use super::{ListObject, Usage};
 use crate::retrieval::Method;
 
@@ -144,10 +144,7 @@ pub struct TeiRank {
 
 impl ParsedRequest for CreateRerankRequest {
     fn read(body: &[u8], max_inputs: usize) -> serde_json::Result<Self> {
-        let mut json = serde_json::Deserializer::from_slice(body);
-        let request = json.deserialize_any(Body { max_documents: max_inputs })?;
-        json.end()?;
-        Ok(request)
+        read_object(body, Body { max_documents: max_inputs })
     }
 
     fn lists(&self) -> impl Iterator<Item = (&'static str, usize)> {
@@ -173,14 +170,11 @@ struct Body {
     max_documents: usize,
 }
 
-impl<'de> Visitor<'de> for Body {
-    type Value = CreateRerankRequest;
+impl ReadObject for Body {
+    const EXAMPLE: &'static str = r#"{"query": "hello", "documents": ["hello world"]}"#;
+    type Fields = CreateRerankRequest;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CreateRerankRequest, A::Error> {
+    fn read<'de, A: MapAccess<'de>>(self, mut map: A) -> Result<CreateRerankRequest, A::Error> {
         let mut query = None;
         let mut documents = None;
         let mut is_tei = false;
@@ -197,44 +191,52 @@ impl<'de> Visitor<'de> for Body {
         let list = |field| DocumentList { field, max: self.max_documents };
         while let Some(name) = map.next_key::<String>()? {
             match name.as_str() {
-                QUERY => query = Some(map.next_value_seed(Text(format!("'{QUERY}' must be a string")))?),
+                QUERY => {
+                    const WRONG: &str = "'query' must be a string";
+                    let Value::Text(text) = map.next_value_seed(Scalar(WRONG))? else {
+                        return Err(Error::custom(WRONG));
+                    };
+                    query = Some(text);
+                }
                 DOCUMENTS => documents = map.next_value_seed(list(DOCUMENTS))?.or(documents),
                 TEXTS => {
                     let texts = map.next_value_seed(list(TEXTS))?;
                     is_tei |= texts.is_some();
                     documents = texts.or(documents);
                 }
-                MODEL => {
-                    let model = map.next_value_seed(Nullable(Text("'model' must be a string".to_owned())))?;
-                    request.model = model.filter(|model| !model.is_empty());
-                }
+                MODEL => request.model = read_model(&mut map)?,
                 TOP_N | TOP_K => {
-                    let value: serde_json::Value = map.next_value()?;
-                    // Every number from 2^53 on is whole, and larger than any count of documents.
-                    let number = value.as_u64().or_else(|| match value.as_f64()? {
-                        number if number >= 9_007_199_254_740_992.0 => Some(u64::MAX),
-                        number => whole(number),
-                    });
-                    if number.is_none() && !value.is_null() {
-                        return Err(Error::custom(format!("'{name}' must be a whole number of at least 0")));
-                    }
-                    request.top_n = number.and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+                    let wrong = format!("'{name}' must be a whole number of at least 0");
+                    let number = match map.next_value_seed(Scalar(&wrong))? {
+                        Value::Null => None,
+                        // Every number from 2^53 on is whole, and larger than any count of documents.
+                        Value::Number(number) if number.as_f64() >= Some(9_007_199_254_740_992.0) => Some(usize::MAX),
+                        Value::Number(number) => {
+                            let number = number.as_u64().or_else(|| whole(number.as_f64()?));
+                            Some(number.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| Error::custom(wrong))?)
+                        }
+                        _ => return Err(Error::custom(wrong)),
+                    };
+                    request.top_n = number.filter(|&n| n > 0);
                 }
                 RETURN_DOCUMENTS | RETURN_TEXT => {
-                    request.return_documents = match map.next_value::<serde_json::Value>()? {
-                        serde_json::Value::Null => false,
-                        serde_json::Value::Bool(wanted) => wanted,
-                        _ => return Err(Error::custom(format!("'{name}' must be true or false"))),
+                    let wrong = format!("'{name}' must be true or false");
+                    request.return_documents = match map.next_value_seed(Scalar(&wrong))? {
+                        Value::Null => false,
+                        Value::Bool(wanted) => wanted,
+                        _ => return Err(Error::custom(wrong)),
                     };
                 }
                 METHOD => {
-                    let value: serde_json::Value = map.next_value()?;
-                    if !value.is_null() {
-                        request.method =
-                            Method::ALL.into_iter().find(|method| value == method.name()).ok_or_else(|| {
-                                let names = Method::ALL.map(|method| format!("\"{}\"", method.name()));
-                                Error::custom(format!("'{METHOD}' must be one of {}", names.join(", ")))
-                            })?;
+                    let names = Method::ALL.map(|method| format!("\"{}\"", method.name()));
+                    let wrong = format!("'{METHOD}' must be one of {}", names.join(", "));
+                    match map.next_value_seed(Scalar(&wrong))? {
+                        Value::Null => {}
+                        Value::Text(text) => {
+                            let method = Method::ALL.into_iter().find(|method| method.name() == text);
+                            request.method = method.ok_or_else(|| Error::custom(wrong))?;
+                        }
+                        _ => return Err(Error::custom(wrong)),
                     }
                 }
                 _ => {
@@ -248,67 +250,9 @@ impl<'de> Visitor<'de> for Body {
         request.is_tei = is_tei;
         Ok(request)
     }
-
-    fn visit_unit<E: Error>(self) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("null", EXAMPLE))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("true or false", EXAMPLE))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("a number", EXAMPLE))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("a number", EXAMPLE))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("a number", EXAMPLE))
-    }
-
-    fn visit_str<E: Error>(self, _: &str) -> Result<CreateRerankRequest, E> {
-        Err(body_must_be_an_object("a string", EXAMPLE))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<CreateRerankRequest, A::Error> {
-        Err(body_must_be_an_object("an array", EXAMPLE))
-    }
 }
 
-const EXAMPLE: &str = r#"{"query": "hello", "documents": ["hello world"]}"#;
 const DOCUMENTS_SHAPE: &str = "an array of strings, or of objects with the field 'text'";
-
-/// A string; the message is the error for everything else.
-struct Text(String);
-
-impl<'de> DeserializeSeed<'de> for Text {
-    type Value = String;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::String(text) => Ok(text),
-            _ => Err(Error::custom(self.0)),
-        }
-    }
-}
-
-/// Null, or what the seed reads.
-struct Nullable(Text);
-
-impl<'de> DeserializeSeed<'de> for Nullable {
-    type Value = Option<String>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<String>, D::Error> {
-        match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Null => Ok(None),
-            serde_json::Value::String(text) => Ok(Some(text)),
-            _ => Err(Error::custom(self.0.0)),
-        }
-    }
-}
 
 /// An array of documents, or null.
 struct DocumentList {
@@ -364,29 +308,7 @@ impl<'de> Visitor<'de> for DocumentList {
         Ok(Some(documents))
     }
 
-    fn visit_str<E: Error>(self, _: &str) -> Result<Option<Documents>, E> {
-        Err(self.wrong("a string"))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Option<Documents>, E> {
-        Err(self.wrong("true or false"))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Option<Documents>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Option<Documents>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Option<Documents>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Option<Documents>, A::Error> {
-        Err(self.wrong("an object"))
-    }
+    refuse!(boolean number string object);
 }
 
 /// One document: its text.
@@ -432,7 +354,8 @@ impl<'de> Visitor<'de> for Document {
                     "{}[{}].text is not a string, and '{}' must be {DOCUMENTS_SHAPE}",
                     self.field, self.index, self.field
                 );
-                text = Some(map.next_value_seed(Text(wrong))?);
+                let Value::Text(found) = map.next_value_seed(Scalar(&wrong))? else { return Err(Error::custom(wrong)) };
+                text = Some(found);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -440,29 +363,7 @@ impl<'de> Visitor<'de> for Document {
         text.ok_or_else(|| self.wrong("an object without the field text"))
     }
 
-    fn visit_unit<E: Error>(self) -> Result<String, E> {
-        Err(self.wrong("null"))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<String, E> {
-        Err(self.wrong("true or false"))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<String, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<String, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<String, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<String, A::Error> {
-        Err(self.wrong("an array"))
-    }
+    refuse!(null boolean number array);
 }
 
 #[cfg(test)]
@@ -511,6 +412,16 @@ mod tests {
             ),
             (r#"{"query":"q","documents":["a"],"top_n":-1}"#, "'top_n' must be", TOP_N),
             (r#"{"query":"q","documents":["a"],"method":"bm25"}"#, "'method' must be one of \"combined\"", METHOD),
+            (r#"{"query":{"text":"q"},"documents":["a"]}"#, "'query' must be", QUERY),
+            (r#"{"query":"q","documents":["a"],"top_n":[0]}"#, "'top_n' must be", TOP_N),
+            (r#"{"query":"q","documents":["a"],"top_n":1.5}"#, "'top_n' must be", TOP_N),
+            (r#"{"query":"q","documents":["a"],"method":["soft"]}"#, "'method' must be one of", METHOD),
+            (
+                r#"{"query":"q","documents":["a"],"return_documents":{}}"#,
+                "'return_documents' must be",
+                RETURN_DOCUMENTS,
+            ),
+            (r#"{"query":"q","documents":[{"text":[]}]}"#, "documents[0].text is not a string", DOCUMENTS),
             (r#"{"query":"q","documents":["a"],"return_documents":1}"#, "'return_documents' must be", RETURN_DOCUMENTS),
         ] {
             let Err(BodyError::Field { message, field: found }) = request(json) else { panic!("{json}") };

@@ -97,21 +97,7 @@ impl<'de> Visitor<'de> for List {
         Err(self.wrong(&value.to_string()))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Option<Inputs>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Option<Inputs>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Option<Inputs>, E> {
-        Err(self.wrong("a number"))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Option<Inputs>, A::Error> {
-        Err(self.wrong("an object"))
-    }
+    refuse!(number object);
 }
 
 /// An element of the array.
@@ -195,17 +181,11 @@ impl<'de> Visitor<'de> for Element {
         Ok(Item::Input(Input::TokenIds(ids)))
     }
 
-    fn visit_unit<E: Error>(self) -> Result<Item, E> {
-        Err(self.wrong("null"))
-    }
-
     fn visit_bool<E: Error>(self, value: bool) -> Result<Item, E> {
         Err(self.wrong(value))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Item, A::Error> {
-        Err(self.wrong("an object"))
-    }
+    refuse!(null object);
 }
 
 struct TokenId(Element);
