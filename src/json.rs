@@ -20,6 +20,8 @@ const STAND_IN: char = '\u{fdd0}';
 pub enum NonFinite {
     /// The number becomes `null`. Records that are written as JSON again use this representation.
     Null,
+    /// The number stays, and the parser refuses it. Request bodies use this representation.
+    Refused,
     /// The number becomes a string that [`to_vec_pretty`] writes as the number again. Code that reads numbers does not
     /// mistake the string for one.
     Kept,
@@ -107,7 +109,7 @@ pub fn utf8(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 /// Returns JSON that a strict parser accepts, from JSON in UTF-8: numbers that are not finite are replaced as
-/// `non_finite` says, and an unpaired surrogate becomes U+FFFD. The result is borrowed if nothing had to be replaced.
+/// `non_finite` says, and the escape of an unpaired surrogate becomes that of U+FFFD, which has the same length. The result is borrowed if nothing had to be replaced.
 /// Text that is not JSON at all remains invalid.
 pub fn strict(json: &[u8], non_finite: NonFinite) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
@@ -139,6 +141,7 @@ pub fn strict(json: &[u8], non_finite: NonFinite) -> Cow<'_, [u8]> {
                 let length = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || b"+-.".contains(b)).count();
                 if let Some(word) = rest.get(..length).and_then(non_finite_word) {
                     match non_finite {
+                        NonFinite::Refused => {}
                         NonFinite::Null => replace(at, at + length, "null"),
                         NonFinite::Kept => replace(at, at + length, &format!("\"{STAND_IN}{word}\"")),
                     }

@@ -47,6 +47,7 @@ pub(super) use refuse;
 
 mod list;
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserializer;
@@ -55,6 +56,7 @@ use serde_json::Number;
 
 use super::rerank;
 use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
+use crate::json::{self, NonFinite};
 use list::List;
 
 /// Why a request body is invalid.
@@ -166,16 +168,16 @@ pub struct Fields {
 /// # Errors
 /// If the body is not a JSON object with the fields of the request.
 pub fn parse<T: ParsedRequest>(body: &[u8], max_inputs: usize) -> Result<T, BodyError> {
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let body = json::without_mark(body);
     let error = match T::read(body, max_inputs) {
         Ok(request) => return Ok(request),
         Err(error) => error,
     };
     // JavaScript can cut a string between the two halves of a surrogate pair, and serde_json accepts only whole
     // pairs.
-    match without_lone_surrogates(body) {
-        Some(mended) => T::read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
-        None => Err(explain(body, &error)),
+    match json::strict(body, NonFinite::Refused) {
+        Cow::Owned(mended) => T::read(&mended, max_inputs).map_err(|error| explain(&mended, &error)),
+        Cow::Borrowed(_) => Err(explain(body, &error)),
     }
 }
 
@@ -208,50 +210,6 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     } else {
         format!("it is not valid JSON at byte {place}")
     })
-}
-
-/// Returns the body with each unpaired surrogate escape, such as `\uD800`, replaced by the escape of U+FFFD, which has
-/// the same length. Returns `None` if there is none.
-fn without_lone_surrogates(body: &[u8]) -> Option<Vec<u8>> {
-    let mut mended: Option<Vec<u8>> = None;
-    let mut at = 0;
-    while let Some(found) = memchr::memchr(b'\\', body.get(at..)?) {
-        at += found;
-        at += match (surrogate(body, at), surrogate(body, at + ESCAPE)) {
-            (None, _) => 2,
-            (Some(Half::High), Some(Half::Low)) => 2 * ESCAPE,
-            (Some(_), _) => {
-                let mended = mended.get_or_insert_with(|| body.to_vec());
-                mended.get_mut(at..at + ESCAPE)?.copy_from_slice(br"\uFFFD");
-                ESCAPE
-            }
-        };
-        if at > body.len() {
-            break;
-        }
-    }
-    mended
-}
-
-/// The length of an escape such as `\uD800`, in bytes.
-const ESCAPE: usize = 6;
-
-enum Half {
-    High,
-    Low,
-}
-
-fn surrogate(body: &[u8], at: usize) -> Option<Half> {
-    let &[b'\\', b'u', digits @ ..] = body.get(at..)?.first_chunk::<ESCAPE>()? else { return None };
-    match digits {
-        [b'd' | b'D', second, third, fourth] if third.is_ascii_hexdigit() && fourth.is_ascii_hexdigit() => match second
-        {
-            b'8' | b'9' | b'a' | b'b' | b'A' | b'B' => Some(Half::High),
-            b'c' | b'd' | b'e' | b'f' | b'C' | b'D' | b'E' | b'F' => Some(Half::Low),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 const SHAPES: &str = "a string, an array of strings, an array of token IDs or an array of arrays of token IDs";
