@@ -472,6 +472,26 @@ impl Embedder {
         Ok(())
     }
 
+    /// As [`Embedder::pool_in_steps`], but scales every vector to length 1, whatever the settings are, so that dot products are cosines.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Embedder::pool_in_steps`].
+    pub fn unit_vectors(
+        &self,
+        first: usize,
+        texts: &[PooledTokens],
+        dimensions: usize,
+        out: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
+        self.pool_in_steps(first, texts, dimensions, out, at)?;
+        for vector in out.chunks_mut(dimensions.max(1)) {
+            // Pooled vectors are finite, so scaling them cannot fail.
+            let _ = normalize(vector);
+        }
+        Ok(())
+    }
+
     /// Computes the vector of a text whose sum in f32 is not finite, with higher precision.
     fn pool_exactly(
         &self,

@@ -37,21 +37,15 @@ pub mod lexical;
 pub mod soft;
 pub mod terms;
 
-use serde::{Deserialize, Serialize};
-
 use crate::embedder::{Embedder, PooledTokens};
 use crate::error::EmbedError;
-use crate::pooling::{dot, normalize};
+use crate::pooling::dot;
 use crate::yield_point::YieldPoint;
 
 use soft::SoftMatches;
 
-const LEXICAL_SHARE: f64 = 0.3;
-const COSINE_SHARE: f64 = 0.2;
-
 /// How documents are scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Method {
     /// 0.5 soft + 0.3 lexical + 0.2 cosine.
@@ -69,6 +63,21 @@ impl Method {
     /// All methods, the default first.
     pub const ALL: [Self; 4] = [Self::Combined, Self::Soft, Self::Lexical, Self::Cosine];
 
+    /// The weights of the three scores, whose sum is 1.
+    const fn shares(self) -> Shares {
+        match self {
+            Self::Combined => Shares { soft: 0.5, lexical: 0.3, cosine: 0.2 },
+            Self::Soft => Shares { soft: 0.8, lexical: 0.0, cosine: 0.2 },
+            Self::Lexical => Shares { soft: 0.0, lexical: 1.0, cosine: 0.0 },
+            Self::Cosine => Shares { soft: 0.0, lexical: 0.0, cosine: 1.0 },
+        }
+    }
+
+    /// Whether [`SoftMatches`] are made, which take the memory of [`SoftMatches::bytes`].
+    pub const fn matches_tokens(self) -> bool {
+        self.shares().soft > 0.0
+    }
+
     /// The name in requests.
     pub const fn name(self) -> &'static str {
         match self {
@@ -78,6 +87,12 @@ impl Method {
             Self::Cosine => "cosine",
         }
     }
+}
+
+struct Shares {
+    soft: f64,
+    lexical: f64,
+    cosine: f64,
 }
 
 /// A text and its tokens.
@@ -103,35 +118,25 @@ pub fn scores(
     method: Method,
     at: &dyn YieldPoint,
 ) -> Result<Vec<f32>, EmbedError> {
-    let soft_share = match method {
-        Method::Combined => 1.0 - LEXICAL_SHARE - COSINE_SHARE,
-        Method::Soft => 1.0 - COSINE_SHARE,
-        Method::Lexical | Method::Cosine => 0.0,
-    };
-    let lexical_share = match method {
-        Method::Combined => LEXICAL_SHARE,
-        Method::Lexical => 1.0,
-        Method::Soft | Method::Cosine => 0.0,
-    };
+    let Shares { soft, lexical, cosine } = method.shares();
     let mut scores = vec![0.0f64; documents.len()];
     let mut add = |share: f64, part: Vec<f64>| {
         for (score, part) in scores.iter_mut().zip(part) {
             *score += share * part;
         }
     };
-    if soft_share > 0.0 {
+    if soft > 0.0 {
         let ids: Vec<&[u32]> =
             documents.iter().map(|document| embedder.without_template(document.tokens.ids())).collect();
         let query = embedder.without_template(query.tokens.ids());
-        add(soft_share, SoftMatches::new(embedder, query, &ids, at)?.scores());
+        add(soft, SoftMatches::new(embedder, query, &ids, at)?.scores());
     }
-    if lexical_share > 0.0 {
+    if lexical > 0.0 {
         let texts: Vec<&str> = documents.iter().map(|document| document.text).collect();
-        add(lexical_share, lexical::scores(query.text, &texts, at)?);
+        add(lexical, lexical::scores(query.text, &texts, at)?);
     }
-    let cosine_share = 1.0 - soft_share - lexical_share;
-    if cosine_share > 1e-9 && !query.tokens.is_empty() {
-        add(cosine_share, cosines(embedder, query, documents, at)?);
+    if cosine > 0.0 && !query.tokens.is_empty() {
+        add(cosine, cosines(embedder, query, documents, at)?);
     }
     Ok(scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect())
 }
@@ -149,12 +154,7 @@ fn cosines(
     let dimensions = embedder.dimensions();
     let unit_vectors = |first: usize, tokens: &[PooledTokens]| {
         let mut vectors = vec![0.0; tokens.len() * dimensions];
-        embedder.pool_in_steps(first, tokens, dimensions, &mut vectors, at)?;
-        for vector in vectors.chunks_mut(dimensions.max(1)) {
-            // A pooled vector is finite.
-            let _ = normalize(vector);
-        }
-        Ok::<_, EmbedError>(vectors)
+        embedder.unit_vectors(first, tokens, dimensions, &mut vectors, at).map(|()| vectors)
     };
     let query = unit_vectors(0, std::slice::from_ref(query.tokens))?;
     let mut cosines = Vec::with_capacity(documents.len());

@@ -22,7 +22,7 @@ use crate::openai::{
     ReturnedDocument, TeiRank, Usage,
 };
 use crate::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
-use crate::retrieval::{self, Method, TokenizedText};
+use crate::retrieval::{self, TokenizedText};
 use crate::yield_point::YieldPoint;
 
 /// Numbers that are multiplied and added in a microsecond.
@@ -60,7 +60,7 @@ pub async fn create(
     let usage = inputs::charge(&state, &tokens).map_err(|error| error.for_field("documents"))?;
     let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
     if let Some(weight) = &weight {
-        let bytes = if matches!(method, Method::Combined | Method::Soft) { size.bytes } else { 0 };
+        let bytes = if method.matches_tokens() { size.bytes } else { 0 };
         weight.arrived(bytes.saturating_add(returned_bytes) as u64)?;
     }
 

@@ -16,7 +16,7 @@ use super::stages::Stage;
 use super::{stream, write};
 use crate::embedder::PooledTokens;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
-use crate::pooling::{dot, normalize};
+use crate::pooling::dot;
 
 /// How many products are computed and added in a microsecond.
 const PRODUCTS_PER_MICROSECOND: u64 = 1000;
@@ -116,11 +116,7 @@ async fn unit_vectors(
         let first = range.start;
         let tokens = tokens.get(range).unwrap_or_default();
         let mut vectors = vec![0.0; tokens.len() * dimensions];
-        stages.time(Stage::Pool, || embedder.pool_in_steps(first, tokens, dimensions, &mut vectors, at))?;
-        for vector in vectors.chunks_mut(dimensions.max(1)) {
-            // Pooled vectors are finite, so scaling them cannot fail.
-            let _ = normalize(vector);
-        }
+        stages.time(Stage::Pool, || embedder.unit_vectors(first, tokens, dimensions, &mut vectors, at))?;
         Ok::<_, crate::error::EmbedError>(vectors)
     });
     while let Some(result) = job.next().await {
