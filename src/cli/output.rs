@@ -22,7 +22,8 @@ pub enum Failure {
     Run(String),
     /// A configuration that must change: exit code 78.
     Configuration(String),
-    /// The command did its work, but its result is worse than what it was made from: exit code 3.
+    /// The command did its work, but its result is worse than what it was made from: exit code 3. Only `fit` ends so.
+    #[cfg_attr(not(feature = "refine"), allow(dead_code))]
     Worse(String),
     /// Standard output could not be written: exit code 74. There is no message if its reader has exited, as in
     /// `embedding-server check | head -1`.
