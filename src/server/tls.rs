@@ -6,7 +6,8 @@ use super::listen::Socket;
 use super::transport::SocketStream;
 use crate::config::ServerConfig;
 
-/// The result of a handshake.
+/// The result of a handshake. Without the feature `tls` there are only streams.
+#[cfg_attr(not(feature = "tls"), allow(dead_code))]
 pub enum HandshakeOutcome {
     Stream(Box<dyn SocketStream>),
     /// The client speaks plain HTTP on an HTTPS port.
