@@ -18,6 +18,7 @@ use arrow_schema::SchemaRef;
 
 use crate::embedder::{Embedder, Input};
 use crate::error::LoadError;
+use crate::files;
 use crate::progress::{Progress, counted};
 use crate::records::{Identity, MaxSkipped, Source, table};
 use columns::Columns;
@@ -178,7 +179,7 @@ fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Resu
         inputs.iter().map(|Identity { name, size, digest }| format!("{name} {size} {digest}")).collect();
     let identity = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "model": digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        "model": files::hexadecimal(&digest),
         "inputs": inputs,
         "field": options.field,
         "layout": format!("{:?}", options.layout),

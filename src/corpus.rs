@@ -8,6 +8,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
+use crate::files;
 use crate::json::NonFinite;
 use crate::progress::Progress;
 use crate::records::json::{Object, strict_object};
@@ -165,7 +166,7 @@ fn text_of(record: &[u8], field: &str) -> Result<String, String> {
 /// Splits a text in memory into batches with one text per line. Also returns the record of a file with this content.
 pub fn of_lines(content: &str) -> (Vec<Batch>, CorpusFile) {
     let mut found = CorpusFile { bytes: content.len() as u64, ..CorpusFile::default() };
-    found.sha256 = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    found.sha256 = files::hexadecimal(&Sha256::digest(content));
     let mut batches = Vec::new();
     let mut lines = Lines { reader: &mut content.as_bytes(), rest: Vec::new(), line: 0 };
     // Reading from memory cannot fail.

@@ -89,6 +89,11 @@ pub fn read_to_string(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()))
 }
 
+/// Returns bytes as hexadecimal digits, the form in which digests of files are written.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Copies a regular file. An existing file at `to` is replaced, and a link there is not followed.
 ///
 /// # Errors

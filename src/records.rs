@@ -219,7 +219,7 @@ impl Source {
                 io::copy(&mut Read::take(&mut file, BLOCK), &mut Hashing(&mut digest)).map_err(failed)?;
             }
         }
-        Ok(Identity { name: path.display().to_string(), size, digest: hexadecimal(digest) })
+        Ok(Identity { name: path.display().to_string(), size, digest: files::hexadecimal(&digest.finalize()) })
     }
 
     fn file(&self, path: &Path) -> Result<File, LoadError> {
@@ -396,7 +396,7 @@ impl TextInput {
     pub fn finish(mut self) -> io::Result<Ended> {
         io::copy(&mut self.reader, &mut io::sink())?;
         let digest = self.digest.map(|digest| digest.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        let sha256 = digest.map(hexadecimal).unwrap_or_default();
+        let sha256 = digest.map(|digest| files::hexadecimal(&digest.finalize())).unwrap_or_default();
         Ok(Ended { columns: None, bytes: self.read.load(Ordering::Relaxed), sha256 })
     }
 }
@@ -569,10 +569,6 @@ impl io::Write for Hashing<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn hexadecimal(digest: Sha256) -> String {
-    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn extension(path: &Path) -> Option<String> {

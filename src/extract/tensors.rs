@@ -100,7 +100,7 @@ pub fn write(
         return Err(LoadError::new(path, format!("has {written} bytes after all was written"))
             .expected(format!("{}", layout.header.len() as u64 + layout.data_len())));
     }
-    let table_sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let table_sha256 = files::hexadecimal(&hash.finalize());
     Ok(Written { tensors: layout.written(), table_sha256 })
 }
 

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::LoadError;
 use crate::extract::staging::Lock;
+use crate::files;
 use crate::progress::Progress;
 
 const FORMAT: &str = "embedding-server teacher cache 1";
@@ -76,8 +77,9 @@ impl Cache {
     /// Fails if the file or the directory cannot be read or written, or if the file is not a cache of this teacher.
     pub fn open(dir: &Path, identity: Identity, progress: &dyn Progress) -> Result<Self, LoadError> {
         std::fs::create_dir_all(dir).map_err(|e| LoadError::writing(dir, &e))?;
-        let name = [&identity.url, &identity.model, &identity.prefix].map(|part| hex(&Sha256::digest(part.as_bytes())));
-        let name = hex(&Sha256::digest(name.concat().as_bytes()));
+        let name = [&identity.url, &identity.model, &identity.prefix]
+            .map(|part| files::hexadecimal(&Sha256::digest(part.as_bytes())));
+        let name = files::hexadecimal(&Sha256::digest(name.concat().as_bytes()));
         let path = dir.join(format!("{}.vectors", name.get(..32).unwrap_or(&name)));
         let lock = Lock::take(&path.with_extension("lock"), Some(progress))?;
         let store = Store::open(&path, &identity)?;
@@ -226,10 +228,6 @@ fn check(record: &[u8]) -> [u8; CHECK] {
 fn checked(record: &[u8]) -> Option<Key> {
     let (content, stored) = record.split_last_chunk()?;
     (check(content) == *stored).then(|| content.first_chunk().copied())?
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -196,7 +196,7 @@ fn digest<D: Digest>(file: &mut File, start: &[u8]) -> io::Result<String> {
     loop {
         let n = file.read(&mut buffer)?;
         if n == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(files::hexadecimal(&hash.finalize()));
         }
         hash.update(buffer.get(..n).unwrap_or_default());
     }

@@ -16,7 +16,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sha2::{Digest, Sha256};
 
-use super::{Chunk, Emit, Ended, Hashing, MAX_LINE, Reading, Rows, has_column, hexadecimal};
+use super::{Chunk, Emit, Ended, Hashing, MAX_LINE, Reading, Rows, has_column};
 use crate::error::LoadError;
 use crate::files;
 
@@ -48,7 +48,7 @@ pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) 
     if reading.digest {
         let mut digest = Sha256::new();
         io::copy(&mut files::open(path).map_err(failed)?, &mut Hashing(&mut digest)).map_err(failed)?;
-        sha256 = hexadecimal(digest);
+        sha256 = files::hexadecimal(&digest.finalize());
     }
     let mut builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e))?;
     let fields = builder.schema().fields();
