@@ -49,6 +49,8 @@ impl<'a> Object<'a> {
         serde_json::from_str(json).map_err(|e| format!("is no JSON object: {e}"))
     }
 
+    /// Returns the fields in their order.
+    #[cfg(feature = "bulk")]
     pub fn iter(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
         self.fields.iter().map(|(name, value)| (name.as_str(), *value))
     }
