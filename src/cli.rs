@@ -13,13 +13,13 @@ mod inspect;
 mod log;
 mod man;
 mod output;
-mod overrides;
 mod progress;
 mod recipe;
 #[cfg(feature = "refine")]
 mod refine;
 mod running;
 mod serve;
+mod setting_flags;
 mod welcome;
 
 use std::ffi::OsString;
@@ -29,10 +29,10 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::LogFormat;
 use crate::config::layers::{self, ConfigError, EffectiveConfig, Flags};
 use crate::server::preflight;
 use output::{Failure, end, print, warn};
+use setting_flags::SettingFlags;
 
 const AFTER_HELP: &str = "A setting is taken from its flag, else from its environment variable (EMBEDDING_SERVER_PORT for \
      server.port), else from the configuration file, else it has its default. `embedding-server check` prints each \
@@ -87,23 +87,13 @@ struct ServeArgs {
     /// The configuration file [env: EMBEDDING_SERVER_CONFIG]
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The address to listen on, or unix:PATH for a Unix socket [default: 127.0.0.1] [env: EMBEDDING_SERVER_HOST]
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<String>,
-    /// The port to listen on; 0 chooses a free port [default: 5000] [env: EMBEDDING_SERVER_PORT]
-    #[arg(long, short)]
-    port: Option<u16>,
     /// A model to serve: a directory, a GGUF file or a Hub ID (org/name). PATH alone is served as
     /// text-embedding-3-small. Can be given several times [default: the built-in model] [env:
     /// EMBEDDING_SERVER_MODELS]
     #[arg(long = "model", short, value_name = "NAME=PATH")]
     models: Vec<String>,
-    /// The default device of models: auto, cpu, cuda[:N] or metal[:N] [default: cpu] [env: EMBEDDING_SERVER_DEVICE]
-    #[arg(long, value_name = "DEVICE")]
-    device: Option<String>,
-    /// The format of the log [default: text] [env: EMBEDDING_SERVER_LOG_FORMAT]
-    #[arg(long, value_enum, ignore_case = true)]
-    log_format: Option<LogFormat>,
+    #[command(flatten)]
+    settings: SettingFlags,
 }
 
 #[derive(Args)]
@@ -149,7 +139,7 @@ struct ExtractArgs {
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
     #[command(flatten)]
-    overrides: overrides::OverrideArgs,
+    overrides: setting_flags::OverrideFlags,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -218,17 +208,7 @@ impl ServeArgs {
         &self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<EffectiveConfig, ConfigError> {
-        let flags = Flags {
-            config: self.config.clone(),
-            host: self.host.clone(),
-            port: self.port,
-            device: self.device.clone(),
-            log_format: self.log_format.map(|format| match format {
-                LogFormat::Text => "text".to_owned(),
-                LogFormat::Json => "json".to_owned(),
-            }),
-            models: self.models.clone(),
-        };
+        let flags = Flags { config: self.config.clone(), settings: self.settings.given(), models: self.models.clone() };
         layers::effective(&flags, environment.into_iter())
     }
 }

@@ -1,33 +1,34 @@
-//! The server's configuration: the type of each section, with its defaults and units.
+//! The server's configuration: the keys above all sections, and the checks that concern several keys.
 //!
 //! A configuration is merged from four layers: defaults, configuration file, environment, and command-line flags.
-//! [`layers`] merges them and records where each value came from. This module knows neither clap nor axum nor tensors.
+//! [`layers`] merges them and records where each value came from. Each setting is declared once: `server`, `log` and
+//! `models` declare those of the sections, and [`declare`] explains a declaration. This module knows neither clap nor
+//! axum nor tensors.
 
 pub mod cors;
+mod declare;
 mod file;
 pub mod host;
 pub mod layers;
+mod log;
 pub mod log_level;
+mod models;
+mod server;
 pub mod settings;
 pub mod units;
 pub mod values;
 pub mod variables;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
-use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::checkpoint::Overrides;
-use crate::embedder::{EmptyInput, Memory, Settings, TokenInput};
-use crate::keys::ApiKeys;
-use crate::norm::NormKind;
-use crate::pooling::place::DeviceChoice;
+use declare::declare_settings;
 use host::Host;
-use units::{ByteCount, Seconds};
+pub use log::{LogConfig, LogFormat};
+pub use models::ModelConfig;
+pub use server::ServerConfig;
+use values::ValueKind::Name;
 
 /// The model name that this server's predecessor used, and that its clients ask for.
 pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
@@ -35,218 +36,40 @@ pub const DEFAULT_MODEL_ID: &str = "text-embedding-3-small";
 /// The names of OpenAI's models, which existing client code asks for.
 const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "text-embedding-3-large"];
 
-/// The whole configuration. `config/embedding-server.toml` documents each key.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Config {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub default_model: Option<String>,
-    pub server: ServerConfig,
-    pub log: LogConfig,
-    pub models: Vec<ModelConfig>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ServerConfig {
-    pub host: Host,
-    pub port: u16,
-    pub threads: usize,
-    pub device: DeviceChoice,
-    pub max_body: ByteCount,
-    pub max_inputs: usize,
-    pub max_in_flight: ByteCount,
-    pub max_connections: usize,
-    pub header_timeout: Seconds,
-    pub request_timeout: Seconds,
-    pub drain_delay: Seconds,
-    pub drain_timeout: Seconds,
-    pub reload_interval: Seconds,
-    pub api_keys: ApiKeys,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_cert: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_key: Option<PathBuf>,
-    pub cors_origins: Vec<String>,
-    pub allowed_hosts: Vec<String>,
-    pub path_prefix: String,
-    pub metrics: bool,
-    pub metrics_need_key: bool,
-    pub docs: bool,
-    pub playground: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    pub level: String,
-    pub format: LogFormat,
-    pub access: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-/// The configuration of one served model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModelConfig {
-    pub id: String,
-    pub path: PathBuf,
-    #[serde(default)]
-    pub aliases: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub normalize: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub special_tokens: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dimensions: Option<usize>,
-    #[serde(default)]
-    pub token_input: TokenInput,
-    #[serde(default)]
-    pub empty_input: EmptyInput,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_input_tokens: Option<usize>,
-    /// The device of this model, or `None` to use `server.device`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceChoice>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device_min_tokens: Option<usize>,
-    #[serde(default)]
-    pub memory: Memory,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokenizer: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub config: Option<PathBuf>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub norm: Option<NormKind>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub norm_eps: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub embedding_scale: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub embedding_tensor: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub norm_tensor: Option<String>,
-}
-
-impl Default for Config {
-    /// Returns a configuration with one model: the built-in one under OpenAI's names, or, in a build without it,
-    /// the output directory of mergekit's documented command.
-    fn default() -> Self {
-        #[cfg(feature = "default-model")]
-        let model = ModelConfig {
-            aliases: OPENAI_MODELS.map(str::to_owned).to_vec(),
-            ..ModelConfig::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
-        };
-        #[cfg(not(feature = "default-model"))]
-        let model = ModelConfig::new(DEFAULT_MODEL_ID, "./test");
-        Self { default_model: None, server: ServerConfig::default(), log: LogConfig::default(), models: vec![model] }
-    }
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            host: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: 5000,
-            threads: 0,
-            device: DeviceChoice::default(),
-            max_body: ByteCount(32 << 20),
-            max_inputs: 2048,
-            max_in_flight: ByteCount(64 << 20),
-            max_connections: 10_000,
-            header_timeout: Seconds(Duration::from_secs(75)),
-            request_timeout: Seconds(Duration::from_secs(60)),
-            drain_delay: Seconds(Duration::ZERO),
-            drain_timeout: Seconds(Duration::from_secs(30)),
-            reload_interval: Seconds(Duration::ZERO),
-            api_keys: ApiKeys::default(),
-            api_key_file: None,
-            tls_cert: None,
-            tls_key: None,
-            cors_origins: vec!["*".to_owned()],
-            allowed_hosts: Vec::new(),
-            path_prefix: String::new(),
-            metrics: true,
-            metrics_need_key: false,
-            docs: true,
-            playground: true,
+declare_settings! {
+    /// All keys with their defaults. Flags override environment variables, which override the file (`--config`), which
+    /// overrides these defaults. `embedding-server check --config FILE` prints the effective configuration and the origin of
+    /// each value.
+    pub struct Config in "", "" {
+        /// The model for requests that name none.
+        default_model: Option<String> {
+            check: Name,
+            variable: "EMBEDDING_SERVER_DEFAULT_MODEL",
+            unset: "the first of `[[models]]`",
+            example: "text-embedding-3-small",
         }
     }
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text, access: true }
+    sections {
+        server: ServerConfig { default: ServerConfig::default(), }
+        log: LogConfig { default: LogConfig::default(), }
+        models: Vec<ModelConfig> { default: vec![default_model()], }
     }
 }
 
-impl ModelConfig {
-    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
-        Self {
-            id: id.into(),
-            path: path.into(),
-            aliases: Vec::new(),
-            normalize: None,
-            special_tokens: None,
-            dimensions: None,
-            token_input: TokenInput::default(),
-            empty_input: EmptyInput::default(),
-            max_input_tokens: None,
-            device: None,
-            device_min_tokens: None,
-            memory: Memory::default(),
-            tokenizer: None,
-            config: None,
-            norm: None,
-            norm_eps: None,
-            embedding_scale: None,
-            embedding_tensor: None,
-            norm_tensor: None,
-        }
+/// Returns the model that is served if none is configured: the built-in one under OpenAI's names.
+#[cfg(feature = "default-model")]
+fn default_model() -> ModelConfig {
+    ModelConfig {
+        aliases: OPENAI_MODELS.map(str::to_owned).to_vec(),
+        ..ModelConfig::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
     }
+}
 
-    /// Returns the model with the server's device, if the model has no device of its own.
-    #[must_use]
-    pub fn on(self, server: &ServerConfig) -> Self {
-        Self { device: self.device.or(Some(server.device)), ..self }
-    }
-
-    /// Returns the settings that determine how the model's vectors are computed.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            normalize: self.normalize,
-            special_tokens: self.special_tokens,
-            dimensions: self.dimensions,
-            token_input: self.token_input,
-            empty_input: self.empty_input,
-            max_input_tokens: self.max_input_tokens,
-            device: self.device.unwrap_or_default(),
-            device_min_tokens: self.device_min_tokens,
-            memory: self.memory,
-            ..Settings::default()
-        }
-    }
-
-    /// Returns the settings that replace values of the checkpoint.
-    pub fn overrides(&self) -> Overrides {
-        Overrides {
-            config: self.config.clone(),
-            tokenizer: self.tokenizer.clone(),
-            norm: self.norm,
-            norm_eps: self.norm_eps,
-            embedding_scale: self.embedding_scale,
-            embedding_tensor: self.embedding_tensor.clone(),
-            norm_tensor: self.norm_tensor.clone(),
-        }
-    }
+/// Returns the model that is served if none is configured: in a build without a built-in model, the output directory of
+/// mergekit's documented command.
+#[cfg(not(feature = "default-model"))]
+fn default_model() -> ModelConfig {
+    ModelConfig::new(DEFAULT_MODEL_ID, "./test")
 }
 
 impl Config {
@@ -292,7 +115,7 @@ impl Config {
         let check = |section: &str, place: &str, keys: &Table| {
             for (key, value) in keys {
                 if let Some(setting) = settings::find(section, key) {
-                    setting.kind.from_value(value).map_err(|advice| format!("{place}{key} is {value}: {advice}"))?;
+                    setting.check.from_value(value).map_err(|advice| format!("{place}{key} is {value}: {advice}"))?;
                 }
             }
             Ok::<_, String>(())

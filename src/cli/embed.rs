@@ -231,7 +231,8 @@ fn model(args: &EmbedArgs) -> Result<ModelConfig, Failure> {
         Some(path) if args.config.is_none() => vec![path.clone()],
         _ => Vec::new(),
     };
-    let flags = Flags { config: args.config.clone(), device: args.device.clone(), models, ..Flags::default() };
+    let settings = args.device.iter().map(|device| ("--device", device.clone())).collect();
+    let flags = Flags { config: args.config.clone(), settings, models };
     let config = effective(&flags, std::iter::empty::<(String, String)>())?.config;
     let name = match &args.model {
         Some(name) if args.config.is_some() => name.clone(),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ureq::Agent;
 
 use super::output::Failure;
+use super::setting_flags::SettingFlags;
 use super::{HealthArgs, ServeArgs, running};
 #[cfg(unix)]
 use crate::config::host::Host;
@@ -15,9 +16,10 @@ use crate::config::host::Host;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub fn run(args: &HealthArgs) -> Result<String, Failure> {
-    let given =
-        ServeArgs { config: args.config.clone(), host: args.host.clone(), port: args.port, ..ServeArgs::default() };
-    let nothing_given = given.config.is_none() && given.host.is_none() && given.port.is_none();
+    let settings =
+        SettingFlags::new([("--host", args.host.clone()), ("--port", args.port.map(|port| port.to_string()))]);
+    let nothing_given = args.config.is_none() && settings.given().is_empty();
+    let given = ServeArgs { config: args.config.clone(), settings, ..ServeArgs::default() };
     let running = if nothing_given { running::find() } else { None };
     let server = match running {
         Some(running) => running.effective(),

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use super::output::warn;
-use super::overrides::OverrideArgs;
 use super::progress::Bar;
+use super::setting_flags::OverrideFlags;
 use crate::checkpoint::Checkpoint;
 use crate::corpus::Fields;
 use crate::error::LoadError;
@@ -53,7 +53,7 @@ pub struct RefineArgs {
     #[arg(long, value_name = "G", default_value_t = 1.0)]
     whitening: f64,
     #[command(flatten)]
-    overrides: OverrideArgs,
+    overrides: OverrideFlags,
     /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
@@ -85,7 +85,8 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     // meantime.
     existing.check(&args.out)?;
     let started = Instant::now();
-    let checkpoint = Checkpoint::open(&args.checkpoint, &args.overrides.overrides())?;
+    let overrides = args.overrides.overrides();
+    let checkpoint = Checkpoint::open(&args.checkpoint, &overrides)?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);
@@ -94,7 +95,7 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
         warn(&format!("the model puts {prompt:?} before each text; the refined table takes texts as they are"));
     }
     staging::protect(&args.out, &write::sources(&checkpoint))?;
-    staging::protect(&args.out, &args.overrides.config.as_deref().into_iter().collect::<Vec<_>>())?;
+    staging::protect(&args.out, &overrides.config.as_deref().into_iter().collect::<Vec<_>>())?;
     staging::protect(&args.out, &args.corpus.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let progress = Bar::new();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);

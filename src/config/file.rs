@@ -61,15 +61,15 @@ fn parse(text: &str) -> Result<ConfigFile, Problem> {
                 file.models = Some(tables);
             }
             (None, "models", _) => return Err((at, "write [[models]], with two brackets on each side".to_owned())),
-            (None, section, DeValue::Table(keys)) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+            (None, section, DeValue::Table(keys)) if settings::section(section).is_some() => {
                 for (setting, value) in text.section(section, keys)? {
                     file.settings.push((setting, value));
                 }
             }
-            (None, section, DeValue::Array(_)) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+            (None, section, DeValue::Array(_)) if settings::section(section).is_some() => {
                 return Err((at, format!("write [{section}], with one bracket on each side")));
             }
-            (None, section, _) if SECTIONS.iter().any(|(known, _)| *known == section) => {
+            (None, section, _) if settings::section(section).is_some() => {
                 return Err((at, format!("{section} is a section: write [{section}], and its keys below it")));
             }
             (None, name, DeValue::Table(_) | DeValue::Array(_)) if !is_key_of_a_section(name) => {
@@ -129,10 +129,10 @@ impl Lines<'_> {
     }
 
     fn value(&self, setting: &Setting, value: &Spanned<DeValue<'_>>) -> Result<Value, Problem> {
-        setting.kind.from_value(&plain(value.get_ref())).map_err(|advice| {
+        setting.check.from_value(&plain(value.get_ref())).map_err(|advice| {
             let written = self.text.get(value.span()).unwrap_or_default();
             let is = match () {
-                () if setting.kind.is_secret() => String::new(),
+                () if setting.check.is_secret() => String::new(),
                 () if written.len() > 80 || written.contains('\n') => " has an invalid value".to_owned(),
                 () => format!(" is {written}"),
             };
@@ -170,27 +170,24 @@ fn syntax(message: &str) -> String {
 }
 
 fn is_key_of_a_section(name: &str) -> bool {
-    SECTIONS.iter().any(|(section, _)| settings::find(section, name).is_some())
+    SECTIONS.iter().any(|section| settings::find(section.name, name).is_some())
 }
 
 fn section_like(name: &str) -> String {
-    match nearest(name, SECTIONS.into_iter().map(|(section, _)| section)) {
-        Some(section) => {
-            let written = SECTIONS.iter().find(|(known, _)| *known == section).map_or(section, |(_, written)| written);
-            format!("; did you mean {written}?")
-        }
-        None => format!("; the sections are {}", SECTIONS.map(|(_, written)| written).join(", ")),
+    match nearest(name, SECTIONS.iter().map(|section| section.name)).and_then(settings::section) {
+        Some(section) => format!("; did you mean {}?", section.header),
+        None => format!("; the sections are {}", SECTIONS.each_ref().map(|section| section.header).join(", ")),
     }
 }
 
 fn unknown_key(section: &str, key: &str) -> String {
-    let place = match SECTIONS.iter().find(|(known, _)| *known == section) {
-        Some((_, written)) => format!(" in {written}"),
+    let place = match settings::section(section) {
+        Some(section) => format!(" in {}", section.header),
         None => " above all sections".to_owned(),
     };
-    let elsewhere = SECTIONS.iter().find(|(other, _)| settings::find(other, key).is_some());
+    let elsewhere = SECTIONS.iter().find(|other| settings::find(other.name, key).is_some());
     let advice = match (elsewhere, nearest(key, settings::keys(section))) {
-        (Some((_, written)), _) => format!("; it belongs in {written}"),
+        (Some(other), _) => format!("; it belongs in {}", other.header),
         (None, Some(meant)) => format!("; did you mean {meant:?}?"),
         (None, None) if settings::find("", key).is_some() => "; it belongs above all sections".to_owned(),
         (None, None) => format!("; the known keys are {}", settings::keys(section).collect::<Vec<_>>().join(", ")),

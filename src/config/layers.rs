@@ -38,14 +38,12 @@ impl fmt::Display for Origin {
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
-/// The values of the command-line flags; `None` for a flag that was not given.
+/// The command-line flags that were given.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
     pub config: Option<PathBuf>,
-    pub host: Option<String>,
-    pub port: Option<u16>,
-    pub log_format: Option<String>,
-    pub device: Option<String>,
+    /// The flags that set a key, with their dashes, and the values.
+    pub settings: Vec<(&'static str, String)>,
     /// `NAME=PATH`, or `PATH` for the default name.
     pub models: Vec<String>,
 }
@@ -81,16 +79,10 @@ pub fn effective(
         layers.text(setting, text, &Origin::Environment(name.clone()))?;
     }
     layers.models(&variables.models, &Origin::Environment(super::variables::MODELS.to_owned()))?;
-    let set = [
-        ("--host", "host", flags.host.clone()),
-        ("--port", "port", flags.port.map(|port| port.to_string())),
-        ("--device", "device", flags.device.clone()),
-    ];
-    let set = set.into_iter().map(|(flag, key, text)| (flag, "server", key, text));
-    for (flag, section, key, text) in set.chain([("--log-format", "log", "format", flags.log_format.clone())]) {
-        if let (Some(setting), Some(text)) = (settings::find(section, key), text) {
-            layers.text(setting, text.trim(), &Origin::Flag(flag))?;
-        }
+    for (flag, text) in &flags.settings {
+        let setting = settings::of_server().find(|setting| setting.flag.is_some_and(|declared| declared.long == *flag));
+        let setting = setting.ok_or_else(|| ConfigError(format!("no setting has the flag {flag}")))?;
+        layers.text(setting, text.trim(), &Origin::Flag(flag))?;
     }
     layers.models(&flags.models, &Origin::Flag("--model"))?;
     layers.finish(file, variables.warnings)
@@ -147,10 +139,10 @@ impl Layers {
         let value = if text.is_empty() {
             Err("it is empty: write a value, or leave it out".to_owned())
         } else {
-            setting.kind.from_text(text)
+            setting.check.from_text(text)
         };
         let value = value.map_err(|advice| {
-            let shown = if setting.kind.is_secret() { String::new() } else { format!(" is {}", shown(text)) };
+            let shown = if setting.check.is_secret() { String::new() } else { format!(" is {}", shown(text)) };
             ConfigError(format!("{origin}: {}{shown}: {advice}", setting.name()))
         })?;
         self.set(setting, value, origin);

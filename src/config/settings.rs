@@ -1,122 +1,158 @@
-//! The list of all settings: section and key, environment variable, and allowed values. The configuration file, the
-//! environment variables and the command-line flags are all read and checked by this list.
+//! The settings as data: section and key, documentation, environment variable, flag, and allowed values of each. The
+//! configuration file, the environment variables and the command-line flags are all read and checked by these lists,
+//! which the declarations in `config.rs`, `server.rs`, `log.rs` and `models.rs` make: see [`super::declare`].
 
-use super::values::ValueKind::{self, Form, Keys, List, Name, Number, Path, Size, Time, Truth, Whole, Word};
-use super::{cors, log_level};
-use crate::pooling::place::DeviceChoice;
+use toml::{Table, Value};
+
+use super::values::ValueKind;
+use super::{Config, LogConfig, ModelConfig, ServerConfig};
 
 /// One key of the configuration.
 pub struct Setting {
     /// The section of the key, or "" for keys above all sections.
     pub section: &'static str,
     pub key: &'static str,
-    /// The name of the environment variable without its prefix.
+    /// The lines of the documentation, each with a space before it.
+    pub documentation: &'static [&'static str],
+    pub check: ValueKind,
+    /// The environment variable that sets the key.
     pub variable: Option<&'static str>,
-    pub kind: ValueKind,
+    pub flag: Option<Flag>,
+    /// What applies if the setting is not given and has no default value.
+    pub unset: Option<&'static str>,
+    /// A value to show in the configuration file, as it is written in a variable.
+    pub example: Option<&'static str>,
+    /// Whether a change takes effect only after a restart of the server.
+    pub restart: bool,
 }
 
-const KIB: u64 = 1 << 10;
-const GIB: u64 = 1 << 30;
-const MILLISECOND: u64 = 1;
-const DAY: u64 = 24 * 60 * 60 * 1000;
-
-/// A length of time of at least `least`, or zero to switch the feature off.
-const fn time_or_zero(least: u64) -> ValueKind {
-    Time { zero: true, least, most: DAY }
+/// A flag of the command line that sets a key.
+#[derive(Clone, Copy)]
+pub struct Flag {
+    /// The flag with its dashes.
+    pub long: &'static str,
+    pub short: Option<char>,
+    /// The name of the value in the help.
+    pub value: &'static str,
 }
 
-const fn time() -> ValueKind {
-    Time { zero: false, least: MILLISECOND, most: DAY }
+/// The keys of one section, or those above all sections.
+pub struct Section {
+    /// The name of the section, or "" for the keys above all sections.
+    pub name: &'static str,
+    /// How the section is written in the configuration file.
+    pub header: &'static str,
+    /// The lines of the documentation, each with a space before it.
+    pub documentation: &'static [&'static str],
+    pub settings: &'static [Setting],
+    /// Returns the values of the keys that have a default value.
+    pub defaults: fn() -> Table,
 }
 
-const fn setting(section: &'static str, key: &'static str, variable: &'static str, kind: ValueKind) -> Setting {
-    Setting { section, key, variable: Some(variable), kind }
+/// The keys above all sections.
+pub static TOP: Section = Config::SECTION;
+
+/// All sections, in the order of the documentation.
+pub static SECTIONS: [Section; 3] = [ServerConfig::SECTION, LogConfig::SECTION, ModelConfig::SECTION];
+
+/// Returns all settings, in the order of the documentation.
+pub fn all() -> impl Iterator<Item = &'static Setting> {
+    TOP.settings.iter().chain(SECTIONS.iter().flat_map(|section| section.settings))
 }
 
-/// A key of `[[models]]`, for which there is no environment variable.
-const fn of_model(key: &'static str, kind: ValueKind) -> Setting {
-    Setting { section: "models", key, variable: None, kind }
+/// Returns the settings that are not of one model.
+pub fn of_server() -> impl Iterator<Item = &'static Setting> {
+    all().filter(|setting| setting.section != ModelConfig::SECTION.name)
 }
 
-const DEVICE: ValueKind = Form(|text| {
-    let device = DeviceChoice::try_from(text.to_ascii_lowercase()).ok();
-    let device = device.filter(|device| !matches!(device, DeviceChoice::Cuda(256..) | DeviceChoice::Metal(256..)));
-    device.map(String::from).ok_or_else(|| {
-        "write auto, cpu, cuda, cuda:N, metal or metal:N, where N is a device number up to 255".to_owned()
-    })
-});
-const HOST: ValueKind = Form(|text| text.parse::<super::host::Host>().map(|host| host.to_string()));
-const ORIGINS: ValueKind = List { item: cors::parse, example: "https://page.example", none: true };
-const HOSTS: ValueKind = List { item: super::host::parse_allowed, example: "embeddings.example", none: true };
-const NAMES: ValueKind = List { item: super::values::name, example: "name", none: false };
-
-/// All settings, in the order of the documentation. A test compares the list with the types.
-pub const SETTINGS: &[Setting] = &[
-    setting("", "default_model", "DEFAULT_MODEL", Name),
-    setting("server", "host", "HOST", HOST),
-    setting("server", "port", "PORT", Whole { least: 0, most: 65_535 }),
-    setting("server", "threads", "THREADS", Whole { least: 0, most: 1024 }),
-    setting("server", "device", "DEVICE", DEVICE),
-    setting("server", "max_body", "MAX_BODY", Size { least: KIB, most: 4 * GIB }),
-    setting("server", "max_inputs", "MAX_INPUTS", Whole { least: 1, most: 1_000_000 }),
-    setting("server", "max_in_flight", "MAX_IN_FLIGHT", Size { least: KIB, most: 1024 * GIB }),
-    setting("server", "max_connections", "MAX_CONNECTIONS", Whole { least: 1, most: 1_000_000 }),
-    setting("server", "header_timeout", "HEADER_TIMEOUT", time()),
-    setting("server", "request_timeout", "REQUEST_TIMEOUT", time()),
-    setting("server", "drain_delay", "DRAIN_DELAY", time_or_zero(MILLISECOND)),
-    setting("server", "drain_timeout", "DRAIN_TIMEOUT", time_or_zero(MILLISECOND)),
-    setting("server", "reload_interval", "RELOAD_INTERVAL", time_or_zero(10 * MILLISECOND)),
-    setting("server", "api_keys", "API_KEYS", Keys),
-    setting("server", "api_key_file", "API_KEY_FILE", Path),
-    setting("server", "tls_cert", "TLS_CERT", Path),
-    setting("server", "tls_key", "TLS_KEY", Path),
-    setting("server", "cors_origins", "CORS_ORIGINS", ORIGINS),
-    setting("server", "allowed_hosts", "ALLOWED_HOSTS", HOSTS),
-    setting("server", "path_prefix", "PATH_PREFIX", Form(super::values::path_prefix)),
-    setting("server", "metrics", "METRICS", Truth),
-    setting("server", "metrics_need_key", "METRICS_NEED_KEY", Truth),
-    setting("server", "docs", "DOCS", Truth),
-    setting("server", "playground", "PLAYGROUND", Truth),
-    setting("log", "level", "LOG_LEVEL", Form(log_level::parse)),
-    setting("log", "format", "LOG_FORMAT", Word(&["text", "json"])),
-    setting("log", "access", "LOG_ACCESS", Truth),
-    of_model("id", Name),
-    of_model("path", Path),
-    of_model("aliases", NAMES),
-    of_model("normalize", Truth),
-    of_model("special_tokens", Truth),
-    of_model("dimensions", Whole { least: 1, most: 65_536 }),
-    of_model("token_input", Word(&["cl100k_base", "model", "reject"])),
-    of_model("empty_input", Word(&["unit_vector", "reject"])),
-    of_model("max_input_tokens", Whole { least: 1, most: 1_000_000_000 }),
-    of_model("device", DEVICE),
-    of_model("device_min_tokens", Whole { least: 0, most: 1_000_000_000 }),
-    of_model("memory", Word(&["map", "copy"])),
-    of_model("tokenizer", Path),
-    of_model("config", Path),
-    of_model("norm", Word(&["rms", "rms_plus_one", "layer", "layer_plus_one", "none"])),
-    of_model("norm_eps", Number { least: 0.0, most: 1.0 }),
-    of_model("embedding_scale", Number { least: 1e-6, most: 1e6 }),
-    of_model("embedding_tensor", Name),
-    of_model("norm_tensor", Name),
-];
-
-/// The sections, and how they are written in the configuration file.
-pub const SECTIONS: [(&str, &str); 3] = [("server", "[server]"), ("log", "[log]"), ("models", "[[models]]")];
+/// Returns the section with this name.
+pub fn section(name: &str) -> Option<&'static Section> {
+    SECTIONS.iter().find(|section| section.name == name)
+}
 
 /// Returns the setting `key` of `section`.
 pub fn find(section: &str, key: &str) -> Option<&'static Setting> {
-    SETTINGS.iter().find(|setting| setting.section == section && setting.key == key)
+    all().find(|setting| setting.section == section && setting.key == key)
 }
 
 /// Returns the keys of `section`.
-pub fn keys(section: &str) -> impl Iterator<Item = &'static str> + Clone {
-    SETTINGS.iter().filter(move |setting| setting.section == section).map(|setting| setting.key)
+pub fn keys(section: &str) -> impl Iterator<Item = &'static str> {
+    all().filter(move |setting| setting.section == section).map(|setting| setting.key)
+}
+
+/// Returns the names of the settings that differ between `old` and `new`, and that take effect only after a restart.
+pub fn needing_restart(old: &Config, new: &Config) -> Vec<String> {
+    let [old, new] = [old, new].map(|config| Table::try_from(config).unwrap_or_default());
+    let value = |config: &Table, setting: &Setting| config.get(setting.section)?.get(setting.key).cloned();
+    let changed = all().filter(|setting| setting.restart && value(&old, setting) != value(&new, setting));
+    changed.map(Setting::name).collect()
+}
+
+impl Flag {
+    /// A flag with this name, such as `--port`, and with this name of its value in the help.
+    pub const fn new(long: &'static str, value: &'static str) -> Self {
+        Self { long, short: None, value }
+    }
+
+    /// Returns the flag with a short form.
+    #[must_use]
+    pub const fn short(self, short: char) -> Self {
+        Self { short: Some(short), ..self }
+    }
 }
 
 impl Setting {
     /// Returns the key with its section, such as `server.port`.
     pub fn name(&self) -> String {
         if self.section.is_empty() { self.key.to_owned() } else { format!("{}.{}", self.section, self.key) }
+    }
+
+    /// Returns the first sentence of the documentation, without its period.
+    pub fn summary(&self) -> String {
+        let text = self.documentation.concat();
+        let text = text.trim();
+        text.split_once(". ").map_or_else(|| text.trim_end_matches('.'), |(first, _)| first).to_owned()
+    }
+
+    /// Returns the default value, if the setting has one.
+    pub fn default_value(&self) -> Option<Value> {
+        let section = section(self.section).unwrap_or(&TOP);
+        (section.defaults)().remove(self.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_that_need_a_restart_are_found_by_their_declarations() {
+        let (old, mut new) = (Config::default(), Config::default());
+        assert_eq!(needing_restart(&old, &new), [""; 0]);
+        new.server.port += 1;
+        new.server.max_inputs += 1;
+        new.log.level = "debug".to_owned();
+        new.models.clear();
+        assert_eq!(needing_restart(&old, &new), ["server.port", "log.level"]);
+    }
+
+    #[test]
+    fn a_summary_is_the_first_sentence() {
+        let summary = |section, key| find(section, key).unwrap().summary();
+        assert_eq!(summary("server", "metrics_need_key"), "Whether GET /metrics needs an API key, too");
+        assert_eq!(summary("models", "aliases"), "Further names for the same model");
+    }
+
+    #[test]
+    fn names_variables_and_flags_are_unique() {
+        let mut seen = std::collections::BTreeSet::new();
+        for setting in all() {
+            let flag = setting.flag.map(|flag| flag.long.to_owned());
+            for name in [Some(setting.name()), setting.variable.map(str::to_owned), flag].into_iter().flatten() {
+                assert!(seen.insert(name.clone()), "{name} is declared twice");
+            }
+            let documented = setting.documentation.iter().all(|line| line.starts_with(' '));
+            assert!(documented && setting.documentation.concat().ends_with('.'), "{}", setting.name());
+        }
     }
 }

@@ -34,8 +34,11 @@ pub enum ValueKind {
     },
     /// One of these words, in upper or lower case.
     Word(&'static [&'static str]),
-    /// Text that this function checks and normalizes.
-    Form(fn(&str) -> Result<String, String>),
+    /// Text that `parse` checks and normalizes. `values` names the values that it accepts.
+    Form {
+        values: &'static str,
+        parse: fn(&str) -> Result<String, String>,
+    },
     /// A list. `none` says whether a variable may be `none` for the empty list.
     List {
         item: fn(&str) -> Result<String, String>,
@@ -135,7 +138,7 @@ impl ValueKind {
                 let lower = text.trim().to_ascii_lowercase();
                 words.iter().find(|word| **word == lower).map(|word| Value::from(*word)).ok_or_else(|| self.advice())
             }
-            (Self::Form(parse), Value::String(text)) => parse(text.trim()).map(Value::from),
+            (Self::Form { parse, .. }, Value::String(text)) => parse(text.trim()).map(Value::from),
             (Self::List { item, .. }, Value::Array(items)) => {
                 let mut parsed = Vec::new();
                 for (n, value) in items.iter().enumerate() {
@@ -169,7 +172,7 @@ impl ValueKind {
                 Some((last, others)) => format!("write {} or {last}", others.join(", ")),
                 None => String::new(),
             },
-            Self::Form(_) => "write text in quotation marks".to_owned(),
+            Self::Form { .. } => "write text in quotation marks".to_owned(),
             Self::List { example, .. } => format!("write a list: [{example:?}]"),
             Self::Keys => "write a list of API keys: [\"KEY\", \"KEY MODEL\"]".to_owned(),
         }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::layers::{ConfigError, nearest};
-use super::settings::{SETTINGS, Setting};
+use super::settings::{self, Setting};
 use super::values::unquoted;
 
 /// The prefix of all environment variables.
@@ -46,7 +46,7 @@ impl Variables {
             .collect();
         ours.sort();
         for (name, value) in ours {
-            let setting = SETTINGS.iter().find(|s| s.variable.is_some_and(|v| name.strip_prefix(PREFIX) == Some(v)));
+            let setting = settings::all().find(|setting| setting.variable == Some(name.as_str()));
             let is_known = setting.is_some() || name == CONFIG || name == MODELS;
             let text = match value.to_str() {
                 Some(text) => text,
@@ -82,9 +82,10 @@ impl Variables {
     }
 
     fn unknown(&mut self, name: &str, text: &str) -> Result<(), ConfigError> {
-        let known = SETTINGS.iter().filter_map(|setting| setting.variable).chain(["CONFIG", "MODELS"]);
+        // All names begin with the same prefix, so they are compared without it.
         let short = name.strip_prefix(PREFIX).unwrap_or(name);
-        let meant = match nearest(short, known) {
+        let known = settings::all().filter_map(|setting| setting.variable).chain([CONFIG, MODELS]);
+        let meant = match nearest(short, known.filter_map(|variable| variable.strip_prefix(PREFIX))) {
             Some(meant) => format!("; did you mean {PREFIX}{meant}?"),
             None => {
                 format!(
@@ -132,12 +133,8 @@ mod tests {
     #[test]
     fn an_empty_variable_counts_as_unset() {
         for value in ["", " ", "\"\"", "''", "\t\n"] {
-            let empty: Vec<(String, &str)> = SETTINGS
-                .iter()
-                .filter_map(|setting| Some((format!("{PREFIX}{}", setting.variable?), value)))
-                .chain([(CONFIG.to_owned(), value), (MODELS.to_owned(), value)])
-                .collect();
-            let found = Variables::read(empty.into_iter()).unwrap();
+            let variables = settings::all().filter_map(|setting| setting.variable).chain([CONFIG, MODELS]);
+            let found = Variables::read(variables.map(|variable| (variable, value))).unwrap();
             assert!(found.settings.is_empty() && found.models.is_empty() && found.config_file.is_none(), "{value:?}");
         }
     }

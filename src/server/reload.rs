@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::metrics::{REFUSED, RELOADED};
 use super::{PendingTokenizers, ServerState, systemd};
-use crate::config::Config;
 use crate::config::layers::ConfigError;
+use crate::config::{Config, settings};
 use crate::registry;
 use crate::stamp::Stamp;
 
@@ -99,17 +99,8 @@ async fn reload(
 ) -> Result<(Arc<ServerState>, PendingTokenizers), Box<dyn std::error::Error + Send + Sync>> {
     // Reading files and their headers can be slow, and this thread also accepts connections.
     let config = tokio::task::spawn_blocking(read).await??;
-    for (setting, fixed) in [
-        ("server.host", config.server.host == state.config.server.host),
-        ("server.port", config.server.port == state.config.server.port),
-        ("server.threads", config.server.threads == state.config.server.threads),
-        ("server.max_connections", config.server.max_connections == state.config.server.max_connections),
-        ("log.level", config.log.level == state.config.log.level),
-        ("log.format", config.log.format == state.config.log.format),
-    ] {
-        if !fixed {
-            tracing::warn!("{setting} has changed; restart the server for the change to take effect");
-        }
+    for setting in settings::needing_restart(&state.config, &config) {
+        tracing::warn!("{setting} has changed; restart the server for the change to take effect");
     }
     let next = Arc::new(state.with_config(config)?);
     let to_load = next.registry.loading().len();

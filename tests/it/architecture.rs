@@ -121,7 +121,7 @@ fn the_core_knows_no_http_and_no_configuration() {
 
 #[test]
 fn the_command_line_is_all_that_knows_clap() {
-    only_in("clap::", &["cli.rs", "cli/", "config.rs"], "");
+    only_in("clap::", &["cli.rs", "cli/"], "");
 }
 
 #[test]

@@ -425,12 +425,15 @@ fn what_extract_is_told_of_a_model_is_part_of_its_output() {
 fn overrides_that_mean_nothing_are_refused() {
     let dir = copy_of("llama");
     let out = dir.path().join("out");
-    for (flag, value) in
-        [("--norm", "rmsnorm"), ("--norm-eps", "-1"), ("--norm-eps", "NaN"), ("--embedding-scale", "0")]
-    {
+    for (flag, value, remedy) in [
+        ("--norm", "rmsnorm", "write rms, rms_plus_one, layer, layer_plus_one or none"),
+        ("--norm-eps", "-1", "write a number from 0 to 1"),
+        ("--norm-eps", "NaN", "write a number from 0 to 1"),
+        ("--embedding-scale", "0", "write a number from 0.000001 to 1000000"),
+    ] {
         let flag = format!("{flag}={value}");
         let error = stdout(&["extract", dir.path().to_str().unwrap(), out.to_str().unwrap(), &flag]).unwrap_err();
-        assert!(error.contains("must be"), "{error}");
+        assert!(error.contains(remedy), "{error}");
     }
     let path = dir.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();

@@ -67,7 +67,11 @@ fn the_documented_file_has_every_key_with_its_default() {
 fn later_layers_override_earlier_ones_and_each_value_has_its_origin() {
     let text = "[server]\nport = 1\nhost = \"127.0.0.2\"\nmax_inputs = 3\n[[models]]\nid = \"a\"\npath = \"/a\"\nnormalize = false";
     let environment = [("EMBEDDING_SERVER_PORT", "2"), ("EMBEDDING_SERVER_HOST", "127.0.0.3"), ("OTHER", "x")];
-    let flags = Flags { port: Some(3), models: vec!["a=/b".to_owned(), "/c".to_owned()], ..Flags::default() };
+    let flags = Flags {
+        settings: vec![("--port", "3".to_owned())],
+        models: vec!["a=/b".to_owned(), "/c".to_owned()],
+        ..Flags::default()
+    };
     let merged = merge(text, &environment, flags).unwrap();
     assert_eq!(merged.config.server.port, 3);
     assert_eq!(merged.config.server.host.to_string(), "127.0.0.3");
@@ -101,7 +105,7 @@ fn the_list_of_settings_and_the_fields_of_the_types_are_the_same() {
     };
     let keys = |section: &str| settings::keys(section).map(str::to_owned).collect::<BTreeSet<String>>();
     let mut top = keys("");
-    top.extend(settings::SECTIONS.map(|(section, _)| section.to_owned()));
+    top.extend(settings::SECTIONS.each_ref().map(|section| section.name.to_owned()));
     assert_eq!(fields("not_a_key = 1"), top);
     assert_eq!(fields("[server]\nnot_a_key = 1"), keys("server"));
     assert_eq!(fields("[log]\nnot_a_key = 1"), keys("log"));
@@ -287,10 +291,11 @@ fn mistakes_in_variables_and_flags_are_reported_with_their_remedy() {
         let error = merge("", &[(&name, value)], Flags::default()).expect_err(value);
         assert!(error.contains(&name) && error.contains(part) && !error.contains('\n'), "{error}");
     }
+    let flag = |flag, value: &str| Flags { settings: vec![(flag, value.to_owned())], ..Flags::default() };
     for (flags, parts) in [
-        (Flags { host: Some("a b".to_owned()), ..Flags::default() }, ["--host", "server.host is \"a b\""]),
-        (Flags { host: Some(String::new()), ..Flags::default() }, ["--host", "empty"]),
-        (Flags { device: Some("gpu".to_owned()), ..Flags::default() }, ["--device", "cuda:N"]),
+        (flag("--host", "a b"), ["--host", "server.host is \"a b\""]),
+        (flag("--host", ""), ["--host", "empty"]),
+        (flag("--device", "gpu"), ["--device", "cuda:N"]),
         (
             Flags { models: vec!["./a".to_owned(), "./b".to_owned()], ..Flags::default() },
             ["--model", "give each a name: --model NAME=PATH"],

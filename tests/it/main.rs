@@ -7,6 +7,7 @@ mod architecture;
 mod checkpoint_files;
 mod common;
 mod config;
+mod config_reference;
 mod contract;
 #[cfg(feature = "default-model")]
 mod default_model;
