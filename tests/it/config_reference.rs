@@ -1,15 +1,18 @@
-//! The document that is generated from the declarations of the settings: `config/embedding-server.toml`.
-//! `UPDATE_GENERATED=1 cargo test --test it config_reference` rewrites it.
+//! The documents that are generated from the declarations of the settings: `config/embedding-server.toml`, and the table
+//! of settings in `docs/operations.md`. `UPDATE_GENERATED=1 cargo test --test it config_reference` rewrites them.
 
 use std::fmt::Write;
 
-use embedding_server::config::Config;
 use embedding_server::config::layers::{Flags, effective};
 use embedding_server::config::settings::{self, SECTIONS, Section, Setting, TOP};
 use embedding_server::config::values::ValueKind;
+use embedding_server::config::{Config, ModelConfig};
 use toml::Table;
 
 const FILE: &str = "config/embedding-server.toml";
+const PAGE: &str = "docs/operations.md";
+const BEGIN: &str = "<!-- Generated from src/config by tests/it/config_reference.rs: begin -->\n";
+const END: &str = "<!-- Generated from src/config by tests/it/config_reference.rs: end -->\n";
 
 fn path(name: &str) -> String {
     format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -101,10 +104,83 @@ fn file() -> String {
     sections.join("\n")
 }
 
+/// Returns the number with commas between its thousands.
+fn grouped(number: &impl ToString) -> String {
+    let text = number.to_string();
+    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), String::new()), |(w, f)| (w, format!(".{f}")));
+    let groups: Vec<&str> =
+        whole.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    groups.join(",") + &fraction
+}
+
+/// Returns which values a setting accepts.
+fn values(setting: &Setting) -> String {
+    use embedding_server::config::units::{ByteCount, Seconds};
+    let time = |milliseconds| Seconds(std::time::Duration::from_millis(milliseconds));
+    match &setting.check {
+        ValueKind::Name => "a name".to_owned(),
+        ValueKind::Path => "a path".to_owned(),
+        ValueKind::Truth => "`true`, `false`".to_owned(),
+        ValueKind::Whole { least, most } => format!("{} to {}", grouped(least), grouped(most)),
+        ValueKind::Number { least, most } => format!("{} to {}", grouped(least), grouped(most)),
+        ValueKind::Size { least, most } => format!("{} to {}", ByteCount(*least), ByteCount(*most)),
+        ValueKind::Time { zero, least, most } => {
+            format!("{}{} to {}", if *zero { "0s, or " } else { "" }, time(*least), time(*most))
+        }
+        ValueKind::Word(words) => words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", "),
+        ValueKind::Form { values, .. } => (*values).to_owned(),
+        ValueKind::List { example, .. } => format!("a list such as `[{example:?}]`"),
+        ValueKind::Keys => "a list of [keys](#keys)".to_owned(),
+    }
+}
+
+/// Returns a table with one row for each setting of the server.
+fn server_table() -> String {
+    let mut rows = "| setting | meaning | default | values | variable, flag |\n|---|---|---|---|---|\n".to_owned();
+    for setting in settings::of_server() {
+        let (name, restart) = (setting.name(), if setting.restart { " (restart)" } else { "" });
+        let origins: Vec<String> = origins(setting).iter().map(|origin| format!("`{origin}`")).collect();
+        let _ = writeln!(rows, "| `{name}`{restart} | {} | {} |", meaning(setting), origins.join(", "));
+    }
+    rows
+}
+
+/// Returns a table with one row for each setting of a model. These have no environment variables.
+fn models_table() -> String {
+    let mut rows = "| setting | meaning | default | values |\n|---|---|---|---|\n".to_owned();
+    for setting in ModelConfig::SECTION.settings {
+        let _ = writeln!(rows, "| `{}` | {} |", setting.key, meaning(setting));
+    }
+    rows
+}
+
+/// Returns the cells that both tables have.
+fn meaning(setting: &Setting) -> String {
+    let default = match (setting.unset, setting.default_value()) {
+        (Some(unset), _) => unset.to_owned(),
+        (None, Some(value)) => format!("`{value}`"),
+        (None, None) => panic!("{} has neither a default value nor `unset`", setting.name()),
+    };
+    [setting.summary(), default, values(setting)].join(" | ")
+}
+
+fn page() -> String {
+    let page = read(PAGE);
+    let (before, rest) = page.split_once(BEGIN).expect(BEGIN);
+    let (_, after) = rest.split_once(END).expect(END);
+    let tables = [server_table(), models_table()].join("\nThe settings of a section `[[models]]`:\n\n");
+    format!("{before}{BEGIN}\n{tables}\n{END}{after}")
+}
+
 #[cfg(feature = "default-model")]
 #[test]
 fn the_configuration_file_is_generated_from_the_declarations() {
     assert_generated(FILE, &file());
+}
+
+#[test]
+fn the_table_of_settings_is_generated_from_the_declarations() {
+    assert_generated(PAGE, &page());
 }
 
 #[test]
