@@ -524,6 +524,16 @@ impl Embedder {
         self.damage().map_or(Ok(()), Err)
     }
 
+    /// Prepares to compare the vectors of single tokens with those of `ids`, without computing the vectors. Returns `None` if that is not
+    /// possible: the cosines then follow from [`Embedder::token_vectors`].
+    ///
+    /// # Errors
+    /// Returns an error if the table's file was changed.
+    pub fn comparison(&self, ids: &[u32]) -> Result<Option<pooling::Comparison<'_>>, EmbedError> {
+        let comparison = self.pooling.comparison(ids);
+        self.damage().map_or(Ok(comparison), Err)
+    }
+
     /// Returns the tokens of a text without those that the tokenizer's template adds around the text (BOS, EOS).
     pub fn without_template<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
         let template = self.template.get_or_init(|| {

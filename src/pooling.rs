@@ -1,5 +1,6 @@
 //! Mean pooling: from token IDs to vectors.
 
+mod compare;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -7,6 +8,7 @@ mod device;
 pub mod kernel;
 pub mod place;
 
+pub use compare::Comparison;
 pub use cpu::CpuPooling;
 pub use device::DevicePooling;
 
@@ -48,6 +50,12 @@ pub trait Pooling: Send + Sync {
     /// When `at` stops the work.
     fn exact_mean(&self, _ids: &[u32], _dimensions: usize, _at: &dyn YieldPoint) -> Result<Option<Vec<f64>>, Stopped> {
         Ok(None)
+    }
+
+    /// Prepares to compare other tokens with those in `ids`, by their rows as they are stored. Returns `None` if the vectors must be computed
+    /// first: on a device, for tables of floats, and for norms that change the direction of a row.
+    fn comparison(&self, _ids: &[u32]) -> Option<Comparison<'_>> {
+        None
     }
 
     /// Returns the name of the device, for example "cpu" or "cuda:0".

@@ -34,6 +34,7 @@
 //! ```
 
 pub mod lexical;
+mod places;
 pub mod soft;
 pub mod terms;
 

@@ -1,7 +1,7 @@
 //! Pooling on the CPU: gathers rows from the table as stored, scales them and adds them.
 
-use super::Pooling;
 use super::kernel::{self, GROUP, Kernel};
+use super::{Comparison, Pooling};
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
 use crate::table::{EmbeddingTable, for_each};
@@ -163,6 +163,10 @@ impl Pooling for CpuPooling {
             *total += f64::from(b);
         }
         Ok(Some(totals))
+    }
+
+    fn comparison(&self, ids: &[u32]) -> Option<Comparison<'_>> {
+        Comparison::new(&self.table, &self.norm, self.kernel, ids)
     }
 
     fn device(&self) -> String {

@@ -5,16 +5,21 @@
 //! instead of tokens. While a group is summed, the rows of the next group are prefetched at the same columns: rows are far apart
 //! in memory, and the hardware prefetcher cannot predict the next one.
 
+pub mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod passes;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 use std::sync::LazyLock;
 
 use crate::table::{TableDtype, for_each};
+use integers::PackedRows;
 use passes::Passes;
+pub use passes::Similarity;
 
 /// The largest number of rows in one call.
 pub const GROUP: usize = 8;
@@ -28,6 +33,8 @@ pub struct Kernel {
     pairs: &'static [TableDtype],
     add: Add,
     passes: Passes,
+    /// Multiplies rows of integers without decoding them, if this CPU has the instructions.
+    integers: Option<integers::Multiply>,
 }
 
 /// Adds the rows of the group to `sums`, in whole blocks. Returns the number of columns that were added, which is 0 for a dtype
@@ -83,7 +90,8 @@ impl<'a> Group<'a> {
 /// The number of columns that the portable loop sums at a time. Their sums stay in the L1 cache.
 const PORTABLE_COLUMNS: usize = 64;
 
-const PORTABLE: Kernel = Kernel { name: "portable", pairs: &[], add: |_, _, _| 0, passes: passes::PORTABLE };
+const PORTABLE: Kernel =
+    Kernel { name: "portable", pairs: &[], add: |_, _, _| 0, passes: passes::PORTABLE, integers: None };
 
 impl Kernel {
     /// Adds `scales[i] * rows[i]` to `sums`, for up to [`GROUP`] rows. `ahead` are the rows of the next call.
@@ -133,6 +141,25 @@ impl Kernel {
     /// Writes the dot product of `vector` with each row of `matrix` (`out.len()` rows, each as long as `vector`) to `out`.
     pub fn products(&self, vector: &[f32], matrix: &[f32], out: &mut [f32]) {
         (self.passes.products)(vector, matrix, out);
+    }
+
+    /// Packs rows of integers, to compare other rows with them by [`Kernel::integer_products`]. Returns `None` if this CPU has no
+    /// instructions for it, or the rows are not integers.
+    pub fn pack(&self, dtype: TableDtype, dimensions: usize, rows: &[&[u8]]) -> Option<PackedRows> {
+        self.integers.and_then(|_| PackedRows::new(dtype, dimensions, rows))
+    }
+
+    /// Writes the products of `rows` with the packed rows to `products`, `[rows, packed.width()]`, and the sum of squares of each row to
+    /// `squares`. Every row must be a whole stored row.
+    pub fn integer_products(&self, packed: &PackedRows, rows: &[&[u8]], products: &mut [i32], squares: &mut [i32]) {
+        if let Some(multiply) = self.integers {
+            multiply(packed, rows, products, squares);
+        }
+    }
+
+    /// Writes the similarities of one row, of which the products with the packed rows are given. Returns whether any is above 0.
+    pub fn similarities(&self, products: &[i32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
+        (self.passes.similarities)(products, by, out)
     }
 }
 
@@ -234,6 +261,24 @@ mod tests {
                 let mut found = vec![9.0; rows];
                 kernel.products(&vector, &matrix, &mut found);
                 assert_eq!(found, portable, "{}", kernel.name);
+            }
+        }
+    }
+
+    #[test]
+    fn similarities_grow_from_the_threshold_on_and_are_found_in_every_lane() {
+        let factors: Vec<f32> = (0..32).map(|lane| 0.5 + lane as f32 / 64.0).collect();
+        for kernel in available() {
+            let by = Similarity { factor: 0.01, factors: &factors, threshold: 0.3, slope: 0.7 };
+            for lane in 0..32 {
+                let mut products = vec![-50; 32];
+                let mut out = vec![9.0; 32];
+                assert!(!kernel.similarities(&products, &by, &mut out));
+                assert_eq!(out, [0.0; 32]);
+                products[lane] = 90;
+                assert!(kernel.similarities(&products, &by, &mut out), "{} {lane}", kernel.name);
+                let expected = 0.7 * (90.0 * 0.01 * factors[lane] - 0.3);
+                assert!((out[lane] - expected).abs() < 1e-6 && out.iter().filter(|x| **x > 0.0).count() == 1);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{CpuPooling, DevicePooling, Pooling};
+use super::{Comparison, CpuPooling, DevicePooling, Pooling};
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
 use crate::table::EmbeddingTable;
@@ -321,6 +321,10 @@ impl Pooling for BySize {
 
     fn exact_mean(&self, ids: &[u32], dimensions: usize, at: &dyn YieldPoint) -> Result<Option<Vec<f64>>, Stopped> {
         self.cpu.exact_mean(ids, dimensions, at)
+    }
+
+    fn comparison(&self, ids: &[u32]) -> Option<Comparison<'_>> {
+        self.cpu.comparison(ids)
     }
 
     fn device(&self) -> String {

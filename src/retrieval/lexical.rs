@@ -36,6 +36,7 @@ pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Ve
             *count += 1.0;
         }
     })?;
+    let outlines = places.keys().fold([0; OUTLINES], |outlines, term| with_outline(outlines, term));
     // For each document, how often each term of the query occurs in it.
     let mut counts = vec![0u32; documents.len() * query_counts.len()];
     let mut lengths = Vec::with_capacity(documents.len());
@@ -47,7 +48,8 @@ pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Ve
         let mut length = 0usize;
         for_each_term(document, at, |term| {
             length += 1;
-            if let Some(count) = places.get(term).and_then(|&place| row.get_mut(place)) {
+            let place = if has_outline(&outlines, term) { places.get(term) } else { None };
+            if let Some(count) = place.and_then(|&place| row.get_mut(place)) {
                 *count += 1;
             }
         })?;
@@ -76,6 +78,31 @@ pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Ve
     let mut found: Vec<f64> = lengths.iter().zip(counts.chunks(width)).map(score).collect();
     found.resize(documents.len(), 0.0);
     Ok(found)
+}
+
+/// A set of outlines (first byte, last byte and length) of terms. A term without an outline in the set is none of the query's terms, and
+/// needs no hash.
+type Outlines = [u64; OUTLINES];
+const OUTLINES: usize = 4;
+
+fn with_outline(mut outlines: Outlines, term: &str) -> Outlines {
+    let (word, bit) = outline(term);
+    if let Some(word) = outlines.get_mut(word) {
+        *word |= bit;
+    }
+    outlines
+}
+
+fn has_outline(outlines: &Outlines, term: &str) -> bool {
+    let (word, bit) = outline(term);
+    outlines.get(word).is_some_and(|word| word & bit != 0)
+}
+
+fn outline(term: &str) -> (usize, u64) {
+    let byte = |byte: Option<&u8>| usize::from(byte.copied().unwrap_or_default());
+    let (first, last) = (byte(term.as_bytes().first()), byte(term.as_bytes().last()));
+    let mixed = first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ term.len().wrapping_mul(83);
+    (mixed / 64 % OUTLINES, 1 << (mixed % 64))
 }
 
 /// Lucene's inverse document frequency of a term that `df` of `n` documents contain.

@@ -15,15 +15,17 @@
 //! "dog" once has x = 1. A document with "Hund" instead, at a cosine of 0.71, has x = 0.5 * (0.71 - 0.3) / 0.7 = 0.29: it is found across
 //! languages, and ranked behind the exact match.
 //!
-//! The work is one pass over the distinct tokens of all documents: the similarities of each with the query's tokens are computed once, and
-//! each document then adds up one row of similarities per token.
+//! The work is one pass over the distinct tokens of all documents: the similarities of each with the query's tokens are computed once, from
+//! the rows as they are stored where that is possible ([`Embedder::comparison`]). Each document then adds up one row of similarities for each
+//! token that is similar to a token of the query. Most tokens are similar to none, and adding their zeros would not change the sums.
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 use super::lexical::idf;
+use super::places::Places;
 use crate::embedder::Embedder;
 use crate::error::EmbedError;
-use crate::pooling::kernel;
+use crate::pooling::kernel::{self, integers::LANES};
 use crate::yield_point::YieldPoint;
 
 /// The weight of similar tokens beside equal ones.
@@ -39,8 +41,9 @@ const ENOUGH_DOCUMENTS: f64 = 10.0;
 pub const MAX_QUERY_TOKENS: usize = 256;
 /// Distinct tokens whose vectors are made at a time.
 const BLOCK: usize = 64;
-/// Tokens of documents between two calls of the yield point.
+/// Tokens of documents between two calls of the yield point, and documents if they are short.
 const STEP: usize = 16 << 10;
+const DOCUMENTS_A_STEP: usize = 64;
 
 /// The cosine from which on tokens count as similar.
 ///
@@ -79,59 +82,49 @@ impl SoftMatches {
         documents: &[&[u32]],
         at: &dyn YieldPoint,
     ) -> Result<Self, EmbedError> {
-        let dimensions = embedder.max_dimensions();
         let query = QueryTokens::new(embedder, query, at)?;
         let width = query.ids.len();
         let lengths = documents.iter().map(|document| document.len().max(1) as f64).collect();
         let mut frequencies = vec![0.0; width * documents.len()];
-        if width == 0 {
+        if query.ids.is_empty() {
             return Ok(Self { query, frequencies, lengths });
         }
-
-        let mut distinct: HashMap<u32, u32> = HashMap::with_capacity(1 << 12);
-        let mut ids: Vec<u32> = Vec::new();
-        for (i, &id) in documents.iter().copied().flatten().enumerate() {
-            distinct.entry(id).or_insert_with(|| {
-                ids.push(id);
-                ids.len() as u32 - 1
-            });
-            if i % STEP == STEP - 1 {
-                at.reached()?;
-            }
-        }
-
-        // One row of similarities for each distinct token.
-        let (kernel, theta) = (kernel::best(), theta(dimensions));
-        let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
-        let mut similarities = vec![0.0f32; width * ids.len()];
-        let mut vectors = vec![0.0f32; BLOCK * dimensions];
-        for (ids, similarities) in ids.chunks(BLOCK).zip(similarities.chunks_mut(BLOCK * width)) {
-            embedder.token_vectors(ids, &mut vectors, at)?;
-            for ((&id, vector), row) in ids.iter().zip(vectors.chunks(dimensions)).zip(similarities.chunks_mut(width)) {
-                let norm = kernel.squares(vector).sqrt().max(1e-12) as f32;
-                kernel.products(vector, &query.units, row);
-                for similarity in &mut *row {
-                    *similarity = LAMBDA * ((*similarity / norm - theta) / (1.0 - theta)).max(0.0);
-                }
-                if let Some(equal) = places.get(&id).and_then(|&place| row.get_mut(place)) {
-                    *equal = 1.0;
+        let tokens = documents.iter().map(|document| document.len()).sum();
+        let mut places = Places::new(tokens, embedder.rows());
+        // The numbers of all tokens of all documents.
+        let mut numbers = Vec::with_capacity(tokens);
+        for (document, i) in documents.iter().zip(1..) {
+            for ids in document.chunks(STEP) {
+                numbers.extend(ids.iter().map(|&id| places.number(id)));
+                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
+                    at.reached()?;
                 }
             }
-            at.reached()?;
         }
+        let similar = SimilarTokens::new(embedder, &query, places.ids(), at)?;
 
+        let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
+        let mut numbers = numbers.into_iter();
         let mut tokens = 0;
-        for (document, sums) in documents.iter().zip(frequencies.chunks_mut(width)) {
-            for id in *document {
-                let place = distinct.get(id).map_or(0, |&place| place as usize);
-                let row = similarities.get(place * width..).unwrap_or_default();
-                for (sum, similarity) in sums.iter_mut().zip(row) {
-                    *sum += similarity;
+        for (document, frequencies) in documents.iter().zip(frequencies.chunks_mut(width)) {
+            sums.fill([0.0; LANES]);
+            for number in numbers.by_ref().take(document.len()) {
+                if let Some(row) = similar.row(number) {
+                    for (sums, similarities) in sums.iter_mut().zip(row) {
+                        // A copy, so that the compiler need not assume that it overlaps with the sums.
+                        let similarities = *similarities;
+                        for (sum, similarity) in sums.iter_mut().zip(similarities) {
+                            *sum += similarity;
+                        }
+                    }
                 }
                 tokens += 1;
                 if tokens % STEP == 0 {
                     at.reached()?;
                 }
+            }
+            for (frequency, sum) in frequencies.iter_mut().zip(sums.as_flattened()) {
+                *frequency = *sum;
             }
         }
         Ok(Self { query, frequencies, lengths })
@@ -141,7 +134,9 @@ impl SoftMatches {
     /// of `rows` rows.
     pub fn bytes(query: usize, documents: usize, tokens: usize, rows: usize) -> usize {
         let per_query_token = tokens.min(rows).saturating_add(documents).saturating_mul(size_of::<f32>());
-        query.min(MAX_QUERY_TOKENS).saturating_mul(per_query_token)
+        let query = query.min(MAX_QUERY_TOKENS).next_multiple_of(LANES);
+        let numbers = tokens.saturating_mul(size_of::<u32>()).saturating_add(Places::bytes(tokens, rows));
+        query.saturating_mul(per_query_token).saturating_add(numbers)
     }
 
     /// The score of each document, between 0 and 1.
@@ -180,6 +175,69 @@ impl SoftMatches {
             *weight /= all;
         }
         weights
+    }
+}
+
+/// The distinct tokens of the documents that are similar to a token of the query.
+struct SimilarTokens {
+    /// For each distinct token, the index of its row plus 1. 0 stands for a token that is similar to none of the query's tokens; most are.
+    rows: Vec<u32>,
+    /// The similarities, `[similar tokens, blocks]`, where the query's tokens are divided into `blocks` blocks of [`LANES`].
+    similarities: Vec<[f32; LANES]>,
+    blocks: usize,
+}
+
+impl SimilarTokens {
+    /// Compares each token of `ids` with each token of the query.
+    fn new(embedder: &Embedder, query: &QueryTokens, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
+        let dimensions = embedder.max_dimensions();
+        let comparison = embedder.comparison(&query.ids)?;
+        let (kernel, theta) = (kernel::best(), theta(dimensions));
+        let slope = LAMBDA / (1.0 - theta);
+        let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
+        let blocks = query.ids.len().div_ceil(LANES);
+        let mut found = Self { rows: Vec::with_capacity(ids.len()), similarities: Vec::new(), blocks };
+        // One row of similarities for each token of a block. Lanes without a token of the query stay 0.
+        let mut rows = vec![[0.0f32; LANES]; BLOCK * blocks];
+        let mut vectors = vec![0.0f32; if comparison.is_some() { 0 } else { BLOCK * dimensions }];
+        let mut similar = [false; BLOCK];
+        for ids in ids.chunks(BLOCK) {
+            match &comparison {
+                Some(comparison) => {
+                    comparison.similarities(theta, slope, ids, rows.as_flattened_mut(), &mut similar);
+                }
+                None => {
+                    embedder.token_vectors(ids, &mut vectors, at)?;
+                    let found = vectors.chunks(dimensions).zip(rows.chunks_mut(blocks)).zip(&mut similar);
+                    for ((vector, row), similar) in found.take(ids.len()) {
+                        let norm = kernel.squares(vector).sqrt().max(1e-12) as f32;
+                        let row = row.as_flattened_mut().get_mut(..query.ids.len()).unwrap_or_default();
+                        kernel.products(vector, &query.units, row);
+                        row.iter_mut().for_each(|product| *product = slope * (*product / norm - theta).max(0.0));
+                        *similar = row.iter().any(|similarity| *similarity > 0.0);
+                    }
+                }
+            }
+            for ((id, row), similar) in ids.iter().zip(rows.chunks_mut(blocks)).zip(similar) {
+                let equal = places.get(id).and_then(|&place| row.as_flattened_mut().get_mut(place));
+                let similar = similar || equal.is_some();
+                if let Some(equal) = equal {
+                    *equal = 1.0;
+                }
+                if similar {
+                    found.similarities.extend_from_slice(row);
+                }
+                found.rows.push(if similar { (found.similarities.len() / blocks) as u32 } else { 0 });
+            }
+            at.reached()?;
+        }
+        embedder.damage().map_or(Ok(found), Err)
+    }
+
+    /// Returns the similarities of the distinct token with this number, or `None` if all are 0.
+    fn row(&self, number: u32) -> Option<&[[f32; LANES]]> {
+        let row = self.rows.get(number as usize)?.checked_sub(1)? as usize;
+        self.similarities.get(row * self.blocks..(row + 1) * self.blocks)
     }
 }
 

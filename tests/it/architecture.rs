@@ -89,6 +89,7 @@ fn unsafe_code_is_in_its_files_alone() {
         "pooling/cuda.rs",
         "pooling/kernel/x86.rs",
         "pooling/kernel/neon.rs",
+        "pooling/kernel/vnni.rs",
         "prefetch.rs",
     ];
     only_in("unsafe ", &allowed, "");

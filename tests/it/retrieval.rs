@@ -4,6 +4,7 @@ use std::path::Path;
 
 use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
 use embedding_server::embedder::{Embedder, Input, PooledTokens, Settings};
+use embedding_server::pooling::place::DeviceChoice;
 use embedding_server::retrieval::soft::MAX_QUERY_TOKENS;
 use embedding_server::retrieval::{Method, TokenizedText, scores};
 use embedding_server::yield_point::Undisturbed;
@@ -52,6 +53,32 @@ fn every_method_gives_numpys_scores() {
             assert_eq!(found.len(), expected.len());
             for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
                 assert!((found - expected).abs() < 2e-6, "{:?} {method:?} [{i}]: {found} {expected}", case.query);
+            }
+        }
+    }
+}
+
+/// On a device, and for tables of floats, the similarities follow from the tokens' vectors instead of from rows as they are stored.
+#[test]
+fn stored_rows_give_the_scores_of_the_vectors() {
+    let checkpoint = || Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    let device = Settings { device: DeviceChoice::CandleCpu, device_min_tokens: Some(0), ..Settings::default() };
+    let [stored, vectors] =
+        [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());
+    assert!(vectors.comparison(&[7]).unwrap().is_none());
+    let documents = [
+        "Photosynthesis turns light into sugar.",
+        "Pflanzen erzeugen ihre Nahrung aus Licht.",
+        "植物通过光合作用制造食物。",
+        "The market fell on Monday.",
+        "",
+    ];
+    for query in ["How do plants make food?", "light", &"many different words for a long question ".repeat(9)] {
+        for method in [Method::Combined, Method::Soft] {
+            let (found, expected) =
+                (score(&stored, query, &documents, method), score(&vectors, query, &documents, method));
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!((found - expected).abs() < 1e-5, "{query:?} {method:?}: {found} {expected}");
             }
         }
     }

@@ -13,7 +13,7 @@ const BLOCK: usize = 8;
 
 pub(super) fn available() -> Vec<Kernel> {
     let passes = Passes { order, ..passes::PORTABLE };
-    vec![Kernel { name: "neon", pairs: &[TableDtype::Bf16], add, passes }]
+    vec![Kernel { name: "neon", pairs: &[TableDtype::Bf16], add, passes, integers: None }]
 }
 
 fn order(sums: &mut [f32]) {

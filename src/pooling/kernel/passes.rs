@@ -10,9 +10,21 @@ pub(super) struct Passes {
     pub squares: fn(&[f32]) -> f64,
     pub scale: fn(&mut [f32], f32),
     pub products: fn(&[f32], &[f32], &mut [f32]),
+    pub similarities: fn(&[i32], &Similarity<'_>, &mut [f32]) -> bool,
 }
 
-pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, products };
+/// How the products of a row of integers become similarities.
+#[derive(Debug, Clone, Copy)]
+pub struct Similarity<'a> {
+    /// The factors whose product with a row's product is the cosine: that of the row, and that of each other row.
+    pub factor: f32,
+    pub factors: &'a [f32],
+    /// Cosines up to the threshold become 0. Above it, a similarity grows by `slope` times the cosine.
+    pub threshold: f32,
+    pub slope: f32,
+}
+
+pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, products, similarities };
 
 /// Multiplies by the weights and by `share`.
 #[inline(always)]
@@ -82,6 +94,20 @@ pub(super) fn products(vector: &[f32], matrix: &[f32], out: &mut [f32]) {
         }
         *out = total(&sums) + remainder(vector.as_chunks::<16>().1, row.as_chunks::<16>().1);
     }
+}
+
+/// Writes `slope * max(0, cosine - threshold)` for the products of one row. Returns whether any of the numbers is above 0.
+#[inline(always)]
+pub(super) fn similarities(products: &[i32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
+    let mut sums = [0.0f32; 16];
+    let lanes = products.as_chunks::<16>().0.iter().zip(by.factors.as_chunks::<16>().0);
+    for (out, (products, factors)) in out.as_chunks_mut::<16>().0.iter_mut().zip(lanes) {
+        for ((out, sum), (&product, factor)) in out.iter_mut().zip(&mut sums).zip(products.iter().zip(factors)) {
+            *out = by.slope * (product as f32 * by.factor * factor - by.threshold).max(0.0);
+            *sum += *out;
+        }
+    }
+    sums.iter().any(|sum| *sum > 0.0)
 }
 
 #[inline(always)]

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::passes::{self, Passes};
+use super::passes::{self, Passes, Similarity};
 use super::{GROUP, Group, Kernel};
 use crate::prefetch::prefetch;
 use crate::table::TableDtype;
@@ -12,11 +12,12 @@ use crate::table::TableDtype;
 /// Returns the kernels that this CPU can run, fastest first.
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
+    let integers = super::vnni::available();
     if is_x86_feature_detected!("avx512f") {
-        kernels.push(Kernel { name: "avx512", pairs: PAIRS, add: avx512::add, passes: avx512::PASSES });
+        kernels.push(Kernel { name: "avx512", pairs: PAIRS, add: avx512::add, passes: avx512::PASSES, integers });
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-        kernels.push(Kernel { name: "avx2", pairs: PAIRS, add: avx2::add, passes: avx2::PASSES });
+        kernels.push(Kernel { name: "avx2", pairs: PAIRS, add: avx2::add, passes: avx2::PASSES, integers: None });
     }
     kernels
 }
@@ -67,6 +68,10 @@ macro_rules! instruction_set {
                 fn products(vector: &[f32], matrix: &[f32], out: &mut [f32]) {
                     passes::products(vector, matrix, out);
                 }
+                #[target_feature(enable = $features)]
+                fn similarities(row: &[i32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
+                    passes::similarities(row, by, out)
+                }
                 Passes {
                     // SAFETY: `available` has found these CPU features.
                     order: |sums| unsafe { order(sums) },
@@ -78,6 +83,8 @@ macro_rules! instruction_set {
                     scale: |numbers, factor| unsafe { scale(numbers, factor) },
                     // SAFETY: as above.
                     products: |vector, matrix, out| unsafe { products(vector, matrix, out) },
+                    // SAFETY: as above.
+                    similarities: |row, by, out| unsafe { similarities(row, by, out) },
                 }
             };
 
