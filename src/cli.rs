@@ -1,5 +1,6 @@
 //! The command line: parses flags, runs the commands, and turns errors into exit codes.
 
+mod choice;
 #[cfg(feature = "bulk")]
 mod embed;
 #[cfg(feature = "refine")]
@@ -31,6 +32,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::layers::{self, ConfigError, EffectiveConfig, Flags};
 use crate::server::preflight;
+use crate::table::TableDtype;
+use choice::choice;
 use output::{Failure, end, print, warn};
 use setting_flags::SettingFlags;
 
@@ -130,8 +133,8 @@ struct ExtractArgs {
     /// The directory to write.
     out: PathBuf,
     /// The type to which the tensors are converted [default: the type in the source]
-    #[arg(long, value_enum)]
-    dtype: Option<Dtype>,
+    #[arg(long, value_parser = choice(&extract::DTYPES, TableDtype::name))]
+    dtype: Option<TableDtype>,
     /// Replace OUT if it is a checkpoint.
     #[arg(long)]
     force: bool,
@@ -140,13 +143,6 @@ struct ExtractArgs {
     revision: Option<String>,
     #[command(flatten)]
     overrides: setting_flags::OverrideFlags,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Dtype {
-    Bf16,
-    F16,
-    F32,
 }
 
 #[derive(Args)]

@@ -41,6 +41,21 @@ pub enum InputFormat {
 }
 
 impl InputFormat {
+    /// All formats, in the order of the help.
+    pub const ALL: [Self; 6] = [Self::Text, Self::Jsonl, Self::Json, Self::Csv, Self::Tsv, Self::Parquet];
+
+    /// Returns the name of the format.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Jsonl => "jsonl",
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Tsv => "tsv",
+            Self::Parquet => "parquet",
+        }
+    }
+
     fn of_extension(extension: &str) -> Option<Self> {
         match extension {
             "jsonl" | "ndjson" | "jsonlines" | "ldjson" => Some(Self::Jsonl),

@@ -22,6 +22,7 @@ use crate::error::LoadError;
 use crate::files;
 use crate::records::table;
 
+/// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutputFormat {
     /// The records as JSON lines. The vector is added as one more field.
@@ -34,11 +35,45 @@ pub enum OutputFormat {
     Safetensors,
 }
 
+impl OutputFormat {
+    /// All formats, in the order of the help.
+    pub const ALL: [Self; 4] = [Self::Jsonl, Self::Parquet, Self::Npy, Self::Safetensors];
+
+    /// Returns the name of the format, which is also the usual extension of its files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+            Self::Npy => "npy",
+            Self::Safetensors => "safetensors",
+        }
+    }
+
+    /// Returns the format of files with this extension.
+    pub fn from_extension(extension: &str) -> Option<Self> {
+        let named = Self::ALL.into_iter().find(|format| format.name() == extension);
+        named.or((extension == "ndjson").then_some(Self::Jsonl))
+    }
+}
+
 /// The type in which numbers are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FloatType {
     Float32,
     Float16,
+}
+
+impl FloatType {
+    /// All types, in the order of the help.
+    pub const ALL: [Self; 2] = [Self::Float32, Self::Float16];
+
+    /// Returns the name of the type.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Float16 => "float16",
+        }
+    }
 }
 
 /// The layout of the output.

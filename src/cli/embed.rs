@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 
+use super::choice::choice;
 use super::output::{say, warn};
 use super::progress::Bar;
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
@@ -38,17 +39,17 @@ pub struct EmbedArgs {
     #[arg(long, value_name = "NAME")]
     field: Option<String>,
     /// The format of the inputs [default: by the file name]
-    #[arg(long, value_enum)]
-    input_format: Option<Input>,
+    #[arg(long, value_parser = choice(&InputFormat::ALL, InputFormat::name))]
+    input_format: Option<InputFormat>,
     /// The format of the output [default: by the file name]
-    #[arg(long, value_enum)]
-    format: Option<Format>,
+    #[arg(long, value_parser = choice(&OutputFormat::ALL, OutputFormat::name))]
+    format: Option<OutputFormat>,
     /// The field or column to write the vector to.
     #[arg(long, value_name = "NAME", default_value = "embedding")]
     embedding_field: String,
     /// The type of the numbers in Parquet, npy and safetensors.
-    #[arg(long, value_enum, default_value_t = Float::Float32)]
-    embedding_dtype: Float,
+    #[arg(long, value_parser = choice(&FloatType::ALL, FloatType::name), default_value = FloatType::Float32.name())]
+    embedding_dtype: FloatType,
     /// The number of dimensions to keep. The shortened vectors are scaled to length 1 again [default: all]
     #[arg(long, value_name = "K")]
     dimensions: Option<u64>,
@@ -74,30 +75,6 @@ pub struct EmbedArgs {
     /// Do nothing if the output exists. An output never exists before it is complete.
     #[arg(long, requires = "output", conflicts_with = "force")]
     skip_existing: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Input {
-    Text,
-    Jsonl,
-    Json,
-    Csv,
-    Tsv,
-    Parquet,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Jsonl,
-    Parquet,
-    Npy,
-    Safetensors,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Float {
-    Float32,
-    Float16,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -132,7 +109,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
         out: output,
         layout: Layout {
             format,
-            float: if args.embedding_dtype == Float::Float16 { FloatType::Float16 } else { FloatType::Float32 },
+            float: args.embedding_dtype,
             dimensions: embedder.resolve_dimensions(args.dimensions)?,
             column: args.embedding_field.clone(),
         },
@@ -153,41 +130,30 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
 }
 
 fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failure> {
-    let format = match args.format {
-        Some(Format::Jsonl) => OutputFormat::Jsonl,
-        Some(Format::Parquet) => OutputFormat::Parquet,
-        Some(Format::Npy) => OutputFormat::Npy,
-        Some(Format::Safetensors) => OutputFormat::Safetensors,
-        None => match output.map(|output| output.extension().and_then(|e| e.to_str()).unwrap_or_default()) {
-            None | Some("jsonl" | "ndjson") => OutputFormat::Jsonl,
-            Some("parquet") => OutputFormat::Parquet,
-            Some("npy") => OutputFormat::Npy,
-            Some("safetensors") => OutputFormat::Safetensors,
-            Some(_) => {
-                return Err("the output's name does not say its format: end it in .jsonl, .parquet, .npy or \
-                            .safetensors, or give --format"
-                    .into());
-            }
-        },
+    let format = match (args.format, output) {
+        (Some(format), _) => format,
+        (None, None) => OutputFormat::Jsonl,
+        (None, Some(output)) => {
+            let extension = output.extension().and_then(|extension| extension.to_str());
+            extension.and_then(OutputFormat::from_extension).ok_or_else(|| {
+                let [others @ .., last] = OutputFormat::ALL.map(|format| format!(".{}", format.name()));
+                format!(
+                    "the output's name does not say its format: end it in {} or {last}, or give --format",
+                    others.join(", ")
+                )
+            })?
+        }
     };
     if output.is_none() && format != OutputFormat::Jsonl {
         return Err("standard output takes JSON lines only: give --output FILE".into());
     }
-    if format == OutputFormat::Jsonl && args.embedding_dtype == Float::Float16 {
+    if format == OutputFormat::Jsonl && args.embedding_dtype == FloatType::Float16 {
         return Err("--embedding-dtype is for Parquet, npy and safetensors; JSON's numbers have no size".into());
     }
     Ok(format)
 }
 
 fn sources(args: &EmbedArgs) -> Result<Vec<Source>, Failure> {
-    let format = args.input_format.map(|format| match format {
-        Input::Text => InputFormat::Text,
-        Input::Jsonl => InputFormat::Jsonl,
-        Input::Json => InputFormat::Json,
-        Input::Csv => InputFormat::Csv,
-        Input::Tsv => InputFormat::Tsv,
-        Input::Parquet => InputFormat::Parquet,
-    });
     let mut paths = Vec::new();
     for input in &args.inputs {
         match input.to_str().filter(|text| !input.exists() && text.contains(['*', '?', '['])) {
@@ -208,7 +174,7 @@ fn sources(args: &EmbedArgs) -> Result<Vec<Source>, Failure> {
         let mut number = 0..;
         paths.retain(|_| number.next().is_some_and(|n: usize| n % shards == shard));
     }
-    Ok(paths.iter().map(|path| Source::new(path, format)).collect::<Result<_, _>>()?)
+    Ok(paths.iter().map(|path| Source::new(path, args.input_format)).collect::<Result<_, _>>()?)
 }
 
 fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {

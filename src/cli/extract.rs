@@ -4,9 +4,9 @@ use std::path::Path;
 
 use bytesize::ByteSize;
 
+use super::ExtractArgs;
 use super::progress::Bar;
 use super::recipe::Recipe;
-use super::{Dtype, ExtractArgs};
 use crate::checkpoint::{Overrides, gguf};
 use crate::error::LoadError;
 use crate::extract::card::Origin;
@@ -18,13 +18,12 @@ use crate::extract::{self, Options};
 use crate::location::{HubId, Location};
 use crate::table::TableDtype;
 
+/// The types to which tensors can be converted.
+pub const DTYPES: [TableDtype; 3] = [TableDtype::Bf16, TableDtype::F16, TableDtype::F32];
+
 pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
     let mut source = args.source.clone();
-    let mut dtype = args.dtype.map(|dtype| match dtype {
-        Dtype::Bf16 => TableDtype::Bf16,
-        Dtype::F16 => TableDtype::F16,
-        Dtype::F32 => TableDtype::F32,
-    });
+    let mut dtype = args.dtype;
     let path = Path::new(&args.source);
     if path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
         let recipe = Recipe::open(path)?;

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::choice::choice;
 use super::output::{Failure, print, warn};
 use super::progress::Bar;
-use super::refine::{Dtype, existing};
+use super::refine::existing;
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::client::Client;
 use crate::corpus::Fields;
@@ -87,8 +88,8 @@ pub struct FitArgs {
     #[arg(long, value_name = "K")]
     dimensions: Option<usize>,
     /// The type in which the rows are stored. f16 and f32 make the result a Model2Vec model as well.
-    #[arg(long, value_enum, default_value_t = Dtype::Int8)]
-    dtype: Dtype,
+    #[arg(long, value_parser = choice(&RowDtype::ALL, RowDtype::name), default_value = RowDtype::Int8.name())]
+    dtype: RowDtype,
     /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
@@ -123,17 +124,16 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
     let fitted = fit::fit(&checkpoint, &corpus, teacher.as_mut(), &options, parent, &progress)?;
-    let dtype = RowDtype::from(args.dtype);
     let report = report(fitted.summary());
-    let card = card(&args.checkpoint, &fitted, dtype, &report);
+    let card = card(&args.checkpoint, &fitted, args.dtype, &report);
     let description = Description { made: fitted.description(), card: Some(&card) };
-    write::write(&args.out, existing, dtype, &checkpoint, &fitted, &description, &progress)?;
+    write::write(&args.out, existing, args.dtype, &checkpoint, &fitted, &description, &progress)?;
     let text = format!(
         "{}: {} rows of {} dimensions in {}, in {:.1} s\n{report}",
         args.out.display(),
         fitted.rows(),
         fitted.dimensions(),
-        dtype.name(),
+        args.dtype.name(),
         started.elapsed().as_secs_f64(),
     );
     let losses = fitted.summary().held_out.map(|report| report.losses()).unwrap_or_default();

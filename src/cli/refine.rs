@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
+use super::choice::choice;
 use super::output::warn;
 use super::progress::Bar;
 use super::setting_flags::OverrideFlags;
@@ -43,8 +44,8 @@ pub struct RefineArgs {
     #[arg(long, value_name = "K")]
     dimensions: Option<usize>,
     /// The type in which the rows are stored. f16 and f32 make the result a Model2Vec model as well.
-    #[arg(long, value_enum, default_value_t = Dtype::Int8)]
-    dtype: Dtype,
+    #[arg(long, value_parser = choice(&RowDtype::ALL, RowDtype::name), default_value = RowDtype::Int8.name())]
+    dtype: RowDtype,
     /// The probability p at which a token has half its weight: weight = a / (a + p) [default: by the size of the
     /// vocabulary]
     #[arg(long, value_name = "A")]
@@ -57,25 +58,6 @@ pub struct RefineArgs {
     /// Replace OUT if it holds a checkpoint and nothing else.
     #[arg(long)]
     force: bool,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Dtype {
-    Int4,
-    Int8,
-    F16,
-    F32,
-}
-
-impl From<Dtype> for RowDtype {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::Int4 => Self::Int4,
-            Dtype::Int8 => Self::Int8,
-            Dtype::F16 => Self::F16,
-            Dtype::F32 => Self::F32,
-        }
-    }
 }
 
 /// Runs the command: refines the table, writes the result, and returns the report.
@@ -116,13 +98,13 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     let options = Options { a: args.a, whitening: args.whitening, dimensions: args.dimensions };
     let refinement = Refinement::fit(&checkpoint, &frequencies, &options, &progress)?;
     let description = Description { made: refinement.description(&frequencies), card: None };
-    write::write(&args.out, existing, args.dtype.into(), &checkpoint, &refinement, &description, &progress)?;
+    write::write(&args.out, existing, args.dtype, &checkpoint, &refinement, &description, &progress)?;
     Ok(format!(
         "{}: {} rows of {} dimensions in {}, a = {:.1e}, from {}, in {:.1} s\n",
         args.out.display(),
         refinement.rows(),
         refinement.dimensions(),
-        RowDtype::from(args.dtype).name(),
+        args.dtype.name(),
         refinement.parameters().a,
         frequencies.source(),
         started.elapsed().as_secs_f64(),

@@ -28,6 +28,10 @@ pub enum RowDtype {
 }
 
 impl RowDtype {
+    /// All types, in the order of the help.
+    pub const ALL: [Self; 4] = [Self::Int4, Self::Int8, Self::F16, Self::F32];
+
+    /// Returns the name of the type.
     pub const fn name(self) -> &'static str {
         self.table().name()
     }
