@@ -17,7 +17,7 @@ pub struct SettingFlags(Vec<(&'static str, String)>);
 
 /// The flags of commands that open one checkpoint. They set keys of a model, and replace what the checkpoint says.
 #[derive(Default)]
-pub struct OverrideFlags(ModelConfig);
+pub struct OverrideFlags(Overrides);
 
 impl SettingFlags {
     /// Returns the flags that have a value.
@@ -34,7 +34,7 @@ impl SettingFlags {
 impl OverrideFlags {
     /// Returns what replaces the values of the checkpoint.
     pub fn overrides(&self) -> Overrides {
-        self.0.overrides()
+        self.0.clone()
     }
 }
 
@@ -114,8 +114,9 @@ impl FromArgMatches for OverrideFlags {
                 model.insert(setting.key.to_owned(), value.clone());
             }
         }
-        let model = model.try_into().map_err(|e: toml::de::Error| clap::Error::raw(ErrorKind::ValueValidation, e))?;
-        Ok(Self(model))
+        let model: Result<ModelConfig, toml::de::Error> = model.try_into();
+        let model = model.map_err(|error| clap::Error::raw(ErrorKind::ValueValidation, error))?;
+        Ok(Self(model.overrides()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
