@@ -14,7 +14,7 @@ ARG SOURCE=/src
 WORKDIR ${SOURCE}
 COPY . .
 # `cargo rustc` applies the flags only to the program, so its libraries are the same as in any other build.
-RUN cargo rustc --locked --profile "$PROFILE" --bin embedding-server -- \
+RUN cargo rustc --locked -p embedding-server --profile "$PROFILE" --bin embedding-server -- \
         -C target-feature=+crt-static -C relocation-model=static -C strip=symbols \
     && install -D "target/$PROFILE/embedding-server" /image/embedding-server \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \

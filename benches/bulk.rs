@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use embedding_server::bulk::output::{FloatType, Layout, OutputFormat};
 use embedding_server::bulk::{self, Options};
-use embedding_server::checkpoint::Checkpoint;
-use embedding_server::embedder::{Embedder, Input, Settings};
-use embedding_server::progress::Silent;
-use embedding_server::records::Source;
+use layer0::checkpoint::Checkpoint;
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::progress::Silent;
+use layer0_records::Source;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

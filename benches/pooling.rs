@@ -11,10 +11,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use embedding_server::norm::CollapsedNorm;
-use embedding_server::pooling::kernel::{self, GROUP};
-use embedding_server::pooling::{CpuPooling, Pooling};
-use embedding_server::table::{EmbeddingTable, TableDtype};
+use layer0::norm::CollapsedNorm;
+use layer0::pooling::kernel::{self, GROUP};
+use layer0::pooling::{CpuPooling, Pooling};
+use layer0::table::{EmbeddingTable, TableDtype};
 
 const TOKENS: usize = 512;
 const TEXTS: usize = 64;

@@ -12,10 +12,11 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Input, PooledTokens, Settings, TokenInput};
-use embedding_server::retrieval::{Method, TokenizedText, scores};
-use embedding_server::yield_point::Undisturbed;
+use embedding_server::builtin::{BUILTIN, open_checkpoint};
+use layer0::checkpoint::Overrides;
+use layer0::embedder::{Embedder, Input, PooledTokens, Settings, TokenInput};
+use layer0::retrieval::{Method, TokenizedText, scores};
+use layer0::yield_point::Undisturbed;
 
 const DOCUMENTS: usize = 100;
 const TOKENS: usize = 200;
@@ -26,7 +27,7 @@ const SKEW: f64 = 1.5;
 const ROUNDS: usize = 41;
 
 fn main() {
-    let checkpoint = Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    let checkpoint = open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
     let embedder =
         Embedder::new(checkpoint, Settings { token_input: TokenInput::Model, ..Settings::default() }).unwrap();
     let mut rng = fastrand::Rng::with_seed(3);

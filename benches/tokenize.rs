@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use embedding_server::tokenize::Tokenize;
-use embedding_server::tokenize::choose::Tokenizer;
-use embedding_server::tokenize::fastokens::Fastokens;
-use embedding_server::tokenize::reference::HfTokenizer;
+use layer0::checkpoint::tokenizer_json;
+use layer0_tokenizers::Tokenize;
+use layer0_tokenizers::fastokens::Fastokens;
+use layer0_tokenizers::reference::HfTokenizer;
 
 const NAMES: [&str; 7] = ["llama2", "mistral", "gemma", "gemma3", "llama3", "qwen3", BUILTIN];
 /// The built-in model. It is a Unigram model, which fastokens does not support.
@@ -75,13 +75,13 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
             let words = words
                 .into_iter()
                 .filter_map(|(_, word)| word.strip_prefix(['▁', 'Ġ']).filter(|word| is_word(word)).map(str::to_owned));
-            let opened = Tokenizer::open(&path).unwrap();
+            let opened = tokenizer_json::open(&path).unwrap();
             *loaded = Some(Loaded {
                 name: name.to_owned(),
                 at_once: Arc::clone(&opened.choice.implementation),
                 chosen: opened.settle().choice.implementation,
                 fastokens: Fastokens::from_json(&json).ok().map(|f| Arc::new(f) as Arc<dyn Tokenize>),
-                reference: Arc::new(HfTokenizer::from_json(&json, &path).unwrap()),
+                reference: Arc::new(HfTokenizer::from_json(&json).unwrap()),
                 words: Arc::new(words.collect()),
             });
         }

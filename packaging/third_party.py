@@ -29,7 +29,8 @@ embedding-server is under the MIT license (LICENSE). The program contains the fo
 
 The static build also contains the standard library of Rust (MIT or Apache-2.0, https://www.rust-lang.org) and the GNU C
 Library (LGPL-2.1-or-later, https://www.gnu.org/software/libc/): packaging/build links the program again, with any glibc.
-The default model is described in models/default/README.md, the frequency sample and the vocabulary in assets/README.md.
+The default model is described in models/default/README.md, the frequency sample in crates/tuning/assets/README.md,
+and the vocabulary of cl100k_base in crates/layer0/assets/README.md.
 """
 
 
@@ -39,13 +40,18 @@ def cargo(*arguments):
 
 
 def linked():
-    """Returns cargo's metadata of the linked crates, the edges between all crates, and the ID of this package."""
-    tree = cargo("tree", "-e", "normal,no-proc-macro", "--target", TARGET, "--prefix", "none", "--format", "{p}")
+    """Returns cargo's metadata of the linked crates, the edges between all crates, and the ID of this package.
+
+    The crates of this workspace are one component, so the package has the edges of all of them.
+    """
+    tree = cargo("tree", "-p", "embedding-server", "-e", "normal,no-proc-macro", "--target", TARGET, "--prefix", "none", "--format", "{p}")
     names = {tuple(line.split()[:2]) for line in tree.splitlines()}
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", TARGET))
     packages = {(p["name"], "v" + p["version"]): p for p in metadata["packages"] if p["source"]}
     edges = {node["id"]: node["dependencies"] for node in metadata["resolve"]["nodes"]}
-    return [packages[name] for name in sorted(names) if name in packages], edges, metadata["resolve"]["root"]
+    root = metadata["resolve"]["root"]
+    edges[root] = sorted({other for member in metadata["workspace_members"] for other in edges[member]})
+    return [packages[name] for name in sorted(names) if name in packages], edges, root
 
 
 def texts(package):
@@ -93,7 +99,8 @@ def third_party(packages):
 def sbom(packages, edges, root):
     lock = tomllib.loads((ROOT / "Cargo.lock").read_text())
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in lock["package"]}
-    own = tomllib.loads((ROOT / "Cargo.toml").read_text())["package"]
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    own = manifest["workspace"]["package"] | {"name": manifest["package"]["name"]}
 
     def purl(name, version):
         return f"pkg:cargo/{name}@{version.replace('+', '%2B')}"

@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
-use crate::embedder::{Embedder, Input};
-use crate::error::LoadError;
-use crate::files;
-use crate::progress::{Progress, counted};
-use crate::records::{Identity, MaxSkipped, Source, table};
 use columns::Columns;
+use layer0::embedder::{Embedder, Input};
+use layer0::error::LoadError;
+use layer0::progress::{Progress, counted};
+use layer0_files as files;
+use layer0_records::{Identity, MaxSkipped, Source, table};
 use output::{Layout, OutputFormat};
 use parts::{Part, Parts};
 use run::{Run, Tally};

@@ -32,8 +32,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::layers::{self, ConfigError, EffectiveConfig, Flags};
 use crate::server::preflight;
-use crate::table::TableDtype;
 use choice::choice;
+use layer0::table::TableDtype;
 use output::{Failure, end, print, warn};
 use setting_flags::SettingFlags;
 

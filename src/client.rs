@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use ureq::Agent;
 
-use crate::eval::{Embed, EmbedFailure};
 use exchange::{Encoding, Failure, Kind};
+use layer0_tuning::eval::{Embed, EmbedFailure};
 
 /// The largest number of texts in one request. OpenAI accepts 2048. Text Embeddings Inference accepts 32 by default.
 const TEXTS_AT_A_TIME: usize = 256;

@@ -61,7 +61,7 @@ declare_settings! {
 fn default_model() -> ModelConfig {
     ModelConfig {
         aliases: OPENAI_MODELS.map(str::to_owned).to_vec(),
-        ..ModelConfig::new(crate::checkpoint::builtin::ID, crate::checkpoint::BUILTIN)
+        ..ModelConfig::new(crate::builtin::ID, crate::builtin::BUILTIN)
     }
 }
 

@@ -16,7 +16,7 @@ pub use rerank::{
     TeiRank,
 };
 
-use crate::embedder::Input;
+use layer0::embedder::Input;
 
 /// The body of POST /v1/embeddings. Unknown fields are ignored.
 #[derive(Debug, PartialEq, ToSchema)]

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::checkpoint::{BUILTIN, Checkpoint};
+use crate::builtin::{BUILTIN, open_checkpoint};
 use crate::config::{Config, ModelConfig};
-use crate::embedder::Embedder;
-use crate::error::LoadError;
-use crate::location::Location;
-use crate::progress::Logged;
+use crate::logged_progress::LoggedProgress;
 use crate::stamp::Stamp;
-use crate::tokenize::choose::Search;
+use layer0::embedder::Embedder;
+use layer0::error::LoadError;
+use layer0::location::Location;
+use layer0_tokenizers::choose::Search;
 
 /// The configured models.
 #[derive(Clone)]
@@ -140,8 +140,9 @@ impl RegisteredModel {
     pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), LoadError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
-        let path = Location::of(&self.config.path).directory(&overrides, &Logged).map_err(LoadError::at_run_time)?;
-        let checkpoint = Checkpoint::open(&path, &overrides)?;
+        let path =
+            Location::of(&self.config.path).directory(&overrides, &LoggedProgress).map_err(LoadError::at_run_time)?;
+        let checkpoint = open_checkpoint(&path, &overrides)?;
         for warning in &checkpoint.warnings {
             tracing::warn!(model = self.id(), "{warning}");
         }

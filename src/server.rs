@@ -65,16 +65,16 @@ use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::config::layers::ConfigError;
-use crate::error::LoadError;
 use crate::keys::{Key, Keys};
 use crate::registry::{RegisteredModel, Registry};
-use crate::tokenize::choose::{Choice, Search};
 use crate::workers::Workers;
 use admission::Admission;
 pub use bind::bind;
 use connection::Connections;
 use descriptors::SpareDescriptor;
 use drain::Drain;
+use layer0::error::LoadError;
+use layer0_tokenizers::choose::{Choice, Search};
 pub use listen::{Listener, Listeners};
 use metrics::Metrics;
 use rates::{KeyLimiter, KeyUsage};

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::files;
+use layer0_files as files;
 
 /// The size limit of a file in bytes. Files that people write for this program are a thousand times smaller.
 const LARGEST: u64 = 64 << 20;

@@ -30,7 +30,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::yield_point::{Stopped, Undisturbed, YieldPoint};
+use layer0::yield_point::{Stopped, Undisturbed, YieldPoint};
 
 /// A fixed set of worker threads. Dropping it ends each thread after its current slice.
 pub struct Workers {

@@ -13,10 +13,10 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use embedding_server::norm::CollapsedNorm;
-use embedding_server::pooling::CpuPooling;
-use embedding_server::pooling::place::{DeviceChoice, place};
-use embedding_server::table::{EmbeddingTable, TableDtype};
+use layer0::norm::CollapsedNorm;
+use layer0::pooling::CpuPooling;
+use layer0::pooling::place::{DeviceChoice, place};
+use layer0::table::{EmbeddingTable, TableDtype};
 
 const ROUNDS: usize = 9;
 

@@ -80,7 +80,7 @@ def fit(rows: np.ndarray, x: sp.csr_matrix, z: np.ndarray, lam: float, steps: in
 
 def int4(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns integers in -7..7 and one step per row. Of seven spans it takes the one with the least squared error, as
-    src/refine/write/quantize.rs does."""
+    crates/tuning/src/refine/write/quantize.rs does."""
     largest = np.abs(rows).max(1)
     best, steps, integers = np.full(len(rows), np.inf), np.zeros(len(rows), np.float32), np.zeros(rows.shape, np.int8)
     for share in np.linspace(1.0, 0.7, 7):

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{Field, Schema};
 
-use crate::json::{kept_number, nulled};
-use crate::records::json::{Object, shortened};
+use layer0_files::json::{kept_number, nulled};
+use layer0_records::json::{Object, shortened};
 
 /// One value of a record. A number is kept as text, so that no digits are lost.
 #[derive(Debug, Clone, PartialEq)]
@@ -308,8 +308,8 @@ mod tests {
     use arrow_schema::DataType;
 
     use super::*;
-    use crate::json::NonFinite;
-    use crate::records::json::strict_object;
+    use layer0_files::json::NonFinite;
+    use layer0_records::json::strict_object;
 
     fn record(json: &str) -> (Vec<String>, Cells) {
         let strict = strict_object(json.as_bytes(), NonFinite::Kept).unwrap();

@@ -18,9 +18,9 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use crate::decimal;
-use crate::error::LoadError;
-use crate::files;
-use crate::records::table;
+use layer0::error::LoadError;
+use layer0_files as files;
+use layer0_records::table;
 
 /// The format of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

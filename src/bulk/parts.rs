@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::error::LoadError;
-use crate::extract::staging::Lock;
-use crate::files;
+use layer0::error::LoadError;
+use layer0::extract::staging::Lock;
+use layer0_files as files;
 
 /// The parts of one output, in the directory `.NAME.parts` beside the output, and a lock that gives this process
 /// exclusive access.

@@ -15,12 +15,12 @@ use super::columns::{self, Cell, Cells, Columns};
 use super::output::OutputFormat;
 use super::parts::{Part, Parts};
 use super::{Options, Summary};
-use crate::embedder::{Embedder, Input};
-use crate::error::LoadError;
-use crate::json::NonFinite;
-use crate::progress::Progress;
-use crate::records::json::{Object, strict_object};
-use crate::records::{Chunk, Limits, Line, Reading, Rows, Source, table};
+use layer0::embedder::{Embedder, Input};
+use layer0::error::LoadError;
+use layer0::progress::Progress;
+use layer0_files::json::NonFinite;
+use layer0_records::json::{Object, strict_object};
+use layer0_records::{Chunk, Limits, Line, Reading, Rows, Source, table};
 
 /// The bytes of text in a chunk. A chunk takes a fraction of a second, and determines the memory that a thread needs.
 const CHUNK_TEXT: usize = 4 << 20;

@@ -8,15 +8,15 @@ use clap::{Args, ValueEnum};
 use super::choice::choice;
 use super::output::{say, warn};
 use super::progress::Bar;
+use crate::builtin::open_checkpoint;
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
 use crate::bulk::{self, Options};
-use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::config::layers::{Flags, effective};
-use crate::embedder::Embedder;
-use crate::location::Location;
-use crate::progress::counted;
-use crate::records::{InputFormat, MaxSkipped, Source};
+use layer0::embedder::Embedder;
+use layer0::location::Location;
+use layer0::progress::counted;
+use layer0_records::{InputFormat, MaxSkipped, Source};
 
 #[derive(Args)]
 pub struct EmbedArgs {
@@ -181,7 +181,7 @@ fn embedder(args: &EmbedArgs, bar: &Bar) -> Result<Embedder, Failure> {
     let model = model(args)?;
     let overrides = model.overrides();
     let path = Location::of(&model.path).directory(&overrides, bar)?;
-    let checkpoint = Checkpoint::open(&path, &overrides)?;
+    let checkpoint = open_checkpoint(&path, &overrides)?;
     for warning in &checkpoint.warnings {
         warn(warning);
     }

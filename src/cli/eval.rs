@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::output::warn;
 use super::progress::Bar;
-use crate::checkpoint::{Checkpoint, Overrides};
+use crate::builtin::open_checkpoint;
 use crate::client::Client;
-use crate::embedder::{Embedder, Settings};
-use crate::eval::bootstrap::{Bootstrap, Interval};
-use crate::eval::{self, Difference, Embed, EmbedFailure, Score, Task};
-use crate::progress::Progress;
+use layer0::checkpoint::Overrides;
+use layer0::embedder::{Embedder, Settings};
+use layer0::progress::Progress;
+use layer0_tuning::eval::bootstrap::{Bootstrap, Interval};
+use layer0_tuning::eval::{self, Difference, Embed, EmbedFailure, Score, Task};
 
 const USAGE: &str = "embedding-server eval --model <NAME=PATH> --sts <FILE>... [OPTIONS]
        embedding-server eval --model <NAME=PATH> --bitext <A> <B> [OPTIONS]
@@ -162,7 +163,7 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
             Some((name, path)) => (name.to_owned(), PathBuf::from(path)),
             None => (model.clone(), PathBuf::from(model)),
         };
-        let checkpoint = Checkpoint::open(&path, &Overrides::default())?;
+        let checkpoint = open_checkpoint(&path, &Overrides::default())?;
         models.push((name, Box::new(Embedder::new(checkpoint, Settings::default())?)));
     }
     if let (Some(url), Some(name)) = (&args.url, &args.api_model) {
@@ -252,7 +253,7 @@ fn footer(bootstrap: &Bootstrap, models: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::eval::Measured;
+    use layer0_tuning::eval::Measured;
 
     #[test]
     fn models_stand_side_by_side_and_a_kind_ends_with_its_mean() {

@@ -7,16 +7,16 @@ use bytesize::ByteSize;
 use super::ExtractArgs;
 use super::progress::Bar;
 use super::recipe::Recipe;
-use crate::checkpoint::{Overrides, gguf};
-use crate::error::LoadError;
-use crate::extract::card::Origin;
-use crate::extract::gguf::GgufSource;
-use crate::extract::source::{GivenNames, LocalSource, Source};
-use crate::extract::staging::{self, Existing};
-use crate::extract::tensors::Written;
-use crate::extract::{self, Options};
-use crate::location::{HubId, Location};
-use crate::table::TableDtype;
+use layer0::checkpoint::{Overrides, gguf};
+use layer0::error::LoadError;
+use layer0::extract::card::Origin;
+use layer0::extract::gguf::GgufSource;
+use layer0::extract::source::{GivenNames, LocalSource, Source};
+use layer0::extract::staging::{self, Existing};
+use layer0::extract::tensors::Written;
+use layer0::extract::{self, Options};
+use layer0::location::{HubId, Location};
+use layer0::table::TableDtype;
 
 /// The types to which tensors can be converted.
 pub const DTYPES: [TableDtype; 3] = [TableDtype::Bf16, TableDtype::F16, TableDtype::F32];
@@ -75,11 +75,11 @@ fn with_revision(location: Location, revision: Option<&str>) -> Result<Location,
 
 #[cfg(feature = "hub")]
 fn fetch(id: &HubId, overrides: &Overrides, bar: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
-    let cached = id.attempt(bar, || crate::hub::Hub::from_env().fetch(id, overrides, bar))?;
+    let cached = id.attempt(bar, || layer0::hub::Hub::from_env().fetch(id, overrides, bar))?;
     Ok((cached.dir, cached.origin))
 }
 
 #[cfg(not(feature = "hub"))]
 fn fetch(id: &HubId, _: &Overrides, _: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
-    Err(crate::location::without_feature(id))
+    Err(layer0::location::without_feature(id))
 }

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::FetchArgs;
 use super::progress::Bar;
-use crate::checkpoint::Overrides;
-use crate::error::LoadError;
-use crate::location::{HubId, Location};
+use layer0::checkpoint::Overrides;
+use layer0::error::LoadError;
+use layer0::location::{HubId, Location};
 
 pub fn run(args: &FetchArgs) -> Result<String, LoadError> {
     let id = match Location::of(Path::new(&args.id)) {
@@ -23,7 +23,7 @@ pub fn run(args: &FetchArgs) -> Result<String, LoadError> {
 #[cfg(feature = "hub")]
 fn fetch(id: &HubId) -> Result<std::path::PathBuf, LoadError> {
     let bar = Bar::new();
-    Ok(id.attempt(&bar, || crate::hub::Hub::from_env().fetch(id, &Overrides::default(), &bar))?.dir)
+    Ok(id.attempt(&bar, || layer0::hub::Hub::from_env().fetch(id, &Overrides::default(), &bar))?.dir)
 }
 
 #[cfg(not(feature = "hub"))]

@@ -10,19 +10,20 @@ use super::choice::choice;
 use super::output::{Failure, print, warn};
 use super::progress::Bar;
 use super::refine::existing;
-use crate::checkpoint::{Checkpoint, Overrides};
+use crate::builtin::open_checkpoint;
 use crate::client::Client;
-use crate::corpus::Fields;
-use crate::error::LoadError;
-use crate::extract::staging;
-use crate::fit::cache::{Cache, Identity};
-use crate::fit::teacher::Teacher;
-use crate::fit::vectors::{VectorFile, Vectors};
-use crate::fit::{self, Corpus, Fitted, Loss, Options, Summary};
-use crate::progress::{Progress, counted};
-use crate::records::MaxSkipped;
-use crate::refine::Rows;
-use crate::refine::write::{self, Description, RowDtype};
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::error::LoadError;
+use layer0::extract::staging;
+use layer0::progress::{Progress, counted};
+use layer0_records::MaxSkipped;
+use layer0_tuning::corpus::Fields;
+use layer0_tuning::fit::cache::{Cache, Identity};
+use layer0_tuning::fit::teacher::Teacher;
+use layer0_tuning::fit::vectors::{VectorFile, Vectors};
+use layer0_tuning::fit::{self, Corpus, Fitted, Loss, Options, Summary};
+use layer0_tuning::refine::Rows;
+use layer0_tuning::refine::write::{self, Description, RowDtype};
 
 const USAGE: &str =
     "embedding-server fit <CHECKPOINT> <OUT> --corpus <FILE> --teacher <URL> --teacher-model <NAME> [OPTIONS]
@@ -106,7 +107,7 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     // The directory is checked before hours of work. `write` checks it again, in case another process creates it in the
     // meantime.
     existing.check(&args.out)?;
-    let checkpoint = Checkpoint::open(&args.checkpoint, &Overrides::default())?;
+    let checkpoint = open_checkpoint(&args.checkpoint, &Overrides::default())?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);

@@ -4,13 +4,14 @@ use bytesize::ByteSize;
 
 use super::InspectArgs;
 use super::progress::Bar;
-use crate::checkpoint::{Checkpoint, Overrides};
+use crate::builtin::open_checkpoint;
 use crate::config::ModelConfig;
 use crate::config::layers::{Flags, effective};
-use crate::embedder::{Embedder, Input, Settings};
-use crate::location::Location;
-use crate::norm::{Norm, NormKind};
-use crate::progress::counted;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::location::Location;
+use layer0::norm::{Norm, NormKind};
+use layer0::progress::counted;
 
 /// The text that `inspect` tokenizes to show special tokens and the treatment of spaces.
 const SAMPLE: &str = "Hello, 세계!";
@@ -22,7 +23,7 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         None => (args.path.as_path(), Overrides::default(), Settings::default()),
     };
     let path = Location::of(path).directory(&overrides, &Bar::new())?;
-    let checkpoint = Checkpoint::open(&path, &overrides)?;
+    let checkpoint = open_checkpoint(&path, &overrides)?;
     let mut lines: Vec<(&str, String)> = Vec::new();
     let table = &checkpoint.table;
     lines.push(("path", checkpoint.path.display().to_string()));

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-use crate::error::LoadError;
+use layer0::error::LoadError;
 
 /// The result was written, but on held-out texts it is worse than what it was made from.
 const WORSE: u8 = 3;

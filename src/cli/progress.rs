@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::output::say;
-use crate::progress::{Progress, counted};
+use layer0::progress::{Progress, counted};
 
 /// A bar on standard error, for as long as an operation lasts.
 pub struct Bar(Mutex<Option<Drawn>>);

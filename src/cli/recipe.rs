@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::error::LoadError;
-use crate::files;
-use crate::table::TableDtype;
+use layer0::error::LoadError;
+use layer0::table::TableDtype;
+use layer0_files as files;
 
 /// The contents of a recipe.
 #[derive(Debug, PartialEq, Eq)]

@@ -9,14 +9,15 @@ use super::choice::choice;
 use super::output::warn;
 use super::progress::Bar;
 use super::setting_flags::OverrideFlags;
-use crate::checkpoint::Checkpoint;
-use crate::corpus::Fields;
-use crate::error::LoadError;
-use crate::extract::staging::{self, Existing};
-use crate::records::MaxSkipped;
-use crate::refine::frequency::Frequencies;
-use crate::refine::write::{self, Description, RowDtype};
-use crate::refine::{Options, Refinement, Rows};
+use crate::builtin::open_checkpoint;
+use layer0::checkpoint::Checkpoint;
+use layer0::error::LoadError;
+use layer0::extract::staging::{self, Existing};
+use layer0_records::MaxSkipped;
+use layer0_tuning::corpus::Fields;
+use layer0_tuning::refine::frequency::Frequencies;
+use layer0_tuning::refine::write::{self, Description, RowDtype};
+use layer0_tuning::refine::{Options, Refinement, Rows};
 
 #[derive(Args)]
 pub struct RefineArgs {
@@ -68,7 +69,7 @@ pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
     existing.check(&args.out)?;
     let started = Instant::now();
     let overrides = args.overrides.overrides();
-    let checkpoint = Checkpoint::open(&args.checkpoint, &overrides)?;
+    let checkpoint = open_checkpoint(&args.checkpoint, &overrides)?;
     let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);

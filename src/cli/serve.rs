@@ -113,7 +113,7 @@ async fn load(
     state: Arc<ServerState>,
     hangup: impl Hangup,
     args: ServeArgs,
-    failed: oneshot::Sender<crate::LoadError>,
+    failed: oneshot::Sender<layer0::LoadError>,
 ) {
     let pending_tokenizers = match state.load().await {
         Ok(pending_tokenizers) => pending_tokenizers,

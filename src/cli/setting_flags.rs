@@ -6,10 +6,10 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use toml::{Table, Value};
 
-use crate::checkpoint::Overrides;
 use crate::config::ModelConfig;
 use crate::config::settings::{self, Flag, Setting};
 use crate::config::values::ValueKind;
+use layer0::checkpoint::Overrides;
 
 /// The flags of `serve` and `check` that set keys of the server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,7 +130,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::norm::NormKind;
+    use layer0::norm::NormKind;
 
     fn parse<T: Args>(words: &[&str]) -> Result<T, String> {
         let command = T::augment_args(Command::new("test").no_binary_name(true));

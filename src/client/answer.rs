@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::exchange::shown;
-use crate::json;
+use layer0_files::json;
 
 /// The number of characters of a server's message that an error shows.
 const WORDS: usize = 400;

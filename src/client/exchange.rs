@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::answer::{self, Unusable};
 use super::{Client, wait};
-use crate::eval::EmbedFailure;
+use layer0_tuning::eval::EmbedFailure;
 
 /// The size of the largest response that is read, in bytes. It suffices for 256 vectors of 16,384 numbers in JSON.
 const MAX_ANSWER: u64 = 256 << 20;

@@ -7,10 +7,10 @@ use super::declare::declare_settings;
 use super::server::DEVICE;
 use super::settings::Flag;
 use super::values::ValueKind::{List, Name, Number, Path, Truth, Whole, Word};
-use crate::checkpoint::Overrides;
-use crate::embedder::{EmptyInput, Memory, Settings, TokenInput};
-use crate::norm::NormKind;
-use crate::pooling::place::DeviceChoice;
+use layer0::checkpoint::Overrides;
+use layer0::embedder::{EmptyInput, Memory, Settings, TokenInput};
+use layer0::norm::NormKind;
+use layer0::pooling::place::DeviceChoice;
 
 declare_settings! {
     /// One section for each model. Without any, this model is served.

@@ -11,7 +11,7 @@ use super::units::{ByteCount, Seconds};
 use super::values::ValueKind::{self, Form, Keys, List, Path, Size, Time, Truth, Whole};
 use super::{cors, values};
 use crate::keys::ApiKeys;
-use crate::pooling::place::DeviceChoice;
+use layer0::pooling::place::DeviceChoice;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

@@ -56,7 +56,7 @@ use serde_json::Number;
 
 use super::rerank;
 use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
-use crate::json::{self, NonFinite};
+use layer0_files::json::{self, NonFinite};
 use list::List;
 
 /// Why a request body is invalid.
@@ -430,7 +430,7 @@ pub(super) fn whole(number: f64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::embedder::Input;
+    use layer0::embedder::Input;
 
     fn request(json: &str) -> Result<CreateEmbeddingRequest, BodyError> {
         parse(json.as_bytes(), 2048)

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::request::{ParsedRequest, ReadObject, Scalar, Value, read_model, read_object, refuse, whole};
 use super::{ListObject, Usage};
-use crate::retrieval::Method;
+use layer0::retrieval::Method;
 
 /// The body of POST /v1/rerank. Unknown fields are ignored.
 #[derive(Debug, PartialEq, ToSchema)]

@@ -52,7 +52,7 @@ pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
 
 /// Reads the file and checks that it is text. `tool` is the openssl command that converts it to PEM.
 fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
-    let bytes = crate::files::read(path).map_err(|e| e.to_string())?;
+    let bytes = layer0_files::read(path).map_err(|e| e.to_string())?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
     match bytes.as_slice() {
         [] => Err("the file is empty".to_owned()),

@@ -24,11 +24,11 @@ use super::json::Json;
 use super::models::ModelId;
 use super::stages::{Stage, Stages};
 use super::{stream, write};
-use crate::embedder::{Embedder, PooledTokens};
-use crate::error::EmbedError;
 use crate::openai::{CreateEmbeddingRequest, CreateEmbeddingResponse, EncodingFormat};
 use crate::workers;
-use crate::yield_point::{Undisturbed, YieldPoint};
+use layer0::embedder::{Embedder, PooledTokens};
+use layer0::error::EmbedError;
+use layer0::yield_point::{Undisturbed, YieldPoint};
 
 /// The limits of a pooling slice: how many table numbers it reads (about 1 ms at 4 billion per second), and how many
 /// bytes of response it writes, so that the pieces stay small.

@@ -12,9 +12,9 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 use super::coding;
 use super::rates::{RateExceeded, TooManyTokens};
 use crate::config::units::{ByteCount, Seconds};
-use crate::error::EmbedError;
 use crate::openai::{ErrorBody, ErrorResponse};
 use crate::workers::Panicked;
+use layer0::error::EmbedError;
 
 /// An error response in OpenAI's format.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,11 +13,11 @@ use super::access::Accounting;
 use super::admission::RequestWeight;
 use super::error::ApiError;
 use super::stages::{SERVER_TIMING, Stage, Stages};
-use crate::embedder::{Embedder, Input, PooledTokens};
-use crate::error::EmbedError;
 use crate::registry::RegisteredModel;
 use crate::workers;
-use crate::yield_point::{Undisturbed, YieldPoint};
+use layer0::embedder::{Embedder, Input, PooledTokens};
+use layer0::error::EmbedError;
+use layer0::yield_point::{Undisturbed, YieldPoint};
 
 /// The size of a tokenizing slice in bytes of text: about 4 ms at 4 MB/s.
 const TOKENIZE_SLICE: usize = 16 << 10;

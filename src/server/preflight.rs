@@ -2,11 +2,11 @@
 //! and each reload call it, so they refuse the same mistakes with the same messages.
 
 use super::tls::Tls;
-use crate::checkpoint::Checkpoint;
+use crate::builtin::preview_checkpoint;
 use crate::config::layers::ConfigError;
 use crate::config::{Config, ModelConfig};
-use crate::error::LoadError;
-use crate::location::Location;
+use layer0::error::LoadError;
+use layer0::location::Location;
 
 /// Resolves the host, and reads the API keys, the certificate, and the file headers of each local model. Returns the
 /// dimensions of each model's vectors, or `None` if they are not known before the model is fetched.
@@ -28,7 +28,7 @@ fn dimensions(model: &ModelConfig) -> Result<Option<usize>, LoadError> {
     let (overrides, settings) = (model.overrides(), model.settings());
     match Location::of(&model.path) {
         Location::Local(path) => {
-            let Some(preview) = Checkpoint::preview(&path, &overrides)? else { return Ok(None) };
+            let Some(preview) = preview_checkpoint(&path, &overrides)? else { return Ok(None) };
             settings.check(&path, preview.dimensions)?;
             Ok(Some(settings.dimensions.unwrap_or(preview.dimensions)))
         }
@@ -36,6 +36,6 @@ fn dimensions(model: &ModelConfig) -> Result<Option<usize>, LoadError> {
         #[cfg(feature = "hub")]
         Location::Hub(_) => settings.check(&model.path, usize::MAX).map(|()| settings.dimensions),
         #[cfg(not(feature = "hub"))]
-        Location::Hub(id) => Err(crate::location::without_feature(&id)),
+        Location::Hub(id) => Err(layer0::location::without_feature(&id)),
     }
 }

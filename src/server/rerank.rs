@@ -15,15 +15,15 @@ use super::inputs::{self, RequestedModel};
 use super::json::Json;
 use super::stages::Stage;
 use super::stream;
-use crate::embedder::{Input, PooledTokens};
-use crate::error::EmbedError;
 use crate::openai::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
     ReturnedDocument, TeiRank, Usage,
 };
-use crate::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
-use crate::retrieval::{self, TokenizedText};
-use crate::yield_point::YieldPoint;
+use layer0::embedder::{Input, PooledTokens};
+use layer0::error::EmbedError;
+use layer0::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
+use layer0::retrieval::{self, TokenizedText};
+use layer0::yield_point::YieldPoint;
 
 /// Numbers that are multiplied and added in a microsecond.
 const PRODUCTS_PER_MICROSECOND: usize = 4096;

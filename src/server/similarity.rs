@@ -14,9 +14,9 @@ use super::inputs::{self, RequestedModel};
 use super::json::Json;
 use super::stages::Stage;
 use super::{stream, write};
-use crate::embedder::PooledTokens;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
-use crate::pooling::dot;
+use layer0::embedder::PooledTokens;
+use layer0::pooling::dot;
 
 /// How many products are computed and added in a microsecond.
 const PRODUCTS_PER_MICROSECOND: u64 = 1000;
@@ -117,7 +117,7 @@ async fn unit_vectors(
         let tokens = tokens.get(range).unwrap_or_default();
         let mut vectors = vec![0.0; tokens.len() * dimensions];
         stages.time(Stage::Pool, || embedder.unit_vectors(first, tokens, dimensions, &mut vectors, at))?;
-        Ok::<_, crate::error::EmbedError>(vectors)
+        Ok::<_, layer0::error::EmbedError>(vectors)
     });
     while let Some(result) = job.next().await {
         vectors.extend(result??);

@@ -13,9 +13,9 @@ use hyper::body::Frame;
 
 use super::ServerState;
 use super::error::ApiError;
-use crate::error::EmbedError;
 use crate::workers::{Panicked, Slices};
-use crate::yield_point::YieldPoint;
+use layer0::error::EmbedError;
+use layer0::yield_point::YieldPoint;
 
 /// Responds with the output of `write` for the slices 0 to `count - 1`, of which the longest takes about `longest`.
 ///

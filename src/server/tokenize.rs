@@ -15,8 +15,8 @@ use super::inputs::{self, RequestedModel};
 use super::json::Json;
 use super::stages::{Stage, Stages};
 use super::{stream, write};
-use crate::embedder::{Embedder, PooledTokens};
 use crate::openai::{CreateTokensRequest, CreateTokensResponse};
+use layer0::embedder::{Embedder, PooledTokens};
 
 /// The number of tokens in a run, and the estimated response bytes per token. A 32 MiB input is split into many runs,
 /// so its tokens are not one piece of the response.

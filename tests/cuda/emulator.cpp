@@ -1,5 +1,5 @@
-// Emulates the part of the CUDA driver that src/pooling/cuda.rs uses, without a GPU. Device memory is host memory, and a launch runs the
-// kernels of kernels/mean.cu on the CPU, one thread of the grid after the other. This tests what the program uploads and launches, and
+// Emulates the part of the CUDA driver that crates/layer0/src/pooling/cuda.rs uses, without a GPU. Device memory is host memory, and a launch runs the
+// kernels of crates/layer0/kernels/mean.cu on the CPU, one thread of the grid after the other. This tests what the program uploads and launches, and
 // what the kernels compute. It tests neither what a compiler for GPUs makes of the kernels, nor a GPU.
 //
 // EMULATED_DEVICES is the number of devices (default: 1); -1 behaves as if no driver were installed. EMULATED_MEMORY is the memory of each
@@ -25,7 +25,7 @@ static float __uint_as_float(unsigned x) {
 }
 #define __device__
 #define __global__
-#include "../../kernels/mean.cu"
+#include "../../crates/layer0/kernels/mean.cu"
 
 // Converts IEEE 754 binary16. The numbers of a table are finite.
 float F16::half_to_float(unsigned short x) {

@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use embedding_server::checkpoint::weights::Weights;
-use embedding_server::checkpoint::{Checkpoint, Overrides, gguf};
 use embedding_server::config::layers::{Flags, effective};
-use embedding_server::embedder::{Embedder, Input, Settings, TokenInput};
 use embedding_server::openai::{
     CreateEmbeddingRequest, CreateRerankRequest, CreateSimilarityRequest, CreateTokensRequest, parse,
 };
-use embedding_server::tokenize::choose::Tokenizer;
+use layer0::checkpoint::weights::Weights;
+use layer0::checkpoint::{Checkpoint, Overrides, gguf, tokenizer_json};
+use layer0::embedder::{Embedder, Input, Settings, TokenInput};
 use tempfile::TempDir;
 
 use super::Target;
@@ -124,7 +123,7 @@ fn model_config(bytes: &[u8]) {
 fn tokenizer(bytes: &[u8]) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    let Ok(tokenizer) = Tokenizer::open(file.path()) else { return };
+    let Ok(tokenizer) = tokenizer_json::open(file.path()) else { return };
     let mut ids = Vec::new();
     for text in ["", "hello wörld  안녕\n🦀", "<s>a</s>\u{0}"] {
         let _ = tokenizer.choice.implementation.encode(text, true, &mut ids);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use embedding_server::config::{Config, ModelConfig};
-use embedding_server::pooling::place::DeviceChoice;
 use embedding_server::server::{self, ServerState};
+use layer0::pooling::place::DeviceChoice;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use embedding_server::config::ModelConfig;
 use embedding_server::config::units::ByteCount;
-use embedding_server::embedder::{EmptyInput, TokenInput};
+use layer0::embedder::{EmptyInput, TokenInput};
 use serde_json::json;
 
 use crate::common::{Answer, TestApp, agent, checkpoint, difference, length};

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use embedding_server::checkpoint::{BUILTIN, Checkpoint, Kind, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings};
+use embedding_server::builtin::{BUILTIN, open_checkpoint};
+use layer0::checkpoint::{Checkpoint, Kind, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -14,7 +15,7 @@ fn file(name: &str) -> Vec<u8> {
 }
 
 fn open() -> Checkpoint {
-    Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap()
+    open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap()
 }
 
 #[derive(Deserialize)]

@@ -5,11 +5,11 @@ use std::io::Write;
 
 use candle_core::Device;
 use embedding_server::config::Config;
-use embedding_server::norm::{CollapsedNorm, Correction};
-use embedding_server::pooling::place::{DeviceChoice, place};
-use embedding_server::pooling::{CpuPooling, DevicePooling, Pooling};
-use embedding_server::table::{EmbeddingTable, TableDtype};
 use half::{bf16, f16};
+use layer0::norm::{CollapsedNorm, Correction};
+use layer0::pooling::place::{DeviceChoice, place};
+use layer0::pooling::{CpuPooling, DevicePooling, Pooling};
+use layer0::table::{EmbeddingTable, TableDtype};
 use proptest::prelude::*;
 
 use crate::common::{checkpoint, test_device};

@@ -400,7 +400,7 @@ fn inputs_without_records_give_empty_parquet_with_their_columns() {
         let output = embed(&[&out, "-o", &again, "--embedding-field", "e"]);
         assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
         for (path, last) in [(&out, "embedding"), (&again, "e")] {
-            let schema = embedding_server::records::table::schema(Path::new(path)).unwrap();
+            let schema = layer0_records::table::schema(Path::new(path)).unwrap();
             let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
             assert_eq!(names[..columns.len()], *columns);
             assert_eq!(names.last(), Some(&last));

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use embedding_server::client::Client;
-use embedding_server::eval::{Embed, EmbedFailure};
+use layer0_tuning::eval::{Embed, EmbedFailure};
 use serde_json::{Value, json};
 
 use crate::fake_teacher::{Asked, FakeTeacher, Fault, vector};

@@ -7,15 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Settings};
-use embedding_server::extract::card::Origin;
-use embedding_server::extract::source::LocalSource;
-use embedding_server::extract::staging::Existing;
-use embedding_server::extract::{Options, extract};
-use embedding_server::norm::NormKind;
-use embedding_server::progress::Silent;
-use embedding_server::table::TableDtype;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Settings};
+use layer0::extract::card::Origin;
+use layer0::extract::source::LocalSource;
+use layer0::extract::staging::Existing;
+use layer0::extract::{Options, extract};
+use layer0::norm::NormKind;
+use layer0::progress::Silent;
+use layer0::table::TableDtype;
 use safetensors::SafeTensors;
 use serde_json::Value;
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use embedding_server::hub::{Hub, Settings};
+use layer0::hub::{Hub, Settings};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 

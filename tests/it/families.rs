@@ -5,13 +5,13 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use embedding_server::LoadError;
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings};
-use embedding_server::extract::source::LocalSource;
-use embedding_server::extract::{Options, card::Origin, extract};
-use embedding_server::norm::NormKind;
-use embedding_server::progress::Silent;
+use layer0::LoadError;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::extract::source::LocalSource;
+use layer0::extract::{Options, card::Origin, extract};
+use layer0::norm::NormKind;
+use layer0::progress::Silent;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;

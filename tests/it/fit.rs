@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::corpus::Fields;
-use embedding_server::embedder::{Embedder, Settings};
-use embedding_server::error::LoadError;
-use embedding_server::fit::vectors::VectorFile;
-use embedding_server::fit::{self, Corpus, Fitted, Options};
-use embedding_server::progress::Silent;
-use embedding_server::refine::Rows;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Settings};
+use layer0::error::LoadError;
+use layer0::progress::Silent;
+use layer0_tuning::corpus::Fields;
+use layer0_tuning::fit::vectors::VectorFile;
+use layer0_tuning::fit::{self, Corpus, Fitted, Options};
+use layer0_tuning::refine::Rows;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -283,7 +283,7 @@ fn the_command_writes_a_table_that_says_what_it_was_fitted_to() {
     let sea = embedder.embed(&["the sea"]).unwrap();
     let words = [2, 6].map(|id: usize| &case.rows[id]);
     let mut expected: Vec<f32> = words[0].iter().zip(words[1]).map(|(a, b)| a + b).collect();
-    embedding_server::pooling::normalize(&mut expected).unwrap();
+    layer0::pooling::normalize(&mut expected).unwrap();
     assert!(difference(&sea[0], &expected) < 1e-3, "{sea:?} {expected:?}");
 
     let again = run(&args);

@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
-use embedding_server::checkpoint::{Checkpoint, Kind, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings};
-use embedding_server::extract::gguf::GgufSource;
-use embedding_server::extract::{Options, extract};
-use embedding_server::norm::NormKind;
-use embedding_server::progress::Silent;
-use embedding_server::tokenize::Tokenize;
-use embedding_server::tokenize::reference::HfTokenizer;
+use layer0::checkpoint::{Checkpoint, Kind, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::extract::gguf::GgufSource;
+use layer0::extract::{Options, extract};
+use layer0::norm::NormKind;
+use layer0::progress::Silent;
+use layer0_tokenizers::Tokenize;
+use layer0_tokenizers::reference::HfTokenizer;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -278,7 +278,7 @@ fn runs_of_one_token_are_tokenized_as_by_the_models_own_file() {
     for (name, judge) in [("gemma", "gemma"), ("gemma-2024", "gemma"), ("gemma2", "gemma2"), ("gemma3", "gemma3")] {
         let path = fixtures("gguf-runs").join(name);
         let json = fixtures("gguf-runs").join(judge).with_extension("json");
-        let judge = HfTokenizer::from_json(&std::fs::read(&json).unwrap(), &json).unwrap();
+        let judge = HfTokenizer::from_json(&std::fs::read(&json).unwrap()).unwrap();
         let embedder = Embedder::new(open(&path.with_extension("gguf")), Settings::default()).unwrap();
         let parts = [" ", "\n", "\t", "a", "ab", "=", "x", " t", "the ", "\n\t", " \n", "in", "  t", "\u{2581}"];
         for part in parts {

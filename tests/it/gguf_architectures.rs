@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Settings};
-use embedding_server::error::LoadError;
-use embedding_server::extract::gguf::GgufSource;
-use embedding_server::extract::{Options, extract};
-use embedding_server::norm::NormKind;
-use embedding_server::progress::Silent;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Settings};
+use layer0::error::LoadError;
+use layer0::extract::gguf::GgufSource;
+use layer0::extract::{Options, extract};
+use layer0::norm::NormKind;
+use layer0::progress::Silent;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;

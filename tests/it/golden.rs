@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings};
-use embedding_server::norm::FinalNorm;
-use embedding_server::pooling::{CpuPooling, DevicePooling, Pooling};
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::norm::FinalNorm;
+use layer0::pooling::{CpuPooling, DevicePooling, Pooling};
 use serde::Deserialize;
 
 use crate::common::{TestApp, checkpoint, difference, length};

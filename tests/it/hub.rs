@@ -5,12 +5,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use embedding_server::LoadError;
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Settings};
-use embedding_server::hub::{Cached, Hub};
-use embedding_server::location::HubId;
-use embedding_server::progress::Silent;
+use layer0::LoadError;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Settings};
+use layer0::hub::{Cached, Hub};
+use layer0::location::HubId;
+use layer0::progress::Silent;
 
 use crate::common::{checkpoint, copy_of};
 use crate::fake_hub::{COMMIT, FakeHub, Fault, ID};

@@ -1,10 +1,10 @@
 //! Tests which checkpoints load, which do not, and whether the error says what to do.
 
-use embedding_server::LoadError;
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Settings};
-use embedding_server::norm::NormKind;
-use embedding_server::pooling::place::DeviceChoice;
+use layer0::LoadError;
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Settings};
+use layer0::norm::NormKind;
+use layer0::pooling::place::DeviceChoice;
 
 use crate::common::{broken, checkpoint, copy_of, difference};
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use embedding_server::config::ModelConfig;
-use embedding_server::norm::NormKind;
+use layer0::norm::NormKind;
 use safetensors::SafeTensors;
 use serde_json::json;
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use embedding_server::config::ModelConfig;
-use embedding_server::embedder::TokenInput;
+use layer0::embedder::TokenInput;
 use serde_json::{Value, json};
 
 use crate::common::{TestApp, agent, checkpoint};

@@ -84,8 +84,8 @@ fn check_accepts_every_fixture_that_can_be_served() {
     let directories = ["checkpoints", "static", "gguf", "refined"].map(fixtures);
     let mut passed = 0;
     for path in directories.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap()).map(|entry| entry.unwrap().path()) {
-        let opens = embedding_server::checkpoint::Checkpoint::open(&path, &Default::default());
-        let previewed = embedding_server::checkpoint::Checkpoint::preview(&path, &Default::default());
+        let opens = layer0::checkpoint::Checkpoint::open(&path, &Default::default());
+        let previewed = layer0::checkpoint::Checkpoint::preview(&path, &Default::default());
         match opens {
             Ok(opened) => {
                 let preview = previewed.unwrap_or_else(|e| panic!("{e}")).unwrap();

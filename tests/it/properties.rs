@@ -2,8 +2,8 @@
 
 use std::sync::OnceLock;
 
-use embedding_server::checkpoint::{Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings, TokenInput};
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Input, Settings, TokenInput};
 use proptest::prelude::*;
 use serde_json::json;
 

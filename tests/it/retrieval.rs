@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use embedding_server::checkpoint::{BUILTIN, Checkpoint, Overrides};
-use embedding_server::embedder::{Embedder, Input, PooledTokens, Settings};
-use embedding_server::pooling::place::DeviceChoice;
-use embedding_server::retrieval::soft::MAX_QUERY_TOKENS;
-use embedding_server::retrieval::{Method, TokenizedText, scores};
-use embedding_server::yield_point::Undisturbed;
+use embedding_server::builtin::{BUILTIN, open_checkpoint};
+use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::embedder::{Embedder, Input, PooledTokens, Settings};
+use layer0::pooling::place::DeviceChoice;
+use layer0::retrieval::soft::MAX_QUERY_TOKENS;
+use layer0::retrieval::{Method, TokenizedText, scores};
+use layer0::yield_point::Undisturbed;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -21,7 +22,7 @@ struct Golden {
 }
 
 fn builtin() -> Embedder {
-    let checkpoint = Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    let checkpoint = open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
     Embedder::new(checkpoint, Settings::default()).unwrap()
 }
 
@@ -61,7 +62,7 @@ fn every_method_gives_numpys_scores() {
 /// On a device, and for tables of floats, the similarities follow from the tokens' vectors instead of from rows as they are stored.
 #[test]
 fn stored_rows_give_the_scores_of_the_vectors() {
-    let checkpoint = || Checkpoint::open(Path::new(BUILTIN), &Overrides::default()).unwrap();
+    let checkpoint = || open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
     let device = Settings { device: DeviceChoice::CandleCpu, device_min_tokens: Some(0), ..Settings::default() };
     let [stored, vectors] =
         [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use embedding_server::checkpoint::{Checkpoint, Kind, Overrides};
-use embedding_server::embedder::{Embedder, Input, Settings};
-use embedding_server::norm::NormKind;
-use embedding_server::pooling::{CpuPooling, DevicePooling, Pooling};
+use layer0::checkpoint::{Checkpoint, Kind, Overrides};
+use layer0::embedder::{Embedder, Input, Settings};
+use layer0::norm::NormKind;
+use layer0::pooling::{CpuPooling, DevicePooling, Pooling};
 use serde::Deserialize;
 
 use crate::common::{TestApp, difference, fixtures, length};

@@ -2,8 +2,8 @@
 //! errors.
 
 use embedding_server::config::ModelConfig;
-use embedding_server::embedder::TokenInput;
 use embedding_server::openai::{CreateEmbeddingResponse, CreateSimilarityResponse, CreateTokensResponse};
+use layer0::embedder::TokenInput;
 use serde_json::{Value, json};
 
 use crate::common::{TestApp, checkpoint, difference, fixtures, length, same};

@@ -4,9 +4,9 @@ use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use embedding_server::fit::vectors::{VectorFile, Vectors};
-use embedding_server::progress::Silent;
 use half::{bf16, f16};
+use layer0::progress::Silent;
+use layer0_tuning::fit::vectors::{VectorFile, Vectors};
 use zip::write::SimpleFileOptions;
 
 use crate::common::{difference, fixtures};

@@ -6,7 +6,7 @@
 FILE is the package's constants.py, or a directory that holds the package; without it, the package of this Python is taken. `tests/real/run`
 fetches the newest release. A unit test holds the tables of docs/checkpoints.md against the program, so a name that is in neither table
 is one that the program does not know: read llama.cpp's converter and graph for it, and add it to
-src/checkpoint/gguf/architecture.rs, with a case in tests/fixtures/make_architectures.py. The exit code is 1 then.
+crates/layer0/src/checkpoint/gguf/architecture.rs, with a case in tests/fixtures/make_architectures.py. The exit code is 1 then.
 """
 
 import importlib.util

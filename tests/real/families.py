@@ -5,8 +5,8 @@
     tests/real/families.py compare [TYPE]   also makes a tiny checkpoint of each type, and compares the program's vectors with transformers'
 
 A unit test holds the tables of docs/checkpoints.md against the program, so a model type that is in none of them is one that the program does
-not know: read its configuration class and its `forward` up to the first layer, and add it to src/checkpoint/family/types.rs or, if it
-holds another type's language model, to src/checkpoint/family/config.rs. A type whose configuration has no vocabulary needs no entry.
+not know: read its configuration class and its `forward` up to the first layer, and add it to crates/layer0/src/checkpoint/family/types.rs or, if it
+holds another type's language model, to crates/layer0/src/checkpoint/family/config.rs. A type whose configuration has no vocabulary needs no entry.
 
 The checkpoint of a type has the configuration of its own class, made small, and the names of tensors that the class saves. The reference
 is the class's last hidden state without its layers. A type that holds a language model is tested with the nested configuration that its class

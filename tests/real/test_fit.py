@@ -88,7 +88,7 @@ def texts() -> list[str]:
     if DATA:
         lines = (Path(DATA) / "corpus/en.txt").read_text().splitlines()
     else:
-        lines = (ROOT / "assets/sample.txt").read_text().splitlines()
+        lines = (ROOT / "crates/tuning/assets/sample.txt").read_text().splitlines()
     step = max(1, len(lines) // TEXTS)
     return list(dict.fromkeys(line.strip() for line in lines[::step] if len(line.split()) > 3))[:TEXTS]
 

@@ -14,9 +14,9 @@ mod texts;
 use std::path::Path;
 use std::sync::Arc;
 
-use embedding_server::tokenize::Tokenize;
-use embedding_server::tokenize::choose::Tokenizer;
-use embedding_server::tokenize::reference::HfTokenizer;
+use layer0::checkpoint::tokenizer_json;
+use layer0_tokenizers::Tokenize;
+use layer0_tokenizers::reference::HfTokenizer;
 
 fn main() {
     let Ok(dir) = std::env::var("REAL_DIR") else {
@@ -42,10 +42,10 @@ fn main() {
 
 fn compare(path: &Path, count: usize, more: &[String]) {
     let json = std::fs::read(path).unwrap();
-    let reference = HfTokenizer::from_json(&json, path).unwrap();
+    let reference = HfTokenizer::from_json(&json).unwrap();
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
     let pieces = texts::pieces(&json, &reference);
-    let opened = Tokenizer::open(path).unwrap();
+    let opened = tokenizer_json::open(path).unwrap();
     let at_once = Arc::clone(&opened.choice.implementation);
     let chosen = opened.settle().choice;
     assert_eq!(chosen.remark(), None, "{}", path.display());

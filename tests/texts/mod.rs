@@ -1,7 +1,7 @@
 //! Generates texts on which tokenizers are compared: from a seed, in many scripts, some of them hostile, and never the same text twice.
 
-use embedding_server::tokenize::reference::HfTokenizer;
 use fastrand::Rng;
+use layer0_tokenizers::reference::HfTokenizer;
 use serde_json::Value;
 
 /// Sentences in many scripts: the first article of the Universal Declaration of Human Rights, and some everyday sentences.

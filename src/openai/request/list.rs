@@ -6,8 +6,8 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{SHAPES, whole};
-use crate::embedder::Input;
 use crate::openai::Inputs;
+use layer0::embedder::Input;
 
 /// Deserializes [`Inputs`] or null.
 #[derive(Clone, Copy)]

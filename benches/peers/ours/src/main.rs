@@ -4,8 +4,8 @@ use std::error::Error;
 use std::time::Instant;
 
 use cpu_time::ProcessTime;
-use embedding_server::checkpoint::Checkpoint;
-use embedding_server::embedder::{Embedder, Memory, Settings};
+use layer0::checkpoint::Checkpoint;
+use layer0::embedder::{Embedder, Memory, Settings};
 
 const BATCH: usize = 256;
 

@@ -1,0 +1,156 @@
+//! Reads refined checkpoints, which `refine` writes.
+//!
+//! A refined checkpoint is a directory with `tokenizer.json`, `config.json` with an object `refined`, and
+//! `model.safetensors` with these tensors:
+//!
+//! * `embeddings`: F32 or F16 `[rows, dimensions]` (the directory is then a Model2Vec model too), I8
+//!   `[rows, dimensions]`, or U8 `[rows, ceil(dimensions / 2)]`. U8 holds two columns per byte, the even one in the low
+//!   four bits, each stored plus 8.
+//! * `scales`: F32 `[rows]`, the step size of each row, for I8 and U8.
+//!
+//! The rows already include the norm, the token weights and the whitening.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::weights::{StoredTensor, Weights};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use crate::error::LoadError;
+use crate::norm::{FinalNorm, Norm, NormKind};
+use crate::table::{EmbeddingTable, TableDtype};
+use layer0_files::{self as files, json};
+use layer0_tokenizers::choose::Tokenizer;
+
+/// The name of the tensor of rows. [`SCALES`] is the name of the tensor of their step sizes.
+pub const EMBEDDINGS: &str = "embeddings";
+pub const SCALES: &str = "scales";
+/// The key of config.json that identifies the refined format. It also records what the table was fitted on.
+pub const KEY: &str = "refined";
+
+#[derive(Deserialize)]
+struct Config {
+    refined: Refined,
+}
+
+#[derive(Deserialize)]
+struct Refined {
+    dimensions: usize,
+    #[serde(flatten)]
+    _provenance: Map<String, Value>,
+}
+
+/// Returns the number of dimensions of the table in `path` if its config.json says that the checkpoint is refined.
+///
+/// # Errors
+/// Returns an error if config.json has the key but its value is not understood.
+pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, LoadError> {
+    let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
+    // The reader of ordinary checkpoints reports a file that is missing or broken.
+    let Ok(text) = files::read(&config_path) else { return Ok(None) };
+    let Ok(Value::Object(config)) = json::from_slice(&text) else { return Ok(None) };
+    if !config.contains_key(KEY) {
+        return Ok(None);
+    }
+    let config: Config = serde_json::from_value(Value::Object(config)).map_err(|e| {
+        LoadError::new(&config_path, format!("has {KEY:?}, but {e}"))
+            .expected("the config.json that `embedding-server refine` wrote")
+    })?;
+    Ok(Some(config.refined.dimensions))
+}
+
+/// Opens the checkpoint `path`, in which [`recognize`] found a table with this number of dimensions.
+///
+/// # Errors
+/// Returns an error if a part is missing or does not fit.
+pub fn open(path: &Path, dimensions: usize, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+    let weights = Weights::open(path)?;
+    let tokenizer = open_tokenizer(path, overrides)?;
+    join(path, dimensions, &weights, tokenizer)
+}
+
+/// Checks the parts of the checkpoint that can be read quickly: all except the tokenizer and the numbers of the table.
+///
+/// # Errors
+/// Returns an error if the table is missing or does not fit.
+pub fn check(path: &Path, dimensions: usize) -> Result<(), LoadError> {
+    read_table(&Weights::open(path)?, dimensions).map(|_| ())
+}
+
+/// Builds a refined table from its parts, wherever they are stored.
+///
+/// # Errors
+/// Returns an error if the parts do not fit each other.
+pub(super) fn join(
+    path: &Path,
+    dimensions: usize,
+    weights: &Weights,
+    (tokenizer, tokenizer_path): (Tokenizer, PathBuf),
+) -> Result<Checkpoint, LoadError> {
+    let (table, table_source) = read_table(weights, dimensions)?;
+    let mut remarks = Vec::new();
+    check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut remarks)?;
+    Ok(Checkpoint {
+        path: path.to_owned(),
+        kind: Kind::Refined,
+        model_type: KEY.to_owned(),
+        table_source: TableSource::mapped(table_source, &table),
+        table,
+        norm: FinalNorm {
+            embedding_scale: 1.0,
+            embedding_norm: None,
+            norm: Norm { kind: NormKind::None, eps: 0.0, weight: None, bias: None },
+            row_weights: None,
+        },
+        norm_source: None,
+        tokenizer,
+        tokenizer_path,
+        prompt: None,
+        conventions: Conventions { special_tokens: false, normalize: true, left_out: None },
+        warnings: Vec::new(),
+        remarks,
+    })
+}
+
+fn read_table(weights: &Weights, dimensions: usize) -> Result<(EmbeddingTable, StoredTensor), LoadError> {
+    let missing = |name: &str| {
+        LoadError::new(weights.path(), format!("has no tensor {name}"))
+            .expected("the model.safetensors that `embedding-server refine` wrote")
+    };
+    let stored = weights.find(&[EMBEDDINGS])?.ok_or_else(|| missing(EMBEDDINGS))?;
+    let wrong = || {
+        LoadError::new(&stored.path, format!("holds {EMBEDDINGS} as {:?} {:?}", stored.dtype, stored.shape)).expected(
+            format!("F32, F16 or I8 of {dimensions} columns, as config.json says, or U8 of {}", dimensions.div_ceil(2)),
+        )
+    };
+    let &[rows, columns] = stored.shape.as_slice() else { return Err(wrong()) };
+    let dtype = match stored.dtype {
+        Dtype::F32 => TableDtype::F32,
+        Dtype::F16 => TableDtype::F16,
+        Dtype::I8 => TableDtype::Int8,
+        Dtype::U8 => TableDtype::Int4,
+        _ => return Err(wrong()),
+    };
+    let stored_columns = if dtype == TableDtype::Int4 { dimensions.div_ceil(2) } else { dimensions };
+    if columns != stored_columns {
+        return Err(wrong());
+    }
+    let table = if dtype.is_integer() {
+        let scales = weights.find(&[SCALES])?.ok_or_else(|| missing(SCALES))?;
+        let (numbers, rest) = scales.bytes.as_chunks();
+        if scales.dtype != Dtype::F32 || numbers.len() != rows || !rest.is_empty() {
+            return Err(LoadError::new(
+                &scales.path,
+                format!("holds {SCALES} as {:?} {:?}", scales.dtype, scales.shape),
+            )
+            .expected(format!("F32 [{rows}], one for each row")));
+        }
+        let scales: Vec<f32> = numbers.iter().map(|&x| f32::from_le_bytes(x)).collect();
+        EmbeddingTable::quantized(stored.bytes.clone(), dtype, dimensions, scales)
+    } else {
+        EmbeddingTable::new(stored.bytes.clone(), dtype, rows, dimensions)
+    };
+    Ok((table.ok_or_else(wrong)?, stored))
+}

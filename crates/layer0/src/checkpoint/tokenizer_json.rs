@@ -1,0 +1,59 @@
+//! Reads the tokenizer.json of a checkpoint.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use layer0_files::json::{self, NonFinite};
+use layer0_tokenizers::TokenizerError;
+use layer0_tokenizers::choose::Tokenizer;
+use layer0_tokenizers::reference::HfTokenizer;
+
+use super::Checkpoint;
+use crate::error::LoadError;
+
+/// Opens the tokenizer.json at `path` with the fastest exact implementation.
+///
+/// # Errors
+/// Returns an error if the file is missing, or is not a tokenizer.json.
+pub fn open(path: &Path) -> Result<Tokenizer, LoadError> {
+    read(path, Tokenizer::from_json)
+}
+
+/// Loads the tokenizer of a checkpoint again, with the `tokenizers` library.
+///
+/// # Errors
+/// Returns an error if the file of the tokenizer no longer exists, or is no longer a tokenizer.json.
+pub fn reference(checkpoint: &Checkpoint) -> Result<HfTokenizer, LoadError> {
+    let path = &checkpoint.tokenizer_path;
+    match &checkpoint.tokenizer.rebuilt {
+        Some(json) => HfTokenizer::from_json(json.as_bytes()).map_err(|error| load_error(path, &error)),
+        None => read(path, HfTokenizer::from_json),
+    }
+}
+
+fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, TokenizerError>) -> Result<T, LoadError> {
+    let content = layer0_files::read(path).map_err(|e| LoadError::io(path, &e))?;
+    let json = json::utf8(&content);
+    parse(&json)
+        .or_else(|error| match json::strict(&json, NonFinite::Null) {
+            // Python and JavaScript write more than the tokenizers library reads.
+            Cow::Owned(strict) => parse(&strict),
+            Cow::Borrowed(_) => Err(error),
+        })
+        .map_err(|error| load_error(path, &error))
+}
+
+/// Returns the error for the tokenizer in the file `path`.
+pub(super) fn load_error(path: &Path, error: &TokenizerError) -> LoadError {
+    let found = LoadError::new(path, error.to_string());
+    match error {
+        TokenizerError::Malformed(_) => found.expected("a tokenizer.json of the tokenizers library"),
+        TokenizerError::Excessive(_) => found
+            .expected("a tokenizer whose work and memory follow the length of the text")
+            .remedy("take the tokenizer.json from the model's own repository"),
+        TokenizerError::Panics => {
+            found.expected("a post_processor that places one text, and special tokens that it defines")
+        }
+        _ => found,
+    }
+}

@@ -1,0 +1,584 @@
+//! Turns text or token IDs into vectors. This is the library's main interface; it is synchronous and independent of
+//! HTTP.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::map::Map;
+use crate::checkpoint::{Checkpoint, Conventions};
+use crate::cl100k;
+use crate::error::{Damage, EmbedError, LoadError};
+use crate::pooling::place::{DeviceChoice, check_built, place};
+use crate::pooling::{self, Pooling, normalize};
+use layer0_tokenizers::EncodeError;
+use layer0_tokenizers::choose::{Choice, Search};
+use layer0_tokenizers::pieces::Pieces;
+use layer0_tokenizers::yield_point::{Steps, Stopped, Undisturbed, YieldPoint};
+
+/// The meaning of an array of token IDs in place of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenInput {
+    /// Token IDs of cl100k_base, as in OpenAI's API and LangChain. The IDs are decoded, and the text is tokenized by
+    /// the model's own tokenizer.
+    #[default]
+    #[serde(rename = "cl100k_base")]
+    Cl100k,
+    /// Token IDs of the model's own vocabulary, which are used directly.
+    Model,
+    /// Token IDs are an error.
+    Reject,
+}
+
+/// The result for an input that is empty or has no tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyInput {
+    /// The first unit vector.
+    #[default]
+    UnitVector,
+    /// An error, as in OpenAI's API.
+    Reject,
+}
+
+/// Where the table is kept while it is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Memory {
+    /// In a memory map of the file. Pages are read when they are touched, and are shared with other processes. The file
+    /// must not be changed in place: see [`crate::checkpoint::map`].
+    #[default]
+    Map,
+    /// In a copy in memory, which changes to the file do not affect.
+    Copy,
+}
+
+/// Settings that determine how vectors are computed from a checkpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Whether vectors are scaled to length 1, as OpenAI's are. `Some(false)` returns the mean unscaled. `None` follows
+    /// the checkpoint's [`Conventions`].
+    pub normalize: Option<bool>,
+    /// Whether the special tokens that the tokenizer's template adds (such as BOS) are pooled. `None` follows the
+    /// checkpoint's [`Conventions`].
+    pub special_tokens: Option<bool>,
+    /// The dimensions of vectors if a request does not ask for a number: a prefix of the vector, which is then scaled
+    /// to length 1 again. `None` means all dimensions.
+    pub dimensions: Option<usize>,
+    pub token_input: TokenInput,
+    pub empty_input: EmptyInput,
+    /// The limit on the number of tokens of an input. Longer inputs are an error, and `None` means no limit.
+    pub max_input_tokens: Option<usize>,
+    pub device: DeviceChoice,
+    /// The number of tokens from which a batch runs on the device. Smaller batches run on the CPU. `None` means that
+    /// the number is measured when the model is loaded.
+    pub device_min_tokens: Option<usize>,
+    pub memory: Memory,
+    /// The number of threads that read the table when the model is loaded.
+    pub load_threads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            normalize: None,
+            special_tokens: None,
+            dimensions: None,
+            token_input: TokenInput::default(),
+            empty_input: EmptyInput::default(),
+            max_input_tokens: None,
+            device: DeviceChoice::default(),
+            device_min_tokens: None,
+            memory: Memory::default(),
+            load_threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks the settings against a table with this number of columns, and against the features of this build. `path`
+    /// is the path of the checkpoint for errors.
+    ///
+    /// # Errors
+    /// Returns an error if the table has fewer dimensions, or if this build does not support the device.
+    pub fn check(&self, path: &Path, columns: usize) -> Result<(), LoadError> {
+        if let Some(dimensions) = self.dimensions.filter(|dimensions| !(1..=columns).contains(dimensions)) {
+            return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
+                .expected(format!("between 1 and {columns}, the columns of the table")));
+        }
+        check_built(self.device).map_err(|why| LoadError::new(path, why.problem).remedy(why.remedy))
+    }
+}
+
+/// One input: a text, or token IDs with the meaning that [`TokenInput`] gives them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    Text(String),
+    TokenIds(Vec<u32>),
+}
+
+/// The token IDs that are pooled for one input. Each of them has a row in the table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PooledTokens(Vec<u32>);
+
+impl PooledTokens {
+    /// Returns the number of tokens that are pooled. `usage` counts these tokens.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn ids(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+/// A loaded checkpoint that is ready to embed texts. Threads can share it.
+pub struct Embedder {
+    /// The tokenizer. It is replaced at most once, by one that returns the same IDs faster. Reading the field takes no
+    /// lock.
+    tokenizer: ArcSwap<Choice>,
+    pieces: Pieces,
+    pooling: Box<dyn Pooling>,
+    /// The reason why [`DeviceChoice::Auto`] selected the CPU.
+    why_cpu: Option<String>,
+    /// The path and the memory map of the table's file, if vectors are computed from the map.
+    mapped: Option<(PathBuf, Map)>,
+    /// The damage to the table's file that was detected, other than truncation.
+    damage: OnceLock<Damage>,
+    rows: usize,
+    table_dimensions: usize,
+    table_bytes: usize,
+    settings: Settings,
+    conventions: Conventions,
+    /// The text that is put before each input.
+    prompt: Option<String>,
+    /// Whether every token of a text has a row and is pooled.
+    pools_every_token: bool,
+    /// The tokens of an empty text, which are the tokens of the tokenizer's template.
+    template: OnceLock<Vec<u32>>,
+}
+
+impl Embedder {
+    /// Creates an embedder. The function reads the whole table once, to compute the norm as one number per row and to
+    /// find rows that are not finite. It waits for the fastest tokenizer, which takes a second longer than
+    /// [`Embedder::start`] for byte-level BPE.
+    ///
+    /// # Errors
+    /// Returns an error if the table is not finite, `settings` do not fit the table, or the device cannot be used.
+    pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
+        let (embedder, search) = Self::start(checkpoint, settings)?;
+        if let Some(search) = search {
+            embedder.adopt(search.run());
+        }
+        Ok(embedder)
+    }
+
+    /// Creates an embedder like [`Embedder::new`], but with the tokenizer that loads first. If a [`Search`] for a
+    /// faster tokenizer is returned, pass its result to [`Embedder::adopt`], from any thread. The vectors stay the same
+    /// and are computed faster.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Embedder::new`].
+    pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
+        if let Some(map) = &checkpoint.table_source.map {
+            map.guard();
+        }
+        let collapsed = checkpoint.collapsed_norm(settings.load_threads);
+        let Checkpoint { path, mut table, table_source, mut tokenizer, conventions: by_kind, prompt, .. } = checkpoint;
+        let conventions = Conventions {
+            normalize: settings.normalize.unwrap_or(by_kind.normalize),
+            special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
+            ..by_kind
+        };
+        settings.check(&path, table.dimensions())?;
+        if settings.memory == Memory::Copy {
+            table = table.copied();
+        }
+        let check = || table_source.map.as_ref().map_or(Ok(()), |map| map.check(&table_source.path));
+        check()?;
+        let collapsed = collapsed?;
+        let (rows, table_dimensions) = (table.rows(), table.dimensions());
+        let table_bytes = table.bytes().len();
+        let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
+            .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy).at_run_time())?;
+        check()?;
+        if let Some(map) = &table_source.map {
+            map.release();
+        }
+        let reads_the_file = pooling.reads_the_table() && settings.memory == Memory::Map;
+        let mapped = table_source.map.filter(|_| reads_the_file).map(|map| (table_source.path, map));
+        let pieces = std::mem::take(&mut tokenizer.pieces);
+        let pools_every_token = conventions.left_out.is_none() && tokenizer.vocabulary.max_id() < rows as u64;
+        let (choice, search) = tokenizer.split();
+        let tokenizer = ArcSwap::from_pointee(choice);
+        let embedder = Self {
+            tokenizer,
+            pieces,
+            pooling,
+            why_cpu,
+            mapped,
+            damage: OnceLock::new(),
+            rows,
+            table_dimensions,
+            table_bytes,
+            settings,
+            conventions,
+            prompt,
+            pools_every_token,
+            template: OnceLock::new(),
+        };
+        Ok((embedder, search))
+    }
+
+    /// Replaces the tokenizer by `choice`, the result of the [`Search`] that [`Embedder::start`] returned. Returns the
+    /// previous tokenizer, so that the caller decides on which thread it is freed.
+    pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
+        self.tokenizer.swap(choice.into())
+    }
+
+    /// Returns the length of vectors for requests that do not ask for a number of dimensions.
+    pub fn dimensions(&self) -> usize {
+        self.settings.dimensions.unwrap_or(self.table_dimensions)
+    }
+
+    /// Returns the number of dimensions of the table, which is the largest number that a request can ask for.
+    pub fn max_dimensions(&self) -> usize {
+        self.table_dimensions
+    }
+
+    /// Returns the highest token ID that an input may contain, or `None` if inputs must be texts.
+    pub fn max_token_id(&self) -> Option<u32> {
+        match self.settings.token_input {
+            TokenInput::Cl100k => Some(cl100k::LAST),
+            TokenInput::Model => u32::try_from(self.rows.saturating_sub(1)).ok(),
+            TokenInput::Reject => None,
+        }
+    }
+
+    /// Returns the name of the device, for messages.
+    pub fn device(&self) -> String {
+        self.pooling.device()
+    }
+
+    /// Returns the reason why no device other than the CPU is used, if the settings allow any device.
+    pub fn why_cpu(&self) -> Option<&str> {
+        self.why_cpu.as_deref()
+    }
+
+    /// Returns whether [`Embedder::pool`] is most efficient with many texts per call.
+    pub fn wants_whole_batches(&self) -> bool {
+        self.pooling.wants_whole_batches()
+    }
+
+    /// Returns the name of the tokenizer's implementation, for messages.
+    pub fn tokenizer(&self) -> &'static str {
+        self.tokenizer.load().implementation.name()
+    }
+
+    /// Returns what each token stands for in a text.
+    pub fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// Returns the number of rows in the table, each of which belongs to a token.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the size of the table in bytes, as it is stored.
+    pub fn table_bytes(&self) -> usize {
+        self.table_bytes
+    }
+
+    /// Returns [`EmbedError::Damaged`] if the table's file is known to have changed since it was loaded. No correct
+    /// vector can be computed after that.
+    pub fn damage(&self) -> Option<EmbedError> {
+        let (path, map) = self.mapped.as_ref()?;
+        let damage = if map.is_damaged() { Damage::CutShort } else { *self.damage.get()? };
+        Some(EmbedError::Damaged { path: path.clone(), damage })
+    }
+
+    /// Asks the operating system whether the table's file was written to since it was loaded. If so, the embedder is
+    /// damaged from now on, and the error is returned.
+    pub fn check_file(&self) -> Option<EmbedError> {
+        if self.mapped.as_ref().is_some_and(|(_, map)| map.is_changed()) {
+            self.damage.get_or_init(|| Damage::Changed);
+        }
+        self.damage()
+    }
+
+    /// Returns the tokenizer in use, with the reason why no faster one is used.
+    pub fn choice(&self) -> Arc<Choice> {
+        self.tokenizer.load_full()
+    }
+
+    /// Returns the length of the vectors for a request that asks for `requested` dimensions.
+    ///
+    /// # Errors
+    /// Returns [`EmbedError::Dimensions`] for 0 and for more dimensions than the table has.
+    pub fn resolve_dimensions(&self, requested: Option<u64>) -> Result<usize, EmbedError> {
+        let Some(requested) = requested else { return Ok(self.dimensions()) };
+        usize::try_from(requested)
+            .ok()
+            .filter(|d| (1..=self.table_dimensions).contains(d))
+            .ok_or(EmbedError::Dimensions { requested, max: self.table_dimensions })
+    }
+
+    /// Returns the tokens of one input. `index` is the index of the input for errors. All errors that concern a single
+    /// input are found here.
+    ///
+    /// # Errors
+    /// Returns an error if the input is not valid for this model.
+    pub fn tokens(&self, index: usize, input: &Input) -> Result<PooledTokens, EmbedError> {
+        self.tokens_in_steps(index, input, &Undisturbed)
+    }
+
+    /// Returns the tokens of one input that may take seconds to tokenize. The yield point `at` is reached every few
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Embedder::tokens`], and an error if `at` stops the work.
+    pub fn tokens_in_steps(
+        &self,
+        index: usize,
+        input: &Input,
+        at: &dyn YieldPoint,
+    ) -> Result<PooledTokens, EmbedError> {
+        let is_empty = match input {
+            Input::Text(text) => text.is_empty(),
+            Input::TokenIds(ids) => ids.is_empty(),
+        };
+        if is_empty && self.settings.empty_input == EmptyInput::Reject {
+            return Err(EmbedError::Empty { input: index });
+        }
+        let ids = match (input, self.settings.token_input) {
+            (Input::Text(text), _) => self.encode(index, text, at)?,
+            (Input::TokenIds(ids), TokenInput::Cl100k) => {
+                let text = cl100k::decode(ids).map_err(|e| EmbedError::NotCl100k {
+                    input: index,
+                    position: e.position,
+                    id: e.id,
+                })?;
+                self.encode(index, &text, at)?
+            }
+            (Input::TokenIds(ids), TokenInput::Model) => {
+                if let Some(position) = ids.iter().position(|&id| id as usize >= self.rows) {
+                    let id = ids.get(position).copied().unwrap_or_default();
+                    return Err(EmbedError::TokenIdOutOfRange { input: index, position, id, rows: self.rows });
+                }
+                ids.clone()
+            }
+            (Input::TokenIds(_), TokenInput::Reject) => return Err(EmbedError::TokenIdsRejected { input: index }),
+        };
+        self.pooled(index, ids)
+    }
+
+    /// Returns the number of bytes of text that are tokenized for an input. A single ID of cl100k_base can stand for
+    /// 128 bytes.
+    pub fn bytes_of(&self, input: &Input) -> usize {
+        match (input, self.settings.token_input) {
+            (Input::Text(text), _) => text.len(),
+            (Input::TokenIds(ids), TokenInput::Cl100k) => cl100k::bytes_of(ids),
+            (Input::TokenIds(ids), TokenInput::Model) => size_of_val(ids.as_slice()),
+            (Input::TokenIds(_), TokenInput::Reject) => 0,
+        }
+    }
+
+    fn pooled(&self, index: usize, mut ids: Vec<u32>) -> Result<PooledTokens, EmbedError> {
+        // Added tokens may have IDs beyond the table. Gemma 3 has one such token.
+        ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
+        if ids.is_empty() && self.settings.empty_input == EmptyInput::Reject {
+            return Err(EmbedError::Empty { input: index });
+        }
+        if let Some(max) = self.settings.max_input_tokens.filter(|&max| ids.len() > max) {
+            return Err(EmbedError::TooManyTokens { input: index, tokens: Some(ids.len()), max });
+        }
+        Ok(PooledTokens(ids))
+    }
+
+    fn encode(&self, index: usize, text: &str, at: &dyn YieldPoint) -> Result<Vec<u32>, EmbedError> {
+        let prompted = self.prompt.as_ref().map(|prompt| [prompt.as_str(), text].concat());
+        let text = prompted.as_deref().unwrap_or(text);
+        // Tokenization stops as soon as a text has too many tokens, unless some of its tokens may be left out of the
+        // count.
+        let max = self.settings.max_input_tokens.filter(|_| self.pools_every_token);
+        let is_over = |tokens: usize| max.filter(|&max| tokens > max);
+        let over = Cell::new(None);
+        let reached = |tokens| {
+            over.set(is_over(tokens));
+            if over.get().is_some() { Err(Stopped) } else { at.reached() }
+        };
+        // In most languages a token has more than three bytes.
+        let mut ids = Vec::with_capacity(text.len() / 3 + 4);
+        let (special, tokenizer) = (self.conventions.special_tokens, self.tokenizer.load());
+        let encoded = match at.is_needed() {
+            true => tokenizer.encode_in_steps(text, special, &mut ids, &Steps::new(&reached)),
+            false => tokenizer.implementation.encode(text, special, &mut ids).map_err(EncodeError::Failed),
+        };
+        encoded.map_err(|error| match (error, over.get()) {
+            (EncodeError::Failed(message), _) => EmbedError::Tokenizer { input: index, message },
+            (EncodeError::Stopped(_), Some(max)) => EmbedError::TooManyTokens { input: index, tokens: None, max },
+            (EncodeError::Stopped(stopped), None) => stopped.into(),
+        })?;
+        Ok(ids)
+    }
+
+    /// Computes the vectors of `texts` and writes them to `out`, whose shape is `[texts, dimensions]`. A text without
+    /// tokens gets the first unit vector.
+    ///
+    /// # Errors
+    /// Returns an error if a device fails, the table's file was changed, or a vector cannot be represented in f32.
+    pub fn pool(&self, texts: &[PooledTokens], dimensions: usize, out: &mut [f32]) -> Result<(), EmbedError> {
+        self.pool_in_steps(0, texts, dimensions, out, &Undisturbed)
+    }
+
+    /// Computes vectors like [`Embedder::pool`], for texts that may take long. `first` is the index of the first text
+    /// for errors. The yield point `at` is reached about every millisecond.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Embedder::pool`], and an error if `at` stops the work.
+    pub fn pool_in_steps(
+        &self,
+        first: usize,
+        texts: &[PooledTokens],
+        dimensions: usize,
+        out: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
+        let ids: Vec<&[u32]> = texts.iter().map(PooledTokens::ids).collect();
+        self.pooling.mean_in_steps(&ids, dimensions, out, at)?;
+        if let Some(damage) = self.damage() {
+            return Err(damage);
+        }
+        for (input, (text, vector)) in texts.iter().zip(out.chunks_mut(dimensions.max(1))).enumerate() {
+            if text.is_empty() {
+                pooling::first_unit_vector(vector);
+                continue;
+            }
+            let finite =
+                if self.conventions.normalize { normalize(vector).is_ok() } else { pooling::is_finite(vector) };
+            if !finite {
+                self.pool_exactly(first + input, text, vector, at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Embedder::pool_in_steps`], but scales every vector to length 1, whatever the settings are, so that dot products are cosines.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Embedder::pool_in_steps`].
+    pub fn unit_vectors(
+        &self,
+        first: usize,
+        texts: &[PooledTokens],
+        dimensions: usize,
+        out: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
+        self.pool_in_steps(first, texts, dimensions, out, at)?;
+        for vector in out.chunks_mut(dimensions.max(1)) {
+            // Pooled vectors are finite, so scaling them cannot fail.
+            let _ = normalize(vector);
+        }
+        Ok(())
+    }
+
+    /// Computes the vector of a text whose sum in f32 is not finite, with higher precision.
+    fn pool_exactly(
+        &self,
+        input: usize,
+        text: &PooledTokens,
+        vector: &mut [f32],
+        at: &dyn YieldPoint,
+    ) -> Result<(), EmbedError> {
+        let Some(exact) = self.pooling.exact_mean(text.ids(), vector.len(), at)? else {
+            return Err(EmbedError::NotFinite { input });
+        };
+        if exact.iter().all(|x| x.is_finite()) {
+            return pooling::rounded(&exact, self.conventions.normalize, vector)
+                .map_err(|_| EmbedError::TooLarge { input });
+        }
+        // Every row was finite when the table was loaded, so the file must have changed.
+        self.damage.get_or_init(|| Damage::NotFinite);
+        Err(self.damage().unwrap_or(EmbedError::NotFinite { input }))
+    }
+
+    /// Computes the vector of each token alone and writes it to `out`, whose shape is `[tokens, max_dimensions]` (see
+    /// [`Embedder::max_dimensions`]). The vectors are not scaled to length 1, because their length expresses the
+    /// importance of the token. Tokens without a row get zeros. `out` may be longer than necessary.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Embedder::pool_in_steps`].
+    pub fn token_vectors(&self, ids: &[u32], out: &mut [f32], at: &dyn YieldPoint) -> Result<(), EmbedError> {
+        let texts: Vec<&[u32]> = ids.iter().map(std::slice::from_ref).collect();
+        self.pooling.mean_in_steps(&texts, self.table_dimensions, out, at)?;
+        self.damage().map_or(Ok(()), Err)
+    }
+
+    /// Prepares to compare the vectors of single tokens with those of `ids`, without computing the vectors. Returns `None` if that is not
+    /// possible: the cosines then follow from [`Embedder::token_vectors`].
+    ///
+    /// # Errors
+    /// Returns an error if the table's file was changed.
+    pub fn comparison(&self, ids: &[u32]) -> Result<Option<pooling::Comparison<'_>>, EmbedError> {
+        let comparison = self.pooling.comparison(ids);
+        self.damage().map_or(Ok(comparison), Err)
+    }
+
+    /// Returns the tokens of a text without those that the tokenizer's template adds around the text (BOS, EOS).
+    pub fn without_template<'a>(&self, ids: &'a [u32]) -> &'a [u32] {
+        let template = self.template.get_or_init(|| {
+            let mut ids = Vec::new();
+            // A tokenizer that fails on an empty text is treated as one without a template.
+            let _ = self.tokenizer.load().implementation.encode("", self.conventions.special_tokens, &mut ids);
+            ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
+            ids
+        });
+        let (mut ids, mut template) = (ids, template.as_slice());
+        while let (Some((first, rest)), Some((expected, after))) = (ids.split_first(), template.split_first()) {
+            if first != expected {
+                break;
+            }
+            (ids, template) = (rest, after);
+        }
+        while let (Some((last, rest)), Some((expected, before))) = (ids.split_last(), template.split_last()) {
+            if last != expected {
+                break;
+            }
+            (ids, template) = (rest, before);
+        }
+        ids
+    }
+
+    /// Returns the vectors of `texts`. All work is done on the calling thread.
+    ///
+    /// # Errors
+    /// Returns an error if a text cannot be tokenized or has more than `max_input_tokens` tokens, or if the device
+    /// fails.
+    pub fn embed<S: AsRef<str>>(&self, texts: &[S]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let texts = texts.iter().enumerate();
+        let tokens: Vec<PooledTokens> = texts
+            .map(|(index, text)| self.pooled(index, self.encode(index, text.as_ref(), &Undisturbed)?))
+            .collect::<Result<_, _>>()?;
+        let dimensions = self.dimensions();
+        if self.wants_whole_batches() {
+            let mut vectors = vec![0.0; tokens.len() * dimensions];
+            self.pool(&tokens, dimensions, &mut vectors)?;
+            return Ok(vectors.chunks(dimensions.max(1)).map(<[f32]>::to_vec).collect());
+        }
+        let vector = |tokens| {
+            let mut vector = vec![0.0; dimensions];
+            self.pool(std::slice::from_ref(tokens), dimensions, &mut vector).map(|()| vector)
+        };
+        tokens.iter().map(vector).collect()
+    }
+}

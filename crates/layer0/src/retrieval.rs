@@ -1,0 +1,172 @@
+//! Scores documents against a query: what `/v1/rerank` answers with.
+//!
+//! The score combines three that the token table provides at the cost of a lookup, without running a model:
+//!
+//! * [`soft`]: BM25 over tokens, in which similar tokens count as well, across languages;
+//! * [`lexical`]: BM25 over words, which an exact name or number needs;
+//! * the cosine of the pooled vectors.
+//!
+//! ```text
+//! score(d)  =  0.5 soft(d) + 0.3 lexical(d) + 0.2 max(0, cosine(d))
+//! ```
+//!
+//! All statistics (how many documents contain a token, how long documents are) come from the documents of the call: nothing is stored.
+//! The weights were chosen on development data of 35 retrieval sets; docs/quality.md has the measurements.
+//!
+//! ```no_run
+//! use layer0::checkpoint::Checkpoint;
+//! use layer0::embedder::{Embedder, Input};
+//! use layer0::retrieval::{Method, TokenizedText, scores};
+//! use layer0::yield_point::Undisturbed;
+//!
+//! let checkpoint = Checkpoint::open("models/gemma-3-270m-refined".as_ref(), &Default::default())?;
+//! let embedder = Embedder::new(checkpoint, Default::default())?;
+//! let texts = ["How do plants make food?", "Photosynthesis turns light into sugar.", "The market fell on Monday."];
+//! let tokens = texts
+//!     .iter()
+//!     .enumerate()
+//!     .map(|(index, &text)| embedder.tokens(index, &Input::Text(text.to_owned())))
+//!     .collect::<Result<Vec<_>, _>>()?;
+//! let texts: Vec<_> = texts.iter().zip(&tokens).map(|(text, tokens)| TokenizedText { text, tokens }).collect();
+//! let scores = scores(&embedder, texts[0], &texts[1..], Method::Combined, &Undisturbed)?;
+//! assert!(scores[0] > scores[1]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod lexical;
+mod places;
+pub mod soft;
+pub mod terms;
+
+use crate::embedder::{Embedder, PooledTokens};
+use crate::error::EmbedError;
+use crate::pooling::dot;
+use layer0_tokenizers::yield_point::YieldPoint;
+
+use soft::SoftMatches;
+
+/// How documents are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Method {
+    /// 0.5 soft + 0.3 lexical + 0.2 cosine.
+    #[default]
+    Combined,
+    /// Tokens, of which similar ones count as well, and 0.2 of the cosine.
+    Soft,
+    /// BM25 over words alone.
+    Lexical,
+    /// The cosine of the vectors that `/v1/embeddings` returns, at least 0.
+    Cosine,
+}
+
+impl Method {
+    /// All methods, the default first.
+    pub const ALL: [Self; 4] = [Self::Combined, Self::Soft, Self::Lexical, Self::Cosine];
+
+    /// The weights of the three scores, whose sum is 1.
+    const fn shares(self) -> Shares {
+        match self {
+            Self::Combined => Shares { soft: 0.5, lexical: 0.3, cosine: 0.2 },
+            Self::Soft => Shares { soft: 0.8, lexical: 0.0, cosine: 0.2 },
+            Self::Lexical => Shares { soft: 0.0, lexical: 1.0, cosine: 0.0 },
+            Self::Cosine => Shares { soft: 0.0, lexical: 0.0, cosine: 1.0 },
+        }
+    }
+
+    /// Whether [`SoftMatches`] are made, which take the memory of [`SoftMatches::bytes`].
+    pub const fn matches_tokens(self) -> bool {
+        self.shares().soft > 0.0
+    }
+
+    /// The name in requests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Combined => "combined",
+            Self::Soft => "soft",
+            Self::Lexical => "lexical",
+            Self::Cosine => "cosine",
+        }
+    }
+}
+
+struct Shares {
+    soft: f64,
+    lexical: f64,
+    cosine: f64,
+}
+
+/// A text and its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizedText<'a> {
+    /// The text, for exact matches.
+    pub text: &'a str,
+    /// The tokens that its vector is the mean of, as [`Embedder::tokens`] returns them.
+    pub tokens: &'a PooledTokens,
+}
+
+/// The relevance of each document to `query`, between 0 and 1; higher is more relevant.
+///
+/// Scores of one call can be compared with each other. Scores of different calls cannot, because the statistics come from the documents of
+/// the call. A relevant document typically has a score of 0.3 to 0.55, and an unrelated one less than 0.05.
+///
+/// # Errors
+/// When a device fails, the table's file was changed under its map, or `at` ends the work.
+pub fn scores(
+    embedder: &Embedder,
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
+    method: Method,
+    at: &dyn YieldPoint,
+) -> Result<Vec<f32>, EmbedError> {
+    let Shares { soft, lexical, cosine } = method.shares();
+    let mut scores = vec![0.0f64; documents.len()];
+    let mut add = |share: f64, part: Vec<f64>| {
+        for (score, part) in scores.iter_mut().zip(part) {
+            *score += share * part;
+        }
+    };
+    if soft > 0.0 {
+        let ids: Vec<&[u32]> =
+            documents.iter().map(|document| embedder.without_template(document.tokens.ids())).collect();
+        let query = embedder.without_template(query.tokens.ids());
+        add(soft, SoftMatches::new(embedder, query, &ids, at)?.scores());
+    }
+    if lexical > 0.0 {
+        let texts: Vec<&str> = documents.iter().map(|document| document.text).collect();
+        add(lexical, lexical::scores(query.text, &texts, at)?);
+    }
+    if cosine > 0.0 && !query.tokens.is_empty() {
+        add(cosine, cosines(embedder, query, documents, at)?);
+    }
+    Ok(scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect())
+}
+
+/// Documents that are pooled at a time on a device whose calls are expensive.
+const DEVICE_BATCH: usize = 256;
+
+/// The cosine of the query's vector with each document's, at least 0. A document without tokens has 0.
+fn cosines(
+    embedder: &Embedder,
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
+    at: &dyn YieldPoint,
+) -> Result<Vec<f64>, EmbedError> {
+    let dimensions = embedder.dimensions();
+    let unit_vectors = |first: usize, tokens: &[PooledTokens]| {
+        let mut vectors = vec![0.0; tokens.len() * dimensions];
+        embedder.unit_vectors(first, tokens, dimensions, &mut vectors, at).map(|()| vectors)
+    };
+    let query = unit_vectors(0, std::slice::from_ref(query.tokens))?;
+    let mut cosines = Vec::with_capacity(documents.len());
+    let batch = if embedder.wants_whole_batches() { DEVICE_BATCH } else { 1 };
+    for (batch, first) in documents.chunks(batch).zip((0..).step_by(batch)) {
+        let tokens: Vec<PooledTokens> = batch.iter().map(|document| document.tokens.clone()).collect();
+        let vectors = unit_vectors(first, &tokens)?;
+        at.reached()?;
+        for (tokens, vector) in tokens.iter().zip(vectors.chunks(dimensions.max(1))) {
+            cosines.push(if tokens.is_empty() { 0.0 } else { f64::from(dot(&query, vector)).max(0.0) });
+        }
+    }
+    Ok(cosines)
+}

@@ -1,0 +1,299 @@
+//! Soft matching: BM25 over a model's tokens, in which similar tokens count as well.
+//!
+//! The formula is BM25's, with two changes. A document's term frequency of a query token also counts the document's tokens whose rows in the
+//! embedding table are similar, and the weight of a token combines the norm of its row with its inverse document frequency in the request:
+//!
+//! ```text
+//! g(t, u)  =  1 if t = u, otherwise  lambda * max(0, (cos(F_t, F_u) - theta) / (1 - theta))
+//! x(t, d)  =  sum over the tokens u of d of  g(t, u)                                    the soft term frequency
+//! n(t)     =  sum over d of  min(1, x(t, d));   idf(t) as in BM25
+//! w(t)     =  qtf(t) |F_t| (r idf(t) / sum(qtf idf) + (1 - r) |F_t| / sum(qtf |F|)),   r = N / (N + 10),   scaled to the sum 1
+//! L(d)     =  sum over t of  w(t) x(t, d) / (x(t, d) + k1 (1 - b + b |d| / mean |d|))
+//! ```
+//!
+//! `F_t` is the vector of the token `t` alone, and `N` the number of documents. For example, the query "dog" has one token. A document with
+//! "dog" once has x = 1. A document with "Hund" instead, at a cosine of 0.71, has x = 0.5 * (0.71 - 0.3) / 0.7 = 0.29: it is found across
+//! languages, and ranked behind the exact match.
+//!
+//! The work is one pass over the distinct tokens of all documents: the similarities of each with the query's tokens are computed once, from
+//! the rows as they are stored where that is possible ([`Embedder::comparison`]). Each document then adds up one row of similarities for each
+//! token that is similar to a token of the query. Most tokens are similar to none, and adding their zeros would not change the sums.
+
+use foldhash::HashMap;
+
+use super::lexical::idf;
+use super::places::Places;
+use crate::embedder::Embedder;
+use crate::error::EmbedError;
+use crate::pooling::kernel::{self, integers::LANES};
+use layer0_tokenizers::yield_point::YieldPoint;
+
+/// The weight of similar tokens beside equal ones.
+const LAMBDA: f32 = 0.5;
+/// The cosine from which on tokens count as similar, in a table of [`THETA_COLUMNS`] columns.
+const THETA: f32 = 0.3;
+const THETA_COLUMNS: f32 = 384.0;
+const K1: f64 = 0.8;
+const B: f64 = 0.6;
+/// From how many documents on the inverse document frequency has more weight than the norm of the row.
+const ENOUGH_DOCUMENTS: f64 = 10.0;
+/// Distinct tokens of a query that are matched. Of a longer query the tokens with the largest norms are kept.
+pub const MAX_QUERY_TOKENS: usize = 256;
+/// Distinct tokens whose vectors are made at a time.
+const BLOCK: usize = 64;
+/// Tokens of documents between two calls of the yield point, and documents if they are short.
+const STEP: usize = 16 << 10;
+const DOCUMENTS_A_STEP: usize = 64;
+
+/// The cosine from which on tokens count as similar.
+///
+/// The cosines of unrelated rows shrink with the square root of the number of columns, and so does the threshold: 0.3 at 384 columns, 0.23
+/// at 640. It never exceeds 0.3, because tables of fewer columns were not measured.
+fn theta(columns: usize) -> f32 {
+    (THETA * (THETA_COLUMNS / columns.max(1) as f32).sqrt()).min(THETA)
+}
+
+/// The query's distinct tokens.
+struct QueryTokens {
+    ids: Vec<u32>,
+    /// How often each occurs.
+    counts: Vec<f64>,
+    norms: Vec<f64>,
+    /// The vectors at length 1: `ids.len()` rows of `dimensions` numbers.
+    units: Vec<f32>,
+}
+
+/// The soft term frequencies of every document, and what the score needs beside them.
+pub struct SoftMatches {
+    query: QueryTokens,
+    /// `documents x query tokens`, row-major.
+    frequencies: Vec<f32>,
+    lengths: Vec<f64>,
+}
+
+impl SoftMatches {
+    /// Matches the tokens of `query` with those of each document.
+    ///
+    /// # Errors
+    /// When a device fails, the table's file was changed, or `at` ends the work.
+    pub fn new(
+        embedder: &Embedder,
+        query: &[u32],
+        documents: &[&[u32]],
+        at: &dyn YieldPoint,
+    ) -> Result<Self, EmbedError> {
+        let query = QueryTokens::new(embedder, query, at)?;
+        let width = query.ids.len();
+        let lengths = documents.iter().map(|document| document.len().max(1) as f64).collect();
+        let mut frequencies = vec![0.0; width * documents.len()];
+        if query.ids.is_empty() {
+            return Ok(Self { query, frequencies, lengths });
+        }
+        let tokens = documents.iter().map(|document| document.len()).sum();
+        let mut places = Places::new(tokens, embedder.rows());
+        // The numbers of all tokens of all documents.
+        let mut numbers = Vec::with_capacity(tokens);
+        for (document, i) in documents.iter().zip(1..) {
+            for ids in document.chunks(STEP) {
+                numbers.extend(ids.iter().map(|&id| places.number(id)));
+                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
+                    at.reached()?;
+                }
+            }
+        }
+        let similar = SimilarTokens::new(embedder, &query, places.ids(), at)?;
+
+        let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
+        let mut numbers = numbers.into_iter();
+        let mut tokens = 0;
+        for (document, frequencies) in documents.iter().zip(frequencies.chunks_mut(width)) {
+            sums.fill([0.0; LANES]);
+            for number in numbers.by_ref().take(document.len()) {
+                if let Some(row) = similar.row(number) {
+                    for (sums, similarities) in sums.iter_mut().zip(row) {
+                        // A copy, so that the compiler need not assume that it overlaps with the sums.
+                        let similarities = *similarities;
+                        for (sum, similarity) in sums.iter_mut().zip(similarities) {
+                            *sum += similarity;
+                        }
+                    }
+                }
+                tokens += 1;
+                if tokens % STEP == 0 {
+                    at.reached()?;
+                }
+            }
+            for (frequency, sum) in frequencies.iter_mut().zip(sums.as_flattened()) {
+                *frequency = *sum;
+            }
+        }
+        Ok(Self { query, frequencies, lengths })
+    }
+
+    /// The number of bytes that matching `query` tokens with documents takes at most: `documents` of `tokens` tokens in all, over a table
+    /// of `rows` rows.
+    pub fn bytes(query: usize, documents: usize, tokens: usize, rows: usize) -> usize {
+        let per_query_token = tokens.min(rows).saturating_add(documents).saturating_mul(size_of::<f32>());
+        let query = query.min(MAX_QUERY_TOKENS).next_multiple_of(LANES);
+        let numbers = tokens.saturating_mul(size_of::<u32>()).saturating_add(Places::bytes(tokens, rows));
+        query.saturating_mul(per_query_token).saturating_add(numbers)
+    }
+
+    /// The score of each document, between 0 and 1.
+    pub fn scores(&self) -> Vec<f64> {
+        let (weights, n) = (self.weights(), self.lengths.len() as f64);
+        let mean = self.lengths.iter().sum::<f64>() / n.max(1.0);
+        let width = weights.len().max(1);
+        let score = |(length, row): (&f64, &[f32])| {
+            let saturation = K1 * (1.0 - B + B * length / mean);
+            weights.iter().zip(row).map(|(weight, &x)| weight * f64::from(x) / (f64::from(x) + saturation)).sum()
+        };
+        let mut scores: Vec<f64> = self.lengths.iter().zip(self.frequencies.chunks(width)).map(score).collect();
+        scores.resize(self.lengths.len(), 0.0);
+        scores
+    }
+
+    /// The weight of each of the query's tokens; their sum is 1.
+    fn weights(&self) -> Vec<f64> {
+        let QueryTokens { counts, norms, .. } = &self.query;
+        let n = self.lengths.len() as f64;
+        let mut containing = vec![0.0; counts.len()];
+        for row in self.frequencies.chunks(counts.len().max(1)) {
+            for (containing, &x) in containing.iter_mut().zip(row) {
+                *containing += f64::from(x.min(1.0));
+            }
+        }
+        let idfs: Vec<f64> = containing.iter().map(|&df| idf(n, df)).collect();
+        let sum = |of: &[f64]| counts.iter().zip(of).map(|(count, x)| count * x).sum::<f64>().max(1e-12);
+        let (idf_sum, norm_sum, r) = (sum(&idfs), sum(norms), n / (n + ENOUGH_DOCUMENTS));
+        let weight = |((count, norm), idf): ((&f64, &f64), &f64)| {
+            count * norm * (r * idf / idf_sum + (1.0 - r) * norm / norm_sum)
+        };
+        let mut weights: Vec<f64> = counts.iter().zip(norms).zip(&idfs).map(weight).collect();
+        let all = weights.iter().sum::<f64>().max(1e-12);
+        for weight in &mut weights {
+            *weight /= all;
+        }
+        weights
+    }
+}
+
+/// The distinct tokens of the documents that are similar to a token of the query.
+struct SimilarTokens {
+    /// For each distinct token, the index of its row plus 1. 0 stands for a token that is similar to none of the query's tokens; most are.
+    rows: Vec<u32>,
+    /// The similarities, `[similar tokens, blocks]`, where the query's tokens are divided into `blocks` blocks of [`LANES`].
+    similarities: Vec<[f32; LANES]>,
+    blocks: usize,
+}
+
+impl SimilarTokens {
+    /// Compares each token of `ids` with each token of the query.
+    fn new(embedder: &Embedder, query: &QueryTokens, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
+        let dimensions = embedder.max_dimensions();
+        let comparison = embedder.comparison(&query.ids)?;
+        let (kernel, theta) = (kernel::best(), theta(dimensions));
+        let slope = LAMBDA / (1.0 - theta);
+        let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
+        let blocks = query.ids.len().div_ceil(LANES);
+        let mut found = Self { rows: Vec::with_capacity(ids.len()), similarities: Vec::new(), blocks };
+        // One row of similarities for each token of a block. Lanes without a token of the query stay 0.
+        let mut rows = vec![[0.0f32; LANES]; BLOCK * blocks];
+        let mut vectors = vec![0.0f32; if comparison.is_some() { 0 } else { BLOCK * dimensions }];
+        let mut similar = [false; BLOCK];
+        for ids in ids.chunks(BLOCK) {
+            match &comparison {
+                Some(comparison) => {
+                    comparison.similarities(theta, slope, ids, rows.as_flattened_mut(), &mut similar);
+                }
+                None => {
+                    embedder.token_vectors(ids, &mut vectors, at)?;
+                    let found = vectors.chunks(dimensions).zip(rows.chunks_mut(blocks)).zip(&mut similar);
+                    for ((vector, row), similar) in found.take(ids.len()) {
+                        let norm = kernel.squares(vector).sqrt().max(1e-12) as f32;
+                        let row = row.as_flattened_mut().get_mut(..query.ids.len()).unwrap_or_default();
+                        kernel.products(vector, &query.units, row);
+                        row.iter_mut().for_each(|product| *product = slope * (*product / norm - theta).max(0.0));
+                        *similar = row.iter().any(|similarity| *similarity > 0.0);
+                    }
+                }
+            }
+            for ((id, row), similar) in ids.iter().zip(rows.chunks_mut(blocks)).zip(similar) {
+                let equal = places.get(id).and_then(|&place| row.as_flattened_mut().get_mut(place));
+                let similar = similar || equal.is_some();
+                if let Some(equal) = equal {
+                    *equal = 1.0;
+                }
+                if similar {
+                    found.similarities.extend_from_slice(row);
+                }
+                found.rows.push(if similar { (found.similarities.len() / blocks) as u32 } else { 0 });
+            }
+            at.reached()?;
+        }
+        embedder.damage().map_or(Ok(found), Err)
+    }
+
+    /// Returns the similarities of the distinct token with this number, or `None` if all are 0.
+    fn row(&self, number: u32) -> Option<&[[f32; LANES]]> {
+        let row = self.rows.get(number as usize)?.checked_sub(1)? as usize;
+        self.similarities.get(row * self.blocks..(row + 1) * self.blocks)
+    }
+}
+
+impl QueryTokens {
+    fn new(embedder: &Embedder, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        let mut tokens: Vec<(u32, f64)> = Vec::new();
+        for id in sorted {
+            match tokens.last_mut() {
+                Some((last, count)) if *last == id => *count += 1.0,
+                _ => tokens.push((id, 1.0)),
+            }
+        }
+        let (dimensions, kernel) = (embedder.max_dimensions(), kernel::best());
+        let mut found: Vec<(f64, u32, f64, Vec<f32>)> = Vec::with_capacity(tokens.len().min(MAX_QUERY_TOKENS));
+        let mut vectors = vec![0.0; BLOCK * dimensions];
+        for block in tokens.chunks(BLOCK) {
+            let ids: Vec<u32> = block.iter().map(|&(id, _)| id).collect();
+            embedder.token_vectors(&ids, &mut vectors, at)?;
+            for (&(id, count), vector) in block.iter().zip(vectors.chunks(dimensions)) {
+                let norm = kernel.squares(vector).sqrt();
+                let unit = vector.iter().map(|x| x / norm.max(1e-12) as f32).collect();
+                found.push((norm, id, count, unit));
+            }
+            if found.len() > 2 * MAX_QUERY_TOKENS {
+                keep_largest(&mut found);
+            }
+            at.reached()?;
+        }
+        keep_largest(&mut found);
+        Ok(Self {
+            ids: found.iter().map(|(_, id, ..)| *id).collect(),
+            counts: found.iter().map(|(_, _, count, _)| *count).collect(),
+            norms: found.iter().map(|(norm, ..)| *norm).collect(),
+            units: found.into_iter().flat_map(|(.., unit)| unit).collect(),
+        })
+    }
+}
+
+/// Keeps the [`MAX_QUERY_TOKENS`] tokens of the largest norms.
+fn keep_largest(found: &mut Vec<(f64, u32, f64, Vec<f32>)>) {
+    if found.len() > MAX_QUERY_TOKENS {
+        found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        found.truncate(MAX_QUERY_TOKENS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::theta;
+
+    #[test]
+    fn the_threshold_follows_the_number_of_columns() {
+        assert_eq!(theta(384), 0.3);
+        assert!((theta(640) - 0.232).abs() < 1e-3);
+        assert_eq!((theta(64), theta(0)), (0.3, 0.3));
+    }
+}

@@ -1,0 +1,111 @@
+//! Tokenizers of language models that return exactly the token IDs of Hugging Face's `tokenizers` library, many times as
+//! fast.
+//!
+//! [`choose`] loads a tokenizer.json. It replaces the library's own implementation ([`mod@reference`]) by a faster one of this
+//! crate if that returns the same IDs on texts that are hard for tokenizers: SentencePiece's byte-pair encoding
+//! ([`spbpe`]), byte-level byte-pair encoding ([`bytebpe`]) or Unigram ([`unigram`]).
+
+// These macros panic if their stream is closed or full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+/// Runs the examples of the README as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
+mod added;
+pub mod bounds;
+mod bpe;
+pub mod bytebpe;
+pub mod choose;
+mod error;
+#[cfg(feature = "fastokens")]
+pub mod fastokens;
+mod json;
+#[doc(hidden)]
+pub mod large_pages;
+mod long;
+mod panics;
+mod per_thread;
+pub mod pieces;
+#[doc(hidden)]
+pub mod prefetch;
+mod probe;
+pub mod reference;
+pub mod spbpe;
+pub mod unigram;
+mod words;
+pub mod yield_point;
+
+pub use error::TokenizerError;
+use yield_point::{Steps, Stopped};
+
+/// A model's own tokenizer.
+pub trait Tokenize: Send + Sync {
+    /// Appends the token IDs of `text`. With `special`, the special tokens of the tokenizer's template (BOS, EOS) are added.
+    /// Nothing is truncated or padded.
+    ///
+    /// # Errors
+    /// When the tokenizer has neither a token for a part of the text nor an unknown token.
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String>;
+
+    /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
+    /// between or the work can be stopped.
+    ///
+    /// # Errors
+    /// As for [`Tokenize::encode`], and when `steps` stops the work.
+    fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        _steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
+        self.encode(text, special, ids).map_err(EncodeError::Failed)
+    }
+
+    /// Returns whether [`Tokenize::encode_in_steps`] calls `steps` while it works, and not only at the end.
+    fn takes_steps(&self) -> bool {
+        false
+    }
+
+    /// Returns the name of the implementation, for logs and `inspect`.
+    fn name(&self) -> &'static str;
+}
+
+/// The reason why a text could not be tokenized.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    #[error("{0}")]
+    Failed(String),
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// The facts about the vocabulary that a tokenizer.json states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// The number of entries, including added tokens.
+    pub size: usize,
+    /// The highest ID among the entries that are not added tokens.
+    pub max_base_id: u32,
+    /// The ID of the unknown token, if there is one.
+    pub unknown: Option<u32>,
+    /// The added tokens, in the order of their IDs.
+    pub added: Vec<AddedToken>,
+}
+
+impl Vocabulary {
+    /// Returns the highest token ID.
+    pub fn max_id(&self) -> u64 {
+        let last = self.added.last().map_or(0, |token| token.id);
+        u64::from(last.max(self.max_base_id))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedToken {
+    pub id: u32,
+    pub content: String,
+    pub special: bool,
+}

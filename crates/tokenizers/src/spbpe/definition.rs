@@ -1,0 +1,53 @@
+//! The parts of a tokenizer.json that [`super::SentencePieceBpe`] reproduces. Any other part is refused by name.
+
+use serde_json::Value;
+
+use crate::bpe::model::Model;
+use crate::json::{self, SPACE_MARK, kind};
+
+/// A tokenizer.json with a SentencePiece-style BPE model.
+pub type Definition<'a> = json::Definition<Model<'a>>;
+
+impl Definition<'_> {
+    /// Returns whether the normalizer puts U+2581 before a text. Refuses everything that is not reproduced here.
+    ///
+    /// # Errors
+    /// Names the part that is not supported.
+    pub fn prepends_space(&self) -> Result<bool, String> {
+        let model = &self.model;
+        model.check()?;
+        if !model.byte_fallback {
+            return Err("the model has no byte_fallback".to_owned());
+        }
+        if model.ignore_merges {
+            return Err("the model ignores merges".to_owned());
+        }
+        json::check_distinct(&self.added_tokens)?;
+        // The normalizer leaves no spaces in a text, so this step never splits.
+        let split_at_spaces = |v: &Value| kind(v) == "Split" && v.pointer("/pattern/String").is_some_and(|s| s == " ");
+        if self.pre_tokenizer.as_ref().is_some_and(|v| !split_at_spaces(v)) {
+            return Err("the pre-tokenizer is not one that SentencePiece models have".to_owned());
+        }
+        self.normalizer_prepends().ok_or_else(|| "the normalizer is not one that SentencePiece models have".to_owned())
+    }
+
+    fn normalizer_prepends(&self) -> Option<bool> {
+        let mark = SPACE_MARK.to_string();
+        let replace = |v: &Value| {
+            kind(v) == "Replace"
+                && v.pointer("/pattern/String").is_some_and(|s| s == " ")
+                && v.get("content").is_some_and(|s| *s == mark)
+        };
+        let prepend = |v: &Value| kind(v) == "Prepend" && v.get("prepend").is_some_and(|s| *s == mark);
+        let normalizer = self.normalizer.as_ref()?;
+        let steps = match normalizer.get("normalizers").and_then(Value::as_array) {
+            Some(steps) if kind(normalizer) == "Sequence" => steps.as_slice(),
+            _ => std::slice::from_ref(normalizer),
+        };
+        match steps {
+            [only] if replace(only) => Some(false),
+            [first, second] if prepend(first) && replace(second) => Some(true),
+            _ => None,
+        }
+    }
+}

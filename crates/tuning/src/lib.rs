@@ -1,0 +1,14 @@
+//! Improves the rows of a token embedding table, and measures the quality of text embeddings.
+//!
+//! * [`refine`] computes better rows from the table alone.
+//! * [`fit`] moves rows toward the vectors of a teacher model.
+//! * [`eval`] measures vectors on tasks with known answers.
+//! * [`corpus`] gives `refine` and `fit` the texts of data files.
+
+// These macros panic if their stream is closed or full.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod corpus;
+pub mod eval;
+pub mod fit;
+pub mod refine;
