@@ -2,7 +2,7 @@
 //!
 //! A configuration is merged from four layers: defaults, configuration file, environment, and command-line flags.
 //! [`layers`] merges them and records where each value came from. Each setting is declared once: `server`, `log` and
-//! `models` declare those of the sections, and [`declare`] explains a declaration. This module knows neither clap nor
+//! `models` declare those of the sections, and `declare.rs` explains a declaration. This module knows neither clap nor
 //! axum nor tensors.
 
 pub mod cors;
@@ -38,8 +38,8 @@ const OPENAI_MODELS: [&str; 3] = [DEFAULT_MODEL_ID, "text-embedding-ada-002", "t
 
 declare_settings! {
     /// All keys with their defaults. Flags override environment variables, which override the file (`--config`), which
-    /// overrides these defaults. `embedding-server check --config FILE` prints the effective configuration and the origin of
-    /// each value.
+    /// overrides these defaults. `embedding-server check --config FILE` prints the effective configuration and the
+    /// origin of each value.
     pub struct Config in "", "" {
         /// The model for requests that name none.
         default_model: Option<String> {

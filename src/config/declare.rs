@@ -22,16 +22,16 @@
 //! }
 //! ```
 //!
-//! This declares the struct `LampConfig` with the fields `brightness` and `color`, its `Default`, its serialization, and
-//! `LampConfig::SECTION`, a [`Section`](super::settings::Section) that holds all of the above as data. The following
-//! code reads that data and knows no setting by name:
+//! This declares the struct `LampConfig` with the fields `brightness` and `color`, its `Default`, its serialization,
+//! and `LampConfig::SECTION`, a [`Section`](super::settings::Section) that holds all of the above as data. The
+//! following code reads that data and knows no setting by name:
 //!
 //! - `file`, `variables` and `layers` read, check and merge the values of the file, the environment and the flags;
 //! - `check` prints each value with its origin;
 //! - `cli/setting_flags.rs` defines the flags;
 //! - `server/reload.rs` warns of changes that need a restart;
-//! - `tests/it/config_reference.rs` compares `config/embedding-server.toml` and the table in `docs/operations.md` with the
-//!   declarations, and rewrites both if `UPDATE_GENERATED=1` is set.
+//! - `tests/it/config_reference.rs` compares `config/embedding-server.toml` and the table in `docs/operations.md` with
+//!   the declarations, and rewrites both if `UPDATE_GENERATED=1` is set.
 //!
 //! A new setting is therefore one declaration here, and the code that uses the field. All properties stand in the order
 //! above. Only `check` is required:

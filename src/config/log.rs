@@ -18,8 +18,8 @@ pub enum LogFormat {
 declare_settings! {
     /// The log, which goes to standard error.
     pub struct LogConfig in "log", "[log]" {
-        /// The level of the log: off, error, warn, info, debug or trace, or a filter in the syntax of tracing. An example of
-        /// a filter is "info,embedding_server=debug".
+        /// The level of the log: off, error, warn, info, debug or trace, or a filter in the syntax of tracing. An
+        /// example of a filter is "info,embedding_server=debug".
         level: String {
             default: "info".to_owned(),
             check: Form { values: "a level or a filter", parse: log_level::parse },
@@ -34,7 +34,8 @@ declare_settings! {
             flag: Flag::new("--log-format", "LOG_FORMAT"),
             restart: true,
         }
-        /// Whether the log has a line for each request. Requests that fail by a fault of the server (5xx) always have one.
+        /// Whether the log has a line for each request. Requests that fail by a fault of the server (5xx) always have
+        /// one.
         access: bool {
             default: true,
             check: Truth,

@@ -26,8 +26,8 @@ declare_settings! {
         /// - a directory with config.json, tokenizer.json, and model.safetensors or shards with their index
         /// - a GGUF file
         /// - the directory of a Model2Vec, sentence-transformers StaticEmbedding or WordLlama table
-        /// - a Hub ID, "org/name" or "org/name@revision", which is fetched into the cache of the Hub at the first start. A
-        ///   path that exists is never read as an ID.
+        /// - a Hub ID, "org/name" or "org/name@revision", which is fetched into the cache of the Hub at the first
+        ///   start. A path that exists is never read as an ID.
         path: PathBuf {
             check: Path,
             unset: "required",
@@ -36,29 +36,30 @@ declare_settings! {
         aliases: Vec<String> {
             check: List { item: super::values::name, example: "name", none: false },
         }
-        /// The meaning of lists of token IDs. "cl100k_base": as for OpenAI and LangChain, they are decoded and tokenized
-        /// again. "model": IDs of the model's own vocabulary. "reject": an error.
+        /// The meaning of lists of token IDs. "cl100k_base": as for OpenAI and LangChain, they are decoded and
+        /// tokenized again. "model": IDs of the model's own vocabulary. "reject": an error.
         token_input: TokenInput {
             check: Word(&["cl100k_base", "model", "reject"]),
         }
-        /// The answer to an input that is empty or has no tokens. "unit_vector": the first unit vector. "reject": 400, as
-        /// from OpenAI.
+        /// The answer to an input that is empty or has no tokens. "unit_vector": the first unit vector. "reject": 400,
+        /// as from OpenAI.
         empty_input: EmptyInput {
             check: Word(&["unit_vector", "reject"]),
         }
         /// Whether the table is mapped from its file or copied into memory. "map" reads the table from the pages of its
-        /// file, which other processes share. Replace the file by renaming, and never write into it. "copy" reads the table
-        /// into memory, and later changes to the file have no effect.
+        /// file, which other processes share. Replace the file by renaming, and never write into it. "copy" reads the
+        /// table into memory, and later changes to the file have no effect.
         memory: Memory {
             check: Word(&["map", "copy"]),
         }
-        /// Whether vectors are scaled to length 1, as OpenAI's are. false leaves the mean as it is.
+        /// Whether vectors are scaled to length 1, as OpenAI's are. `false` leaves the mean as it is.
         normalize: Option<bool> {
             check: Truth,
             unset: "true, or what a Model2Vec or sentence-transformers table says",
             example: "true",
         }
-        /// Whether the special tokens that the tokenizer adds (BOS) are pooled, as by transformers. false leaves them out.
+        /// Whether the special tokens that the tokenizer adds (BOS) are pooled, as by transformers. `false` leaves them
+        /// out.
         special_tokens: Option<bool> {
             check: Truth,
             unset: "true, but false for static tables, as in their own libraries",
@@ -70,8 +71,8 @@ declare_settings! {
             unset: "`server.device`",
             example: "cuda:0",
         }
-        /// The number of tokens from which a batch runs on the device. Smaller batches run on the CPU, which then keeps the
-        /// table mapped beside the device's copy. 0: all batches run on the device.
+        /// The number of tokens from which a batch runs on the device. Smaller batches run on the CPU, which then keeps
+        /// the table mapped beside the device's copy. 0: all batches run on the device.
         device_min_tokens: Option<usize> {
             check: Whole { least: 0, most: 1_000_000_000 },
             unset: "measured at loading, as the number from which the device is faster than one thread",
@@ -89,8 +90,8 @@ declare_settings! {
             unset: "no limit",
             example: "8192",
         }
-        /// The tokenizer.json, or a directory with the files of a tokenizer, if the model has no tokenizer or another one is
-        /// wanted.
+        /// The tokenizer.json, or a directory with the files of a tokenizer, if the model has no tokenizer or another
+        /// one is wanted.
         tokenizer: Option<PathBuf> {
             check: Path,
             flag: Flag::new("--tokenizer", "FILE"),
@@ -104,8 +105,8 @@ declare_settings! {
             unset: "the model's own",
             example: "/models/base/config.json",
         }
-        /// The kind of the final norm, for an unknown model type: rms, rms_plus_one, layer, layer_plus_one or none. This
-        /// setting and the following ones override what follows from the model type.
+        /// The kind of the final norm, for an unknown model type: rms, rms_plus_one, layer, layer_plus_one or none.
+        /// This setting and the following ones override what follows from the model type.
         norm: Option<NormKind> {
             check: Word(&["rms", "rms_plus_one", "layer", "layer_plus_one", "none"]),
             flag: Flag::new("--norm", "KIND"),

@@ -48,8 +48,8 @@ const fn seconds(seconds: u64) -> Seconds {
 declare_settings! {
     /// The server: where it listens, what it accepts, and who may use it.
     pub struct ServerConfig in "server", "[server]" {
-        /// The address to listen on: an IP address, a host name, or `unix:PATH` for a Unix socket. A host name is resolved
-        /// once, at the start. `0.0.0.0` or `::` listens on every interface.
+        /// The address to listen on: an IP address, a host name, or `unix:PATH` for a Unix socket. A host name is
+        /// resolved once, at the start. `0.0.0.0` or `::` listens on every interface.
         host: Host {
             default: Host::Address(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             check: HOST,
@@ -57,8 +57,8 @@ declare_settings! {
             flag: Flag::new("--host", "ADDRESS"),
             restart: true,
         }
-        /// The port to listen on, or 0 for a free one. The port is printed on standard output. It is ignored with a Unix
-        /// socket.
+        /// The port to listen on, or 0 for a free one. The port is printed on standard output. It is ignored with a
+        /// Unix socket.
         port: u16 {
             default: 5000,
             check: Whole { least: 0, most: 65_535 },
@@ -66,17 +66,17 @@ declare_settings! {
             flag: Flag::new("--port", "PORT").short('p'),
             restart: true,
         }
-        /// The number of threads that tokenize and pool, or 0 for as many as the process may use. This number respects the
-        /// CPU quota of the process's cgroup.
+        /// The number of threads that tokenize and pool, or 0 for as many as the process may use. This number respects
+        /// the CPU quota of the process's cgroup.
         threads: usize {
             default: 0,
             check: Whole { least: 0, most: 1024 },
             variable: "EMBEDDING_SERVER_THREADS",
             restart: true,
         }
-        /// The default device of models: auto, cpu, cuda[:N] or metal[:N]. "cuda" and "metal" need a build with the feature
-        /// of that name, and "cuda:1" is the second of several devices. "auto" takes a device if there is one, and otherwise
-        /// the CPU, with the reason in the log.
+        /// The default device of models: auto, cpu, `cuda[:N]` or `metal[:N]`. "cuda" and "metal" need a build with the
+        /// feature of that name, and "cuda:1" is the second of several devices. "auto" takes a device if there is one,
+        /// and otherwise the CPU, with the reason in the log.
         device: DeviceChoice {
             check: DEVICE,
             variable: "EMBEDDING_SERVER_DEVICE",
@@ -88,16 +88,17 @@ declare_settings! {
             check: Size { least: KIB, most: 4 * GIB },
             variable: "EMBEDDING_SERVER_MAX_BODY",
         }
-        /// The largest number of inputs in one request. A request with more inputs gets 400. The default is OpenAI's limit.
+        /// The largest number of inputs in one request. A request with more inputs gets 400. The default is OpenAI's
+        /// limit.
         max_inputs: usize {
             default: 2048,
             check: Whole { least: 1, most: 1_000_000 },
             variable: "EMBEDDING_SERVER_MAX_INPUTS",
         }
-        /// The in-flight budget: the largest total weight of the requests in flight. A request weighs the bytes of its body
-        /// that have arrived, plus 4 KiB for each input. A request that does not fit gets 429, unless it is alone. If there
-        /// is no room, requests that only wait for a slow client are ended first. The default is about one second of work
-        /// for two cores.
+        /// The in-flight budget: the largest total weight of the requests in flight. A request weighs the bytes of its
+        /// body that have arrived, plus 4 KiB for each input. A request that does not fit gets 429, unless it is alone.
+        /// If there is no room, requests that only wait for a slow client are ended first. The default is about one
+        /// second of work for two cores.
         max_in_flight: ByteCount {
             default: ByteCount(64 * MIB),
             check: Size { least: KIB, most: 1024 * GIB },
@@ -110,25 +111,25 @@ declare_settings! {
             variable: "EMBEDDING_SERVER_MAX_CONNECTIONS",
             restart: true,
         }
-        /// The time that a client may take to send the headers of a request, and that a connection may be idle. It must be
-        /// longer than a proxy in front keeps idle connections (60s for most proxies). Otherwise the proxy sends requests
-        /// on connections that are being closed.
+        /// The time that a client may take to send the headers of a request, and that a connection may be idle. It must
+        /// be longer than a proxy in front keeps idle connections (60s for most proxies). Otherwise the proxy sends
+        /// requests on connections that are being closed.
         header_timeout: Seconds {
             default: seconds(75),
             check: TIME,
             variable: "EMBEDDING_SERVER_HEADER_TIMEOUT",
         }
-        /// The time from the end of a request's body to the first byte of its response. Beyond it the request gets 503. A
-        /// body may take longer if at least 4 KiB per second of it arrive on average over 30s, or over this time if it is
-        /// shorter; otherwise the request gets 408.
+        /// The time from the end of a request's body to the first byte of its response. Beyond it the request gets 503.
+        /// A body may take longer if at least 4 KiB per second of it arrive on average over 30s, or over this time if
+        /// it is shorter; otherwise the request gets 408.
         request_timeout: Seconds {
             default: seconds(60),
             check: TIME,
             variable: "EMBEDDING_SERVER_REQUEST_TIMEOUT",
         }
-        /// The time for which the server still accepts requests after SIGTERM or Ctrl-C. During this time /ready returns 503
-        /// and each response closes its connection. Set it to the time that a load balancer needs to notice, or to "0s" if
-        /// the load balancer learns of the stop in another way.
+        /// The time for which the server still accepts requests after SIGTERM or Ctrl-C. During this time /ready
+        /// returns 503 and each response closes its connection. Set it to the time that a load balancer needs to
+        /// notice, or to "0s" if the load balancer learns of the stop in another way.
         drain_delay: Seconds {
             default: seconds(0),
             check: TIME_OR_ZERO,
@@ -147,10 +148,11 @@ declare_settings! {
             check: Time { zero: true, least: 10, most: DAY },
             variable: "EMBEDDING_SERVER_RELOAD_INTERVAL",
         }
-        /// The API keys. Without any, everybody may use the server. "KEY" may use every model, and "KEY MODEL MODEL" only
-        /// these models. "KEY name=alice requests_per_minute=600 tokens_per_minute=1000000 MODEL" names the key in the log
-        /// and the metrics, and limits its use; each of these options is optional. "sha256:HEX" instead of a key keeps the
-        /// key out of this file. Clients send `Authorization: Bearer KEY`, `api-key: KEY` or `x-api-key: KEY`.
+        /// The API keys. Without any, everybody may use the server. "KEY" may use every model, and "KEY MODEL MODEL"
+        /// only these models. "KEY name=alice requests_per_minute=600 tokens_per_minute=1000000 MODEL" names the key in
+        /// the log and the metrics, and limits its use; each of these options is optional. "sha256:HEX" instead of a
+        /// key keeps the key out of this file. Clients send `Authorization: Bearer KEY`, `api-key: KEY` or `x-api-key:
+        /// KEY`.
         api_keys: ApiKeys {
             check: Keys,
             variable: "EMBEDDING_SERVER_API_KEYS",
@@ -183,16 +185,16 @@ declare_settings! {
             check: List { item: cors::parse, example: "https://page.example", none: true },
             variable: "EMBEDDING_SERVER_CORS_ORIGINS",
         }
-        /// Further host names that requests may name. A server on a loopback address without API keys answers only requests
-        /// for a local host name: localhost, a loopback address, or a name without a dot. Others get 403, so that no web
-        /// page can reach the server by DNS rebinding. This list adds names, for a proxy that passes on the name that
-        /// clients ask for. "*" allows any name.
+        /// Further host names that requests may name. A server on a loopback address without API keys answers only
+        /// requests for a local host name: localhost, a loopback address, or a name without a dot. Others get 403, so
+        /// that no web page can reach the server by DNS rebinding. This list adds names, for a proxy that passes on the
+        /// name that clients ask for. "*" allows any name.
         allowed_hosts: Vec<String> {
             check: List { item: host::parse_allowed, example: "embeddings.example", none: true },
             variable: "EMBEDDING_SERVER_ALLOWED_HOSTS",
         }
-        /// The prefix of all paths, such as "/models/a", for a proxy that does not strip it. /health, /ready and /metrics
-        /// also answer without it. "" means no prefix.
+        /// The prefix of all paths, such as "/models/a", for a proxy that does not strip it. /health, /ready and
+        /// /metrics also answer without it. "" means no prefix.
         path_prefix: String {
             check: Form { values: "a path", parse: values::path_prefix },
             variable: "EMBEDDING_SERVER_PATH_PREFIX",

@@ -1,6 +1,7 @@
-//! The settings as data: section and key, documentation, environment variable, flag, and allowed values of each. The
-//! configuration file, the environment variables and the command-line flags are all read and checked by these lists,
-//! which the declarations in `config.rs`, `server.rs`, `log.rs` and `models.rs` make: see [`super::declare`].
+//! The settings as data: section and key, documentation, environment variable, flag, and allowed values of each.
+//!
+//! The configuration file, the environment variables and the command-line flags are all read and checked by these lists.
+//! The declarations in `config.rs`, `server.rs`, `log.rs` and `models.rs` make them. `declare.rs` explains a declaration.
 
 use toml::{Table, Value};
 

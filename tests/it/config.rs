@@ -1,11 +1,11 @@
 //! Configuration: the documented file, the layers and their origins, and mistakes with their remedies.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use embedding_server::config::layers::{EffectiveConfig, Flags, effective};
-use embedding_server::config::settings;
+use embedding_server::config::settings::{self, Setting};
+use embedding_server::config::values::ValueKind;
 use embedding_server::config::{Config, LogFormat};
 use embedding_server::keys::ApiKeys;
 
@@ -26,41 +26,12 @@ fn merge(text: &str, environment: &[(&str, &str)], flags: Flags) -> Result<Effec
     effective(&flags, environment).map_err(|e| e.to_string())
 }
 
+#[cfg_attr(not(feature = "default-model"), ignore = "the file documents builds with the built-in model")]
 #[test]
-fn the_documented_file_has_every_key_with_its_default() {
+fn the_documented_file_has_the_defaults() {
     let text = shipped();
-    if cfg!(feature = "default-model") {
-        assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
-    }
-    // Each optional key must be accepted once its comment sign is removed.
-    let all: String = text
-        .lines()
-        .map(|line| match line.strip_prefix("# ") {
-            Some(rest)
-                if rest
-                    .split_once(" = ")
-                    .is_some_and(|(key, _)| key.chars().all(|c| c.is_ascii_lowercase() || c == '_')) =>
-            {
-                rest
-            }
-            _ => line,
-        })
-        .map(|line| format!("{line}\n"))
-        .collect();
-    let config: Config = toml::from_str(&all).unwrap();
-    // Each value that the file shows must be accepted by the layers too.
-    let shown = merge(&all, &[], Flags::default()).unwrap();
-    assert_eq!(shown.config, config);
-    if cfg!(feature = "default-model") {
-        assert_eq!(merge(&text, &[], Flags::default()).unwrap().config, Config::default());
-    }
-    let keys: BTreeSet<String> = toml::Table::try_from(&config.models[0]).unwrap().keys().cloned().collect();
-    // serde lists all fields in its error about an unknown one.
-    let error =
-        toml::from_str::<Config>("[[models]]\nid = \"a\"\npath = \"b\"\nnot_a_key = 1").unwrap_err().to_string();
-    let fields: BTreeSet<String> = error.split('`').skip(3).step_by(2).map(str::to_owned).collect();
-    assert_eq!(keys, fields, "{error}");
-    assert!(config.default_model.is_some());
+    assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default());
+    assert_eq!(merge(&text, &[], Flags::default()).unwrap().config, Config::default());
 }
 
 #[test]
@@ -95,25 +66,50 @@ fn later_layers_override_earlier_ones_and_each_value_has_its_origin() {
     assert!(origin("models.a.normalize").starts_with("file /"));
 }
 
-#[test]
-fn the_list_of_settings_and_the_fields_of_the_types_are_the_same() {
-    // serde lists all fields in its error about an unknown one.
-    let fields = |text: &str| {
-        let error = toml::from_str::<Config>(text).unwrap_err().to_string();
-        let list = error.split_once("expected one of").or(error.split_once("expected")).unwrap().1.to_owned();
-        list.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<String>>()
-    };
-    let keys = |section: &str| settings::keys(section).map(str::to_owned).collect::<BTreeSet<String>>();
-    let mut top = keys("");
-    top.extend(settings::SECTIONS.each_ref().map(|section| section.name.to_owned()));
-    assert_eq!(fields("not_a_key = 1"), top);
-    assert_eq!(fields("[server]\nnot_a_key = 1"), keys("server"));
-    assert_eq!(fields("[log]\nnot_a_key = 1"), keys("log"));
-    assert_eq!(fields("[[models]]\nid = \"a\"\npath = \"b\"\nnot_a_key = 1"), keys("models"));
+/// Returns a value of the setting, as it is written in a variable, that differs from the default.
+fn other_value(setting: &Setting) -> String {
+    let default = setting.default_value();
+    match setting.check {
+        ValueKind::Truth => (default != Some(true.into())).to_string(),
+        ValueKind::Whole { most, .. } => most.to_string(),
+        ValueKind::Number { most, .. } => most.to_string(),
+        ValueKind::Size { most, .. } => most.to_string(),
+        ValueKind::Time { most, .. } => format!("{most}ms"),
+        ValueKind::Word(words) => words.iter().find(|word| default != Some((**word).into())).unwrap().to_string(),
+        ValueKind::Path => "/a/path".to_owned(),
+        ValueKind::Keys => "sk-one".to_owned(),
+        ValueKind::List { example, .. } => example.to_owned(),
+        ValueKind::Name => setting.example.unwrap().to_owned(),
+        ValueKind::Form { .. } => match setting.name().as_str() {
+            "server.host" => "::1".to_owned(),
+            "server.device" => "auto".to_owned(),
+            "server.path_prefix" => "/models/a".to_owned(),
+            "log.level" => "debug".to_owned(),
+            name => panic!("write a value of {name} here"),
+        },
+    }
 }
 
 #[test]
-fn every_environment_variable_in_the_documented_file_is_read() {
+fn the_variable_of_each_setting_sets_its_value() {
+    let of_server = || settings::of_server().filter_map(|setting| Some((setting, setting.variable?)));
+    let variables = of_server().map(|(setting, variable)| (variable.to_owned(), other_value(setting)));
+    // The default model is one of the models.
+    let model = format!("{}=/a", settings::find("", "default_model").unwrap().example.unwrap());
+    let variables = variables.chain([("EMBEDDING_SERVER_MODELS".to_owned(), model)]);
+    let merged = effective(&Flags::default(), variables).unwrap();
+    let printed = merged.to_string();
+    for (setting, variable) in of_server() {
+        let key = setting.name();
+        let line = printed.lines().find(|line| line.starts_with(&format!("{key} = "))).expect(&key);
+        assert!(line.ends_with(&format!("# environment {variable}")), "{line}");
+        let default = setting.default_value().map(|default| format!("{key} = {default} "));
+        assert!(default.is_none_or(|default| !line.starts_with(&default)), "{line}");
+    }
+}
+
+#[test]
+fn environment_variables_are_read_into_the_fields_of_the_same_names() {
     let values = [
         ("DEFAULT_MODEL", "b"),
         ("HOST", "::1"),
@@ -145,12 +141,6 @@ fn every_environment_variable_in_the_documented_file_is_read() {
         ("LOG_ACCESS", "false"),
         ("MODELS", "a=/a,b=/b"),
     ];
-    let text = shipped();
-    let named: BTreeSet<&str> = text
-        .split(|c: char| !c.is_ascii_uppercase() && c != '_')
-        .filter_map(|word| word.strip_prefix("EMBEDDING_SERVER_"))
-        .collect();
-    assert_eq!(named, values.iter().map(|(name, _)| *name).collect());
     let environment = values.iter().map(|(name, value)| (format!("EMBEDDING_SERVER_{name}"), (*value).to_owned()));
     let merged = effective(&Flags::default(), environment).unwrap();
     // With API keys, requests may name any host.
