@@ -136,15 +136,12 @@ impl FakeHub {
 
     /// Returns settings for a cache at `cache`, with the short timeouts of tests.
     pub fn settings(&self, cache: &Path) -> Settings {
-        Settings {
-            endpoint: self.endpoint.clone(),
-            credentials: None,
-            cache: cache.to_owned(),
-            token: None,
-            offline: false,
-            timeout: Duration::from_secs(20),
-            backoff: Duration::from_millis(1),
-        }
+        let mut settings = Settings::new(|_| None, None);
+        settings.endpoint = self.endpoint.clone();
+        settings.cache = cache.to_owned();
+        settings.timeout = Duration::from_secs(20);
+        settings.backoff = Duration::from_millis(1);
+        settings
     }
 
     pub fn hub(&self, cache: &Path) -> Hub {

@@ -3,6 +3,7 @@
 
 // These macros panic if their stream is closed or full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]

@@ -5,15 +5,23 @@
 //! writes. [`EmbeddedCheckpoint`] opens a checkpoint that is a part of the program. This module does not use the network and does not pool.
 
 mod embedded;
+#[doc(hidden)]
 pub mod family;
+#[doc(hidden)]
 pub mod gguf;
+#[doc(hidden)]
 pub mod hf;
+#[doc(hidden)]
 pub mod map;
 mod preview;
 mod prompt;
+#[doc(hidden)]
 pub mod refined;
+#[doc(hidden)]
 pub mod static_table;
+#[doc(hidden)]
 pub mod tokenizer_json;
+#[doc(hidden)]
 pub mod weights;
 
 use std::io::ErrorKind;
@@ -41,21 +49,31 @@ pub struct Overrides {
     pub tokenizer: Option<PathBuf>,
     /// The kind of the final norm. If it is set, a model type that is unknown or depends on positions is accepted too.
     pub norm: Option<NormKind>,
+    /// The number that the final norm adds to the mean square or to the variance.
     pub norm_eps: Option<f64>,
+    /// The factor of each row before the final norm.
     pub embedding_scale: Option<f64>,
-    /// The name of the embedding table's tensor. `norm_tensor` is the name of the final norm's weight.
+    /// The name of the embedding table's tensor.
     pub embedding_tensor: Option<String>,
+    /// The name of the tensor of the final norm's weight.
     pub norm_tensor: Option<String>,
 }
 
 /// The format of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Kind {
+    /// A directory as transformers and mergekit save it.
     HuggingFace,
+    /// A GGUF file of llama.cpp.
     Gguf,
+    /// A directory of Model2Vec.
     Model2Vec,
+    /// A StaticEmbedding of sentence-transformers.
     StaticEmbedding,
+    /// A table of WordLlama.
     WordLlama,
+    /// A table that the command `refine` or `fit` has written.
     Refined,
 }
 
@@ -116,19 +134,43 @@ impl TableSource {
 }
 
 /// An opened checkpoint. The table is memory-mapped if the file holds rows of plain numbers, and decoded otherwise.
+///
+/// # Examples
+///
+/// ```
+/// use layer0::{Checkpoint, NormKind, Overrides};
+///
+/// # let path = "../../tests/fixtures/checkpoints/llama";
+/// let checkpoint = Checkpoint::open(path.as_ref(), &Overrides::default())?;
+/// assert_eq!(checkpoint.model_type, "llama");
+/// assert_eq!(checkpoint.norm.norm.kind, NormKind::Rms);
+/// println!("{} rows of {} numbers", checkpoint.table.rows(), checkpoint.table.dimensions());
+///
+/// let error = Checkpoint::open("Cargo.toml".as_ref(), &Overrides::default()).unwrap_err();
+/// println!("{error}");
+/// # Ok::<(), layer0::LoadError>(())
+/// ```
+#[derive(Debug)]
 pub struct Checkpoint {
+    /// The directory or file that was opened.
     pub path: PathBuf,
+    /// The format of the checkpoint.
     pub kind: Kind,
     /// The `model_type` of the config, or of its text config, as transformers names it.
     pub model_type: String,
+    /// The embedding table, `[rows, dimensions]`.
     pub table: EmbeddingTable,
+    /// The tensor that the table was read from.
     pub table_source: TableSource,
+    /// The final norm, and the scaling of rows before it.
     pub norm: FinalNorm,
     /// The name of the norm's tensor, or `None` if the norm has none.
     pub norm_source: Option<String>,
+    /// The model's own tokenizer.
     pub tokenizer: Tokenizer,
     /// The file that the tokenizer was read from or rebuilt from.
     pub tokenizer_path: PathBuf,
+    /// How the library that saved the checkpoint treats a text.
     pub conventions: Conventions,
     /// The text that is put before each input: the default prompt of sentence-transformers.
     pub prompt: Option<String>,

@@ -1,12 +1,16 @@
-//! Turns text or token IDs into vectors. This is the library's main interface; it is synchronous and independent of
-//! HTTP.
+//! Turns texts or token IDs into vectors. This is the library's main interface. It is synchronous.
+
+mod builder;
 
 use std::cell::Cell;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
+
+pub use builder::EmbedderBuilder;
 
 use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
@@ -57,7 +61,8 @@ pub enum Memory {
     Copy,
 }
 
-/// Settings that determine how vectors are computed from a checkpoint.
+/// Settings that determine how vectors are computed from a checkpoint. [`EmbedderBuilder`] sets them.
+#[doc(hidden)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Whether vectors are scaled to length 1, as OpenAI's are. `Some(false)` returns the mean unscaled. `None` follows
@@ -117,7 +122,9 @@ impl Settings {
 /// One input: a text, or token IDs with the meaning that [`TokenInput`] gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
+    /// A text of any length, in any language that the tokenizer knows.
     Text(String),
+    /// Token IDs in place of a text.
     TokenIds(Vec<u32>),
 }
 
@@ -131,16 +138,47 @@ impl PooledTokens {
         self.0.len()
     }
 
+    /// Returns whether no token is pooled.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
+    /// Returns the token IDs, in the order of the text.
     pub fn ids(&self) -> &[u32] {
         &self.0
     }
 }
 
-/// A loaded checkpoint that is ready to embed texts. Threads can share it.
+/// A loaded checkpoint that is ready to embed texts. Threads can share it by reference or in an `Arc`.
+///
+/// # Examples
+///
+/// ```
+/// use layer0::Embedder;
+///
+/// # let path = "../../tests/fixtures/checkpoints/llama";
+/// let embedder = Embedder::open(path)?;
+/// let vectors = embedder.embed(&["a first text", "another text"])?;
+/// assert_eq!(vectors.len(), 2);
+///
+/// // The vectors have length 1, so their dot product is their cosine.
+/// let cosine: f32 = vectors[0].iter().zip(&vectors[1]).map(|(a, b)| a * b).sum();
+/// assert!(cosine < 1.0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The work can be split: [`Embedder::tokens`] tokenizes and finds every error that an input can have, and [`Embedder::pool`] computes
+/// vectors into memory of the caller. The number of tokens is what OpenAI's API reports as `usage`.
+///
+/// ```
+/// # use layer0::{Embedder, Input};
+/// # let embedder = Embedder::open("../../tests/fixtures/checkpoints/llama")?;
+/// let tokens = embedder.tokens(0, &Input::Text("a first text".to_owned()))?;
+/// let mut vector = vec![0.0; embedder.dimensions()];
+/// embedder.pool(&[tokens], embedder.dimensions(), &mut vector)?;
+/// assert!((vector.iter().map(|x| x * x).sum::<f32>() - 1.0).abs() < 1e-5);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Embedder {
     /// The tokenizer. It is replaced at most once, by one that returns the same IDs faster. Reading the field takes no
     /// lock.
@@ -166,13 +204,46 @@ pub struct Embedder {
     template: OnceLock<Vec<u32>>,
 }
 
+/// Shows the checkpoint's shape and settings, not its rows.
+impl fmt::Debug for Embedder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedder")
+            .field("rows", &self.rows)
+            .field("dimensions", &self.dimensions())
+            .field("device", &self.device())
+            .field("tokenizer", &self.tokenizer())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+const _: () = {
+    const fn is_shared_between_threads<T: Send + Sync>() {}
+    is_shared_between_threads::<Embedder>();
+};
+
 impl Embedder {
+    /// Opens the checkpoint at `path` with default settings: a Hugging Face directory, a GGUF file, or a table of Model2Vec,
+    /// sentence-transformers or WordLlama. No network is used.
+    ///
+    /// # Errors
+    /// Returns the errors of [`EmbedderBuilder::open`].
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, LoadError> {
+        Self::builder(path).open()
+    }
+
+    /// Returns a builder for the checkpoint at `path`, for settings other than the defaults.
+    pub fn builder(path: impl Into<PathBuf>) -> EmbedderBuilder {
+        EmbedderBuilder::new(path.into())
+    }
+
     /// Creates an embedder. The function reads the whole table once, to compute the norm as one number per row and to
     /// find rows that are not finite. It waits for the fastest tokenizer, which takes a second longer than
     /// [`Embedder::start`] for byte-level BPE.
     ///
     /// # Errors
     /// Returns an error if the table is not finite, `settings` do not fit the table, or the device cannot be used.
+    #[doc(hidden)]
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
         let (embedder, search) = Self::start(checkpoint, settings)?;
         if let Some(search) = search {
@@ -187,6 +258,7 @@ impl Embedder {
     ///
     /// # Errors
     /// Returns the same errors as [`Embedder::new`].
+    #[doc(hidden)]
     pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
         if let Some(map) = &checkpoint.table_source.map {
             map.guard();
@@ -240,6 +312,7 @@ impl Embedder {
 
     /// Replaces the tokenizer by `choice`, the result of the [`Search`] that [`Embedder::start`] returned. Returns the
     /// previous tokenizer, so that the caller decides on which thread it is freed.
+    #[doc(hidden)]
     pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
         self.tokenizer.swap(choice.into())
     }
@@ -284,6 +357,7 @@ impl Embedder {
     }
 
     /// Returns what each token stands for in a text.
+    #[doc(hidden)]
     pub fn pieces(&self) -> &Pieces {
         &self.pieces
     }
@@ -316,6 +390,7 @@ impl Embedder {
     }
 
     /// Returns the tokenizer in use, with the reason why no faster one is used.
+    #[doc(hidden)]
     pub fn choice(&self) -> Arc<Choice> {
         self.tokenizer.load_full()
     }
@@ -529,6 +604,7 @@ impl Embedder {
     ///
     /// # Errors
     /// Returns an error if the table's file was changed.
+    #[doc(hidden)]
     pub fn comparison(&self, ids: &[u32]) -> Result<Option<pooling::Comparison<'_>>, EmbedError> {
         let comparison = self.pooling.comparison(ids);
         self.damage().map_or(Ok(comparison), Err)

@@ -4,11 +4,17 @@
 //! This module does not use the network: a [`Source`] returns tensors by name, and a directory with the small files.
 //! The output appears under its own name only by a rename, when it is complete.
 
+#[doc(hidden)]
 pub mod card;
+#[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
 pub mod gguf;
+#[doc(hidden)]
 pub mod source;
+#[doc(hidden)]
 pub mod staging;
+#[doc(hidden)]
 pub mod tensors;
 
 use std::path::{Path, PathBuf};

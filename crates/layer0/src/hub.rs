@@ -1,13 +1,13 @@
 //! Fetches models from the Hugging Face Hub into the Hub's cache. Only the parts that layer 0 needs are downloaded, and
 //! only once.
 //!
-//! The cache is shared with Python's huggingface_hub ([`cache`]), and its file names come from the crate hf-hub. The
-//! transfers are implemented here ([`client`]), because hf-hub 0.5 does not use the system's certificates, and hf-hub
+//! The cache is shared with Python's huggingface_hub (`cache`), and its file names come from the crate hf-hub. The
+//! transfers are implemented here (`client`), because hf-hub 0.5 does not use the system's certificates, and hf-hub
 //! 1.0 stores the body of a 403 response as the file.
 
 mod address;
-pub mod cache;
-pub mod client;
+mod cache;
+mod client;
 mod remote;
 mod settings;
 
@@ -32,6 +32,7 @@ pub use settings::Settings;
 
 /// Access to the Hub, and to its cache on this machine. No file is opened and no request is sent before a model is
 /// requested.
+#[derive(Debug)]
 pub struct Hub {
     settings: Settings,
 }
@@ -41,6 +42,7 @@ pub struct Hub {
 pub struct Cached {
     /// The layer-0 directory, or the snapshot of the whole model.
     pub dir: PathBuf,
+    /// The model and the commit that the files come from.
     pub origin: Origin,
 }
 
@@ -59,6 +61,7 @@ struct Sibling {
 }
 
 impl Hub {
+    /// Returns access to the Hub that `settings` name.
     pub fn new(settings: Settings) -> Self {
         Self { settings }
     }

@@ -5,31 +5,30 @@
 //! the vector. There are no positions and no attention. So the norm reduces to a few numbers per row of the table,
 //! which are computed once at load, and a text costs one gather and one sum.
 //!
-//! The modules, from the files to the vectors:
+//! [`Embedder`] is the way in:
 //!
-//! * [`checkpoint`] opens a model directory: [`checkpoint::family`] knows model types, tensor names and norms,
-//!   [`checkpoint::weights`] finds tensors in safetensors files, and [`checkpoint::map`] maps the files into memory.
-//! * [`table`] holds the rows as they are stored; [`norm`] reduces a final norm to numbers per row.
-//! * [`pooling`] computes the mean: with this crate's own kernels on CPU and CUDA, and with candle on Metal.
-//! * [`cl100k`] decodes the token IDs that OpenAI's clients send.
-//! * [`embedder`] combines them with a tokenizer of the crate `layer0_tokenizers`: it turns texts or token IDs into
-//!   vectors.
-//! * [`retrieval`] scores documents against a query.
-//! * [`extract`] makes layer-0 checkpoints from whole models; `hub` (feature `hub`) downloads models from the Hugging
-//!   Face Hub, and [`location`] distinguishes a Hub ID from a path.
+//! ```
+//! use layer0::Embedder;
 //!
-//! ```no_run
-//! use layer0::{checkpoint::Checkpoint, embedder::{Embedder, Settings}};
-//!
-//! let checkpoint = Checkpoint::open("models/gemma-3-270m-layer0".as_ref(), &Default::default())?;
-//! let embedder = Embedder::new(checkpoint, Settings::default())?;
+//! # let path = "../../tests/fixtures/checkpoints/llama";
+//! let embedder = Embedder::builder(path).dimensions(16).open()?;
 //! let vectors = embedder.embed(&["hello", "안녕하세요"])?;
-//! assert_eq!(vectors[0].len(), embedder.dimensions());
+//! assert_eq!(vectors[0].len(), 16);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! * [`Embedder`] turns texts and token IDs into vectors. [`Checkpoint`] is an opened model, with its table, norm and tokenizer.
+//! * [`retrieval`] scores documents against a query.
+//! * [`extract`] makes a layer-0 checkpoint from a whole model, which is a hundred times as large.
+//! * `hub` (feature `hub`) fetches models from the Hugging Face Hub, and [`location`] distinguishes a Hub ID from a path.
+//!
+//! Everything is synchronous and runs on the calling thread, except for loading. Long work can be interrupted at a [`yield_point`].
+//!
+//! Modules that this documentation does not show are public for the other packages of the workspace. They may change in any version.
 
 // These macros panic if their stream is closed or full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]
@@ -37,18 +36,29 @@
 struct ReadmeExamples;
 
 pub mod checkpoint;
+#[doc(hidden)]
 pub mod cl100k;
+#[doc(hidden)]
 pub mod embedder;
+#[doc(hidden)]
 pub mod error;
 pub mod extract;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod location;
+#[doc(hidden)]
 pub mod norm;
+#[doc(hidden)]
 pub mod pooling;
 pub mod progress;
 pub mod retrieval;
+#[doc(hidden)]
 pub mod table;
 
-pub use error::{EmbedError, LoadError};
+pub use checkpoint::{Checkpoint, Overrides};
+pub use embedder::{Embedder, EmbedderBuilder, EmptyInput, Input, Memory, PooledTokens, TokenInput};
+pub use error::{Damage, EmbedError, LoadError};
 pub use layer0_tokenizers::yield_point;
+pub use norm::NormKind;
+pub use pooling::place::DeviceChoice;
+pub use table::TableDtype;

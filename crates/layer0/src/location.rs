@@ -10,13 +10,16 @@ use crate::progress::Progress;
 /// The location of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
+    /// A file or directory on this machine.
     Local(PathBuf),
+    /// A model on the Hugging Face Hub.
     Hub(HubId),
 }
 
 /// A model on the Hub: `org/name`, or `org/name@revision`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubId {
+    /// The organization and the model, `org/name`.
     pub name: String,
     /// A branch, a tag or a commit. The default is `main`.
     pub revision: String,

@@ -33,6 +33,7 @@ pub fn counted(count: impl TryInto<u64>, noun: &str) -> String {
 }
 
 /// Ignores all reports.
+#[derive(Debug, Clone, Copy)]
 pub struct Silent;
 
 impl Progress for Silent {

@@ -39,6 +39,12 @@ pub struct ByteBpe {
     owner: Owner,
 }
 
+impl std::fmt::Debug for ByteBpe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::NAME)
+    }
+}
+
 struct Bytes {
     /// The token of each byte. `NONE` for a byte that the vocabulary lacks: it is left out of words.
     tokens: [u32; 256],

@@ -1,6 +1,7 @@
 //! Chooses the fastest tokenizer that gives the same IDs as the reference.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
@@ -19,9 +20,29 @@ use crate::TokenizerError;
 use crate::yield_point::Steps;
 
 /// A tokenizer that is ready to use, with its vocabulary.
+///
+/// # Examples
+///
+/// ```
+/// use layer0_tokenizers::TokenizerError;
+/// use layer0_tokenizers::choose::Tokenizer;
+///
+/// let json = std::fs::read("../../tests/fixtures/checkpoints/llama/tokenizer.json")?;
+/// let tokenizer = Tokenizer::from_json(&json)?;
+/// let mut ids = Vec::new();
+/// tokenizer.choice.implementation.encode("hello", true, &mut ids)?;
+/// assert!(ids.iter().all(|id| u64::from(*id) <= tokenizer.vocabulary.max_id()));
+///
+/// assert!(matches!(Tokenizer::from_json(b"not JSON"), Err(TokenizerError::Malformed(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Tokenizer {
+    /// The implementation that tokenizes.
     pub choice: Choice,
+    /// What the tokenizer.json states of its vocabulary.
     pub vocabulary: Vocabulary,
+    /// What each token stands for in a text.
+    #[doc(hidden)]
     pub pieces: Pieces,
     /// The content of the tokenizer.json, if the tokenizer was not read from a file.
     pub rebuilt: Option<Cow<'static, str>>,
@@ -30,7 +51,9 @@ pub struct Tokenizer {
 }
 
 /// The chosen implementation of a tokenizer.
+#[derive(Debug)]
 pub struct Choice {
+    /// The implementation.
     pub implementation: Arc<dyn Tokenize>,
     /// A slower implementation that supports steps. It tokenizes long texts if `implementation` does not support steps.
     in_steps: Option<Arc<dyn Tokenize>>,
@@ -41,6 +64,8 @@ pub struct Choice {
 /// The implementations that are still to be tried because they take longer to load than the reference. Another implementation
 /// serves in the meantime. [`Search::run`] tries them.
 #[must_use]
+#[derive(Debug)]
+#[doc(hidden)]
 pub struct Search {
     json: Vec<u8>,
     /// The implementation to use if no candidate gives the IDs of the reference.
@@ -51,9 +76,12 @@ pub struct Search {
     candidates: Vec<Candidate>,
 }
 
+/// An implementation that was not chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
+    /// The name of the implementation.
     pub name: &'static str,
+    /// What the implementation does not support, or a text for which its IDs differ.
     pub reason: String,
     /// Whether the implementation was loaded but gave other IDs than the reference. Otherwise it could not read the file.
     pub differs: bool,
@@ -62,7 +90,7 @@ pub struct Refused {
 /// A function that loads an implementation from a tokenizer.json. The error says what is not supported.
 type Load = fn(&[u8]) -> Result<Arc<dyn Tokenize>, String>;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Candidate {
     name: &'static str,
     load: Load,
@@ -82,6 +110,16 @@ const LATER: &[Candidate] = &[
     #[cfg(feature = "fastokens")]
     Candidate { name: Fastokens::NAME, load: |json| Ok(Arc::new(Fastokens::from_json(json)?)) },
 ];
+
+/// Shows the chosen implementation and the size of the vocabulary.
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("choice", &self.choice)
+            .field("tokens", &self.vocabulary.size)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Tokenizer {
     /// Reads a tokenizer.json. Loads the reference and the implementations that load no slower, and compares the first

@@ -4,6 +4,12 @@ use super::Tokenize;
 
 pub struct Fastokens(fastokens::Tokenizer);
 
+impl std::fmt::Debug for Fastokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::NAME)
+    }
+}
+
 impl Fastokens {
     pub const NAME: &str = "fastokens";
 

@@ -8,6 +8,7 @@ use memmap2::MmapMut;
 
 /// A slice of fixed length that Linux is asked to keep in pages of 2 MiB. Random reads then miss the TLB less often. A miss costs
 /// most on virtual machines.
+#[derive(Debug)]
 pub struct LargePages<T> {
     map: MmapMut,
     of: PhantomData<T>,

@@ -3,10 +3,11 @@
 //!
 //! [`choose`] loads a tokenizer.json. It replaces the library's own implementation ([`mod@reference`]) by a faster one of this
 //! crate if that returns the same IDs on texts that are hard for tokenizers: SentencePiece's byte-pair encoding
-//! ([`spbpe`]), byte-level byte-pair encoding ([`bytebpe`]) or Unigram ([`unigram`]).
+//! (`spbpe`), byte-level byte-pair encoding (`bytebpe`) or Unigram (`unigram`).
 
 // These macros panic if their stream is closed or full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 /// Runs the examples of the README as tests.
 #[cfg(doctest)]
@@ -14,12 +15,15 @@
 struct ReadmeExamples;
 
 mod added;
+#[doc(hidden)]
 pub mod bounds;
 mod bpe;
+#[doc(hidden)]
 pub mod bytebpe;
 pub mod choose;
 mod error;
 #[cfg(feature = "fastokens")]
+#[doc(hidden)]
 pub mod fastokens;
 mod json;
 #[doc(hidden)]
@@ -27,15 +31,20 @@ pub mod large_pages;
 mod long;
 mod panics;
 mod per_thread;
+#[doc(hidden)]
 pub mod pieces;
 #[doc(hidden)]
 pub mod prefetch;
 mod probe;
 pub mod reference;
+#[doc(hidden)]
 pub mod spbpe;
+#[doc(hidden)]
 pub mod unigram;
 mod words;
 pub mod yield_point;
+
+use std::fmt;
 
 pub use error::TokenizerError;
 use yield_point::{Steps, Stopped};
@@ -73,11 +82,20 @@ pub trait Tokenize: Send + Sync {
     fn name(&self) -> &'static str;
 }
 
+/// Shows the name of the implementation.
+impl fmt::Debug for dyn Tokenize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// The reason why a text could not be tokenized.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
+    /// The tokenizer has neither a token for a part of the text nor an unknown token.
     #[error("{0}")]
     Failed(String),
+    /// The work was stopped.
     #[error(transparent)]
     Stopped(#[from] Stopped),
 }
@@ -103,9 +121,13 @@ impl Vocabulary {
     }
 }
 
+/// A token that is matched in the text as it is, before the text is split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AddedToken {
+    /// The token's ID.
     pub id: u32,
+    /// The text of the token.
     pub content: String,
+    /// Whether the token is a control token such as BOS, and not text.
     pub special: bool,
 }

@@ -1,5 +1,7 @@
 //! The reference implementation: Hugging Face's `tokenizers` library.
 
+use std::fmt;
+
 use tokenizers::ModelWrapper;
 
 use super::panics;
@@ -7,7 +9,15 @@ use super::pieces::{Pieces, Spelling};
 use super::{AddedToken, Tokenize, Vocabulary};
 use crate::TokenizerError;
 
+/// The tokenizer of the `tokenizers` library.
 pub struct HfTokenizer(tokenizers::Tokenizer);
+
+/// Shows the size of the vocabulary.
+impl fmt::Debug for HfTokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HfTokenizer").field("tokens", &self.0.get_vocab_size(true)).finish_non_exhaustive()
+    }
+}
 
 impl Tokenize for HfTokenizer {
     fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
@@ -28,6 +38,7 @@ impl From<tokenizers::Tokenizer> for HfTokenizer {
 }
 
 impl HfTokenizer {
+    /// The name of the implementation, for logs.
     pub const NAME: &str = "tokenizers";
 
     /// Creates the tokenizer from the content of a tokenizer.json.
@@ -102,6 +113,7 @@ impl HfTokenizer {
         }))
     }
 
+    /// Returns what the tokenizer.json states of its vocabulary.
     pub fn vocabulary(&self) -> Vocabulary {
         let mut added: Vec<AddedToken> = self
             .0

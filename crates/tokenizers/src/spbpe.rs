@@ -39,6 +39,12 @@ pub struct SentencePieceBpe {
     owner: Owner,
 }
 
+impl std::fmt::Debug for SentencePieceBpe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::NAME)
+    }
+}
+
 struct Characters {
     /// For each code point, its token; a space has the token of U+2581. `NONE` for a character that falls back to bytes.
     characters: Vec<u32>,

@@ -29,6 +29,12 @@ pub struct Unigram {
     owner: Owner,
 }
 
+impl std::fmt::Debug for Unigram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(Self::NAME)
+    }
+}
+
 /// The cache and the buffers that one thread keeps for one tokenizer.
 #[derive(Default)]
 struct Scratch {

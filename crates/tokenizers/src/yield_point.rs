@@ -2,6 +2,7 @@
 //! needed.
 
 use std::cell::Cell;
+use std::fmt;
 
 /// A point that a long operation must reach every few thousand bytes of text, or more often.
 pub trait YieldPoint {
@@ -42,6 +43,13 @@ impl YieldPoint for Undisturbed {
 pub struct Steps<'a> {
     left: Cell<usize>,
     reached: &'a dyn Fn(usize) -> Result<(), Stopped>,
+}
+
+/// Shows how much of the current step is left.
+impl fmt::Debug for Steps<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steps").field("left", &self.left).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Steps<'a> {

@@ -22,6 +22,7 @@ const NORM: &str = "model.norm.weight";
 const BIAS: &str = "model.norm.bias";
 
 /// An opened GGUF file.
+#[derive(Debug)]
 pub struct GgufSource {
     path: PathBuf,
     origin: Origin,

@@ -76,6 +76,7 @@ pub trait Source {
 }
 
 /// A model's directory on this machine.
+#[derive(Debug)]
 pub struct LocalSource {
     dir: PathBuf,
     weights: Weights,

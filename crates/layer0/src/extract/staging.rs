@@ -23,6 +23,7 @@ pub enum Existing {
 
 /// The directory under construction. If it is dropped without [`Staging::commit`], it stays on disk if the next run can
 /// continue it. A killed process always leaves it, and the next run clears it.
+#[derive(Debug)]
 pub struct Staging {
     out: PathBuf,
     dir: PathBuf,
@@ -247,6 +248,7 @@ pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
 
 /// A lock between processes. It is held while the value lives, and the operating system releases it if the process
 /// dies.
+#[derive(Debug)]
 pub struct Lock {
     path: PathBuf,
     _file: File,

@@ -1,5 +1,6 @@
 //! Reads the environment variables of Python's huggingface_hub.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use layer0_files as files;
 
 /// The addresses of the Hub and of its cache, and the settings of requests.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Settings {
     /// `HF_ENDPOINT`, without a slash at its end and without credentials, because the endpoint is shown in model cards
     /// and messages.
@@ -27,6 +29,22 @@ pub struct Settings {
     pub timeout: Duration,
     /// The delay before a failed request is repeated. The delay doubles with each repetition.
     pub backoff: Duration,
+}
+
+/// Shows whether there are credentials and a token, not what they are.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoint, credentials, cache, token, offline, timeout, backoff } = self;
+        f.debug_struct("Settings")
+            .field("endpoint", endpoint)
+            .field("credentials", &credentials.as_ref().map(|_| "hidden"))
+            .field("cache", cache)
+            .field("token", &token.as_ref().map(|_| "hidden"))
+            .field("offline", offline)
+            .field("timeout", timeout)
+            .field("backoff", backoff)
+            .finish()
+    }
 }
 
 impl Settings {

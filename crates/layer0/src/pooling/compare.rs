@@ -6,6 +6,7 @@ use crate::norm::CollapsedNorm;
 use crate::table::EmbeddingTable;
 
 /// The rows of a few tokens, ready to be compared with other rows of their table.
+#[derive(Debug)]
 pub struct Comparison<'a> {
     table: &'a EmbeddingTable,
     /// The factor of each row, of which only the sign matters for a cosine.

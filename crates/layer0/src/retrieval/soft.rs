@@ -54,6 +54,7 @@ fn theta(columns: usize) -> f32 {
 }
 
 /// The query's distinct tokens.
+#[derive(Debug)]
 struct QueryTokens {
     ids: Vec<u32>,
     /// How often each occurs.
@@ -64,6 +65,7 @@ struct QueryTokens {
 }
 
 /// The soft term frequencies of every document, and what the score needs beside them.
+#[derive(Debug)]
 pub struct SoftMatches {
     query: QueryTokens,
     /// `documents x query tokens`, row-major.

@@ -23,7 +23,7 @@ pub(super) const MAX_BLOCKS: usize = 2;
 /// Every row has the length of a stored row.
 pub(super) type Multiply = fn(packed: &PackedRows, rows: &[&[u8]], products: &mut [i32], squares: &mut [i32]);
 
-/// Rows of integers in the order in which [`Multiply`] reads them.
+/// Rows of integers in the order in which `Multiply` reads them.
 #[derive(Debug)]
 pub struct PackedRows {
     pub(super) dtype: TableDtype,
