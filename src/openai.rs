@@ -3,6 +3,7 @@
 
 mod request;
 mod rerank;
+mod sparse;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,10 @@ pub use request::{BodyError, ParsedRequest, parse};
 pub use rerank::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, RerankMeta, RerankResult, ReturnedDocument,
     TeiRank,
+};
+pub use sparse::{
+    CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseEmbedding,
+    SparseValue,
 };
 
 use layer0::embedder::Input;
@@ -99,6 +104,12 @@ object!(ModelObject, Model);
 object!(EmbeddingObject, Embedding);
 object!(TokensObject, Tokens);
 object!(SimilarityObject, Similarity);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SparseEmbeddingObject {
+    SparseEmbedding,
+}
 
 /// The response of POST /v1/embeddings.
 // `server/write.rs` writes the bytes of this response and of the next two without creating these types.

@@ -12,6 +12,7 @@ use crate::stamp::Stamp;
 use layer0::embedder::Embedder;
 use layer0::error::LoadError;
 use layer0::location::Location;
+use layer0::retrieval::sparse::SparseEncoder;
 use layer0_tokenizers::choose::Search;
 
 /// The configured models.
@@ -27,6 +28,8 @@ pub struct RegisteredModel {
     index: usize,
     config: ModelConfig,
     embedder: OnceLock<Arc<Embedder>>,
+    /// Created by the first request for sparse vectors.
+    sparse: OnceLock<Arc<SparseEncoder<Arc<Embedder>>>>,
     /// When the model's files were last changed, in Unix seconds.
     created: u64,
     /// The state of the model's files before they were read.
@@ -99,7 +102,7 @@ impl RegisteredModel {
             file.and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let stamp = Stamp::new(files(&config));
-        Self { index, config, embedder: OnceLock::new(), created, stamp }
+        Self { index, config, embedder: OnceLock::new(), sparse: OnceLock::new(), created, stamp }
     }
 
     /// Returns whether this model is loaded and gives the same vectors as `other` will once it is loaded.
@@ -130,6 +133,12 @@ impl RegisteredModel {
     /// Returns the loaded model, or `None` while it is loading.
     pub fn embedder(&self) -> Option<&Arc<Embedder>> {
         self.embedder.get()
+    }
+
+    /// Returns the encoder of sparse vectors, or `None` while the model is loading.
+    pub fn sparse(&self) -> Option<&Arc<SparseEncoder<Arc<Embedder>>>> {
+        let embedder = self.embedder()?;
+        Some(self.sparse.get_or_init(|| Arc::new(SparseEncoder::new(Arc::clone(embedder)))))
     }
 
     /// Downloads the checkpoint if it is a Hub ID, opens it, and reads its table once. The result is not served before

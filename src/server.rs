@@ -42,6 +42,7 @@ mod rerank;
 mod router;
 mod similarity;
 mod sockets;
+mod sparse;
 mod stages;
 mod stream;
 pub mod systemd;

@@ -54,10 +54,14 @@ use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-use super::rerank;
-use super::{CreateEmbeddingRequest, CreateSimilarityRequest, CreateTokensRequest, EncodingFormat, Inputs};
+use super::{
+    CreateEmbeddingRequest, CreateSimilarityRequest, CreateSparseEmbeddingRequest, CreateTokensRequest, EncodingFormat,
+    InputType, Inputs,
+};
+use super::{rerank, sparse};
+use layer0::retrieval::sparse::MAX_NEIGHBORS;
 use layer0_files::json::{self, NonFinite};
-use list::List;
+pub(in crate::openai) use list::List;
 
 /// Why a request body is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -110,9 +114,11 @@ impl<T: RequestWithInput + Send + 'static> ParsedRequest for T {
 
 const INPUT: &str = "input";
 const QUERIES: &str = "queries";
-const MODEL: &str = "model";
+pub(super) const MODEL: &str = "model";
 const ENCODING_FORMAT: &str = "encoding_format";
 const DIMENSIONS: &str = "dimensions";
+const INPUT_TYPE: &str = "input_type";
+const EXPAND: &str = "expand";
 
 impl RequestWithInput for CreateEmbeddingRequest {
     const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS];
@@ -151,6 +157,18 @@ impl RequestWithInput for CreateSimilarityRequest {
     }
 }
 
+impl RequestWithInput for CreateSparseEmbeddingRequest {
+    const FIELDS: &'static [&'static str] = &[INPUT, MODEL, INPUT_TYPE, EXPAND];
+
+    fn from_fields(Fields { model, input_type, expand, .. }: Fields, input: Inputs) -> Self {
+        Self { input, model, input_type: input_type.unwrap_or_default(), expand }
+    }
+
+    fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
+        std::iter::once((INPUT, &self.input))
+    }
+}
+
 /// The values of the fields of a body. A field with the value `null` counts as missing.
 #[derive(Default)]
 pub struct Fields {
@@ -159,6 +177,8 @@ pub struct Fields {
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
     dimensions: Option<u64>,
+    input_type: Option<InputType>,
+    expand: Option<u64>,
     /// The names of fields that no request has.
     unknown: Vec<String>,
 }
@@ -195,7 +215,10 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     if error.is_data() {
         let position = format!(" at line {} column {}", error.line(), error.column());
         let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
-        let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS].into_iter().chain(rerank::FIELDS);
+        let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS, INPUT_TYPE, EXPAND]
+            .into_iter()
+            .chain(rerank::FIELDS)
+            .chain(sparse::FIELDS);
         let named = message.split('\'').nth(1);
         return BodyError::Field { field: fields.find(|field| named == Some(field)), message };
     }
@@ -262,10 +285,7 @@ impl ReadObject for Body {
                     continue;
                 }
             };
-            if seen.contains(&name) {
-                return Err(Error::custom(format!("'{name}' is given more than once")));
-            }
-            seen.push(name);
+            once(&mut seen, name)?;
             match name {
                 INPUT => fields.input = map.next_value_seed(List { field: INPUT, max: self.max_inputs })?,
                 QUERIES => fields.queries = map.next_value_seed(List { field: QUERIES, max: self.max_inputs })?,
@@ -279,16 +299,24 @@ impl ReadObject for Body {
                         _ => return Err(Error::custom(WRONG)),
                     };
                 }
-                _ => {
-                    const WRONG: &str = "'dimensions' must be a whole number of at least 1";
-                    fields.dimensions = match map.next_value_seed(Scalar(WRONG))? {
+                INPUT_TYPE => {
+                    const WRONG: &str = "'input_type' must be \"query\" or \"document\"";
+                    fields.input_type = match map.next_value_seed(Scalar(WRONG))? {
                         Value::Null => None,
-                        Value::Number(number) => {
-                            let number = number.as_u64().or_else(|| whole(number.as_f64()?));
-                            Some(number.ok_or_else(|| Error::custom(WRONG))?)
-                        }
+                        Value::Text(name) => Some(InputType::named(&name).ok_or_else(|| Error::custom(WRONG))?),
                         _ => return Err(Error::custom(WRONG)),
                     };
+                }
+                EXPAND => {
+                    const WRONG: &str = "'expand' must be a whole number from 0 to 64";
+                    fields.expand = read_whole(&mut map, WRONG)?;
+                    if fields.expand.is_some_and(|expand| expand > MAX_NEIGHBORS as u64) {
+                        return Err(Error::custom(WRONG));
+                    }
+                }
+                _ => {
+                    const WRONG: &str = "'dimensions' must be a whole number of at least 1";
+                    fields.dimensions = read_whole(&mut map, WRONG)?;
                 }
             }
         }
@@ -326,6 +354,30 @@ impl<'de, T: ReadObject> Visitor<'de> for ObjectBody<T> {
     }
 
     refuse!(null boolean number string array);
+}
+
+/// Reads a whole number of at least 0, or null. For any other value, the error is `wrong`.
+fn read_whole<'de, A: MapAccess<'de>>(map: &mut A, wrong: &str) -> Result<Option<u64>, A::Error> {
+    match map.next_value_seed(Scalar(wrong))? {
+        Value::Null => Ok(None),
+        Value::Number(number) => {
+            let number = number.as_u64().or_else(|| whole(number.as_f64()?));
+            Ok(Some(number.ok_or_else(|| Error::custom(wrong))?))
+        }
+        _ => Err(Error::custom(wrong)),
+    }
+}
+
+/// Adds the name of a field to those that the body has had.
+///
+/// # Errors
+/// If the body has had the field before. JSON leaves open which of the two values counts.
+pub(super) fn once<E: Error>(seen: &mut Vec<&'static str>, name: &'static str) -> Result<(), E> {
+    if seen.contains(&name) {
+        return Err(E::custom(format!("'{name}' is given more than once")));
+    }
+    seen.push(name);
+    Ok(())
 }
 
 /// Reads the value of the field `model`. An empty name means the default model.

@@ -6,7 +6,7 @@ use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visito
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::request::{ParsedRequest, ReadObject, Scalar, Value, read_model, read_object, refuse, whole};
+use super::request::{MODEL, ParsedRequest, ReadObject, Scalar, Value, once, read_model, read_object, refuse, whole};
 use super::{ListObject, Usage};
 use layer0::retrieval::Method;
 
@@ -160,7 +160,6 @@ const TOP_K: &str = "top_k";
 const RETURN_DOCUMENTS: &str = "return_documents";
 const RETURN_TEXT: &str = "return_text";
 const METHOD: &str = "method";
-const MODEL: &str = "model";
 
 /// The fields that an error may name.
 pub(super) const FIELDS: [&str; 8] = [QUERY, DOCUMENTS, TEXTS, TOP_N, TOP_K, RETURN_DOCUMENTS, RETURN_TEXT, METHOD];
@@ -189,8 +188,14 @@ impl ReadObject for Body {
             is_tei: false,
         };
         let list = |field| DocumentList { field, max: self.max_documents };
+        let mut seen = Vec::new();
         while let Some(name) = map.next_key::<String>()? {
-            match name.as_str() {
+            let Some(name) = FIELDS.into_iter().chain([MODEL]).find(|known| *known == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            once(&mut seen, name)?;
+            match name {
                 QUERY => {
                     const WRONG: &str = "'query' must be a string";
                     let Value::Text(text) = map.next_value_seed(Scalar(WRONG))? else {
@@ -227,7 +232,7 @@ impl ReadObject for Body {
                         _ => return Err(Error::custom(wrong)),
                     };
                 }
-                METHOD => {
+                _ => {
                     let names = Method::ALL.map(|method| format!("\"{}\"", method.name()));
                     let wrong = format!("'{METHOD}' must be one of {}", names.join(", "));
                     match map.next_value_seed(Scalar(&wrong))? {
@@ -238,9 +243,6 @@ impl ReadObject for Body {
                         }
                         _ => return Err(Error::custom(wrong)),
                     }
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
                 }
             }
         }
@@ -413,6 +415,9 @@ mod tests {
             (r#"{"query":"q","documents":["a"],"top_n":-1}"#, "'top_n' must be", TOP_N),
             (r#"{"query":"q","documents":["a"],"method":"bm25"}"#, "'method' must be one of \"combined\"", METHOD),
             (r#"{"query":{"text":"q"},"documents":["a"]}"#, "'query' must be", QUERY),
+            (r#"{"query":"q","query":"r","documents":["a"]}"#, "'query' is given more than once", QUERY),
+            (r#"{"query":"q","documents":["a"],"documents":["b"]}"#, "'documents' is given more than once", DOCUMENTS),
+            (r#"{"query":"q","documents":["a"],"top_n":1,"top_n":1}"#, "'top_n' is given more than once", TOP_N),
             (r#"{"query":"q","documents":["a"],"top_n":[0]}"#, "'top_n' must be", TOP_N),
             (r#"{"query":"q","documents":["a"],"top_n":1.5}"#, "'top_n' must be", TOP_N),
             (r#"{"query":"q","documents":["a"],"method":["soft"]}"#, "'method' must be one of", METHOD),

@@ -29,7 +29,10 @@ const RAPIDOC: &[u8] = include_bytes!("../../assets/rapidoc/rapidoc-min.js.gz");
 /// The tags that group the operations, in the order of the page at [`PAGE`].
 const TAGS: [(&str, &str); 5] = [
     ("embeddings", "Embeddings, as in OpenAI's API. The paths of Azure OpenAI and of older clients work too."),
-    ("retrieval", "Documents ranked by their relevance to a query, in the form that Cohere, Jina and vLLM share."),
+    (
+        "retrieval",
+        "Documents ranked by their relevance to a query, in the form that Cohere, Jina and vLLM share, and sparse vectors.",
+    ),
     ("models", "The models that this server offers, as in OpenAI's API."),
     ("tools", "Tokens of texts and similarities between texts. OpenAI's API does not have these."),
     ("operations", "Health probes and metrics for operators."),
@@ -86,7 +89,7 @@ fn describe_keys(api: &mut Value, protected: &[String]) {
 }
 
 /// JSON pointers to the model names in the examples of the schemas.
-const MODELS_IN_EXAMPLES: [&str; 10] = [
+const MODELS_IN_EXAMPLES: [&str; 12] = [
     "CreateEmbeddingRequest/example/model",
     "CreateEmbeddingResponse/example/model",
     "CreateTokensRequest/example/model",
@@ -95,6 +98,8 @@ const MODELS_IN_EXAMPLES: [&str; 10] = [
     "CreateSimilarityResponse/example/model",
     "CreateRerankRequest/example/model",
     "CreateRerankResponse/example/model",
+    "CreateSparseEmbeddingRequest/example/model",
+    "CreateSparseEmbeddingResponse/example/model",
     "Model/example/id",
     "ListModelsResponse/example/data/0/id",
 ];

@@ -7,7 +7,8 @@ use axum::http::Uri;
 use super::embeddings;
 
 /// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
-const RESOURCES: [&str; 6] = ["embeddings", "models", "engines", "tokenize", "similarity", "rerank"];
+const RESOURCES: [&str; 7] =
+    ["embeddings", "models", "engines", "tokenize", "similarity", "rerank", "sparse-embeddings"];
 
 /// Resources of OpenAI's API and of other servers' APIs that this server does not have.
 const FOREIGN: [&str; 20] = [

@@ -26,8 +26,8 @@ use super::authorize::{Caller, KeyGate};
 use super::error::{ApiError, ErrorClass};
 use super::paths::{self, Original};
 use super::{
-    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, rerank, similarity, stages,
-    tokenize, trace,
+    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, rerank, similarity, sparse,
+    stages, tokenize, trace,
 };
 use crate::workers;
 
@@ -70,6 +70,8 @@ pub fn router(state: &Arc<ServerState>) -> Routes {
         .routes(routes!(similarity::create))
         .routes(routes!(rerank::create))
         .routes(routes!(rerank::create_v2))
+        .routes(routes!(sparse::create))
+        .routes(routes!(sparse::create_for_tei))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     let described = if server.metrics { described.routes(routes!(metrics::metrics)) } else { described };

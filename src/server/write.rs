@@ -4,6 +4,7 @@
 
 use crate::decimal;
 use crate::openai::EncodingFormat;
+use layer0::retrieval::sparse::SparseVector;
 
 pub const HEAD: &[u8] = br#"{"object":"list","data":["#;
 
@@ -34,6 +35,42 @@ pub fn similarity(out: &mut Vec<u8>, index: usize, cosines: &[f32]) {
     out.extend_from_slice(format!(r#"{{"object":"similarity","index":{index},"similarity":"#).as_bytes());
     decimal::array(out, cosines);
     out.push(b'}');
+}
+
+/// Appends one entry of `data` with a sparse vector.
+pub fn sparse_embedding(out: &mut Vec<u8>, index: usize, vector: &SparseVector) {
+    if index > 0 {
+        out.push(b',');
+    }
+    out.extend_from_slice(format!(r#"{{"object":"sparse_embedding","index":{index},"indices":["#).as_bytes());
+    let mut number = itoa::Buffer::new();
+    for (place, &id) in vector.indices.iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(number.format(id).as_bytes());
+    }
+    out.extend_from_slice(br#"],"values":"#);
+    decimal::array(out, &vector.values);
+    out.push(b'}');
+}
+
+/// Appends a sparse vector in the form of text-embeddings-inference.
+pub fn sparse_entries(out: &mut Vec<u8>, index: usize, vector: &SparseVector) {
+    out.extend_from_slice(if index > 0 { b",[" } else { b"[" });
+    let mut number = itoa::Buffer::new();
+    for (place, (&id, value)) in vector.indices.iter().zip(&vector.values).enumerate() {
+        out.extend_from_slice(if place > 0 { br#",{"index":"# } else { br#"{"index":"# });
+        out.extend_from_slice(number.format(id).as_bytes());
+        out.extend_from_slice(br#","value":"#);
+        // The number is written as an array of one, without its brackets.
+        let start = out.len();
+        decimal::array(out, std::slice::from_ref(value));
+        out.remove(start);
+        out.pop();
+        out.push(b'}');
+    }
+    out.push(b']');
 }
 
 fn base64(out: &mut Vec<u8>, vector: &[f32]) {

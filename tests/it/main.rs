@@ -47,6 +47,7 @@ mod refused;
 mod reload;
 mod rerank;
 mod retrieval;
+mod sparse;
 mod static_tables;
 mod stop;
 mod systemd;

@@ -153,7 +153,8 @@ fn every_path_exists_and_every_reference_resolves() {
                 _ => app.get(&path).body["error"]["code"].clone(),
             };
             assert!(
-                [json!(null), json!("input"), json!("query"), json!("model_not_found")].contains(&code),
+                [json!(null), json!("input"), json!("inputs"), json!("query"), json!("model_not_found")]
+                    .contains(&code),
                 "{method} {path}: {code}"
             );
         }
@@ -186,6 +187,7 @@ fn the_examples_match_real_responses() {
         ("/v1/tokenize", "CreateTokensRequest", "CreateTokensResponse"),
         ("/v1/similarity", "CreateSimilarityRequest", "CreateSimilarityResponse"),
         ("/v1/rerank", "CreateRerankRequest", "CreateRerankResponse"),
+        ("/v1/sparse-embeddings", "CreateSparseEmbeddingRequest", "CreateSparseEmbeddingResponse"),
     ] {
         let [request, response] = [request, response].map(|name| schema(&api, name)["example"].clone());
         assert_eq!((&request["model"], &response["model"]), (&json!("org/the-model"), &json!("org/the-model")));

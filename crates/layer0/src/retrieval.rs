@@ -1,4 +1,4 @@
-//! Scores documents against a query: what `/v1/rerank` answers with.
+//! Scores documents against a query, for `/v1/rerank`, and makes sparse vectors, for `/v1/sparse-embeddings` ([`sparse`]).
 //!
 //! The score combines three that the token table provides at the cost of a lookup, without running a model:
 //!
@@ -35,7 +35,9 @@
 
 pub mod lexical;
 mod places;
+mod similar;
 pub mod soft;
+pub mod sparse;
 pub mod terms;
 
 use crate::embedder::{Embedder, PooledTokens};

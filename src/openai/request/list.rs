@@ -11,7 +11,7 @@ use layer0::embedder::Input;
 
 /// Deserializes [`Inputs`] or null.
 #[derive(Clone, Copy)]
-pub(super) struct List {
+pub(in crate::openai) struct List {
     pub field: &'static str,
     /// The number of inputs that are kept.
     pub max: usize,

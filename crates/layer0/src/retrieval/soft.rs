@@ -23,35 +23,21 @@ use foldhash::HashMap;
 
 use super::lexical::idf;
 use super::places::Places;
+use super::similar::{BLOCK, QueryComparison};
 use crate::embedder::Embedder;
 use crate::error::EmbedError;
 use crate::pooling::kernel::{self, integers::LANES};
 use layer0_tokenizers::yield_point::YieldPoint;
 
-/// The weight of similar tokens beside equal ones.
-const LAMBDA: f32 = 0.5;
-/// The cosine from which on tokens count as similar, in a table of [`THETA_COLUMNS`] columns.
-const THETA: f32 = 0.3;
-const THETA_COLUMNS: f32 = 384.0;
 const K1: f64 = 0.8;
 const B: f64 = 0.6;
 /// From how many documents on the inverse document frequency has more weight than the norm of the row.
 const ENOUGH_DOCUMENTS: f64 = 10.0;
 /// Distinct tokens of a query that are matched. Of a longer query the tokens with the largest norms are kept.
 pub const MAX_QUERY_TOKENS: usize = 256;
-/// Distinct tokens whose vectors are made at a time.
-const BLOCK: usize = 64;
 /// Tokens of documents between two calls of the yield point, and documents if they are short.
 const STEP: usize = 16 << 10;
 const DOCUMENTS_A_STEP: usize = 64;
-
-/// The cosine from which on tokens count as similar.
-///
-/// The cosines of unrelated rows shrink with the square root of the number of columns, and so does the threshold: 0.3 at 384 columns, 0.23
-/// at 640. It never exceeds 0.3, because tables of fewer columns were not measured.
-fn theta(columns: usize) -> f32 {
-    (THETA * (THETA_COLUMNS / columns.max(1) as f32).sqrt()).min(THETA)
-}
 
 /// The query's distinct tokens.
 #[derive(Debug)]
@@ -192,34 +178,14 @@ struct SimilarTokens {
 impl SimilarTokens {
     /// Compares each token of `ids` with each token of the query.
     fn new(embedder: &Embedder, query: &QueryTokens, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
-        let dimensions = embedder.max_dimensions();
-        let comparison = embedder.comparison(&query.ids)?;
-        let (kernel, theta) = (kernel::best(), theta(dimensions));
-        let slope = LAMBDA / (1.0 - theta);
+        let mut comparison = QueryComparison::new(embedder, &query.ids, &query.units)?;
         let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
-        let blocks = query.ids.len().div_ceil(LANES);
+        let blocks = comparison.blocks();
         let mut found = Self { rows: Vec::with_capacity(ids.len()), similarities: Vec::new(), blocks };
-        // One row of similarities for each token of a block. Lanes without a token of the query stay 0.
         let mut rows = vec![[0.0f32; LANES]; BLOCK * blocks];
-        let mut vectors = vec![0.0f32; if comparison.is_some() { 0 } else { BLOCK * dimensions }];
         let mut similar = [false; BLOCK];
         for ids in ids.chunks(BLOCK) {
-            match &comparison {
-                Some(comparison) => {
-                    comparison.similarities(theta, slope, ids, rows.as_flattened_mut(), &mut similar);
-                }
-                None => {
-                    embedder.token_vectors(ids, &mut vectors, at)?;
-                    let found = vectors.chunks(dimensions).zip(rows.chunks_mut(blocks)).zip(&mut similar);
-                    for ((vector, row), similar) in found.take(ids.len()) {
-                        let norm = kernel.squares(vector).sqrt().max(1e-12) as f32;
-                        let row = row.as_flattened_mut().get_mut(..query.ids.len()).unwrap_or_default();
-                        kernel.products(vector, &query.units, row);
-                        row.iter_mut().for_each(|product| *product = slope * (*product / norm - theta).max(0.0));
-                        *similar = row.iter().any(|similarity| *similarity > 0.0);
-                    }
-                }
-            }
+            comparison.similarities(ids, &mut rows, &mut similar, at)?;
             for ((id, row), similar) in ids.iter().zip(rows.chunks_mut(blocks)).zip(similar) {
                 let equal = places.get(id).and_then(|&place| row.as_flattened_mut().get_mut(place));
                 let similar = similar || equal.is_some();
@@ -233,7 +199,7 @@ impl SimilarTokens {
             }
             at.reached()?;
         }
-        embedder.damage().map_or(Ok(found), Err)
+        Ok(found)
     }
 
     /// Returns the similarities of the distinct token with this number, or `None` if all are 0.
@@ -285,17 +251,5 @@ fn keep_largest(found: &mut Vec<(f64, u32, f64, Vec<f32>)>) {
     if found.len() > MAX_QUERY_TOKENS {
         found.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         found.truncate(MAX_QUERY_TOKENS);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::theta;
-
-    #[test]
-    fn the_threshold_follows_the_number_of_columns() {
-        assert_eq!(theta(384), 0.3);
-        assert!((theta(640) - 0.232).abs() < 1e-3);
-        assert_eq!((theta(64), theta(0)), (0.3, 0.3));
     }
 }
