@@ -96,7 +96,7 @@ impl FromArgMatches for SettingFlags {
 impl Args for OverrideFlags {
     fn augment_args(command: Command) -> Command {
         command.args(with_flag(ModelConfig::SECTION.settings.iter()).map(|(setting, flag)| {
-            let parse = |text: &str| setting.check.from_text(text.trim());
+            let parse = |text: &str| setting.check.from_text(text);
             argument(setting, flag).value_parser(ValueParser::new(parse))
         }))
     }
@@ -175,5 +175,17 @@ mod tests {
         assert_eq!((overrides.embedding_scale, overrides.embedding_tensor), (Some(2.0), None));
         let overrides = parse::<OverrideFlags>(&["--embedding-tensor", "a", "--norm-tensor", "b"]).unwrap().overrides();
         assert_eq!((overrides.embedding_tensor.as_deref(), overrides.norm_tensor.as_deref()), (Some("a"), Some("b")));
+        let overrides = parse::<OverrideFlags>(&["--tokenizer", " a b "]).unwrap().overrides();
+        assert_eq!(overrides.tokenizer.as_deref(), Some(Path::new(" a b ")));
+    }
+
+    /// A flag of a setting that does not override the checkpoint would be accepted and ignored.
+    #[test]
+    fn every_flag_of_a_model_overrides_the_checkpoint() {
+        let none = format!("{:?}", Overrides::default());
+        for (setting, flag) in with_flag(ModelConfig::SECTION.settings.iter()) {
+            let flags = parse::<OverrideFlags>(&[flag.long, setting.example.unwrap()]).unwrap();
+            assert_ne!(format!("{:?}", flags.overrides()), none, "{}", flag.long);
+        }
     }
 }

@@ -185,3 +185,29 @@ impl ModelConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use toml::{Table, Value};
+
+    use super::*;
+    use crate::config::values::ValueKind;
+
+    #[test]
+    fn every_setting_of_a_model_reaches_the_library() {
+        let reaches = |model: &ModelConfig| format!("{:?}{:?}", model.settings(), model.overrides());
+        for setting in ModelConfig::SECTION.settings {
+            // These settings are about the server: where the model is, and how requests name it.
+            if matches!(setting.key, "id" | "path" | "aliases") {
+                continue;
+            }
+            let value = match (&setting.check, setting.example) {
+                (_, Some(example)) => setting.check.from_text(example).unwrap(),
+                (ValueKind::Word(words), None) => Value::from(*words.last().unwrap()),
+                (_, None) => panic!("{} has no example", setting.name()),
+            };
+            let model: ModelConfig = Table::from_iter([(setting.key.to_owned(), value)]).try_into().unwrap();
+            assert_ne!(reaches(&model), reaches(&ModelConfig::default()), "{} has no effect", setting.name());
+        }
+    }
+}
