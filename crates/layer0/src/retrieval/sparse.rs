@@ -46,7 +46,9 @@ const STEP: usize = 16 << 10;
 /// A sparse vector. Indices are in ascending order, and no value is 0.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SparseVector {
+    /// The token IDs.
     pub indices: Vec<u32>,
+    /// The number of each token.
     pub values: Vec<f32>,
 }
 
@@ -71,12 +73,20 @@ pub struct SparseEncoder<E> {
     neighbors: RwLock<HashMap<u32, Neighbors>>,
 }
 
+impl<E> std::fmt::Debug for SparseEncoder<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SparseEncoder").field("rows", &self.norms.len()).finish_non_exhaustive()
+    }
+}
+
 impl<E: Borrow<Embedder>> SparseEncoder<E> {
+    /// Creates an encoder that knows nothing about the tokens yet.
     pub fn new(embedder: E) -> Self {
         let norms = (0..embedder.borrow().rows()).map(|_| AtomicU32::new(0)).collect();
         Self { embedder, norms, neighbors: RwLock::default() }
     }
 
+    /// Returns the embedder whose table is used.
     pub fn embedder(&self) -> &E {
         &self.embedder
     }
