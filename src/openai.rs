@@ -112,7 +112,7 @@ pub enum SparseEmbeddingObject {
 }
 
 /// The response of POST /v1/embeddings.
-// `server/write.rs` writes the bytes of this response and of the next two without creating these types.
+// `server/response/write.rs` writes the bytes of this response and of the next two without creating these types.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",

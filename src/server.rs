@@ -5,53 +5,16 @@
 //! requests in flight finish with the `ServerState` that they began with. [`serve`] accepts connections until the
 //! server is asked to stop.
 
-mod accept;
-mod access;
-mod activity;
-mod admission;
-mod allowed_hosts;
-mod authorize;
-mod bind;
-mod body;
-#[cfg(feature = "tls")]
-mod certificate;
-mod clients;
-mod coding;
-mod connection;
-mod descriptors;
-mod docs;
-mod drain;
-mod embeddings;
 mod error;
-mod exposition;
-mod health;
-mod inputs;
-mod json;
-mod listen;
-mod malformed;
-mod metrics;
-mod models;
-mod paths;
-mod playground;
+mod observe;
 pub mod preflight;
-mod rates;
-mod refuse;
 pub mod reload;
-mod request_body;
-mod rerank;
+mod request;
+mod response;
 mod router;
-mod similarity;
-mod sockets;
-mod sparse;
-mod stages;
-mod stream;
-pub mod systemd;
-mod throttle;
-mod tls;
-mod tokenize;
-pub mod trace;
-mod transport;
-mod write;
+mod routes;
+mod socket;
+mod state;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -69,20 +32,22 @@ use crate::config::layers::ConfigError;
 use crate::keys::{Key, Keys};
 use crate::registry::{RegisteredModel, Registry};
 use crate::workers::Workers;
-use admission::Admission;
-pub use bind::bind;
-use connection::Connections;
-use descriptors::SpareDescriptor;
-use drain::Drain;
 use layer0::error::LoadError;
 use layer0_tokenizers::choose::{Choice, Search};
-pub use listen::{Listener, Listeners};
-use metrics::Metrics;
-use rates::{KeyLimiter, KeyUsage};
+use observe::metrics::Metrics;
+use observe::throttle::Throttle;
+pub use observe::trace;
 pub use router::{Routes, router};
-use sockets::SocketThreads;
-use throttle::Throttle;
-use tls::Tls;
+pub use socket::bind::bind;
+use socket::connection::Connections;
+use socket::descriptors::SpareDescriptor;
+use socket::drain::Drain;
+pub use socket::listen::{Listener, Listeners};
+pub use socket::systemd;
+use socket::threads::SocketThreads;
+use socket::tls::Tls;
+use state::admission::Admission;
+use state::rates::{KeyLimiter, KeyUsage};
 
 /// One configuration with its models, and what is shared by all configurations of the process (see
 /// [`ServerState::with_config`]). Every request handler receives it.

@@ -9,10 +9,10 @@ use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
-use super::coding;
-use super::rates::{RateExceeded, TooManyTokens};
 use crate::config::units::{ByteCount, Seconds};
 use crate::openai::{ErrorBody, ErrorResponse};
+use crate::server::request::coding;
+use crate::server::state::rates::{RateExceeded, TooManyTokens};
 use crate::workers::Panicked;
 use layer0::error::EmbedError;
 

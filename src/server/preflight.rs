@@ -1,10 +1,10 @@
 //! Checks a configuration before a port is bound and a model is loaded. The command `check`, the start of the server
 //! and each reload call it, so they refuse the same mistakes with the same messages.
 
-use super::tls::Tls;
 use crate::builtin::preview_checkpoint;
 use crate::config::layers::ConfigError;
 use crate::config::{Config, ModelConfig};
+use crate::server::socket::tls::Tls;
 use layer0::error::LoadError;
 use layer0::location::Location;
 

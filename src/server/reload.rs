@@ -5,11 +5,12 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::metrics::{REFUSED, RELOADED};
-use super::{PendingTokenizers, ServerState, systemd};
+use super::{PendingTokenizers, ServerState};
 use crate::config::layers::ConfigError;
 use crate::config::{Config, settings};
 use crate::registry;
+use crate::server::observe::metrics::{REFUSED, RELOADED};
+use crate::server::socket::systemd;
 use crate::stamp::Stamp;
 
 /// The signal to reload the configuration.

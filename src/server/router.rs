@@ -1,6 +1,8 @@
 //! The routes of the server, each registered once together with its OpenAPI description, and the steps that every
 //! request passes before and after its handler.
 
+pub mod paths;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,15 +23,15 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::allowed_hosts::AllowedHosts;
-use super::authorize::{Caller, KeyGate};
+use super::ServerState;
 use super::error::{ApiError, ErrorClass};
-use super::paths::{self, Original};
-use super::{
-    ServerState, access, admission, docs, embeddings, health, metrics, models, playground, rerank, similarity, sparse,
-    stages, tokenize, trace,
-};
+use crate::server::observe::{access, metrics, stages, trace};
+use crate::server::request::allowed_hosts::AllowedHosts;
+use crate::server::request::authorize::{Caller, KeyGate};
+use crate::server::routes::{docs, embeddings, health, models, playground, rerank, similarity, sparse, tokenize};
+use crate::server::state::admission;
 use crate::workers;
+use paths::Original;
 
 /// The described routes that never need an API key. Whether /metrics needs one is the setting
 /// `server.metrics_need_key`.
@@ -298,11 +300,11 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
     use hyper::body::Frame;
 
-    use super::super::json::Json;
     use super::*;
     use crate::config::Config;
     use crate::config::units::Seconds;
     use crate::openai::CreateEmbeddingRequest;
+    use crate::server::request::json::Json;
 
     async fn ask(routes: &Routes, path: &str) -> (Response<()>, serde_json::Value) {
         send(routes, path, Body::empty()).await
@@ -324,7 +326,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_fails_only_its_request_and_is_counted() {
         async fn on_a_worker(State(state): State<Arc<ServerState>>) -> Result<Response<Body>, ApiError> {
-            super::super::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
+            crate::server::response::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
         }
         let routes = Router::new()
             .route("/worker", post(on_a_worker))

@@ -8,14 +8,14 @@ use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
 
-use super::authorize::VisibleState;
 use super::embeddings::WRITE_SLICE;
-use super::error::ApiError;
-use super::inputs::{self, RequestedModel};
-use super::json::Json;
-use super::stages::{Stage, Stages};
-use super::{stream, write};
 use crate::openai::{CreateTokensRequest, CreateTokensResponse};
+use crate::server::error::ApiError;
+use crate::server::observe::stages::{Stage, Stages};
+use crate::server::request::authorize::VisibleState;
+use crate::server::request::inputs::{self, RequestedModel};
+use crate::server::request::json::Json;
+use crate::server::response::{stream, write};
 use layer0::embedder::{Embedder, PooledTokens};
 
 /// The number of tokens in a run, and the estimated response bytes per token. A 32 MiB input is split into many runs,

@@ -6,15 +6,15 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 
-use super::ServerState;
-use super::authorize::VisibleState;
 use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
-use super::error::ApiError;
-use super::inputs::{self, RequestedModel};
-use super::json::Json;
-use super::stages::Stage;
-use super::{stream, write};
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::observe::stages::Stage;
+use crate::server::request::authorize::VisibleState;
+use crate::server::request::inputs::{self, RequestedModel};
+use crate::server::request::json::Json;
+use crate::server::response::{stream, write};
 use layer0::embedder::PooledTokens;
 use layer0::pooling::dot;
 

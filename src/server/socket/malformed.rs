@@ -1,6 +1,6 @@
 //! Gives hyper's own responses to unreadable request heads, which have no body, a body in the format of the API.
 
-use super::error::ApiError;
+use crate::server::error::ApiError;
 
 /// Returns a response that replaces `bytes`, if `bytes` are hyper's own refusal of a request. `head` holds what was
 /// read of the request, if one read brought all of it.

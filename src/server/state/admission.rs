@@ -40,9 +40,9 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::ServerState;
 use super::clients::{ClientWait, WINDOW, WaitingRequests};
-use super::error::ApiError;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
 
 /// The weight of one input in addition to the bytes of its text, in bytes: the size of 768 dimensions in base64.
 pub const BYTES_PER_INPUT: u64 = 4 << 10;

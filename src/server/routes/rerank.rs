@@ -9,16 +9,16 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::Response;
 
-use super::authorize::VisibleState;
-use super::error::ApiError;
-use super::inputs::{self, RequestedModel};
-use super::json::Json;
-use super::stages::Stage;
-use super::stream;
 use crate::openai::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
     ReturnedDocument, TeiRank, Usage,
 };
+use crate::server::error::ApiError;
+use crate::server::observe::stages::Stage;
+use crate::server::request::authorize::VisibleState;
+use crate::server::request::inputs::{self, RequestedModel};
+use crate::server::request::json::Json;
+use crate::server::response::stream;
 use layer0::embedder::{Input, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};

@@ -11,11 +11,11 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::ServerState;
-use super::error::ApiError;
-use super::metrics::KeyMetrics;
-use super::rates::{KeyLimiter, RateExceeded};
 use crate::keys::{Key, UNNAMED};
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::observe::metrics::KeyMetrics;
+use crate::server::state::rates::{KeyLimiter, RateExceeded};
 
 /// The headers that hold nothing but a key: Azure's, and the one of API gateways and Anthropic's clients.
 const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];

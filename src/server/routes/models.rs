@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 
-use super::authorize::VisibleState;
-use super::error::ApiError;
 use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, ModelDescription};
+use crate::server::error::ApiError;
+use crate::server::request::authorize::VisibleState;
 
 /// The name of a model in the path, percent-decoded.
 pub struct ModelId(pub String);

@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::accept::Accept;
+use crate::server::request::accept::Accept;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {

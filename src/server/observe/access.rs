@@ -12,14 +12,14 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tracing::Instrument;
 
-use super::authorize::Caller;
-use super::error::ErrorClass;
-use super::listen::Peer;
 use super::metrics::{Metrics, ModelMetrics, RouteMetrics};
-use super::paths::Original;
 use super::stages::SERVER_TIMING;
 use super::trace::{self, TRACE_PARENT};
 use crate::registry::{RegisteredModel, Registry};
+use crate::server::error::ErrorClass;
+use crate::server::request::authorize::Caller;
+use crate::server::router::paths::Original;
+use crate::server::socket::listen::Peer;
 
 /// The header with the ID of a request. It is on every response; a request may bring its own ID.
 pub const REQUEST_ID: &str = "x-request-id";

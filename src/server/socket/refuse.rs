@@ -18,14 +18,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::ActiveConfiguration;
 use super::connection::protocol;
-use super::error::ApiError;
 use super::listen::Peer;
-use super::metrics::Metrics;
 use super::request_body::RequestBody;
-use super::throttle::Throttle;
 use super::transport::{SocketStream, Transport};
+use crate::server::ActiveConfiguration;
+use crate::server::error::ApiError;
+use crate::server::observe::metrics::Metrics;
+use crate::server::observe::throttle::Throttle;
 
 /// How long a refused connection may take, from its first byte to the end of the response.
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);

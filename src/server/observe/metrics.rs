@@ -21,12 +21,12 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry as Series;
 
-use super::ServerState;
-use super::accept::Accept;
-use super::error::ApiError;
-use super::exposition::Format;
 use super::stages::Stage;
 use crate::openai::ErrorResponse;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::request::accept::Accept;
+use crate::server::routes::exposition::Format;
 use crate::{line_queue, workers};
 
 /// The upper bounds of the histogram buckets in seconds, from a single short input to a full batch.

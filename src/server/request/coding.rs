@@ -8,9 +8,9 @@ use axum::http::header::{CONTENT_ENCODING, TRANSFER_ENCODING};
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::admission::RequestWeight;
-use super::error::ApiError;
 use crate::config::units::ByteCount;
+use crate::server::error::ApiError;
+use crate::server::state::admission::RequestWeight;
 
 /// The supported content codings, in the form of the `Accept-Encoding` header.
 pub const ACCEPTED: &str = "gzip, deflate, zstd";
@@ -164,7 +164,7 @@ mod tests {
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
     use super::*;
-    use crate::server::admission::Admission;
+    use crate::server::state::admission::Admission;
 
     const MAX: ByteCount = ByteCount(1 << 20);
 

@@ -27,7 +27,7 @@ impl Tls {
     /// If they cannot be read, or do not belong together.
     pub fn read(server: &ServerConfig) -> Result<Self, String> {
         let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
-        let mut config = super::certificate::read(cert, key)?;
+        let mut config = crate::server::state::certificate::read(cert, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self(Some(std::sync::Arc::new(config).into())))
     }

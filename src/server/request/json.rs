@@ -6,11 +6,11 @@ use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 
-use super::ServerState;
-use super::admission::RequestWeight;
-use super::error::ApiError;
 use super::{body, coding};
 use crate::openai::{self, BodyError};
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::state::admission::RequestWeight;
 
 /// The largest body, in bytes, that is parsed on the socket thread.
 const PARSE_INLINE: usize = 64 << 10;

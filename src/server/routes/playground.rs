@@ -18,11 +18,11 @@ pub const PATHS: [&str; 5] = [PAGE, "/playground.css", "/playground.js", "/playg
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const HTML: &str = include_str!("../../assets/playground/playground.html");
-const CSS: &str = include_str!("../../assets/playground/playground.css");
-const JS: &str = include_str!("../../assets/playground/playground.js");
-const MAP_JS: &str = include_str!("../../assets/playground/playground-map.js");
-const MODEL_CARD: &str = include_str!("../../models/default/README.md");
+const HTML: &str = include_str!("../../../assets/playground/playground.html");
+const CSS: &str = include_str!("../../../assets/playground/playground.css");
+const JS: &str = include_str!("../../../assets/playground/playground.js");
+const MAP_JS: &str = include_str!("../../../assets/playground/playground-map.js");
+const MODEL_CARD: &str = include_str!("../../../models/default/README.md");
 
 /// The page's link to the API reference, which is removed if `server.docs` is false.
 const DOCS_LINK: &str = "<a href=\"docs\">API reference</a>";

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::Uri;
 
-use super::embeddings;
+use crate::server::routes::embeddings;
 
 /// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
 const RESOURCES: [&str; 7] =

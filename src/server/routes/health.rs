@@ -9,11 +9,11 @@ use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::ServerState;
-use super::authorize::may_see_names;
-use super::error::ApiError;
 use crate::openai::ErrorResponse;
 use crate::registry::RegisteredModel;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::request::authorize::may_see_names;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {

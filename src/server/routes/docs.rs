@@ -15,16 +15,16 @@ use sha2::{Digest, Sha256};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
-use super::ServerState;
-use super::authorize::may_see_names;
 use crate::config::DEFAULT_MODEL_ID;
+use crate::server::ServerState;
+use crate::server::request::authorize::may_see_names;
 
 pub const DESCRIPTION: &str = "/openapi.json";
 pub const PAGE: &str = "/docs";
 pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 
 /// The page's script, RapiDoc, as npm publishes it, compressed (see assets/rapidoc).
-const RAPIDOC: &[u8] = include_bytes!("../../assets/rapidoc/rapidoc-min.js.gz");
+const RAPIDOC: &[u8] = include_bytes!("../../../assets/rapidoc/rapidoc-min.js.gz");
 
 /// The tags that group the operations, in the order of the page at [`PAGE`].
 const TAGS: [(&str, &str); 5] = [
@@ -166,7 +166,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
 });
 
-const HTML: &str = include_str!("../../assets/docs.html");
+const HTML: &str = include_str!("../../../assets/docs.html");
 
 /// Returns the page. Its link to the playground is removed if `server.playground` is false.
 pub fn page(playground: bool) -> impl IntoResponse {

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Response;
 
-use super::ServerState;
-use super::access::Accounting;
-use super::admission::RequestWeight;
-use super::error::ApiError;
-use super::stages::{SERVER_TIMING, Stage, Stages};
 use crate::registry::RegisteredModel;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::observe::access::Accounting;
+use crate::server::observe::stages::{SERVER_TIMING, Stage, Stages};
+use crate::server::state::admission::RequestWeight;
 use crate::workers;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;

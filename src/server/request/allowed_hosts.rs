@@ -11,9 +11,9 @@ use axum::http::HeaderValue;
 use axum::http::header::HOST;
 use axum::http::uri::Authority;
 
-use super::ServerState;
-use super::error::ApiError;
 use crate::config::host::Host;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
 
 /// The hosts that requests may name, or `None` if they may name any.
 pub struct AllowedHosts(Option<Vec<String>>);

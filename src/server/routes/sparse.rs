@@ -10,18 +10,18 @@ use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
 
-use super::ServerState;
-use super::admission::RequestWeight;
-use super::authorize::VisibleState;
 use super::embeddings::WRITE_SLICE;
-use super::error::ApiError;
-use super::inputs::{self, RequestedModel};
-use super::json::Json;
-use super::stages::{Stage, Stages};
-use super::{stream, write};
 use crate::openai::{
     CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseValue,
 };
+use crate::server::ServerState;
+use crate::server::error::ApiError;
+use crate::server::observe::stages::{Stage, Stages};
+use crate::server::request::authorize::VisibleState;
+use crate::server::request::inputs::{self, RequestedModel};
+use crate::server::request::json::Json;
+use crate::server::response::{stream, write};
+use crate::server::state::admission::RequestWeight;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::retrieval::soft::MAX_QUERY_TOKENS;

@@ -12,7 +12,7 @@
 //!    announces that it will close it (GOAWAY on HTTP/2). One second later, if still nothing is in flight, it closes
 //!    the connection.
 //! 5. If instead the client had stopped reading at 2 s, with part of the response unsent, the connection would have
-//!    been closed once the client had stayed below the minimum rate ([`super::clients`]; only for streamed responses
+//!    been closed once the client had stayed below the minimum rate ([`crate::server::state::clients`]; only for streamed responses
 //!    and for HTTP/2), or after 75 s in which no byte moved in either direction ([`Transport`]).
 //! 6. If the server had been stopped at 2 s, it would have sent the response with `connection: close`, and closed the
 //!    connection at 3 s, or cut it off at 32 s if the response had not been sent by then.
@@ -32,18 +32,18 @@ use hyper_util::server::conn::auto;
 use tokio::sync::Semaphore;
 
 use super::activity::{Activity, TrackedBody};
-use super::clients::{StreamExecutor, abortable};
 use super::descriptors;
 use super::drain::{Drain, Watcher};
-use super::error::ApiError;
 use super::listen::{Peer, Socket};
-use super::metrics::Metrics;
 use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
-use super::sockets::SocketThreads;
+use super::threads::SocketThreads;
 use super::tls::{HandshakeOutcome, Tls};
 use super::transport::{SocketStream, Transport};
-use super::{ActiveConfiguration, ServerState};
+use crate::server::error::ApiError;
+use crate::server::observe::metrics::Metrics;
+use crate::server::state::clients::{StreamExecutor, abortable};
+use crate::server::{ActiveConfiguration, ServerState};
 
 /// The time limit of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 
-use super::ServerState;
-use super::error::ApiError;
+use crate::server::ServerState;
+use crate::server::error::ApiError;
 use crate::workers::{Panicked, Slices};
 use layer0::error::EmbedError;
 use layer0::yield_point::YieldPoint;

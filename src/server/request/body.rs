@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-use super::admission::RequestWeight;
-use super::clients::{MINIMUM_RATE, WINDOW};
-use super::error::ApiError;
 use crate::config::units::{ByteCount, Seconds};
+use crate::server::error::ApiError;
+use crate::server::state::admission::RequestWeight;
+use crate::server::state::clients::{MINIMUM_RATE, WINDOW};
 
 /// The most memory, in bytes, that is allocated for a body before any of it has arrived.
 const FIRST_CAPACITY: usize = 64 << 10;

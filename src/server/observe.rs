@@ -1,0 +1,7 @@
+//! What is recorded about requests: the access log, metrics, stage times and traces.
+
+pub mod access;
+pub mod metrics;
+pub mod stages;
+pub mod throttle;
+pub mod trace;

@@ -1,0 +1,12 @@
+//! The resources of the API: one file for each, with its handlers and their OpenAPI descriptions.
+
+pub mod docs;
+pub mod embeddings;
+pub mod exposition;
+pub mod health;
+pub mod models;
+pub mod playground;
+pub mod rerank;
+pub mod similarity;
+pub mod sparse;
+pub mod tokenize;
