@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::LfsPointer;
+use crate::FileError;
 
 /// Why a checkpoint cannot be loaded: which file is wrong, what was found, what was expected, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,36 +59,12 @@ impl LoadError {
 
     /// Creates an error for a failure to read `path`, with a remedy for common causes.
     pub fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
-        let path = path.into();
-        if let Some(inner) = error.get_ref()
-            && inner.is::<LfsPointer>()
-        {
-            return Self::lfs_pointer(path);
-        }
-        if error.kind() == std::io::ErrorKind::PermissionDenied
-            && let Some(directory) = closed_directory(&path)
-        {
-            let directory = directory.display().to_string();
-            let problem = format!("cannot be reached: this process may not enter the directory {directory}");
-            return Self::new(path, problem).remedy(format!(
-                "run `chmod a+x {directory}` as its owner, or run this program as a user who may enter it"
-            ));
-        }
-        let found = Self::new(path, error.to_string());
-        match error.kind() {
-            std::io::ErrorKind::PermissionDenied => found.expected("a file that this user may read").remedy(
-                "mergekit and save_pretrained write model.safetensors with mode 0600: run `chmod a+r` on it, \
-                         or serve as the user who owns it",
-            ),
-            std::io::ErrorKind::NotFound => found.expected("an existing file"),
-            std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => found,
-            _ => found.at_run_time(),
-        }
+        FileError::reading(path, error).into()
     }
 
     /// Creates the error for a Git LFS pointer at `path` in place of the file that the pointer stands for.
     pub fn lfs_pointer(path: impl Into<PathBuf>) -> Self {
-        Self::new(path, LfsPointer.to_string()).remedy(LfsPointer::REMEDY)
+        FileError::lfs_pointer(path).into()
     }
 
     /// Creates an error for a failure to write to standard output.
@@ -103,55 +79,13 @@ impl LoadError {
 
     /// Creates an error for a failure to write `path`, with a remedy for common causes.
     pub fn writing(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
-        let path = path.into();
-        let owner = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => owner(&path).unwrap_or_default(),
-            _ => String::new(),
-        };
-        let found = Self::new(path, format!("cannot be written: {error}{owner}"));
-        match error.kind() {
-            std::io::ErrorKind::PermissionDenied => found
-                .expected("a place where this user may write")
-                .remedy("give another output, or run the command as the owner of that directory"),
-            std::io::ErrorKind::ReadOnlyFilesystem => found
-                .expected("a file system that is not mounted read-only")
-                .remedy("give another output, or mount it for writing"),
-            std::io::ErrorKind::NotFound => {
-                found.expected("a directory that exists").remedy("make it with `mkdir -p`, or correct the path")
-            }
-            std::io::ErrorKind::StorageFull => found.remedy("free space on that disk, and run the same command again"),
-            _ => found,
-        }
+        FileError::writing(path, error).into()
     }
 
     /// Returns the file or directory that the error is about.
     pub fn path(&self) -> &Path {
         &self.path
     }
-}
-
-/// Returns who owns the file or directory that prevents writing `path`, as a continuation of the error message.
-fn owner(path: &Path) -> Option<String> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let (existing, metadata) =
-            path.ancestors().find_map(|path| Some((path, std::fs::symlink_metadata(path).ok()?)))?;
-        Some(format!("; {} belongs to the user with the ID {}", existing.display(), metadata.uid()))
-    }
-    #[cfg(not(unix))]
-    {
-        let _ = path;
-        None
-    }
-}
-
-/// Returns the directory above `path` that this process may not enter, if there is one.
-fn closed_directory(path: &Path) -> Option<&Path> {
-    let is_hidden = |path: &&Path| {
-        std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-    };
-    path.ancestors().take_while(is_hidden).last()?.parent().filter(|directory| !directory.as_os_str().is_empty())
 }
 
 impl fmt::Display for LoadError {
@@ -168,3 +102,12 @@ impl fmt::Display for LoadError {
 }
 
 impl std::error::Error for LoadError {}
+
+impl From<FileError> for LoadError {
+    fn from(error: FileError) -> Self {
+        let at_run_time = error.kind().is_at_run_time();
+        let (path, problem, expected, remedy) = error.into_diagnostic().into_parts();
+        let path = path.file().unwrap_or(Path::new("")).to_owned();
+        Self { path, problem, expected, remedy, standard_output: None, at_run_time }
+    }
+}

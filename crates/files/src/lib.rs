@@ -10,14 +10,18 @@
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
 
+mod diagnostic;
 mod error;
+mod file_error;
 pub mod json;
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+pub use diagnostic::{Diagnostic, Place};
 pub use error::LoadError;
+pub use file_error::{FileError, FileErrorKind};
 
 /// The limit on the size in bytes of a file that is read into memory as a whole. The largest known tokenizer.json has
 /// 35 MB.
@@ -159,25 +163,25 @@ pub fn without_links(options: &mut OpenOptions) -> &mut OpenOptions {
 /// # Errors
 /// Returns an error if the name belongs to something else: a link, a file, another user's directory, or a directory
 /// with an entry that `is_ours` does not accept. In that case nothing is deleted and no link is followed.
-pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, LoadError> {
+pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, FileError> {
     match fs::create_dir(dir) {
         Ok(()) => return Ok(Vec::new()),
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(LoadError::writing(dir, &e)),
+        Err(e) => return Err(FileError::writing(dir, &e)),
     }
     let foreign = |problem: String| {
-        LoadError::new(dir, problem)
+        FileError::new(FileErrorKind::Foreign, dir, problem)
             .expected("nothing, or what an interrupted run of this user left there")
             .remedy("look at it, and delete it or give the output another name")
     };
-    let metadata = fs::symlink_metadata(dir).map_err(|e| LoadError::io(dir, &e))?;
+    let metadata = fs::symlink_metadata(dir).map_err(|e| FileError::reading(dir, &e))?;
     if !metadata.is_dir() {
         return Err(foreign(format!("is {}, not a directory", kind(&metadata))));
     }
     if !is_own(&metadata, dir) {
         return Err(foreign("belongs to another user".to_owned()));
     }
-    let entries = entries(dir).map_err(|e| LoadError::io(dir, &e))?;
+    let entries = entries(dir).map_err(|e| FileError::reading(dir, &e))?;
     // An empty directory holds nothing that could be lost.
     let is_empty = |path: &Path| path.read_dir().is_ok_and(|mut inner| inner.next().is_none());
     let (empty, entries): (Vec<_>, Vec<_>) =
@@ -186,7 +190,7 @@ pub fn own_directory(dir: &Path, is_ours: impl Fn(&str) -> bool) -> Result<Vec<P
         return Err(foreign(format!("holds {entry}, which no run of embedding-server left there")));
     }
     for (path, _) in empty {
-        fs::remove_dir(&path).map_err(|e| LoadError::writing(&path, &e))?;
+        fs::remove_dir(&path).map_err(|e| FileError::writing(&path, &e))?;
     }
     Ok(entries.into_iter().map(|(path, _)| path).collect())
 }
