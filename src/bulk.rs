@@ -6,6 +6,7 @@
 //! file. At most two chunks per thread are in memory.
 
 mod columns;
+mod error;
 pub mod output;
 mod parts;
 mod run;
@@ -17,10 +18,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 
 use columns::Columns;
+pub use error::BulkError;
 use layer0::embedder::{Embedder, Input};
-use layer0::error::LoadError;
 use layer0::progress::{Progress, counted};
-use layer0_files as files;
+use layer0_files::{self as files, Diagnostic};
 use layer0_records::{Identity, MaxSkipped, Source, table};
 use output::{Layout, OutputFormat};
 use parts::{Part, Parts};
@@ -58,14 +59,14 @@ pub struct Summary {
 /// # Errors
 /// Fails if a file cannot be read or written. Unless bad records are skipped, it also fails at the first record that
 /// does not parse in its format, that has no text, or whose text the model refuses.
-pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> Result<Summary, LoadError> {
+pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> Result<Summary, BulkError> {
     let identities = options.sources.iter().map(Source::identity).collect::<Result<Vec<_>, _>>()?;
     let total = identities.iter().map(|input| input.size).sum();
     check_output(options)?;
     let parts = match &options.out {
         None => None,
         Some(out) if out.exists() && !options.force => {
-            return Err(LoadError::new(out, "exists already").remedy("give --force to replace it, or another name"));
+            return Err(BulkError::Exists(out.clone()));
         }
         Some(out) => {
             let restart = options.force || options.sources.iter().any(Source::is_stdin);
@@ -100,9 +101,10 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
                 None => columns
                     .unwrap_or_else(|| Columns::of_strings(std::slice::from_ref(&options.field)))
                     .batch(&[])
-                    .map_err(|e| LoadError::new(out, e))?,
+                    .map_err(|e| BulkError::Rows(Diagnostic::new(out, e.to_string())))?,
             };
-            let empty = options.layout.parquet(&rows, Vec::new()).map_err(|e| LoadError::new(out, e))?;
+            let unwritable = |e: error::UnwritableRows| BulkError::Rows(Diagnostic::new(out, e.to_string()));
+            let empty = options.layout.parquet(&rows, Vec::new()).map_err(unwritable)?;
             parts.put(0, Part::default(), &empty)?;
             files = parts.in_order()?.into_iter().map(|(path, _)| path).collect();
         }
@@ -113,14 +115,15 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
 }
 
 /// Returns the columns that one file needs to hold the rows of all Parquet inputs, or `None` if no input is Parquet.
-fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, LoadError> {
+fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, BulkError> {
     let mut found: Option<SchemaRef> = None;
     for path in sources.iter().filter_map(Source::parquet) {
         let schema = table::schema(path)?;
         found = Some(match found {
             None => schema,
             Some(found) => table::common(&found, &schema, text).map_err(|problem| {
-                LoadError::new(path, problem).remedy("write JSONL, which takes any columns, or run the inputs apart")
+                let remedy = "write JSONL, which takes any columns, or run the inputs apart";
+                BulkError::Rows(Diagnostic::new(path, problem.to_string()).remedy(remedy))
             })?,
         });
     }
@@ -128,13 +131,13 @@ fn common_schema(sources: &[Source], text: &str) -> Result<Option<SchemaRef>, Lo
 }
 
 /// Refuses an output that would overwrite one of the inputs, or that is not a file.
-fn check_output(options: &Options) -> Result<(), LoadError> {
+fn check_output(options: &Options) -> Result<(), BulkError> {
     let Some(out) = &options.out else {
         let written = stdout_metadata().filter(Metadata::is_file);
         return match written.and_then(|written| options.sources.iter().find(|source| source.is_file(&written))) {
             Some(source) => {
-                Err(LoadError::new(source.name(), "is an input, and standard output is written to the same file")
-                    .remedy("write to another file"))
+                let problem = "is an input, and standard output is written to the same file";
+                Err(BulkError::Output(Diagnostic::new(source.name(), problem).remedy("write to another file")))
             }
             None => Ok(()),
         };
@@ -143,12 +146,13 @@ fn check_output(options: &Options) -> Result<(), LoadError> {
     if !there.is_file() {
         let problem =
             if there.is_dir() { "is a directory" } else { "is no regular file, and would be replaced by one" };
-        return Err(LoadError::new(out, problem).expected("the name of a file to write"));
+        return Err(BulkError::Output(Diagnostic::new(out, problem).expected("the name of a file to write")));
     }
     match options.sources.iter().find(|source| source.is_file(&there)) {
         Some(source) => {
             let problem = format!("is the same file as the input {}", source.name().display());
-            Err(LoadError::new(out, problem).expected("another name: an output never replaces its own input"))
+            let expected = "another name: an output never replaces its own input";
+            Err(BulkError::Output(Diagnostic::new(out, problem).expected(expected)))
         }
         None => Ok(()),
     }
@@ -167,13 +171,13 @@ fn stdout_metadata() -> Option<Metadata> {
 
 /// Returns a text that identifies a run. The parts of an interrupted run are reused only if the text is the same.
 /// Vectors of a few sample texts stand for the model.
-fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Result<String, LoadError> {
+fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Result<String, BulkError> {
     const PROBES: [&str; 3] = ["", "Hello, world!", "안녕하세요, 세계! 0123456789"];
     let mut probes = vec![0.0; PROBES.len() * options.layout.dimensions];
     let tokens = PROBES.iter().map(|text| embedder.tokens(0, &Input::Text((*text).to_owned())));
     let tokens = tokens.collect::<Result<Vec<_>, _>>().unwrap_or_default();
     let made = probes.get_mut(..tokens.len() * options.layout.dimensions).unwrap_or_default();
-    embedder.pool(&tokens, options.layout.dimensions, made).map_err(|e| LoadError::new("the model", e.to_string()))?;
+    embedder.pool(&tokens, options.layout.dimensions, made).map_err(BulkError::Model)?;
     let digest = <sha2::Sha256 as sha2::Digest>::digest(bytemuck::cast_slice::<f32, u8>(&probes));
     let inputs: Vec<_> =
         inputs.iter().map(|Identity { name, size, digest }| format!("{name} {size} {digest}")).collect();

@@ -6,6 +6,7 @@ mod embed;
 #[cfg(feature = "refine")]
 mod eval;
 mod extract;
+mod failure;
 mod fetch;
 #[cfg(feature = "refine")]
 mod fit;

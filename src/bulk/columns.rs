@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
 use arrow_schema::{Field, Schema};
 
+use super::error::UnwritableRows;
 use layer0_files::json::{kept_number, nulled};
+use layer0_records::BadRecord;
 use layer0_records::json::{Object, shortened};
 
 /// One value of a record. A number is kept as text, so that no digits are lost.
@@ -97,7 +99,7 @@ impl Columns {
     }
 
     /// Returns the reason why a later record does not fit into these columns, or `None` if it fits.
-    pub fn misfit(&self, cells: &Cells) -> Option<String> {
+    pub fn misfit(&self, cells: &Cells) -> Option<BadRecord> {
         let mut problems: Vec<(&String, String)> = cells
             .iter()
             .filter_map(|(name, cell)| {
@@ -112,14 +114,14 @@ impl Columns {
             })
             .collect();
         problems.sort();
-        problems.into_iter().next().map(|(_, problem)| problem)
+        problems.into_iter().next().map(|(_, problem)| BadRecord::new(problem))
     }
 
     /// Builds a batch from records that fit into the columns.
     ///
     /// # Errors
     /// Returns the errors of Arrow.
-    pub fn batch(&self, records: &[Cells]) -> Result<RecordBatch, String> {
+    pub fn batch(&self, records: &[Cells]) -> Result<RecordBatch, UnwritableRows> {
         let mut fields = Vec::new();
         let mut arrays: Vec<ArrayRef> = Vec::new();
         for (name, kind) in &self.columns {
@@ -141,7 +143,8 @@ impl Columns {
             arrays.push(array);
         }
         let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(records.len()));
-        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options).map_err(|e| e.to_string())
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options);
+        batch.map_err(|e| UnwritableRows(e.to_string()))
     }
 }
 
@@ -149,7 +152,7 @@ impl Columns {
 ///
 /// # Errors
 /// Fails if a string cannot be read. The message continues a sentence that begins with "the record".
-pub fn cells(object: &Object<'_>) -> Result<(Vec<String>, Cells), String> {
+pub fn cells(object: &Object<'_>) -> Result<(Vec<String>, Cells), BadRecord> {
     let mut names = Vec::new();
     let mut cells = Cells::new();
     for (name, value) in object.iter() {
@@ -158,7 +161,8 @@ pub fn cells(object: &Object<'_>) -> Result<(Vec<String>, Cells), String> {
             Some(b'n') => Cell::Null,
             Some(b't' | b'f') => Cell::Boolean(text == "true"),
             Some(b'"') => {
-                let string: String = serde_json::from_str(text).map_err(|e| format!("is no JSON object: {e}"))?;
+                let problem = |e| BadRecord::new(format!("is no JSON object: {e}"));
+                let string: String = serde_json::from_str(text).map_err(problem)?;
                 kept_number(&string).map_or(Cell::String(string), Cell::NotFinite)
             }
             // Within lists and objects, a number that is not finite can only be written as null.
@@ -375,7 +379,7 @@ mod tests {
         let misfit = |json: &str| columns.misfit(&record(json).1);
         assert_eq!(misfit(r#"{"id": 3, "x": 2, "tags": 7, "text": null, "ok": 5, "u": 0}"#), None);
         assert_eq!(
-            misfit(r#"{"id": "x"}"#).unwrap(),
+            misfit(r#"{"id": "x"}"#).unwrap().to_string(),
             r#"has "x" in "id", which is an integer of 64 bits in the first records"#
         );
         for json in [

@@ -17,9 +17,9 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
+use super::error::{BulkError, UnwritableRows};
 use crate::decimal;
-use layer0::error::LoadError;
-use layer0_files as files;
+use layer0_files::{self as files, FileError, FileErrorKind};
 use layer0_records::table;
 
 /// The format of the output.
@@ -114,7 +114,7 @@ impl Layout {
     ///
     /// # Errors
     /// Fails if a column has a type that JSON cannot represent.
-    pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, String> {
+    pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, UnwritableRows> {
         let lines = table::json_lines(batch)?;
         Ok(self.json(lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()), vectors))
     }
@@ -132,8 +132,9 @@ impl Layout {
     ///
     /// # Errors
     /// Fails if a column has a type that Parquet cannot represent.
-    pub fn parquet(&self, batch: &RecordBatch, vectors: Vec<f32>) -> Result<Vec<u8>, String> {
-        let width = i32::try_from(self.dimensions).map_err(|e| e.to_string())?;
+    pub fn parquet(&self, batch: &RecordBatch, vectors: Vec<f32>) -> Result<Vec<u8>, UnwritableRows> {
+        let failed = |error: &dyn std::fmt::Display| UnwritableRows(error.to_string());
+        let width = i32::try_from(self.dimensions).map_err(|e| failed(&e))?;
         let (numbers, item): (ArrayRef, _) = match self.float {
             FloatType::Float32 => (Arc::new(Float32Array::from(vectors)), DataType::Float32),
             FloatType::Float16 => {
@@ -142,13 +143,13 @@ impl Layout {
             }
         };
         let item = Arc::new(Field::new("element", item, false));
-        let column = FixedSizeListArray::try_new(Arc::clone(&item), width, numbers, None).map_err(|e| e.to_string())?;
+        let column = FixedSizeListArray::try_new(Arc::clone(&item), width, numbers, None).map_err(|e| failed(&e))?;
         let field = Field::new(&self.column, DataType::FixedSizeList(item, width), false);
         let schema = batch.schema();
         let fields: Vec<_> = schema.fields().iter().cloned().chain([Arc::new(field)]).collect();
         let columns = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
-        let whole = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| e.to_string())?;
+        let whole = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| failed(&e))?;
         // Vectors do not compress, and no reader selects rows by the minimum and maximum of a vector column.
         let path = ColumnPath::new(vec![self.column.clone(), "list".to_owned(), "element".to_owned()]);
         let properties = WriterProperties::builder()
@@ -160,24 +161,26 @@ impl Layout {
             // This setting writes Date64 as the DATE type of Parquet instead of as a plain number.
             .set_coerce_types(true)
             .build();
-        let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| e.to_string())?;
-        writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| e.to_string())
+        let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| failed(&e))?;
+        writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| failed(&e))
     }
 
     /// Joins the parts to the file `out`. The file appears complete or not at all.
     ///
     /// # Errors
     /// Fails if a file cannot be read or written, or if the parts do not fit together.
-    pub fn join(&self, parts: &[PathBuf], rows: u64, out: &Path) -> Result<(), LoadError> {
+    pub fn join(&self, parts: &[PathBuf], rows: u64, out: &Path) -> Result<(), BulkError> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let incomplete = out.with_file_name(format!(".{name}.incomplete"));
-        let failed = |e: &dyn std::fmt::Display| LoadError::new(&incomplete, format!("cannot be written: {e}"));
+        let failed = |e: &dyn std::fmt::Display| {
+            FileError::new(FileErrorKind::Io, &incomplete, format!("cannot be written: {e}"))
+        };
         let file = files::create(&incomplete).map_err(|e| failed(&e))?;
         match self.format {
             OutputFormat::Parquet => join_parquet(parts, &file).map_err(|e| failed(&e))?,
             _ => self.join_bytes(parts, rows, &file).map_err(|e| failed(&e))?,
         }
-        file.sync_all().and_then(|()| std::fs::rename(&incomplete, out)).map_err(|e| failed(&e))
+        Ok(file.sync_all().and_then(|()| std::fs::rename(&incomplete, out)).map_err(|e| failed(&e))?)
     }
 
     fn join_bytes(&self, parts: &[PathBuf], rows: u64, mut file: &File) -> io::Result<()> {

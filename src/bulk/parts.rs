@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use layer0::error::LoadError;
+use super::BulkError;
 use layer0::extract::staging::Lock;
-use layer0_files as files;
+use layer0_files::{self as files, Diagnostic, FileError};
 
 /// The parts of one output, in the directory `.NAME.parts` beside the output, and a lock that gives this process
 /// exclusive access.
@@ -45,13 +45,14 @@ impl Parts {
     /// # Errors
     /// Fails if another process writes this output, if the directory holds parts of a run with another identity and
     /// `restart` is false, or if the directory was not created by a run of this user.
-    pub fn open(out: &Path, identity: &str, restart: bool) -> Result<Self, LoadError> {
+    pub fn open(out: &Path, identity: &str, restart: bool) -> Result<Self, BulkError> {
         let name = out
             .file_name()
             .and_then(|name| name.to_str())
-            .ok_or_else(|| LoadError::new(out, "is no place to write to").expected("the name of a file"))?;
+            .ok_or_else(|| Diagnostic::new(out, "is no place to write to").expected("the name of a file"))
+            .map_err(BulkError::Output)?;
         let dir = out.with_file_name(format!(".{name}.parts"));
-        let failed = |e: std::io::Error| LoadError::writing(&dir, &e);
+        let failed = |e: std::io::Error| FileError::writing(&dir, &e);
         let lock = out.with_file_name(format!(".{name}.lock"));
         let held = Lock::take(&lock, None)?;
         let found = files::own_directory(&dir, is_own_name).inspect_err(|_| drop(fs::remove_file(&lock)))?;
@@ -60,7 +61,7 @@ impl Parts {
         let earlier = match files::read_to_string(&identity_path) {
             Ok(earlier) => Some(earlier),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(failed(e)),
+            Err(e) => return Err(failed(e).into()),
         };
         if !restart && earlier.as_deref() == Some(identity) {
             parts.earlier = parts.find().map_err(failed)?;
@@ -69,11 +70,8 @@ impl Parts {
             return Ok(parts);
         }
         if !restart && earlier.is_some() && !parts.find().map_err(failed)?.is_empty() {
-            return Err(LoadError::new(
-                &dir,
-                "holds parts of a run with other inputs, another model or other settings",
-            )
-            .remedy("repeat that run, or give --force to begin anew"));
+            let problem = "holds parts of a run with other inputs, another model or other settings";
+            return Err(BulkError::OtherRun(Diagnostic::new(&dir, problem)));
         }
         // The files in the directory are not needed: their run finished no part, or the caller asked to discard them.
         for path in found {
@@ -96,7 +94,7 @@ impl Parts {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn put(&self, number: usize, part: Part, bytes: &[u8]) -> Result<(), LoadError> {
+    pub fn put(&self, number: usize, part: Part, bytes: &[u8]) -> Result<(), BulkError> {
         let part = Part { size: bytes.len() as u64, digest: digest(bytes), ..part };
         self.place(&part.file_name(number), bytes)
     }
@@ -106,19 +104,18 @@ impl Parts {
     /// # Errors
     /// Fails if the directory cannot be read, if parts are missing, or if the bytes of a part have changed since it was
     /// written.
-    pub fn in_order(&self) -> Result<Vec<(PathBuf, Part)>, LoadError> {
-        let found = self.find().map_err(|e| LoadError::io(&self.dir, &e))?;
+    pub fn in_order(&self) -> Result<Vec<(PathBuf, Part)>, BulkError> {
+        let found = self.find().map_err(|e| FileError::reading(&self.dir, &e))?;
         if let Some(missing) = (0..).zip(found.keys()).find_map(|(i, &number)| (i != number).then_some(i)) {
-            return Err(LoadError::new(&self.dir, format!("lacks part {missing}: something else deleted it")));
+            let problem = format!("lacks part {missing}: something else deleted it");
+            return Err(BulkError::DamagedPart(Diagnostic::new(&self.dir, problem)));
         }
         let in_place = |(number, part): (usize, Part)| (self.dir.join(part.file_name(number)), part);
         let found: Vec<(PathBuf, Part)> = found.into_iter().map(in_place).collect();
         if let Some((path, _)) = found.iter().find(|(path, part)| !part.is_whole(path)) {
-            return Err(LoadError::new(
-                path,
-                "has other bytes than were written: something changed it, or the disk fails",
-            )
-            .remedy("run the same again: this part is then made anew"));
+            let problem = "has other bytes than were written: something changed it, or the disk fails";
+            let problem = Diagnostic::new(path, problem).remedy("run the same again: this part is then made anew");
+            return Err(BulkError::DamagedPart(problem));
         }
         Ok(found)
     }
@@ -127,22 +124,22 @@ impl Parts {
     ///
     /// # Errors
     /// Fails if a file cannot be deleted.
-    pub fn remove(&self) -> Result<(), LoadError> {
-        let failed = |e: std::io::Error| LoadError::writing(&self.dir, &e);
+    pub fn remove(&self) -> Result<(), BulkError> {
+        let failed = |e: std::io::Error| FileError::writing(&self.dir, &e);
         for (path, _) in files::entries(&self.dir).map_err(failed)? {
             if path.file_name().and_then(|name| name.to_str()).is_some_and(is_own_name) {
                 fs::remove_file(&path).map_err(failed)?;
             }
         }
-        fs::remove_dir(&self.dir).map_err(failed)
+        Ok(fs::remove_dir(&self.dir).map_err(failed)?)
     }
 
-    fn place(&self, name: &str, bytes: &[u8]) -> Result<(), LoadError> {
+    fn place(&self, name: &str, bytes: &[u8]) -> Result<(), BulkError> {
         let written = self.dir.join(format!("{name}{INCOMPLETE}"));
         let result = files::create(&written)
             .and_then(|mut file| file.write_all(bytes))
             .and_then(|()| fs::rename(&written, self.dir.join(name)));
-        result.map_err(|e| LoadError::writing(&written, &e))
+        Ok(result.map_err(|e| FileError::writing(&written, &e))?)
     }
 
     fn find(&self) -> std::io::Result<BTreeMap<usize, Part>> {

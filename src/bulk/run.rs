@@ -12,15 +12,16 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::SchemaRef;
 
 use super::columns::{self, Cell, Cells, Columns};
+use super::error::{BulkError, RecordProblem, UnwritableRows};
 use super::output::OutputFormat;
 use super::parts::{Part, Parts};
 use super::{Options, Summary};
 use layer0::embedder::{Embedder, Input};
-use layer0::error::LoadError;
 use layer0::progress::Progress;
 use layer0_files::json::NonFinite;
+use layer0_files::{Diagnostic, Place};
 use layer0_records::json::{Object, strict_object};
-use layer0_records::{Chunk, Limits, Line, Reading, Rows, Source, table};
+use layer0_records::{BadRecord, Chunk, Limits, Line, Reading, Rows, Source, table};
 
 /// The bytes of text in a chunk. A chunk takes a fraction of a second, and determines the memory that a thread needs.
 const CHUNK_TEXT: usize = 4 << 20;
@@ -67,7 +68,7 @@ pub struct Tally {
 /// The first error. It makes all threads stop.
 #[derive(Default)]
 struct Failed {
-    error: Mutex<Option<LoadError>>,
+    error: Mutex<Option<BulkError>>,
     is: AtomicBool,
 }
 
@@ -97,7 +98,7 @@ struct Record {
 }
 
 /// The bad records of a chunk: the position of each, and its problem.
-type Bad = BTreeMap<u64, String>;
+type Bad = BTreeMap<u64, RecordProblem>;
 
 impl<'a> Run<'a> {
     pub fn new(
@@ -131,7 +132,7 @@ impl<'a> Run<'a> {
     ///
     /// # Errors
     /// Returns the first error of any thread.
-    pub fn all(&self) -> Result<(), LoadError> {
+    pub fn all(&self) -> Result<(), BulkError> {
         let (sender, receiver) = sync_channel::<Numbered>(self.options.threads);
         let receiver = Mutex::new(receiver);
         thread::scope(|scope| {
@@ -175,14 +176,14 @@ impl<'a> Run<'a> {
     }
 
     /// Determines what all chunks have in common from the first chunk, before any thread receives a chunk.
-    fn prepare(&self, source: &Source, chunk: &Chunk) -> Result<(), LoadError> {
-        let wrong = |problem: &str| Err(LoadError::new(source.name(), problem));
+    fn prepare(&self, source: &Source, chunk: &Chunk) -> Result<(), BulkError> {
         let layout = &self.options.layout;
         match &chunk.rows {
             Rows::Lines { json, lines } => {
                 if layout.format == OutputFormat::Parquet && self.columns.get().is_none() {
                     if self.schema.is_some() {
-                        return wrong("is not Parquet as other inputs are: write JSONL, or run them apart");
+                        let problem = "is not Parquet as other inputs are: write JSONL, or run them apart";
+                        return Err(BulkError::Rows(Diagnostic::new(source.name(), problem)));
                     }
                     let mut bad = Bad::new();
                     let records = self.records(lines, *json, &mut bad);
@@ -192,10 +193,8 @@ impl<'a> Run<'a> {
             }
             Rows::Batch { batch, .. } => {
                 if layout.writes_records() && batch.schema().field_with_name(&layout.column).is_ok() {
-                    return wrong(&format!(
-                        "has a column {:?} already: name another with --embedding-field",
-                        layout.column
-                    ));
+                    let problem = format!("has a column {:?} already", layout.column);
+                    return Err(BulkError::NameTaken(Diagnostic::new(source.name(), problem)));
                 }
             }
         }
@@ -218,7 +217,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn fail(&self, error: LoadError) {
+    fn fail(&self, error: BulkError) {
         lock(&self.failed.error).get_or_insert(error);
         self.failed.is.store(true, Ordering::Relaxed);
         // A thread that is about to wait for its turn either has seen the flag or holds this lock. Taking the lock once
@@ -227,7 +226,7 @@ impl<'a> Run<'a> {
         self.ordered.turn.notify_all();
     }
 
-    fn chunk(&self, next: Numbered) -> Result<(), LoadError> {
+    fn chunk(&self, next: Numbered) -> Result<(), BulkError> {
         let Numbered { number, place, source, chunk } = next;
         if let Some(part) = self.parts.as_ref().and_then(|parts| parts.earlier(number)) {
             self.count(place, part, part.rows, String::new());
@@ -238,13 +237,15 @@ impl<'a> Run<'a> {
             Rows::Lines { json, lines } => self.lines(&lines, json, &mut bad),
             Rows::Batch { first, batch } => self.batch(&batch, first, &mut bad),
         }
-        .map_err(|e| LoadError::new(&source, e))?;
+        .map_err(|e| BulkError::Rows(Diagnostic::new(&source, e.to_string())))?;
         for (position, problem) in &bad {
-            let at = format!("{}:{position}", source.display());
+            let at = Place::Record { file: source.clone(), position: *position };
             if !self.options.skip {
-                return Err(LoadError::new(at, problem.clone()).remedy(
-                    "name the field of the texts with --field, or leave bad records out with --on-error skip",
-                ));
+                let kind = match problem {
+                    RecordProblem::Bad(_) => BulkError::BadRecord,
+                    RecordProblem::NameTaken(_) => BulkError::NameTaken,
+                };
+                return Err(kind(Diagnostic::new(at, problem.to_string())));
             }
             self.progress.note(&format!("left out {at}: it {problem}"));
         }
@@ -274,7 +275,7 @@ impl<'a> Run<'a> {
     }
 
     /// Writes to standard output after all chunks before this one were written.
-    fn print(&self, number: usize, bytes: &[u8]) -> Result<(), LoadError> {
+    fn print(&self, number: usize, bytes: &[u8]) -> Result<(), BulkError> {
         let mut next = lock(&self.ordered.next);
         while *next != number {
             if self.failed.is.load(Ordering::Relaxed) {
@@ -283,14 +284,14 @@ impl<'a> Run<'a> {
             next = self.ordered.turn.wait(next).unwrap_or_else(PoisonError::into_inner);
         }
         let mut out = std::io::stdout().lock();
-        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| LoadError::of_standard_output(&e))?;
+        out.write_all(bytes).and_then(|()| out.flush()).map_err(|e| BulkError::StandardOutput(e.kind()))?;
         *next += 1;
         drop(next);
         self.ordered.turn.notify_all();
         Ok(())
     }
 
-    fn lines(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Result<(Vec<u8>, Part), String> {
+    fn lines(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Result<(Vec<u8>, Part), UnwritableRows> {
         let layout = &self.options.layout;
         let mut records = self.records(lines, json, bad);
         let positions: Vec<u64> = lines.iter().map(|line| line.position).filter(|p| !bad.contains_key(p)).collect();
@@ -303,7 +304,7 @@ impl<'a> Run<'a> {
             OutputFormat::Npy | OutputFormat::Safetensors => layout.raw(&vectors),
             OutputFormat::Parquet => {
                 let cells: Vec<_> = records.into_iter().map(|record| record.cells).collect();
-                let columns = self.columns.get().ok_or("has no columns")?;
+                let columns = self.columns.get().ok_or_else(no_columns)?;
                 layout.parquet(&columns.batch(&cells)?, vectors)?
             }
         };
@@ -316,7 +317,7 @@ impl<'a> Run<'a> {
         for line in lines {
             let record = match &line.content {
                 Ok(content) => self.record(content, json),
-                Err(problem) => Err(problem.clone()),
+                Err(problem) => Err(problem.clone().into()),
             };
             match record {
                 Ok(record) => records.push(record),
@@ -326,11 +327,11 @@ impl<'a> Run<'a> {
         records
     }
 
-    fn record(&self, content: &[u8], json: bool) -> Result<Record, String> {
+    fn record(&self, content: &[u8], json: bool) -> Result<Record, RecordProblem> {
         let Options { field, layout, .. } = self.options;
         let (is_jsonl, is_parquet) = (layout.format == OutputFormat::Jsonl, layout.format == OutputFormat::Parquet);
         if !json {
-            let text = str::from_utf8(content).map_err(|e| format!("is not UTF-8: {e}"))?.to_owned();
+            let text = str::from_utf8(content).map_err(|e| BadRecord::new(format!("is not UTF-8: {e}")))?.to_owned();
             let json = if is_jsonl { serde_json::json!({ field: text }).to_string() } else { String::new() };
             let (mut names, mut cells) = (Vec::new(), Cells::new());
             if is_parquet {
@@ -343,17 +344,17 @@ impl<'a> Run<'a> {
         let object = Object::parse(&content)?;
         let text = object.text(field)?;
         if layout.writes_records() && object.get(&layout.column).is_some() {
-            return Err(format!("has a field {:?} already; name another with --embedding-field", layout.column));
+            return Err(RecordProblem::NameTaken(layout.column.clone()));
         }
         let (names, cells) = if is_parquet { columns::cells(&object)? } else { Default::default() };
         if let Some(problem) = self.columns.get().and_then(|columns| columns.misfit(&cells)) {
-            return Err(problem);
+            return Err(problem.into());
         }
         let json = if is_jsonl { content.into_owned().into_bytes() } else { Vec::new() };
         Ok(Record { text, json, names, cells })
     }
 
-    fn batch(&self, batch: &RecordBatch, first: u64, bad: &mut Bad) -> Result<(Vec<u8>, Part), String> {
+    fn batch(&self, batch: &RecordBatch, first: u64, bad: &mut Bad) -> Result<(Vec<u8>, Part), UnwritableRows> {
         let layout = &self.options.layout;
         let texts = table::texts(batch, &self.options.field)?;
         let rows = texts.len();
@@ -361,16 +362,17 @@ impl<'a> Run<'a> {
         for (position, text) in (first..).zip(texts) {
             match text {
                 Ok(text) => good.push((position, text)),
-                Err(problem) => drop(bad.insert(position, problem)),
+                Err(problem) => drop(bad.insert(position, problem.into())),
             }
         }
         let Vectors { vectors, part, .. } = self.embed(good.into_iter(), bad)?;
         let kept: BooleanArray = (first..).take(rows).map(|p| Some(!bad.contains_key(&p))).collect();
-        let rows = arrow_select::filter::filter_record_batch(batch, &kept).map_err(|e| e.to_string())?;
+        let rows =
+            arrow_select::filter::filter_record_batch(batch, &kept).map_err(|e| UnwritableRows(e.to_string()))?;
         let bytes = match layout.format {
             OutputFormat::Jsonl => layout.json_of_batch(&rows, &vectors)?,
             OutputFormat::Parquet => {
-                let schema = self.schema.as_ref().ok_or("has no columns")?;
+                let schema = self.schema.as_ref().ok_or_else(no_columns)?;
                 layout.parquet(&table::cast(&rows, schema)?, vectors)?
             }
             OutputFormat::Npy | OutputFormat::Safetensors => layout.raw(&vectors),
@@ -379,7 +381,7 @@ impl<'a> Run<'a> {
     }
 
     /// Computes the vectors of the texts that the model accepts, and adds the other texts to `bad`.
-    fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, String> {
+    fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, UnwritableRows> {
         let dimensions = self.options.layout.dimensions;
         let mut made = Vectors::default();
         let mut taken = Vec::new();
@@ -387,7 +389,7 @@ impl<'a> Run<'a> {
             let tokens = match self.embedder.tokens(0, &Input::Text(text)) {
                 Ok(tokens) => tokens,
                 Err(error) => {
-                    bad.insert(position, format!("is not taken by the model: {error}"));
+                    bad.insert(position, BadRecord::new(format!("is not taken by the model: {error}")).into());
                     made.kept.push(false);
                     continue;
                 }
@@ -398,9 +400,13 @@ impl<'a> Run<'a> {
             taken.push(tokens);
         }
         made.vectors.resize(taken.len() * dimensions, 0.0);
-        self.embedder.pool(&taken, dimensions, &mut made.vectors).map_err(|e| e.to_string())?;
+        self.embedder.pool(&taken, dimensions, &mut made.vectors)?;
         Ok(made)
     }
+}
+
+fn no_columns() -> UnwritableRows {
+    UnwritableRows("has no columns".to_owned())
 }
 
 #[derive(Default)]

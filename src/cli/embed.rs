@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum};
 
 use super::choice::choice;
-use super::output::{say, warn};
+use super::output::{Failure, say, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
@@ -83,8 +83,6 @@ enum OnError {
     Skip,
 }
 
-type Failure = Box<dyn std::error::Error>;
-
 pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let output = args.output.clone().filter(|output| output != Path::new("-"));
@@ -159,7 +157,8 @@ fn sources(args: &EmbedArgs) -> Result<Vec<Source>, Failure> {
         match input.to_str().filter(|text| !input.exists() && text.contains(['*', '?', '['])) {
             None => paths.push(input.clone()),
             Some(pattern) => {
-                let found = glob::glob(pattern)?.collect::<Result<Vec<_>, _>>()?;
+                let found = glob::glob(pattern).map_err(Failure::run)?;
+                let found = found.collect::<Result<Vec<_>, _>>().map_err(Failure::run)?;
                 if found.is_empty() {
                     return Err(format!("no file is named {pattern}").into());
                 }
@@ -199,7 +198,7 @@ fn model(args: &EmbedArgs) -> Result<ModelConfig, Failure> {
     };
     let settings = args.device.iter().map(|device| ("--device", device.clone())).collect();
     let flags = Flags { config: args.config.clone(), settings, models };
-    let config = effective(&flags, std::iter::empty::<(String, String)>())?.config;
+    let config = effective(&flags, std::iter::empty::<(String, String)>()).map_err(Failure::run)?.config;
     let name = match &args.model {
         Some(name) if args.config.is_some() => name.clone(),
         _ => config.default_model().to_owned(),

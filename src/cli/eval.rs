@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::output::warn;
+use super::output::{Failure, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
 use crate::client::Client;
@@ -63,7 +63,6 @@ pub struct EvalArgs {
 /// The number of texts between two updates of the progress bar.
 const TEXTS_AT_A_TIME: usize = 1024;
 
-type Failure = Box<dyn std::error::Error>;
 /// The name of a model for the column of the table, and the model.
 type Model = (String, Box<dyn Embed>);
 

@@ -13,9 +13,9 @@ use super::refine::existing;
 use crate::builtin::open_checkpoint;
 use crate::client::Client;
 use layer0::checkpoint::{Checkpoint, Overrides};
-use layer0::error::LoadError;
 use layer0::extract::staging;
 use layer0::progress::{Progress, counted};
+use layer0_files::FileError;
 use layer0_records::MaxSkipped;
 use layer0_tuning::corpus::Fields;
 use layer0_tuning::fit::cache::{Cache, Identity};
@@ -123,7 +123,7 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     let options = Options { gamma: args.gamma, lambda: args.lambda, steps: args.steps, dimensions: args.dimensions };
     // The files are large, so they are created beside OUT. /tmp may be in memory.
     let parent = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::create_dir_all(parent).map_err(|e| LoadError::io(parent, &e))?;
+    std::fs::create_dir_all(parent).map_err(|e| FileError::reading(parent, &e))?;
     let fitted = fit::fit(&checkpoint, &corpus, teacher.as_mut(), &options, parent, &progress)?;
     let report = report(fitted.summary());
     let card = card(&args.checkpoint, &fitted, args.dtype, &report);
@@ -156,24 +156,23 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     )))
 }
 
-fn client(args: &FitArgs) -> Result<Option<Client>, LoadError> {
+fn client(args: &FitArgs) -> Result<Option<Client>, Failure> {
     let (Some(url), Some(model)) = (&args.teacher, &args.teacher_model) else { return Ok(None) };
     let key = |name: &str| std::env::var(name).ok().filter(|key| !key.trim().is_empty());
     let key = key("EMBEDDING_TEACHER_API_KEY").or_else(|| key("OPENAI_API_KEY"));
     let client = Client::new(url, model, key).map(|client| client.with_notify(|text| warn(&text)));
-    client.map(Some).map_err(|problem| LoadError::new("--teacher", problem))
+    client.map(Some).map_err(|problem| Failure::Run(format!("--teacher: {problem}")))
 }
 
 fn teacher<'a>(
     args: &FitArgs,
     client: Option<&'a Client>,
     progress: &dyn Progress,
-) -> Result<Box<dyn Vectors + 'a>, LoadError> {
+) -> Result<Box<dyn Vectors + 'a>, Failure> {
     if let Some(path) = &args.teacher_vectors {
         return Ok(Box::new(VectorFile::open(path)?));
     }
-    let client =
-        client.ok_or_else(|| LoadError::new("--teacher", "is missing").remedy("give a URL, or --teacher-vectors"))?;
+    let client = client.ok_or("--teacher: is missing (give a URL, or --teacher-vectors)")?;
     let identity = Identity {
         url: client.url().to_owned(),
         model: client.model().to_owned(),
@@ -183,14 +182,13 @@ fn teacher<'a>(
     Ok(Box::new(Teacher { ask: client, identity, cache, batch: args.teacher_batch, requests: args.teacher_requests }))
 }
 
-fn cache_dir(args: &FitArgs) -> Result<PathBuf, LoadError> {
+fn cache_dir(args: &FitArgs) -> Result<PathBuf, Failure> {
     if let Some(dir) = &args.cache {
         return Ok(dir.clone());
     }
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")));
-    let home =
-        home.ok_or_else(|| LoadError::new("--cache", "is missing, and there is no HOME").remedy("give a directory"))?;
+    let home = home.ok_or("--cache: is missing, and there is no HOME (give a directory)")?;
     Ok(home.join("embedding-server/teachers"))
 }
 

@@ -4,8 +4,6 @@ use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-use layer0::error::LoadError;
-
 /// The result was written, but on held-out texts it is worse than what it was made from.
 const WORSE: u8 = 3;
 
@@ -31,6 +29,10 @@ pub enum Failure {
 }
 
 impl Failure {
+    pub fn run(error: impl Display) -> Self {
+        Self::Run(error.to_string())
+    }
+
     pub fn configuration(error: impl Display) -> Self {
         Self::Configuration(error.to_string())
     }
@@ -54,15 +56,15 @@ impl Failure {
     }
 }
 
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
-        error.standard_output().map_or_else(|| Self::Run(error.to_string()), Self::Output)
+impl From<Box<dyn std::error::Error>> for Failure {
+    fn from(error: Box<dyn std::error::Error>) -> Self {
+        Self::Run(error.to_string())
     }
 }
 
-impl From<Box<dyn std::error::Error>> for Failure {
-    fn from(error: Box<dyn std::error::Error>) -> Self {
-        error.downcast::<LoadError>().map_or_else(|error| Self::Run(error.to_string()), |error| Self::from(*error))
+impl From<&str> for Failure {
+    fn from(error: &str) -> Self {
+        Self::Run(error.to_owned())
     }
 }
 

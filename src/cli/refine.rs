@@ -6,12 +6,11 @@ use std::time::Instant;
 use clap::Args;
 
 use super::choice::choice;
-use super::output::warn;
+use super::output::{Failure, warn};
 use super::progress::Bar;
 use super::setting_flags::OverrideFlags;
 use crate::builtin::open_checkpoint;
 use layer0::checkpoint::Checkpoint;
-use layer0::error::LoadError;
 use layer0::extract::staging::{self, Existing};
 use layer0_records::MaxSkipped;
 use layer0_tuning::corpus::Fields;
@@ -62,7 +61,7 @@ pub struct RefineArgs {
 }
 
 /// Runs the command: refines the table, writes the result, and returns the report.
-pub fn run(args: &RefineArgs) -> Result<String, LoadError> {
+pub fn run(args: &RefineArgs) -> Result<String, Failure> {
     let existing = existing(args.force);
     // The directory is checked before the work. `write` checks it again, in case another process creates it in the
     // meantime.

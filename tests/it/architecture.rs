@@ -42,10 +42,12 @@ fn only_in(word: &str, allowed: &[&str], within: &str) {
 }
 
 /// Modules that serve others and are not worth a place on the map.
-const SMALL_MODULES: [&str; 14] = [
+const SMALL_MODULES: [&str; 16] = [
     "added",
     "decimal",
+    "diagnostic",
     "error",
+    "file_error",
     "large_pages",
     "lib",
     "line_queue",

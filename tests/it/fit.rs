@@ -6,8 +6,8 @@ use std::process::{Command, Output};
 
 use layer0::checkpoint::{Checkpoint, Overrides};
 use layer0::embedder::{Embedder, Settings};
-use layer0::error::LoadError;
 use layer0::progress::Silent;
+use layer0_tuning::FitError;
 use layer0_tuning::corpus::Fields;
 use layer0_tuning::fit::vectors::VectorFile;
 use layer0_tuning::fit::{self, Corpus, Fitted, Options};
@@ -51,7 +51,7 @@ fn fitted<'a>(
     vectors: &Path,
     held_out: f64,
     options: &Options,
-) -> Result<Fitted<'a>, LoadError> {
+) -> Result<Fitted<'a>, FitError> {
     let scratch = tempfile::tempdir().unwrap();
     let corpus =
         Corpus { files: &[corpus()], fields: Fields { field: "text", max_skipped: Default::default() }, held_out };

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead};
 
-use super::MAX_LINE;
+use super::{BadRecord, MAX_LINE};
 
 /// The largest number of fields of a record. No real table has this many columns.
 const MAX_FIELDS: usize = 1 << 20;
@@ -24,7 +24,7 @@ pub struct Record<'r> {
     /// The number of the line on which the record begins, counted from 1.
     pub line: u64,
     /// The fields, or the problem of the record.
-    pub fields: Result<Fields<'r>, String>,
+    pub fields: Result<Fields<'r>, BadRecord>,
 }
 
 /// The fields of a record, without their quotes.
@@ -117,7 +117,8 @@ impl<R: BufRead> Records<R> {
             ));
         }
         let fields = if too_long {
-            Err(format!("is longer than {} MiB; a quote in it may not be closed", MAX_LINE >> 20))
+            let problem = format!("is longer than {} MiB; a quote in it may not be closed", MAX_LINE >> 20);
+            Err(BadRecord::new(problem))
         } else {
             let bytes = self.output.get(..written).unwrap_or_default();
             Ok(Fields { bytes, ends: self.ends.get(..fields).unwrap_or_default() })
@@ -147,7 +148,7 @@ mod tests {
         let mut found = Vec::new();
         while let Some(record) = records.read_record().map_err(|e| e.to_string())? {
             let text = |field: &[u8]| String::from_utf8(field.to_vec()).unwrap();
-            found.push((record.line, record.fields?.iter().map(text).collect()));
+            found.push((record.line, record.fields.map_err(|e| e.to_string())?.iter().map(text).collect()));
         }
         Ok(found)
     }
@@ -192,7 +193,10 @@ mod tests {
         let mut lengths = Vec::new();
         while let Some(record) = records.read_record().unwrap() {
             lengths.push(
-                record.fields.map(|fields| fields.size()).map_err(|problem| problem.contains("longer than 64 MiB")),
+                record
+                    .fields
+                    .map(|fields| fields.size())
+                    .map_err(|problem| problem.to_string().contains("longer than 64 MiB")),
             );
             assert!(records.output.len() <= MAX_LINE && records.ends.len() <= MAX_FIELDS);
         }

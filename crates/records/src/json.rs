@@ -8,7 +8,7 @@ use std::io::{self, BufRead};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::MAX_LINE;
+use super::{BadRecord, MAX_LINE};
 use layer0_files::json::{self, NonFinite};
 
 /// The fields of a JSON object in their order. Numbers keep all digits, because values are parsed only when they are
@@ -45,8 +45,8 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// Fails if the text is not an object. The message continues a sentence that begins with "the record".
-    pub fn parse(json: &'a str) -> Result<Self, String> {
-        serde_json::from_str(json).map_err(|e| format!("is no JSON object: {e}"))
+    pub fn parse(json: &'a str) -> Result<Self, BadRecord> {
+        serde_json::from_str(json).map_err(|e| BadRecord::new(format!("is no JSON object: {e}")))
     }
 
     /// Returns the fields in their order.
@@ -77,9 +77,9 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// Fails if there is no string. The message continues a sentence that begins with "the record".
-    pub fn text(&self, path: &str) -> Result<String, String> {
-        let value = self.find(path).ok_or_else(|| format!("has no field {path:?}"))?;
-        let wrong = |found: &str| format!("has {} in {path:?}, not a string", shortened(found));
+    pub fn text(&self, path: &str) -> Result<String, BadRecord> {
+        let value = self.find(path).ok_or_else(|| BadRecord::new(format!("has no field {path:?}")))?;
+        let wrong = |found: &str| BadRecord::new(format!("has {} in {path:?}, not a string", shortened(found)));
         let text: String = serde_json::from_str(value.get()).map_err(|_| wrong(value.get()))?;
         match json::kept_number(&text) {
             Some(_) => Err(wrong(text.trim_start_matches(|c: char| !c.is_ascii()))),
@@ -101,22 +101,21 @@ pub fn shortened(text: &str) -> Cow<'_, str> {
 /// # Errors
 /// Fails if the record is not UTF-8 or not one JSON object. The message continues a sentence that begins with "the
 /// record".
-pub fn strict_object(record: &[u8], non_finite: NonFinite) -> Result<Cow<'_, str>, String> {
-    let text = str::from_utf8(record).map_err(|e| format!("is not UTF-8: {e}"))?;
+pub fn strict_object(record: &[u8], non_finite: NonFinite) -> Result<Cow<'_, str>, BadRecord> {
+    let not_utf8 = |error: &dyn fmt::Display| BadRecord::new(format!("is not UTF-8: {error}"));
+    let text = str::from_utf8(record).map_err(|e| not_utf8(&e))?;
     let is_object = |text: &str| serde_json::from_str::<Object<'_>>(text).map(drop);
     let plain = is_object(text);
     if plain.is_ok() && !has_surrogate(record) {
         return Ok(Cow::Borrowed(text));
     }
     let replaced = match json::strict(record, non_finite) {
-        Cow::Owned(replaced) => {
-            String::from_utf8(replaced).map(Cow::Owned).map_err(|e| format!("is not UTF-8: {e}"))?
-        }
+        Cow::Owned(replaced) => String::from_utf8(replaced).map(Cow::Owned).map_err(|e| not_utf8(&e))?,
         Cow::Borrowed(_) => Cow::Borrowed(text),
     };
     match is_object(&replaced) {
         Ok(()) => Ok(replaced),
-        Err(e) => Err(format!("is no JSON object: {}", plain.err().unwrap_or(e))),
+        Err(e) => Err(BadRecord::new(format!("is no JSON object: {}", plain.err().unwrap_or(e)))),
     }
 }
 
@@ -142,7 +141,7 @@ enum Place {
 }
 
 /// One value: the number of the line on which it begins, and its text or its problem.
-pub type Value = (u64, Result<Vec<u8>, String>);
+pub type Value = (u64, Result<Vec<u8>, BadRecord>);
 
 impl<R: BufRead> Values<R> {
     pub fn new(reader: R) -> Self {
@@ -268,8 +267,12 @@ impl<R: BufRead> Values<R> {
         if text.is_empty() && !is_long {
             return Err(self.wrong("a value is missing"));
         }
-        Ok((start, if is_long { Err(format!("is longer than {} MiB", MAX_LINE >> 20)) } else { Ok(text) }))
+        Ok((start, if is_long { Err(too_long()) } else { Ok(text) }))
     }
+}
+
+fn too_long() -> BadRecord {
+    BadRecord::new(format!("is longer than {} MiB", MAX_LINE >> 20))
 }
 
 #[cfg(test)]
@@ -287,12 +290,15 @@ mod tests {
             assert_eq!(strict_object(record.as_bytes(), NonFinite::Null).unwrap(), expected, "{record}");
         }
         for record in [r#"{"a":Nan}"#, "[1]", "{\"a\":1", "{} {}", "NaN", "\"\\ud83d\"", ""] {
-            let problem = strict_object(record.as_bytes(), NonFinite::Null).unwrap_err();
+            let problem = strict_object(record.as_bytes(), NonFinite::Null).unwrap_err().to_string();
             assert!(problem.contains("is no JSON object"), "{record}: {problem}");
         }
-        assert!(strict_object(b"{\"a\":\"\xff\"}", NonFinite::Null).unwrap_err().contains("not UTF-8"));
+        assert!(strict_object(b"{\"a\":\"\xff\"}", NonFinite::Null).unwrap_err().to_string().contains("not UTF-8"));
         let kept = strict_object(br#"{"text":NaN}"#, NonFinite::Kept).unwrap();
-        assert_eq!(Object::parse(&kept).unwrap().text("text").unwrap_err(), "has NaN in \"text\", not a string");
+        assert_eq!(
+            Object::parse(&kept).unwrap().text("text").unwrap_err().to_string(),
+            "has NaN in \"text\", not a string"
+        );
     }
 
     #[test]
@@ -303,9 +309,9 @@ mod tests {
         for (path, expected) in [("a.b.c", "2"), ("a.d", "3"), ("x.y.z", "4"), ("t", "7")] {
             assert_eq!(object.text(path).as_deref(), Ok(expected), "{path}");
         }
-        assert_eq!(object.text("n.m").unwrap_err(), "has 5 in \"n.m\", not a string");
+        assert_eq!(object.text("n.m").unwrap_err().to_string(), "has 5 in \"n.m\", not a string");
         for path in ["a.x", "t.u", ".", "", "a.", "a..b"] {
-            assert!(object.text(path).unwrap_err().starts_with("has no field"), "{path}");
+            assert!(object.text(path).unwrap_err().to_string().starts_with("has no field"), "{path}");
         }
     }
 

@@ -8,6 +8,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod delimited;
+mod error;
 pub mod json;
 pub mod open;
 pub mod table;
@@ -22,8 +23,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow_array::RecordBatch;
 use sha2::{Digest, Sha256};
 
-use layer0_files as files;
-use layer0_files::LoadError;
+pub use error::{BadRecord, RecordsError, RecordsErrorKind, TableError};
+use layer0_files::{self as files, FileError, FileErrorKind};
 use open::Compression;
 
 /// The size of the longest record, in bytes. A longer record counts as bad and is skipped without being held in memory.
@@ -135,11 +136,11 @@ pub struct Line {
     /// from 1.
     pub position: u64,
     /// The record without its line ending, or the problem of the record.
-    pub content: Result<Vec<u8>, String>,
+    pub content: Result<Vec<u8>, BadRecord>,
 }
 
-/// A callback that receives chunks. It returns `false` to stop.
-pub type Emit<'a> = dyn FnMut(Chunk) -> Result<bool, LoadError> + 'a;
+/// A callback that receives chunks. It returns `false` to stop. `E` is the error of the caller.
+pub type Emit<'a, E> = dyn FnMut(Chunk) -> Result<bool, E> + 'a;
 
 /// The facts about an input that are known once all of it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -170,13 +171,14 @@ impl Source {
     /// # Errors
     /// Fails for Parquet that comes from standard input or is compressed, because its end must be read first, and for
     /// an archive.
-    pub fn new(path: &Path, format: Option<InputFormat>) -> Result<Self, LoadError> {
+    pub fn new(path: &Path, format: Option<InputFormat>) -> Result<Self, RecordsError> {
         let outer = extension(path).unwrap_or_default();
         let compression = Compression::of_extension(&outer);
         if let "tgz" | "tbz2" | "txz" | "tar" | "zip" | "7z" | "rar" | "br" | "z" | "lzma" | "lz" | "lzo" =
             outer.as_str()
         {
-            return Err(LoadError::new(
+            return Err(RecordsError::new(
+                RecordsErrorKind::Unsupported,
                 path,
                 format!("is an archive or compressed in a format that is not read: .{outer}"),
             )
@@ -187,8 +189,10 @@ impl Source {
         let format = format.or(named).unwrap_or(InputFormat::Text);
         let stdin = path == Path::new("-");
         if format == InputFormat::Parquet && (stdin || compression.is_some()) {
-            return Err(LoadError::new(path, "is no plain file, which Parquet must be: its index is at its end")
-                .remedy("give the .parquet file itself"));
+            let problem = "is no plain file, which Parquet must be: its index is at its end";
+            return Err(
+                RecordsError::new(RecordsErrorKind::Unsupported, path, problem).remedy("give the .parquet file itself")
+            );
         }
         Ok(Self { path: (!stdin).then(|| path.to_owned()), format, compression })
     }
@@ -217,9 +221,9 @@ impl Source {
     ///
     /// # Errors
     /// Fails if the file is missing, cannot be read, or is not a regular file.
-    pub fn identity(&self) -> Result<Identity, LoadError> {
+    pub fn identity(&self) -> Result<Identity, RecordsError> {
         let Some(path) = &self.path else { return Ok(Identity::default()) };
-        let failed = |e: io::Error| LoadError::io(path, &e);
+        let failed = |e: io::Error| FileError::reading(path, &e);
         let mut file = self.file(path)?;
         let metadata = file.metadata().map_err(failed)?;
         let size = metadata.len();
@@ -240,12 +244,13 @@ impl Source {
         Ok(Identity { name: path.display().to_string(), size, digest: files::hexadecimal(&digest.finalize()) })
     }
 
-    fn file(&self, path: &Path) -> Result<File, LoadError> {
-        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
+    fn file(&self, path: &Path) -> Result<File, RecordsError> {
+        let file = files::open(path).map_err(|e| FileError::reading(path, &e))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
-            return Err(LoadError::new(path, "is a directory")
+            return Err(FileError::new(FileErrorKind::WrongType, path, "is a directory")
                 .expected("a file")
-                .remedy("give its files: \"DIR/*.parquet\""));
+                .remedy("give its files: \"DIR/*.parquet\"")
+                .into());
         }
         Ok(file)
     }
@@ -262,7 +267,7 @@ impl Source {
     ///
     /// # Errors
     /// Returns the errors of `open::text`.
-    pub fn text(&self, digest: bool) -> Result<TextInput, LoadError> {
+    pub fn text(&self, digest: bool) -> Result<TextInput, RecordsError> {
         let digest = digest.then(|| Arc::new(Mutex::new(Sha256::new())));
         let raw: Box<dyn Read> = match &self.path {
             None => Box::new(io::stdin()),
@@ -278,7 +283,7 @@ impl Source {
     /// # Errors
     /// Fails if the file cannot be read, lacks the column, or is damaged beyond single records. Errors of `emit` are
     /// returned unchanged.
-    pub fn read(&self, reading: Reading<'_>, emit: &mut Emit<'_>) -> Result<Ended, LoadError> {
+    pub fn read<E: From<RecordsError>>(&self, reading: Reading<'_>, emit: &mut Emit<'_, E>) -> Result<Ended, E> {
         if let Some(path) = self.parquet() {
             return table::read(self.file(path)?, path, reading, emit);
         }
@@ -303,23 +308,26 @@ impl Source {
         if pending.is_over || !pending.flush()? {
             return Ok(Ended::default());
         }
-        let ended = input.finish().map_err(|e| LoadError::io(self.name(), &e))?;
+        let ended = input.finish().map_err(|e| self.failed(&e))?;
         Ok(Ended { columns, ..ended })
     }
 
-    fn lines(&self, reader: &mut dyn BufRead, pending: &mut Pending<'_, '_>) -> Result<Option<Vec<String>>, LoadError> {
+    fn lines<E: From<RecordsError>>(
+        &self,
+        reader: &mut dyn BufRead,
+        pending: &mut Pending<'_, '_, E>,
+    ) -> Result<Option<Vec<String>>, E> {
         for position in 1.. {
             let mut line = Vec::new();
-            let read = Read::take(&mut *reader, MAX_LINE as u64)
-                .read_until(b'\n', &mut line)
-                .map_err(|e| LoadError::io(self.name(), &e))?;
+            let read =
+                Read::take(&mut *reader, MAX_LINE as u64).read_until(b'\n', &mut line).map_err(|e| self.failed(&e))?;
             if read == 0 {
                 break;
             }
             let mut content = Ok(line);
             if read == MAX_LINE && content.as_ref().is_ok_and(|line| line.last() != Some(&b'\n')) {
-                reader.skip_until(b'\n').map_err(|e| LoadError::io(self.name(), &e))?;
-                content = Err(format!("is longer than {} MiB", MAX_LINE >> 20));
+                reader.skip_until(b'\n').map_err(|e| self.failed(&e))?;
+                content = Err(BadRecord::new(format!("is longer than {} MiB", MAX_LINE >> 20)));
             }
             if let Ok(line) = &mut content {
                 let end = if line.ends_with(b"\r\n") { 2 } else { usize::from(line.ends_with(b"\n")) };
@@ -335,11 +343,11 @@ impl Source {
         Ok(None)
     }
 
-    fn values(
+    fn values<E: From<RecordsError>>(
         &self,
         reader: &mut dyn BufRead,
-        pending: &mut Pending<'_, '_>,
-    ) -> Result<Option<Vec<String>>, LoadError> {
+        pending: &mut Pending<'_, '_, E>,
+    ) -> Result<Option<Vec<String>>, E> {
         let mut values = json::Values::new(reader);
         for position in 1.. {
             let Some((line, content)) = values.read_value().map_err(|e| self.damaged(&e))? else { break };
@@ -349,7 +357,7 @@ impl Source {
                 text.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
                 text
             });
-            let content = content.map_err(|problem| format!("{problem}; it begins in line {line}"));
+            let content = content.map_err(|problem| BadRecord::new(format!("{problem}; it begins in line {line}")));
             if !pending.push(Line { position, content })? {
                 break;
             }
@@ -358,17 +366,20 @@ impl Source {
     }
 
     /// Reads each record as a JSON object of strings. Returns the columns.
-    fn rows(
+    fn rows<E: From<RecordsError>>(
         &self,
         reader: &mut dyn BufRead,
         field: &str,
-        pending: &mut Pending<'_, '_>,
-    ) -> Result<Vec<String>, LoadError> {
+        pending: &mut Pending<'_, '_, E>,
+    ) -> Result<Vec<String>, E> {
         let mut records = delimited::Records::new(reader, self.format == InputFormat::Tsv);
         let columns: Vec<String> = match records.read_record().map_err(|e| self.damaged(&e))? {
             Some(header) => {
-                let wrong = |problem| LoadError::new(self.name(), format!("has a header that {problem}"));
-                let names = header.fields.map_err(wrong)?;
+                let wrong = |problem| {
+                    let problem = format!("has a header that {problem}");
+                    RecordsError::new(RecordsErrorKind::Damaged, self.name(), problem)
+                };
+                let names = header.fields.map_err(|problem| wrong(problem.to_string()))?;
                 let names = names.iter().map(|name| String::from_utf8(name.to_vec()));
                 names.collect::<Result<_, _>>().map_err(|_| wrong("is not UTF-8".to_owned()))?
             }
@@ -376,8 +387,8 @@ impl Source {
         };
         has_column(self.name(), &columns, field, columns.iter().any(|column| column == field))?;
         if columns.iter().filter(|column| *column == field).count() > 1 {
-            return Err(LoadError::new(self.name(), format!("has two columns {field:?}"))
-                .remedy("rename one of them, or name another column with --field"));
+            let problem = format!("has two columns {field:?}");
+            return Err(RecordsError::new(RecordsErrorKind::DuplicateColumn, self.name(), problem).into());
         }
         let columns = distinct(columns);
         while let Some(record) = records.read_record().map_err(|e| self.damaged(&e))? {
@@ -390,11 +401,15 @@ impl Source {
         Ok(columns)
     }
 
-    fn damaged(&self, error: &io::Error) -> LoadError {
+    fn damaged(&self, error: &io::Error) -> RecordsError {
         match error.kind() {
-            io::ErrorKind::InvalidData => LoadError::new(self.name(), error.to_string()).at_run_time(),
-            _ => LoadError::io(self.name(), error),
+            io::ErrorKind::InvalidData => RecordsError::new(RecordsErrorKind::Damaged, self.name(), error.to_string()),
+            _ => self.failed(error),
         }
+    }
+
+    fn failed(&self, error: &io::Error) -> RecordsError {
+        FileError::reading(self.name(), error).into()
     }
 }
 
@@ -438,18 +453,20 @@ fn distinct(columns: Vec<String>) -> Vec<String> {
     columns.into_iter().enumerate().map(|(number, column)| name(number, column)).collect()
 }
 
-fn object(columns: &[String], record: &delimited::Fields<'_>) -> Result<Vec<u8>, String> {
+fn object(columns: &[String], record: &delimited::Fields<'_>) -> Result<Vec<u8>, BadRecord> {
     if record.count() != columns.len() {
-        return Err(format!("is damaged: it has {} fields, and the header has {}", record.count(), columns.len()));
+        let (found, expected) = (record.count(), columns.len());
+        return Err(BadRecord::new(format!("is damaged: it has {found} fields, and the header has {expected}")));
     }
     let mut json = Vec::with_capacity(record.size() + 16 * columns.len() + 2);
     let mut separator = b'{';
     for (column, value) in columns.iter().zip(record.iter()) {
-        let value = str::from_utf8(value).map_err(|_| format!("is not UTF-8 in the column {column:?}"))?;
+        let value =
+            str::from_utf8(value).map_err(|_| BadRecord::new(format!("is not UTF-8 in the column {column:?}")))?;
         json.push(separator);
         separator = b',';
         for (text, after) in [(column.as_str(), &b":"[..]), (value, b"")] {
-            serde_json::to_writer(&mut json, text).map_err(|e| e.to_string())?;
+            serde_json::to_writer(&mut json, text).map_err(|e| BadRecord::new(e.to_string()))?;
             json.extend_from_slice(after);
         }
     }
@@ -457,17 +474,16 @@ fn object(columns: &[String], record: &delimited::Fields<'_>) -> Result<Vec<u8>,
     Ok(json)
 }
 
-fn has_column(path: &Path, columns: &[String], field: &str, has: bool) -> Result<(), LoadError> {
+fn has_column(path: &Path, columns: &[String], field: &str, has: bool) -> Result<(), RecordsError> {
     if has {
         return Ok(());
     }
-    Err(LoadError::new(path, format!("has no column {field:?}"))
-        .expected(format!("one of its columns: {}", columns.join(", ")))
-        .remedy("name the column of the texts with --field"))
+    Err(RecordsError::new(RecordsErrorKind::MissingColumn, path, format!("has no column {field:?}"))
+        .expected(format!("one of its columns: {}", columns.join(", "))))
 }
 
 /// Lines that were read but not yet emitted as a chunk.
-struct Pending<'a, 'e> {
+struct Pending<'a, 'e, E> {
     json: bool,
     limits: Limits,
     lines: Vec<Line>,
@@ -476,11 +492,11 @@ struct Pending<'a, 'e> {
     said: u64,
     /// Whether `emit` asked to stop.
     is_over: bool,
-    emit: &'a mut Emit<'e>,
+    emit: &'a mut Emit<'e, E>,
 }
 
-impl Pending<'_, '_> {
-    fn push(&mut self, line: Line) -> Result<bool, LoadError> {
+impl<E> Pending<'_, '_, E> {
+    fn push(&mut self, line: Line) -> Result<bool, E> {
         let size = line.content.as_ref().map_or(0, Vec::len);
         let full = self.lines.len() >= self.limits.rows || self.size + size > self.limits.bytes;
         if full && !self.lines.is_empty() && !self.flush()? {
@@ -491,7 +507,7 @@ impl Pending<'_, '_> {
         Ok(true)
     }
 
-    fn flush(&mut self) -> Result<bool, LoadError> {
+    fn flush(&mut self) -> Result<bool, E> {
         let read = self.read.load(Ordering::Relaxed);
         let bytes = read - std::mem::replace(&mut self.said, read);
         let lines = std::mem::take(&mut self.lines);
@@ -508,6 +524,11 @@ impl Pending<'_, '_> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MaxSkipped(f64);
 
+/// The error for a text that is no share between 0 and 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no share: write 10%, or 0.1")]
+pub struct InvalidShare(String);
+
 impl Default for MaxSkipped {
     fn default() -> Self {
         Self(0.1)
@@ -515,15 +536,15 @@ impl Default for MaxSkipped {
 }
 
 impl FromStr for MaxSkipped {
-    type Err = String;
+    type Err = InvalidShare;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidShare> {
         let share = match text.strip_suffix('%') {
             Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
             None => text.trim().parse(),
         };
         let valid = share.ok().filter(|share| (0.0..=1.0).contains(share));
-        valid.map(Self).ok_or_else(|| format!("{text:?} is no share: write 10%, or 0.1"))
+        valid.map(Self).ok_or_else(|| InvalidShare(text.to_owned()))
     }
 }
 
@@ -533,15 +554,14 @@ impl MaxSkipped {
     ///
     /// # Errors
     /// Fails if too many records were left out.
-    pub fn check(self, name: &Path, skipped: u64, records: u64, first: &str) -> Result<(), LoadError> {
+    pub fn check(self, name: &Path, skipped: u64, records: u64, first: &str) -> Result<(), RecordsError> {
         if skipped as f64 <= self.0 * records as f64 {
             return Ok(());
         }
         let limit = 100.0 * self.0;
         let first = if first.is_empty() { String::new() } else { format!("; the first one {first}") };
-        Err(LoadError::new(name, format!("has {skipped} bad records among {records}, more than {limit} %{first}"))
-            .remedy("mend the file, or allow a larger share with --max-skipped")
-            .at_run_time())
+        let problem = format!("has {skipped} bad records among {records}, more than {limit} %{first}");
+        Err(RecordsError::new(RecordsErrorKind::TooManySkipped, name, problem))
     }
 }
 

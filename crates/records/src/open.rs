@@ -6,7 +6,8 @@ use std::path::Path;
 use encoding_rs::{Encoding, UTF_16BE, UTF_16LE};
 use encoding_rs_io::DecodeReaderBytesBuilder;
 
-use layer0_files::LoadError;
+use crate::{RecordsError, RecordsErrorKind};
+use layer0_files::FileError;
 
 /// The number of bytes at the beginning of a file that determine what the file contains.
 const HEAD: usize = 8 << 10;
@@ -95,33 +96,35 @@ pub fn text(
     raw: Box<dyn Read>,
     name: &Path,
     expected: Option<Compression>,
-) -> Result<BufReader<Box<dyn Read>>, LoadError> {
-    let failed = |error: io::Error| LoadError::io(name, &error);
+) -> Result<BufReader<Box<dyn Read>>, RecordsError> {
+    let failed = |error: io::Error| FileError::reading(name, &error);
+    let unsupported = |problem: String| RecordsError::new(RecordsErrorKind::Unsupported, name, problem);
     let (head, input) = peek(raw).map_err(failed)?;
     let found = Compression::of_content(&head);
     let (head, input): (_, Box<dyn Read>) = match (found, expected) {
         (None, Some(expected)) => {
             let empty = if head.is_empty() { "the file is empty" } else { "its content is not" };
             let expected = expected.name();
-            return Err(LoadError::new(name, format!("is named like a file in the {expected} format, and {empty}"))
+            return Err(unsupported(format!("is named like a file in the {expected} format, and {empty}"))
                 .remedy("decompress the file again from its source, or correct its name"));
         }
         (None, None) => (head, Box::new(input)),
         (Some(compression), _) => {
             let damaged = |e: io::Error| {
-                LoadError::new(name, format!("cannot be decompressed as {}: {e}", compression.name())).at_run_time()
+                let problem = format!("cannot be decompressed as {}: {e}", compression.name());
+                RecordsError::new(RecordsErrorKind::Damaged, name, problem)
             };
             let decompressed = compression.decompressed(input).map_err(damaged)?;
             let (head, input) = peek(decompressed).map_err(damaged)?;
             if let Some(inner) = Compression::of_content(&head) {
                 let problem = format!("was compressed twice: {} within {}", inner.name(), compression.name());
-                return Err(LoadError::new(name, problem).remedy("decompress the file once"));
+                return Err(unsupported(problem).remedy("decompress the file once"));
             }
             (head, Box::new(input))
         }
     };
     if let Some(kind) = not_text(&head) {
-        return Err(LoadError::new(name, format!("is not text: its content looks like {kind}"))
+        return Err(unsupported(format!("is not text: its content looks like {kind}"))
             .expected("text in UTF-8 or UTF-16, or Parquet in a file whose name ends in .parquet; all but Parquet may be compressed by gzip, zstd, bzip2, xz or lz4"));
     }
     let encoding = if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {

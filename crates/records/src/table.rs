@@ -16,33 +16,40 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sha2::{Digest, Sha256};
 
-use super::{Chunk, Emit, Ended, Hashing, MAX_LINE, Reading, Rows, has_column};
-use layer0_files as files;
-use layer0_files::LoadError;
+use super::{
+    BadRecord, Chunk, Emit, Ended, Hashing, MAX_LINE, Reading, RecordsError, RecordsErrorKind, Rows, TableError,
+    has_column,
+};
+use layer0_files::{self as files, FileError};
 
-fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> LoadError {
+fn damaged(path: &Path, problem: &dyn std::fmt::Display) -> RecordsError {
     let problem = problem.to_string();
     // For an encrypted file, the reader's message names a feature of the crate, which does not help the user.
     let problem = match problem.contains("encrypt") {
         true => "it is encrypted",
         false => problem.as_str(),
     };
-    LoadError::new(path, format!("is no Parquet file that can be read: {problem}"))
+    RecordsError::new(RecordsErrorKind::Damaged, path, format!("is no Parquet file that can be read: {problem}"))
 }
 
 /// Returns the columns of a Parquet file.
 ///
 /// # Errors
 /// Fails if the file cannot be read as Parquet.
-pub fn schema(path: &Path) -> Result<SchemaRef, LoadError> {
-    let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
+pub fn schema(path: &Path) -> Result<SchemaRef, RecordsError> {
+    let file = files::open(path).map_err(|e| FileError::reading(path, &e))?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e))?;
     Ok(Arc::clone(builder.schema()))
 }
 
 /// Reads the rows of a file in batches.
-pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) -> Result<Ended, LoadError> {
-    let failed = |e: io::Error| LoadError::io(path, &e);
+pub fn read<E: From<RecordsError>>(
+    file: File,
+    path: &Path,
+    reading: Reading<'_>,
+    emit: &mut Emit<'_, E>,
+) -> Result<Ended, E> {
+    let failed = |e: io::Error| RecordsError::from(FileError::reading(path, &e));
     let size = file.metadata().map_err(failed)?.len();
     let mut sha256 = String::new();
     if reading.digest {
@@ -56,8 +63,8 @@ pub fn read(file: File, path: &Path, reading: Reading<'_>, emit: &mut Emit<'_>) 
     let found = field_type(fields, reading.field);
     has_column(path, &columns, reading.field, found.is_some())?;
     if let Some(kind) = found.filter(|kind| !is_text(kind)) {
-        return Err(LoadError::new(path, format!("has {kind} in the column {:?}, not text", reading.field))
-            .remedy("name the column of the texts with --field"));
+        let problem = format!("has {kind} in the column {:?}, not text", reading.field);
+        return Err(RecordsError::new(RecordsErrorKind::ColumnType, path, problem).into());
     }
     let groups = builder.metadata().row_groups();
     // A batch is decoded as a whole. The number of its rows is therefore derived from the average size of a row,
@@ -133,14 +140,15 @@ fn is_binary(kind: &DataType) -> bool {
 ///
 /// # Errors
 /// Fails if the batch has no text column at `path`.
-pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, String>>, String> {
-    let (array, nulls) = column(&StructArray::from(batch.clone()), path).ok_or("has lost its column")?;
+pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, BadRecord>>, TableError> {
+    let (array, nulls) =
+        column(&StructArray::from(batch.clone()), path).ok_or_else(|| TableError("has lost its column".to_owned()))?;
     let plain = match array.data_type() {
         DataType::Dictionary(_, values) => arrow_cast::cast(&array, values),
         DataType::RunEndEncoded(_, values) => arrow_cast::cast(&array, values.data_type()),
         _ => Ok(Arc::clone(&array)),
     };
-    let plain = plain.map_err(|e| e.to_string())?;
+    let plain = plain.map_err(failed)?;
     let bytes: Vec<Option<&[u8]>> = match plain.data_type() {
         DataType::Utf8 => plain.as_string::<i32>().iter().map(|text| text.map(str::as_bytes)).collect(),
         DataType::LargeUtf8 => plain.as_string::<i64>().iter().map(|text| text.map(str::as_bytes)).collect(),
@@ -150,14 +158,17 @@ pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, Strin
         DataType::BinaryView => plain.as_binary_view().iter().collect(),
         DataType::FixedSizeBinary(_) => plain.as_fixed_size_binary().iter().collect(),
         DataType::Null => vec![None; plain.len()],
-        other => return Err(format!("has {other} in the column {path:?}, not text")),
+        other => return Err(TableError(format!("has {other} in the column {path:?}, not text"))),
     };
     let is_null = |row: usize| nulls.as_ref().is_some_and(|nulls| nulls.is_null(row));
     let text = |(row, bytes): (usize, Option<&[u8]>)| match bytes.filter(|_| !is_null(row)) {
-        None => Err("has no text".to_owned()),
-        Some(bytes) if bytes.len() > MAX_LINE => Err(format!("has a text that is longer than {} MiB", MAX_LINE >> 20)),
+        None => Err(BadRecord::new("has no text")),
+        Some(bytes) if bytes.len() > MAX_LINE => {
+            Err(BadRecord::new(format!("has a text that is longer than {} MiB", MAX_LINE >> 20)))
+        }
         Some(bytes) => {
-            str::from_utf8(bytes).map(str::to_owned).map_err(|e| format!("has bytes that are not UTF-8: {e}"))
+            let problem = |e| BadRecord::new(format!("has bytes that are not UTF-8: {e}"));
+            str::from_utf8(bytes).map(str::to_owned).map_err(problem)
         }
     };
     Ok(bytes.into_iter().enumerate().map(text).collect())
@@ -167,7 +178,7 @@ pub fn texts(batch: &RecordBatch, path: &str) -> Result<Vec<Result<String, Strin
 ///
 /// # Errors
 /// Fails if JSON cannot represent a column or a value.
-pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, String> {
+pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, TableError> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns()).map(|(field, column)| {
         if is_uuid(field) {
             return Ok((field.name(), uuids(column)));
@@ -176,15 +187,15 @@ pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, String> {
         let column = if kind == *column.data_type() { Arc::clone(column) } else { cast_strictly(column, &kind)? };
         Ok((field.name(), column))
     });
-    let columns = columns.collect::<Result<Vec<_>, String>>()?;
+    let columns = columns.collect::<Result<Vec<_>, TableError>>()?;
     let fields: Vec<_> =
         columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
     let arrays: Vec<ArrayRef> = columns.into_iter().map(|(_, column)| column).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), arrays, &options);
-    let rows = rows.map_err(|e| e.to_string())?;
+    let rows = rows.map_err(failed)?;
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
-    writer.write(&rows).and_then(|()| writer.finish()).map_err(|e| e.to_string())?;
+    writer.write(&rows).and_then(|()| writer.finish()).map_err(failed)?;
     let json = writer.into_inner();
     // The writer writes this text in place of a time that is out of range. A record may contain the same text, so the
     // time columns are checked as well.
@@ -192,7 +203,7 @@ pub fn json_lines(batch: &RecordBatch) -> Result<Vec<u8>, String> {
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             if field.data_type().is_temporal() {
                 cast_strictly(column, &DataType::Utf8)
-                    .map_err(|e| format!("has a time in {:?} that cannot be written: {e}", field.name()))?;
+                    .map_err(|e| TableError(format!("has a time in {:?} that cannot be written: {e}", field.name())))?;
             }
         }
     }
@@ -248,9 +259,9 @@ fn with_string_keys(kind: &DataType) -> DataType {
 }
 
 /// Casts a column to the type `kind`. Fails if a value does not fit into the type.
-fn cast_strictly(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, String> {
+fn cast_strictly(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, TableError> {
     let strict = arrow_cast::CastOptions { safe: false, ..arrow_cast::CastOptions::default() };
-    arrow_cast::cast_with_options(column, kind, &strict).map_err(|e| e.to_string())
+    arrow_cast::cast_with_options(column, kind, &strict).map_err(failed)
 }
 
 /// Returns the columns of a file that joins files with the columns `a` and `b`. The column `text` becomes UTF-8,
@@ -258,28 +269,28 @@ fn cast_strictly(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef, String>
 ///
 /// # Errors
 /// Fails if a column is missing from one of the two, or if its two types have no common type.
-pub fn common(a: &Schema, b: &Schema, text: &str) -> Result<SchemaRef, String> {
+pub fn common(a: &Schema, b: &Schema, text: &str) -> Result<SchemaRef, TableError> {
     let missing = |from: &Schema, names: &Schema| {
         names.fields().iter().map(|field| field.name().clone()).find(|name| from.field_with_name(name).is_err())
     };
     if let Some(name) = missing(a, b) {
-        return Err(format!("has a column {name:?} that the inputs before it have not"));
+        return Err(TableError(format!("has a column {name:?} that the inputs before it have not")));
     }
     if let Some(name) = missing(b, a) {
-        return Err(format!("has no column {name:?}, which the inputs before it have"));
+        return Err(TableError(format!("has no column {name:?}, which the inputs before it have")));
     }
     let fields = a.fields().iter().map(|field| {
-        let other = b.field_with_name(field.name()).map_err(|e| e.to_string())?;
+        let other = b.field_with_name(field.name()).map_err(failed)?;
         let (a, b) = (field.data_type(), other.data_type());
         if field.name() == text && a != b && is_text(a) && is_text(b) {
             return Ok(Arc::new(field.as_ref().clone().with_data_type(DataType::LargeUtf8).with_nullable(true)));
         }
         common_field(field, other).ok_or_else(|| {
             let (name, kind, before) = (field.name(), other.data_type(), field.data_type());
-            format!("has {kind} in the column {name:?}, and the inputs before it have {before}")
+            TableError(format!("has {kind} in the column {name:?}, and the inputs before it have {before}"))
         })
     });
-    let fields = fields.collect::<Result<Vec<FieldRef>, String>>()?;
+    let fields = fields.collect::<Result<Vec<FieldRef>, TableError>>()?;
     Ok(Arc::new(Schema::new_with_metadata(fields, a.metadata().clone())))
 }
 
@@ -343,17 +354,23 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
 ///
 /// # Errors
 /// Returns the errors of Arrow.
-pub fn cast(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, String> {
+pub fn cast(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, TableError> {
     if batch.schema_ref() == schema {
         return Ok(batch.clone());
     }
     let columns = schema.fields().iter().map(|field| {
-        let column = batch.column_by_name(field.name()).ok_or_else(|| format!("has no column {:?}", field.name()))?;
+        let column = batch.column_by_name(field.name());
+        let column = column.ok_or_else(|| TableError(format!("has no column {:?}", field.name())))?;
         cast_strictly(column, field.data_type())
     });
-    let columns = columns.collect::<Result<Vec<_>, String>>()?;
+    let columns = columns.collect::<Result<Vec<_>, TableError>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(|e| e.to_string())
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(failed)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "a function for map_err")]
+fn failed(error: arrow_schema::ArrowError) -> TableError {
+    TableError(error.to_string())
 }
 
 #[cfg(test)]
@@ -388,7 +405,7 @@ mod tests {
         assert_eq!(found("b"), [some("b"), None, None]);
         assert_eq!(found("doc.text"), [some("x"), None, None]);
         assert_eq!(found("doc.own"), [some("1"), some("2"), some("3")]);
-        assert!(texts(&rows, "b").unwrap()[1].as_ref().unwrap_err().contains("not UTF-8"));
+        assert!(texts(&rows, "b").unwrap()[1].as_ref().unwrap_err().to_string().contains("not UTF-8"));
         assert!(texts(&rows, "doc").is_err() && texts(&rows, "doc.none").is_err());
     }
 

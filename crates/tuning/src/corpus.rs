@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use layer0::error::LoadError;
+use crate::error::CorpusError;
 use layer0::progress::Progress;
-use layer0_files as files;
 use layer0_files::json::NonFinite;
+use layer0_files::{self as files, FileError};
 use layer0_records::json::{Object, strict_object};
-use layer0_records::{InputFormat, Limits, MaxSkipped, Reading, Rows, Source, table};
+use layer0_records::{BadRecord, InputFormat, Limits, MaxSkipped, Reading, RecordsError, Rows, Source, table};
 
 /// The bytes of text after which a batch is complete.
 const BATCH: usize = 256 << 10;
@@ -55,27 +55,28 @@ pub fn size(files: &[PathBuf]) -> u64 {
 }
 
 /// Returns the error for a corpus that holds no text.
-pub fn without_text(read: &[CorpusFile], files: &[PathBuf]) -> LoadError {
-    let first = files.first().map_or(Path::new("--corpus"), PathBuf::as_path);
-    let skipped: u64 = read.iter().map(|file| file.skipped).sum();
-    LoadError::new(first, format!("holds no text; {skipped} records could not be read"))
-        .expected("lines of UTF-8 text, or JSONL, JSON, CSV, TSV or Parquet with the field that --field names")
+pub fn without_text(read: &[CorpusFile], files: &[PathBuf], fields: Fields<'_>) -> CorpusError {
+    CorpusError::NoText {
+        file: files.first().cloned().unwrap_or_else(|| "the corpus".into()),
+        skipped: read.iter().map(|file| file.skipped).sum(),
+        field: fields.field.to_owned(),
+    }
 }
 
-/// A callback that receives batches. It returns `false` to stop.
-pub type Take<'a> = dyn FnMut(Batch) -> Result<bool, LoadError> + 'a;
+/// A callback that receives batches. It returns `false` to stop. `E` is the error of the caller.
+pub type Take<'a, E> = dyn FnMut(Batch) -> Result<bool, E> + 'a;
 
 /// Reads the texts of one file. The file's name determines its format. The number of records that were left out is
 /// reported to `progress`.
 ///
 /// # Errors
 /// Fails if the file cannot be read, is not text, or has too many bad records. Errors of `take` are returned unchanged.
-pub fn read(
+pub fn read<E: From<RecordsError>>(
     path: &Path,
     fields: Fields<'_>,
     progress: &dyn Progress,
-    take: &mut Take<'_>,
-) -> Result<CorpusFile, LoadError> {
+    take: &mut Take<'_, E>,
+) -> Result<CorpusFile, E> {
     let source = Source::new(path, None)?;
     let mut found = CorpusFile {
         name: path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
@@ -96,13 +97,13 @@ pub fn read(
 }
 
 /// Reads lines of plain text of any length. Returns the size and the digest of the file.
-fn plain(
+fn plain<E: From<RecordsError>>(
     source: &Source,
     found: &mut CorpusFile,
     first: &mut String,
-    take: &mut Take<'_>,
-) -> Result<(u64, String), LoadError> {
-    let failed = |e: io::Error| LoadError::io(source.name(), &e);
+    take: &mut Take<'_, E>,
+) -> Result<(u64, String), E> {
+    let failed = |e: io::Error| RecordsError::from(FileError::reading(source.name(), &e));
     let mut input = source.text(true)?;
     let mut lines = Lines { reader: &mut input.reader, rest: Vec::new(), line: 0 };
     let mut said = 0;
@@ -117,17 +118,17 @@ fn plain(
     Ok((ended.bytes, ended.sha256))
 }
 
-fn records(
+fn records<E: From<RecordsError>>(
     source: &Source,
     field: &str,
     found: &mut CorpusFile,
     first: &mut String,
-    take: &mut Take<'_>,
-) -> Result<(u64, String), LoadError> {
+    take: &mut Take<'_, E>,
+) -> Result<(u64, String), E> {
     let limits = Limits { rows: ROWS, bytes: BATCH };
     let ended = source.read(Reading { limits, field, whole: false, digest: true }, &mut |chunk| {
         let mut batch = Batch { texts: Vec::new(), bytes: chunk.bytes };
-        let mut add = |position: u64, text: Result<String, String>| match text {
+        let mut add = |position: u64, text: Result<String, BadRecord>| match text {
             Ok(text) if text.is_empty() => {}
             Ok(text) => {
                 found.texts += 1;
@@ -147,7 +148,7 @@ fn records(
                 }
             }
             Rows::Batch { first, batch } => {
-                let texts = table::texts(&batch, field).map_err(|e| LoadError::new(source.name(), e))?;
+                let texts = table::texts(&batch, field).map_err(|e| RecordsError::from_table(source.name(), &e))?;
                 for (position, text) in (first..).zip(texts) {
                     add(position, text);
                 }
@@ -159,7 +160,7 @@ fn records(
 }
 
 /// Returns the string in `field` of a JSON object.
-fn text_of(record: &[u8], field: &str) -> Result<String, String> {
+fn text_of(record: &[u8], field: &str) -> Result<String, BadRecord> {
     Object::parse(&strict_object(record, NonFinite::Kept)?)?.text(field)
 }
 
@@ -244,7 +245,7 @@ mod tests {
         let (_dir, path) = file(name, content);
         let mut texts = Vec::new();
         let fields = Fields { field: "text", max_skipped: max_skipped.parse().unwrap() };
-        let found = read(&path, fields, &layer0::progress::Silent, &mut |batch| {
+        let found = read::<CorpusError>(&path, fields, &layer0::progress::Silent, &mut |batch| {
             texts.extend(batch.texts);
             Ok(true)
         });
@@ -279,7 +280,7 @@ mod tests {
         let content = |bad: usize| [b"ok\n".repeat(20 - bad), b"\xff\n".repeat(bad)].concat();
         assert_eq!(all_of("x.txt", &content(2), "10%").unwrap().1.skipped, 2);
         let problem = all_of("x.txt", &content(3), "10 %").unwrap_err();
-        for part in ["3 bad records among 20", "more than 10 %", "is at 18: it is not UTF-8", "--max-skipped"] {
+        for part in ["3 bad records among 20", "more than 10 %", "is at 18: it is not UTF-8"] {
             assert!(problem.contains(part), "{problem}");
         }
         assert!(all_of("x.txt", &content(1), "0").is_err() && all_of("x.txt", &content(3), "0.15").is_ok());

@@ -17,9 +17,10 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::error::EvalError;
 use bootstrap::{Bootstrap, Interval, RankedPairs};
 use layer0::embedder::Embedder;
-use layer0::error::LoadError;
+use layer0_files::Diagnostic;
 use metrics::Ranked;
 
 /// The number of search results that are judged.
@@ -105,7 +106,7 @@ impl Task {
     ///
     /// # Errors
     /// Fails if the file cannot be read in one of these forms.
-    pub fn sts(path: &Path) -> Result<Self, LoadError> {
+    pub fn sts(path: &Path) -> Result<Self, EvalError> {
         let data::Pairs { left, right, scores } = data::pairs(path)?;
         Ok(Self { kind: Kind::Sts, name: data::name(path), data: Data::Sts { left, right, scores } })
     }
@@ -115,14 +116,12 @@ impl Task {
     ///
     /// # Errors
     /// Fails if a file cannot be read, if the files are empty, or if they differ in the number of texts.
-    pub fn bitext(left: &Path, right: &Path, field: &str) -> Result<Self, LoadError> {
+    pub fn bitext(left: &Path, right: &Path, field: &str) -> Result<Self, EvalError> {
         let (a, b) = (data::lines(left, field)?, data::lines(right, field)?);
         if a.len() != b.len() {
-            return Err(LoadError::new(right, format!("has {} lines", b.len())).expected(format!(
-                "{}, as {} has: line by line the same sentence",
-                a.len(),
-                left.display()
-            )));
+            let expected = format!("{}, as {} has: line by line the same sentence", a.len(), left.display());
+            let problem = format!("has {} lines", b.len());
+            return Err(EvalError::Mismatch(Diagnostic::new(right, problem).expected(expected)));
         }
         let name = format!("{}-{}", data::name(left), data::name(right));
         Ok(Self { kind: Kind::Bitext, name, data: Data::Bitext { left: a, right: b } })
@@ -133,7 +132,7 @@ impl Task {
     ///
     /// # Errors
     /// Fails if a file is missing, or if a file refers to IDs that the others lack.
-    pub fn retrieval(dir: &Path) -> Result<Self, LoadError> {
+    pub fn retrieval(dir: &Path) -> Result<Self, EvalError> {
         let data::Search { documents, queries, relevant } = data::search(dir)?;
         Ok(Self {
             kind: Kind::Retrieval,

@@ -43,13 +43,14 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::corpus::CorpusFile;
+use crate::error::FitError;
 use crate::refine::Rows;
 use crate::refine::moments::{self, Gram};
 use crate::refine::rows::Block;
 use layer0::checkpoint::Checkpoint;
-use layer0::error::LoadError;
 use layer0::pooling::{CpuPooling, Pooling};
 use layer0::progress::Progress;
+use layer0_files::Diagnostic;
 pub use measure::{Loss, Report};
 use solve::{Lane, Matrix, PANEL};
 use spool::Spooled;
@@ -173,7 +174,7 @@ pub fn fit<'a>(
     options: &Options,
     scratch: &Path,
     progress: &dyn Progress,
-) -> Result<Fitted<'a>, LoadError> {
+) -> Result<Fitted<'a>, FitError> {
     check(checkpoint, corpus, options)?;
     let threads = rayon::current_num_threads();
     let pooling = CpuPooling::new(checkpoint.table.clone(), checkpoint.collapsed_norm(threads)?);
@@ -181,27 +182,26 @@ pub fn fit<'a>(
     let counts = &read.counts;
     let held_out = counts.held_out();
     let fitted = counts.len() - held_out;
-    let few = |problem: String| LoadError::new(corpus.files.first().cloned().unwrap_or_default(), problem);
+    let few = |problem: String| Diagnostic::new(corpus.files.first().cloned().unwrap_or_default(), problem);
     if fitted == 0 {
-        return Err(few("leaves no text to fit on".to_owned()).remedy("give more text, or a smaller --held-out"));
+        return Err(FitError::NothingToFit(few("leaves no text to fit on".to_owned())));
     }
     if options.lambda.is_none() && held_out < ENOUGH {
-        return Err(few(format!("leaves {held_out} texts to choose lambda on"))
-            .expected(format!("at least {ENOUGH}"))
-            .remedy("give --lambda 0.02, more text, or a larger --held-out"));
+        let problem = few(format!("leaves {held_out} texts to choose lambda on"));
+        return Err(FitError::TooFewHeldOut(problem.expected(format!("at least {ENOUGH}"))));
     }
     let teacher_dimensions = read.vectors.table.dimensions();
     let dimensions = options.dimensions.unwrap_or(teacher_dimensions.min(checkpoint.table.dimensions()));
     if dimensions > teacher_dimensions {
-        return Err(few(format!("cannot be fitted to {dimensions} dimensions"))
-            .expected(format!("at most {teacher_dimensions}, the teacher's")));
+        let problem = few(format!("cannot be fitted to {dimensions} dimensions"));
+        return Err(FitError::OutOfRange(problem.expected(format!("at most {teacher_dimensions}, the teacher's"))));
     }
 
     let mut source = Source { checkpoint, pooling, scale: 1.0 };
     source.scale = unit_scale(&source, &counts.tokens);
     let target = target::target(&read.vectors, counts, options.gamma, dimensions, scratch, progress)?;
     let (map, scales) = linear_map(&source, counts, &target, progress)
-        .ok_or_else(|| few("gives a linear map that could not be found".to_owned()))?;
+        .ok_or_else(|| FitError::NoSolution(few("gives a linear map that could not be found".to_owned())))?;
     let mut rows = mapped(&source, &counts.tokens, &map);
 
     let before = measure::measure(&source, counts, &rows, &target, &read.vectors);
@@ -231,8 +231,10 @@ pub fn fit<'a>(
     Ok(Fitted { source, map, tokens: read.counts.tokens, rows, summary })
 }
 
-fn check(checkpoint: &Checkpoint, corpus: &Corpus<'_>, options: &Options) -> Result<(), LoadError> {
-    let wrong = |problem: String, expected: &str| Err(LoadError::new(&checkpoint.path, problem).expected(expected));
+fn check(checkpoint: &Checkpoint, corpus: &Corpus<'_>, options: &Options) -> Result<(), FitError> {
+    let wrong = |problem: String, expected: &str| {
+        Err(FitError::OutOfRange(Diagnostic::new(&checkpoint.path, problem).expected(expected)))
+    };
     if !(0.0..=2.0).contains(&options.gamma) {
         return wrong(format!("cannot be fitted with gamma = {}", options.gamma), "between 0 and 1; at most 2");
     }

@@ -9,6 +9,9 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod corpus;
+mod error;
 pub mod eval;
 pub mod fit;
 pub mod refine;
+
+pub use error::{CorpusError, EvalError, FitError, InvalidVectors, RefineError};

@@ -27,11 +27,12 @@ use faer::Mat;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::error::RefineError;
 use frequency::Frequencies;
 use layer0::checkpoint::Checkpoint;
-use layer0::error::LoadError;
 use layer0::norm::NormKind;
 use layer0::progress::Progress;
+use layer0_files::Diagnostic;
 use moments::Moments;
 use rows::NormedRows;
 
@@ -118,21 +119,23 @@ impl<'a> Refinement<'a> {
         frequencies: &Frequencies,
         options: &Options,
         progress: &dyn Progress,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, RefineError> {
         let table = &checkpoint.table;
-        let problem = |problem: String| LoadError::new(&checkpoint.path, problem);
+        let problem = |problem: String| Diagnostic::new(&checkpoint.path, problem);
         let a = options.a.unwrap_or_else(|| default_a(table.rows()));
         let kept = options.dimensions.unwrap_or(table.dimensions());
         if !(1..=table.dimensions()).contains(&kept) {
-            return Err(problem(format!("cannot be refined to {kept} dimensions"))
-                .expected(format!("between 1 and {}, the columns of its table", table.dimensions())));
+            let expected = format!("between 1 and {}, the columns of its table", table.dimensions());
+            let problem = problem(format!("cannot be refined to {kept} dimensions"));
+            return Err(RefineError::OutOfRange(problem.expected(expected)));
         }
         if !(a > 0.0 && a.is_finite()) {
-            return Err(problem(format!("cannot be refined with a = {a}")).expected("a positive number such as 1e-3"));
+            let problem = problem(format!("cannot be refined with a = {a}"));
+            return Err(RefineError::OutOfRange(problem.expected("a positive number such as 1e-3")));
         }
         if !(0.0..=2.0).contains(&options.whitening) {
-            return Err(problem(format!("cannot be refined with whitening = {}", options.whitening))
-                .expected("between 0 (none) and 1 (full); at most 2"));
+            let problem = problem(format!("cannot be refined with whitening = {}", options.whitening));
+            return Err(RefineError::OutOfRange(problem.expected("between 0 (none) and 1 (full); at most 2")));
         }
         let eps = match checkpoint.norm.norm.kind {
             NormKind::Rms | NormKind::RmsPlusOne => checkpoint.norm.norm.eps / checkpoint.norm.embedding_scale.powi(2),
@@ -143,16 +146,13 @@ impl<'a> Refinement<'a> {
         let shares = shares(frequencies.probabilities(), &weights);
         let moments = Moments::of(&rows, &shares, progress);
         if !moments.is_finite() {
-            return Err(LoadError::new(
-                &checkpoint.table_source.path,
-                format!("holds a number that is not finite in {}", checkpoint.table_source.name),
-            )
-            .expected("a finite table; `embedding-server inspect` names the row"));
+            let problem = format!("holds a number that is not finite in {}", checkpoint.table_source.name);
+            let problem = Diagnostic::new(&checkpoint.table_source.path, problem);
+            return Err(RefineError::NotFinite(problem.expected("a finite table")));
         }
         progress.start_counted("finding the axes", 1);
-        let axes = moments
-            .axes()
-            .ok_or_else(|| problem("has a covariance whose eigenvectors could not be found".to_owned()))?;
+        let no_axes = || problem("has a covariance whose eigenvectors could not be found".to_owned());
+        let axes = moments.axes().ok_or_else(|| RefineError::NoSolution(no_axes()))?;
         progress.finish();
         let total: f64 = axes.variances.iter().sum();
         let scales = moments::whitening(&axes.variances, options.whitening);

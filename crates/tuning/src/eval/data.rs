@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::value::RawValue;
 
-use layer0::error::LoadError;
+use crate::error::EvalError;
 use layer0_files::json::NonFinite;
+use layer0_files::{Diagnostic, FileError, Place};
 use layer0_records::delimited::Records;
 use layer0_records::json::{Object, shortened, strict_object};
-use layer0_records::{InputFormat, Limits, Reading, Rows, Source, table};
+use layer0_records::{BadRecord, InputFormat, Limits, Reading, RecordsError, Rows, Source, table};
 
 /// The column names that most of the public data sets of sentence pairs use.
 const PAIR: [&str; 3] = ["sentence1", "sentence2", "score"];
@@ -38,7 +39,7 @@ pub fn name(path: &Path) -> String {
 /// Reads pairs of sentences with a score. CSV and TSV: the columns `sentence1`, `sentence2` and `score` if the header
 /// names them, or else the last three columns. A first row without a score is taken for a header. Other formats: the
 /// fields of these three names.
-pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
+pub fn pairs(path: &Path) -> Result<Pairs, EvalError> {
     let source = Source::new(path, None)?;
     let mut pairs = Pairs { left: Vec::new(), right: Vec::new(), scores: Vec::new() };
     let mut push = |left: String, right: String, score: f64| {
@@ -49,11 +50,9 @@ pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
     match source.format() {
         InputFormat::Jsonl | InputFormat::Json | InputFormat::Parquet => {
             objects(&source, PAIR[0], &mut |position, object| {
-                let score = object.find(PAIR[2]).and_then(number).ok_or("has no number in \"score\"");
-                let pair = score
-                    .map_err(str::to_owned)
-                    .and_then(|score| Ok((object.text(PAIR[0])?, object.text(PAIR[1])?, score)));
-                let (left, right, score) = pair.map_err(|problem| at(path, position, &problem))?;
+                let score = object.find(PAIR[2]).and_then(number).ok_or_else(no_score);
+                let pair = score.and_then(|score| Ok((object.text(PAIR[0])?, object.text(PAIR[1])?, score)));
+                let (left, right, score) = pair.map_err(|problem| malformed(path, position, &problem))?;
                 push(left, right, score);
                 Ok(())
             })?;
@@ -66,15 +65,19 @@ pub fn pairs(path: &Path) -> Result<Pairs, LoadError> {
     Ok(pairs)
 }
 
-fn wrong_pairs(source: &Source, problem: String) -> LoadError {
-    LoadError::new(source.name(), problem).expected(match source.format() {
+fn no_score() -> BadRecord {
+    BadRecord::new("has no number in \"score\"")
+}
+
+fn wrong_pairs(source: &Source, problem: String) -> EvalError {
+    EvalError::Malformed(Diagnostic::new(source.name(), problem).expected(match source.format() {
         InputFormat::Tsv => "two sentences and a score a line, between tabs, without quotes",
         InputFormat::Csv | InputFormat::Text => "two sentences and a score a line, as CSV",
         _ => "objects or columns with sentence1, sentence2 and score",
-    })
+    }))
 }
 
-fn rows(source: &Source, push: &mut dyn FnMut(String, String, f64)) -> Result<(), LoadError> {
+fn rows(source: &Source, push: &mut dyn FnMut(String, String, f64)) -> Result<(), EvalError> {
     let wrong = |problem: String| wrong_pairs(source, problem);
     let mut input = source.text(false)?;
     let mut records = Records::new(&mut input.reader, source.format() == InputFormat::Tsv);
@@ -128,22 +131,22 @@ fn number(value: &RawValue) -> Option<f64> {
 }
 
 /// Returns the trimmed texts of a file. Empty texts are kept, so that the positions in two parallel files agree.
-pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, LoadError> {
+pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, EvalError> {
     let source = Source::new(path, None)?;
     let mut lines: Vec<String> = Vec::new();
     if source.format() == InputFormat::Text {
         let mut input = source.text(false)?;
         let mut line = Vec::new();
-        while input.reader.read_until(b'\n', &mut line).map_err(|e| LoadError::io(path, &e))? > 0 {
-            let text =
-                str::from_utf8(&line).map_err(|e| at(path, lines.len() as u64 + 1, &format!("is not UTF-8: {e}")))?;
+        while input.reader.read_until(b'\n', &mut line).map_err(|e| FileError::reading(path, &e))? > 0 {
+            let wrong = |e| malformed(path, lines.len() as u64 + 1, &BadRecord::new(format!("is not UTF-8: {e}")));
+            let text = str::from_utf8(&line).map_err(wrong)?;
             lines.push(text.trim().to_owned());
             line.clear();
         }
     } else {
         let reading = Reading { limits: LIMITS, field, whole: false, digest: false };
-        source.read(reading, &mut |chunk| {
-            let texts: Vec<(u64, Result<String, String>)> = match chunk.rows {
+        source.read::<EvalError>(reading, &mut |chunk| {
+            let texts: Vec<(u64, Result<String, BadRecord>)> = match chunk.rows {
                 Rows::Lines { lines, .. } => lines
                     .into_iter()
                     .map(|line| {
@@ -153,39 +156,43 @@ pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, LoadError> {
                     })
                     .collect(),
                 Rows::Batch { first, batch } => {
-                    let texts = table::texts(&batch, field).map_err(|e| LoadError::new(path, e))?;
+                    let texts = table::texts(&batch, field).map_err(|e| RecordsError::from_table(path, &e))?;
                     (first..).zip(texts).collect()
                 }
             };
             for (position, text) in texts {
-                lines.push(text.map_err(|problem| at(path, position, &problem))?.trim().to_owned());
+                lines.push(text.map_err(|problem| malformed(path, position, &problem))?.trim().to_owned());
             }
             Ok(true)
         })?;
     }
     if lines.is_empty() {
-        return Err(LoadError::new(path, "is empty").expected("a sentence a line"));
+        return Err(EvalError::Malformed(Diagnostic::new(path, "is empty").expected("a sentence a line")));
     }
     Ok(lines)
 }
 
 /// Returns the error for one record, with the number of its line, or in JSON and Parquet the number of its row.
-fn at(path: &Path, position: u64, problem: &str) -> LoadError {
-    LoadError::new(format!("{}:{position}", path.display()), problem)
+fn malformed(path: &Path, position: u64, problem: &BadRecord) -> EvalError {
+    EvalError::Malformed(at(path, position, problem))
+}
+
+fn at(path: &Path, position: u64, problem: &BadRecord) -> Diagnostic {
+    Diagnostic::new(Place::Record { file: path.to_owned(), position }, problem.to_string())
 }
 
 /// Passes all records of a file with fields to `take`, with their positions. Every record must have the field `field`.
 fn objects(
     source: &Source,
     field: &str,
-    take: &mut dyn FnMut(u64, &Object<'_>) -> Result<(), LoadError>,
-) -> Result<(), LoadError> {
-    let wrong = |position: u64, problem: &str| at(source.name(), position, problem);
+    take: &mut dyn FnMut(u64, &Object<'_>) -> Result<(), EvalError>,
+) -> Result<(), EvalError> {
+    let wrong = |position: u64, problem: &BadRecord| malformed(source.name(), position, problem);
     let mut take = |position: u64, record: &[u8]| {
         let json = strict_object(record, NonFinite::Null).map_err(|problem| wrong(position, &problem))?;
         take(position, &Object::parse(&json).map_err(|problem| wrong(position, &problem))?)
     };
-    source.read(Reading { limits: LIMITS, field, whole: true, digest: false }, &mut |chunk| {
+    source.read::<EvalError>(Reading { limits: LIMITS, field, whole: true, digest: false }, &mut |chunk| {
         match chunk.rows {
             Rows::Lines { lines, .. } => {
                 for line in lines {
@@ -194,7 +201,7 @@ fn objects(
                 }
             }
             Rows::Batch { first, batch } => {
-                let json = table::json_lines(&batch).map_err(|e| LoadError::new(source.name(), e))?;
+                let json = table::json_lines(&batch).map_err(|e| RecordsError::from_table(source.name(), &e))?;
                 let lines = json.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
                 for (position, line) in (first..).zip(lines) {
                     take(position, line)?;
@@ -215,7 +222,7 @@ struct Document {
 
 /// Reads a BEIR directory: `corpus`, `queries`, and `qrels/test` or `qrels`. Each file may be in any format that has
 /// fields. The file of judgments may also be TSV without a header.
-pub fn search(dir: &Path) -> Result<Search, LoadError> {
+pub fn search(dir: &Path) -> Result<Search, EvalError> {
     let documents = documents(&find(dir, "corpus", &["jsonl"])?)?;
     let queries = documents_of_queries(dir)?;
     let nested = dir.join("qrels");
@@ -233,22 +240,21 @@ pub fn search(dir: &Path) -> Result<Search, LoadError> {
     let (queries, relevant): (Vec<String>, Vec<_>) =
         queries.into_iter().filter_map(|query| Some((query.text, judged.remove(&query.id)?))).unzip();
     if queries.is_empty() || documents.is_empty() {
-        return Err(
-            LoadError::new(&qrels, "judges no query of the queries").expected("ids of queries and of documents")
-        );
+        let problem = Diagnostic::new(&qrels, "judges no query of the queries");
+        return Err(EvalError::Mismatch(problem.expected("ids of queries and of documents")));
     }
     let text = |d: &Document| if d.title.is_empty() { d.text.clone() } else { format!("{} {}", d.title, d.text) };
     Ok(Search { documents: documents.iter().map(text).collect(), queries, relevant })
 }
 
-fn documents_of_queries(dir: &Path) -> Result<Vec<Document>, LoadError> {
+fn documents_of_queries(dir: &Path) -> Result<Vec<Document>, EvalError> {
     documents(&find(dir, "queries", &["jsonl"])?)
 }
 
 /// Returns the file in `dir` whose name is `stem`, followed by the extensions of its format and its compression. If
 /// there are several, a file with one of the `usual` extensions is preferred.
-fn find(dir: &Path, stem: &str, usual: &[&str]) -> Result<PathBuf, LoadError> {
-    let entries = dir.read_dir().map_err(|e| LoadError::io(dir, &e))?;
+fn find(dir: &Path, stem: &str, usual: &[&str]) -> Result<PathBuf, EvalError> {
+    let entries = dir.read_dir().map_err(|e| FileError::reading(dir, &e))?;
     let mut found: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| {
@@ -265,12 +271,12 @@ fn find(dir: &Path, stem: &str, usual: &[&str]) -> Result<PathBuf, LoadError> {
     });
     found.into_iter().next().ok_or_else(|| {
         let name = dir.join(format!("{stem}.{}", usual.first().unwrap_or(&"jsonl")));
-        LoadError::new(name, "does not exist")
-            .expected("a BEIR directory: corpus.jsonl, queries.jsonl and qrels/test.tsv, or these in another format")
+        let expected = "a BEIR directory: corpus.jsonl, queries.jsonl and qrels/test.tsv, or these in another format";
+        EvalError::Malformed(Diagnostic::new(name, "does not exist").expected(expected))
     })
 }
 
-fn documents(path: &Path) -> Result<Vec<Document>, LoadError> {
+fn documents(path: &Path) -> Result<Vec<Document>, EvalError> {
     let mut documents = Vec::new();
     objects(&Source::new(path, None)?, "text", &mut |position, object| {
         let document = || {
@@ -281,7 +287,9 @@ fn documents(path: &Path) -> Result<Vec<Document>, LoadError> {
             };
             Ok(Document { id: id(object, "_id")?, title, text: object.text("text")? })
         };
-        let wrong = |problem: String| at(path, position, &problem).expected("BEIR's objects with _id and text");
+        let wrong = |problem: BadRecord| {
+            EvalError::Malformed(at(path, position, &problem).expected("BEIR's objects with _id and text"))
+        };
         documents.push(document().map_err(wrong)?);
         Ok(())
     })?;
@@ -289,25 +297,27 @@ fn documents(path: &Path) -> Result<Vec<Document>, LoadError> {
 }
 
 /// Returns an ID: a string, or the digits of a whole number.
-fn id(object: &Object<'_>, field: &str) -> Result<String, String> {
-    let value = object.get(field).ok_or_else(|| format!("has no field {field:?}"))?.get();
+fn id(object: &Object<'_>, field: &str) -> Result<String, BadRecord> {
+    let value = object.get(field).ok_or_else(|| BadRecord::new(format!("has no field {field:?}")))?.get();
     let is_whole = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if is_whole(value.strip_prefix('-').unwrap_or(value)) {
         return Ok(value.to_owned());
     }
-    object.text(field).map_err(|_| format!("has {} in {field:?}, not a string or a whole number", shortened(value)))
+    object
+        .text(field)
+        .map_err(|_| BadRecord::new(format!("has {} in {field:?}, not a string or a whole number", shortened(value))))
 }
 
 /// Reads the judgments. A judgment states how relevant a document is for a query.
-fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), LoadError> {
+fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), EvalError> {
     let source = Source::new(path, None)?;
     if source.format() != InputFormat::Tsv {
         return objects(&source, "query-id", &mut |position, object| {
             let judgement = || {
-                let gain = object.get("score").and_then(number).ok_or("has no number in \"score\"")?;
-                Ok::<_, String>((id(object, "query-id")?, id(object, "corpus-id")?, gain))
+                let gain = object.get("score").and_then(number).ok_or_else(no_score)?;
+                Ok::<_, BadRecord>((id(object, "query-id")?, id(object, "corpus-id")?, gain))
             };
-            let (query, document, gain) = judgement().map_err(|problem| at(path, position, &problem))?;
+            let (query, document, gain) = judgement().map_err(|problem| malformed(path, position, &problem))?;
             take(&query, &document, gain);
             Ok(())
         });
@@ -317,7 +327,7 @@ fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), 
     let mut number = 0u64;
     loop {
         line.clear();
-        if input.reader.read_line(&mut line).map_err(|e| LoadError::io(path, &e))? == 0 {
+        if input.reader.read_line(&mut line).map_err(|e| FileError::reading(path, &e))? == 0 {
             return Ok(());
         }
         number += 1;
@@ -330,8 +340,9 @@ fn judgements(path: &Path, take: &mut dyn FnMut(&str, &str, f64)) -> Result<(), 
             }
             _ if number == 1 || line.is_empty() => {}
             _ => {
-                return Err(LoadError::new(path, format!("has {line:?} in line {number}"))
-                    .expected("query id, document id and a number, between tabs"));
+                let problem = Diagnostic::new(path, format!("has {line:?} in line {number}"));
+                let expected = "query id, document id and a number, between tabs";
+                return Err(EvalError::Malformed(problem.expected(expected)));
             }
         }
     }

@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use layer0::error::LoadError;
+use crate::error::FitError;
 use layer0::extract::staging::Lock;
 use layer0::progress::Progress;
-use layer0_files as files;
+use layer0_files::{self as files, Diagnostic, FileError};
 
 const FORMAT: &str = "embedding-server teacher cache 1";
 const MAX_HEADER: u64 = 64 << 10;
@@ -75,8 +75,8 @@ impl Cache {
     ///
     /// # Errors
     /// Fails if the file or the directory cannot be read or written, or if the file is not a cache of this teacher.
-    pub fn open(dir: &Path, identity: Identity, progress: &dyn Progress) -> Result<Self, LoadError> {
-        std::fs::create_dir_all(dir).map_err(|e| LoadError::writing(dir, &e))?;
+    pub fn open(dir: &Path, identity: Identity, progress: &dyn Progress) -> Result<Self, FitError> {
+        std::fs::create_dir_all(dir).map_err(|e| FileError::writing(dir, &e))?;
         let name = [&identity.url, &identity.model, &identity.prefix]
             .map(|part| files::hexadecimal(&Sha256::digest(part.as_bytes())));
         let name = files::hexadecimal(&Sha256::digest(name.concat().as_bytes()));
@@ -103,41 +103,39 @@ impl Cache {
     ///
     /// # Errors
     /// Fails if the file cannot be read.
-    pub fn get(&mut self, key: &Key) -> Result<Option<Vec<f32>>, LoadError> {
+    pub fn get(&mut self, key: &Key) -> Result<Option<Vec<f32>>, FitError> {
         let Some(store) = &mut self.store else { return Ok(None) };
         let Some(&record) = store.index.get(key) else { return Ok(None) };
-        store.vector(record).map(Some).map_err(|e| LoadError::io(&self.path, &e))
+        Ok(store.vector(record).map(Some).map_err(|e| FileError::reading(&self.path, &e))?)
     }
 
     /// Appends vectors. They must have as many dimensions as the vectors in the file.
     ///
     /// # Errors
     /// Fails if a vector has another number of dimensions, or if the file cannot be written.
-    pub fn append(&mut self, answers: &[(Key, Vec<f32>)]) -> Result<(), LoadError> {
+    pub fn append(&mut self, answers: &[(Key, Vec<f32>)]) -> Result<(), FitError> {
         let Some((_, first)) = answers.first() else { return Ok(()) };
-        let failed = |e: io::Error| LoadError::writing(&self.path, &e);
+        let failed = |e: io::Error| FileError::writing(&self.path, &e);
         let store = match &mut self.store {
             Some(store) => store,
             none => none.insert(Store::create(&self.path, &self.identity, first.len()).map_err(failed)?),
         };
         if let Some((_, other)) = answers.iter().find(|(_, vector)| vector.len() != store.dimensions) {
-            return Err(LoadError::new(
-                &self.path,
-                format!("holds vectors of {} numbers, and the teacher answered {}", store.dimensions, other.len()),
-            )
-            .expected("vectors of one length")
-            .remedy("the model behind the name is another one now: delete this file, or give another --cache"));
+            let (stored, answered) = (store.dimensions, other.len());
+            let problem = format!("holds vectors of {stored} numbers, and the teacher answered {answered}");
+            let problem = Diagnostic::new(&self.path, problem);
+            return Err(FitError::OutdatedCache(problem.expected("vectors of one length")));
         }
-        store.append(answers).map_err(failed)
+        Ok(store.append(answers).map_err(failed)?)
     }
 
     /// Flushes everything that was appended to the disk.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn sync(&self) -> Result<(), LoadError> {
+    pub fn sync(&self) -> Result<(), FitError> {
         let Some(store) = &self.store else { return Ok(()) };
-        store.file.sync_data().map_err(|e| LoadError::writing(&self.path, &e))
+        Ok(store.file.sync_data().map_err(|e| FileError::writing(&self.path, &e))?)
     }
 }
 
@@ -147,8 +145,8 @@ impl Store {
     }
 
     /// Opens the cache file. Returns `None` if there is no file, or only an incomplete first line.
-    fn open(path: &Path, identity: &Identity) -> Result<Option<Self>, LoadError> {
-        let failed = |e: io::Error| LoadError::io(path, &e);
+    fn open(path: &Path, identity: &Identity) -> Result<Option<Self>, FitError> {
+        let failed = |e: io::Error| FileError::reading(path, &e);
         let file = match OpenOptions::new().read(true).append(true).open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(failed)?,
@@ -165,9 +163,7 @@ impl Store {
         let header = header
             .filter(|h| h.format == FORMAT && h.identity == *identity && (1..=MAX_DIMENSIONS).contains(&h.dimensions));
         let Some(Header { dimensions, .. }) = header else {
-            return Err(
-                LoadError::new(path, "is no cache of this teacher").remedy("delete it, or give another --cache")
-            );
+            return Err(FitError::ForeignCache(Diagnostic::new(path, "is no cache of this teacher")));
         };
         let mut record = vec![0; Self::record(dimensions)];
         let (mut index, mut records) = (HashMap::new(), 0);

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::error::FitError;
 use crate::refine::rows::Block;
 use layer0::checkpoint::map::Map;
-use layer0::error::LoadError;
 use layer0::table::{EmbeddingTable, TableDtype};
+use layer0_files::{FileError, FileErrorKind};
 
 /// A writer of f32 rows to an unnamed file. The operating system removes the file when the process ends, even if the
 /// process is killed.
@@ -31,8 +32,8 @@ impl Spool {
     ///
     /// # Errors
     /// Fails if the file cannot be created.
-    pub fn new(dir: &Path, dimensions: usize) -> Result<Self, LoadError> {
-        let file = tempfile::tempfile_in(dir).map_err(|e| LoadError::writing(dir, &e))?;
+    pub fn new(dir: &Path, dimensions: usize) -> Result<Self, FitError> {
+        let file = tempfile::tempfile_in(dir).map_err(|e| FileError::writing(dir, &e))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), dir: dir.to_owned(), dimensions, rows: 0 })
     }
 
@@ -44,23 +45,24 @@ impl Spool {
     ///
     /// # Errors
     /// Fails if the file cannot be written.
-    pub fn push(&mut self, rows: &[f32]) -> Result<(), LoadError> {
+    pub fn push(&mut self, rows: &[f32]) -> Result<(), FitError> {
         self.rows += rows.len() / self.dimensions.max(1);
         // Embedding tables are little-endian.
         rows.iter()
             .try_for_each(|x| self.file.write_all(&x.to_le_bytes()))
-            .map_err(|e| LoadError::writing(&self.dir, &e))
+            .map_err(|e| FileError::writing(&self.dir, &e).into())
     }
 
     /// Finishes writing, and returns the rows as a table.
     ///
     /// # Errors
     /// Fails if the file cannot be written or mapped, or if it holds no rows.
-    pub fn finish(self) -> Result<Spooled, LoadError> {
+    pub fn finish(self) -> Result<Spooled, FitError> {
         let Self { file, dir, dimensions, rows } = self;
-        let file = file.into_inner().map_err(|e| LoadError::writing(&dir, e.error()))?;
+        let file = file.into_inner().map_err(|e| FileError::writing(&dir, e.error()))?;
         let table = EmbeddingTable::new(Map::of(&file, &dir)?.bytes(), TableDtype::F32, rows, dimensions);
-        let table = table.ok_or_else(|| LoadError::new(&dir, "lost vectors that were written there"))?;
+        let table =
+            table.ok_or_else(|| FileError::new(FileErrorKind::Io, &dir, "lost vectors that were written there"))?;
         Ok(Spooled { table })
     }
 }

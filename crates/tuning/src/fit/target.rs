@@ -7,10 +7,11 @@ use faer::Mat;
 use rayon::prelude::*;
 
 use super::spool::{Spool, Spooled};
+use super::teacher::problem as teacher;
 use super::texts::TokenCounts;
+use crate::error::FitError;
 use crate::refine::moments::{self, Moments, whitening};
 use crate::refine::rows::{NormedRows, subtract};
-use layer0::error::LoadError;
 use layer0::pooling::normalize;
 use layer0::progress::Progress;
 
@@ -26,13 +27,15 @@ pub fn target(
     dimensions: usize,
     scratch: &Path,
     progress: &dyn Progress,
-) -> Result<Spooled, LoadError> {
+) -> Result<Spooled, FitError> {
     // The rows are scaled to length sqrt(d). A factor that all rows have in common does not change Z.
     let rows = NormedRows::new(&vectors.table, 0.0);
     let share = 1.0 / (counts.len() - counts.held_out()).max(1) as f64;
     let shares: Vec<f64> = (0..counts.len()).map(|text| if counts.is_held_out(text) { 0.0 } else { share }).collect();
     let moments = Moments::of(&rows, &shares, progress);
-    let axes = moments.axes().ok_or_else(|| LoadError::new("teacher", "gave vectors whose axes could not be found"))?;
+    let axes = moments
+        .axes()
+        .ok_or_else(|| FitError::NoSolution(teacher("gave vectors whose axes could not be found".to_owned())))?;
     let scales = whitening(&axes.variances, gamma);
     let projection = Mat::from_fn(rows.dimensions(), dimensions, |i, j| {
         (axes.directions[(i, j)] * scales.get(j).copied().unwrap_or(0.0)) as f32
@@ -45,7 +48,7 @@ pub fn target(
         out.resize(block.len() * dimensions, 0.0);
         moments::multiply(&centred, projection.as_ref(), &mut out);
         out.par_chunks_mut(dimensions).try_for_each(normalize).map_err(|problem| {
-            LoadError::new("teacher", format!("gave vectors of which one cannot be scaled: {problem}"))
+            FitError::Vectors(teacher(format!("gave vectors of which one cannot be scaled: {problem}")))
         })?;
         spool.push(&out)?;
     }

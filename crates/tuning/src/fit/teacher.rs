@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Identity, Key};
-use super::vectors::{Vectors, check};
+use super::vectors::{VALID, Vectors, check};
+use crate::error::{FitError, InvalidVectors};
 use crate::eval::Embed;
-use layer0::error::LoadError;
 use layer0::progress::Progress;
+use layer0_files::{Diagnostic, FileError, FileErrorKind, Place};
 
 /// A teacher that is reached through `ask`. `identity` names the teacher in the cache.
 pub struct Teacher<'a> {
@@ -25,12 +26,12 @@ pub struct Teacher<'a> {
 impl Teacher<'_> {
     /// Requests the vectors of the texts that the cache lacks. Each answer is in the cache before its thread sends the
     /// next request. After an error, requests in flight still run to their end, because a teacher may charge for them.
-    fn fill(&mut self, missing: &[(Key, &str)], progress: &dyn Progress) -> Result<(), LoadError> {
+    fn fill(&mut self, missing: &[(Key, &str)], progress: &dyn Progress) -> Result<(), FitError> {
         let Self { ask, identity, cache, .. } = self;
         let (ask, identity) = (&**ask, &*identity);
         let batches = Mutex::new(missing.chunks(self.batch.max(1)));
         let cache = Mutex::new(cache);
-        let failed: Mutex<Option<LoadError>> = Mutex::new(None);
+        let failed: Mutex<Option<FitError>> = Mutex::new(None);
         let work = || loop {
             if lock(&failed).is_some() {
                 return;
@@ -64,15 +65,14 @@ fn answers(
     ask: &(dyn Embed + Sync),
     identity: &Identity,
     batch: &[(Key, &str)],
-) -> Result<Vec<(Key, Vec<f32>)>, LoadError> {
+) -> Result<Vec<(Key, Vec<f32>)>, FitError> {
     let texts: Vec<String> = batch.iter().map(|(_, text)| format!("{}{text}", identity.prefix)).collect();
     let vectors = ask.embed(&texts).map_err(|failure| {
-        let error = LoadError::new("teacher", failure.message);
-        if failure.temporary {
-            error.remedy("run the same again later: what was answered is kept, and not asked for twice")
-        } else {
-            error
-        }
+        let found = problem(failure.message);
+        FitError::Teacher(match failure.temporary {
+            true => found.remedy("run the same again later: what was answered is kept, and not asked for twice"),
+            false => found,
+        })
     })?;
     let dimensions = vectors.first().map_or(0, Vec::len);
     for (text, vector) in texts.iter().zip(&vectors) {
@@ -81,14 +81,19 @@ fn answers(
     Ok(batch.iter().map(|(key, _)| *key).zip(vectors).collect())
 }
 
-fn wrong(identity: &Identity, text: &str, problem: &str) -> LoadError {
+/// Returns a problem of the teacher, whatever its address is.
+pub fn problem(problem: String) -> Diagnostic {
+    Diagnostic::new(Place::Name("teacher".to_owned()), problem)
+}
+
+fn wrong(identity: &Identity, text: &str, problem: &InvalidVectors) -> FitError {
     let shown: String = text.chars().take(80).collect();
-    LoadError::new(&identity.url, format!("answered for the text {shown:?} a vector that {problem}"))
-        .expected("vectors of one length, of finite numbers that are not all zero")
+    let problem = format!("answered for the text {shown:?} a vector that {problem}");
+    FitError::Vectors(Diagnostic::new(Place::Url(identity.url.clone()), problem).expected(VALID))
 }
 
 impl Vectors for Teacher<'_> {
-    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError> {
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, FitError> {
         let keys: Vec<Key> = texts.iter().map(|text| Cache::key(text)).collect();
         let mut seen = HashSet::new();
         let missing: Vec<(Key, &str)> = keys
@@ -105,16 +110,17 @@ impl Vectors for Teacher<'_> {
         keys.iter()
             .map(|key| {
                 let vector = self.cache.get(key)?;
-                vector.ok_or_else(|| LoadError::new(self.cache.path(), "lost a vector while this process had it"))
+                let lost = "lost a vector while this process had it";
+                vector.ok_or_else(|| FileError::new(FileErrorKind::Io, self.cache.path(), lost).into())
             })
             .collect()
     }
 
-    fn finish(&mut self) -> Result<(), LoadError> {
+    fn finish(&mut self) -> Result<(), FitError> {
         self.cache.sync()
     }
 
-    fn wrong(&self, _: u64, text: &str, problem: &str) -> LoadError {
+    fn wrong(&self, _: u64, text: &str, problem: &InvalidVectors) -> FitError {
         wrong(&self.identity, text, problem)
     }
 

@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use super::spool::{Spool, Spooled};
 use super::vectors::{Vectors, check};
 use crate::corpus::{self, CorpusFile, Fields};
+use crate::error::FitError;
 use layer0::checkpoint::Checkpoint;
-use layer0::error::LoadError;
 use layer0::progress::Progress;
+use layer0_files::Diagnostic;
 
 /// The number of texts whose vectors are in memory at once.
 const TEXTS_AT_A_TIME: usize = 1024;
@@ -147,7 +148,7 @@ pub fn read(
     teacher: &mut dyn Vectors,
     scratch: &Path,
     progress: &dyn Progress,
-) -> Result<Read, LoadError> {
+) -> Result<Read, FitError> {
     let rows = checkpoint.table.rows();
     let (mut ids, mut starts, mut held_out) = (Vec::new(), vec![0], Vec::new());
     let mut spool: Option<Spool> = None;
@@ -155,13 +156,14 @@ pub fn read(
     progress.start_texts("reading the corpus", corpus::size(corpus.files));
     for path in corpus.files {
         let mut tokens = 0;
-        let file = corpus::read(path, corpus.fields, progress, &mut |batch| {
+        let file = corpus::read::<FitError>(path, corpus.fields, progress, &mut |batch| {
             let encoded: Vec<Vec<u32>> = batch
                 .texts
                 .par_iter()
                 .map(|text| encode(checkpoint, text))
                 .collect::<Result<_, String>>()
-                .map_err(|e| LoadError::new(path, format!("holds a text that could not be tokenized: {e}")))?;
+                .map_err(|e| format!("holds a text that could not be tokenized: {e}"))
+                .map_err(|problem| FitError::Tokenizer(Diagnostic::new(path, problem)))?;
             for (texts, encoded) in batch.texts.chunks(TEXTS_AT_A_TIME).zip(encoded.chunks(TEXTS_AT_A_TIME)) {
                 for ((text, mut vector), encoded) in texts.iter().zip(teacher.of(texts, progress)?).zip(encoded) {
                     let spool = match &mut spool {
@@ -175,7 +177,7 @@ pub fn read(
                         continue;
                     }
                     layer0::pooling::normalize(&mut vector)
-                        .map_err(|problem| teacher.wrong(number, text, &problem.to_string()))?;
+                        .map_err(|problem| teacher.wrong(number, text, &problem.to_string().into()))?;
                     spool.push(&vector)?;
                     tokens += encoded.len() as u64;
                     ids.extend(encoded);
@@ -192,7 +194,7 @@ pub fn read(
         files.push(CorpusFile { tokens, ..file });
     }
     progress.finish();
-    let Some(spool) = spool else { return Err(corpus::without_text(&files, corpus.files)) };
+    let Some(spool) = spool else { return Err(corpus::without_text(&files, corpus.files, corpus.fields).into()) };
     teacher.finish()?;
     let counts = TokenCounts::of(&ids, starts, held_out, rows);
     Ok(Read { counts, vectors: spool.finish()?, files, without_tokens })

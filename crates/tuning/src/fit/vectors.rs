@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use layer0::error::LoadError;
+use crate::error::{FitError, InvalidVectors};
 use layer0::progress::Progress;
-use layer0_files as files;
+use layer0_files::{self as files, Diagnostic, FileError, FileErrorKind};
 use layer0_records::{InputFormat, Source};
 use matrix::Matrix;
 
 /// The length of the longest line of a JSONL file that is accepted, in bytes.
 const MAX_LINE: u64 = 16 << 20;
+/// What the vectors of a teacher must be, for messages.
+pub const VALID: &str = "vectors of one length, of finite numbers that are not all zero";
 const KINDS: &str = "an .npy, .npz, .safetensors, .parquet or .jsonl file of vectors";
 
 /// A source of a teacher's vectors.
@@ -27,16 +29,16 @@ pub trait Vectors {
     ///
     /// # Errors
     /// Fails if the source has no vectors for these texts.
-    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError>;
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, FitError>;
 
     /// Checks that no vectors are left. The caller calls this method after the last text.
     ///
     /// # Errors
     /// Fails if the source has vectors of more texts.
-    fn finish(&mut self) -> Result<(), LoadError>;
+    fn finish(&mut self) -> Result<(), FitError>;
 
     /// Returns the error for an invalid vector. The vector is that of `text`, and `number` vectors came before it.
-    fn wrong(&self, number: u64, text: &str, problem: &str) -> LoadError;
+    fn wrong(&self, number: u64, text: &str, problem: &InvalidVectors) -> FitError;
 
     /// Returns the description of this source for the config.json of the output.
     fn description(&self) -> Value;
@@ -69,18 +71,21 @@ impl VectorFile {
     ///
     /// # Errors
     /// Fails if the file cannot be read in the format of its extension.
-    pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let file = files::open(path).map_err(|e| LoadError::io(path, &e))?;
+    pub fn open(path: &Path) -> Result<Self, FitError> {
+        let file = files::open(path).map_err(|e| FileError::reading(path, &e))?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(LoadError::new(path, "is a directory").expected(KINDS));
+            return Err(FileError::new(FileErrorKind::WrongType, path, "is a directory").expected(KINDS).into());
         }
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
-        let no_matrix = |problem: String| {
-            LoadError::new(path, problem).expected("one matrix of float16, float32 or float64, a row for each text")
+        let unusable = |problem: &InvalidVectors, expected: &str| {
+            FitError::Vectors(Diagnostic::new(path, problem.to_string()).expected(expected))
+        };
+        let no_matrix = |problem: InvalidVectors| {
+            unusable(&problem, "one matrix of float16, float32 or float64, a row for each text")
         };
         let reader = |file| BufReader::with_capacity(1 << 20, file);
         let matrix =
-            |layout, reader| Matrix::new(reader, layout).map(Format::Matrix).map_err(|e| LoadError::io(path, &e));
+            |layout, reader| Matrix::new(reader, layout).map(Format::Matrix).map_err(|e| FileError::reading(path, &e));
         let format = match extension.as_str() {
             "npy" => {
                 let mut reader = reader(file);
@@ -94,14 +99,15 @@ impl VectorFile {
                 let mut reader = reader(file);
                 matrix(headers::safetensors(&mut reader).map_err(no_matrix)?, reader)?
             }
-            "parquet" => Format::Parquet(columns::VectorColumn::open(file).map_err(|problem| {
-                LoadError::new(path, problem).expected("one column of lists of floating-point numbers")
-            })?),
+            "parquet" => Format::Parquet(
+                columns::VectorColumn::open(file)
+                    .map_err(|problem| unusable(&problem, "one column of lists of floating-point numbers"))?,
+            ),
             _ => {
                 drop(file);
                 let source = Source::new(path, None)?;
                 if source.format() != InputFormat::Jsonl {
-                    return Err(LoadError::new(path, "is of no known kind").expected(KINDS));
+                    return Err(unusable(&"is of no known kind".into(), KINDS));
                 }
                 Format::Jsonl(source.text(false)?.reader)
             }
@@ -110,21 +116,23 @@ impl VectorFile {
     }
 
     /// Returns the next `count` vectors, or fewer at the end of the file.
-    fn next(&mut self, count: usize) -> Result<Vec<Vec<f32>>, LoadError> {
-        let wrong = |problem: String| LoadError::new(&self.path, problem);
+    fn next(&mut self, count: usize) -> Result<Vec<Vec<f32>>, FitError> {
+        let wrong = |problem: String| Diagnostic::new(&self.path, problem);
         let vectors = match &mut self.format {
             Format::Matrix(matrix) => {
-                matrix.next(count).map_err(|e| wrong(format!("ends within row {}: {e}", matrix.position())))?
+                let cut = |e, position| FitError::Vectors(wrong(format!("ends within row {position}: {e}")));
+                matrix.next(count).map_err(|e: std::io::Error| cut(e, matrix.position()))?
             }
             Format::Jsonl(reader) => {
                 let mut vectors = Vec::new();
                 while vectors.len() < count {
                     let at = self.read + vectors.len() as u64 + 1;
-                    let line = line(reader).map_err(|e| LoadError::io(&self.path, &e))?;
+                    let line = line(reader).map_err(|e| FileError::reading(&self.path, &e))?;
                     let Some(line) = line else { break };
                     vectors.push(numbers(&line).map_err(|problem| {
-                        wrong(format!("has a line {at} that is no vector: {problem}"))
-                            .expected("an array of numbers, or an object with one as \"embedding\", on each line")
+                        let expected = "an array of numbers, or an object with one as \"embedding\", on each line";
+                        let problem = wrong(format!("has a line {at} that is no vector: {problem}"));
+                        FitError::Vectors(problem.expected(expected))
                     })?);
                 }
                 vectors
@@ -133,7 +141,10 @@ impl VectorFile {
                 let mut vectors = Vec::new();
                 while vectors.len() < count {
                     let at = self.read + vectors.len() as u64;
-                    match column.next().map_err(|problem| wrong(format!("{problem} in row {at}, counted from 0")))? {
+                    let failed = |problem: InvalidVectors| {
+                        FitError::Vectors(wrong(format!("{problem} in row {at}, counted from 0")))
+                    };
+                    match column.next().map_err(failed)? {
                         Some(vector) => vectors.push(vector),
                         None => break,
                     }
@@ -145,9 +156,9 @@ impl VectorFile {
         Ok(vectors)
     }
 
-    fn mismatch(&self, problem: String) -> LoadError {
-        LoadError::new(&self.path, problem)
-            .expected("one for each text of the corpus, in its order; empty lines are no texts")
+    fn mismatch(&self, problem: String) -> FitError {
+        let expected = "one for each text of the corpus, in its order; empty lines are no texts";
+        FitError::Vectors(Diagnostic::new(&self.path, problem).expected(expected))
     }
 }
 
@@ -168,7 +179,7 @@ fn line(reader: &mut dyn BufRead) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(line).filter(|line| !line.is_empty()))
 }
 
-fn numbers(line: &[u8]) -> Result<Vec<f32>, String> {
+fn numbers(line: &[u8]) -> Result<Vec<f32>, InvalidVectors> {
     if let Ok(Line::Numbers(numbers) | Line::Object { embedding: numbers }) = layer0_files::json::from_slice(line) {
         return Ok(numbers);
     }
@@ -177,14 +188,14 @@ fn numbers(line: &[u8]) -> Result<Vec<f32>, String> {
     let array = value.get("embedding").unwrap_or(&value);
     let other = array.as_array().map(|numbers| numbers.iter().find(|x| !x.is_number()));
     Err(match other {
-        None => "it holds no array".to_owned(),
-        Some(Some(Value::Null)) => "null, or a number that is not finite, is among its numbers".to_owned(),
-        Some(_) => "something else than numbers is in its array".to_owned(),
+        None => "it holds no array".into(),
+        Some(Some(Value::Null)) => "null, or a number that is not finite, is among its numbers".into(),
+        Some(_) => "something else than numbers is in its array".into(),
     })
 }
 
 impl Vectors for VectorFile {
-    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, LoadError> {
+    fn of(&mut self, texts: &[String], progress: &dyn Progress) -> Result<Vec<Vec<f32>>, FitError> {
         let vectors = self.next(texts.len())?;
         if vectors.len() < texts.len() {
             return Err(self.mismatch(format!("holds {} vectors, and the corpus has more texts", self.read)));
@@ -193,7 +204,7 @@ impl Vectors for VectorFile {
         Ok(vectors)
     }
 
-    fn finish(&mut self) -> Result<(), LoadError> {
+    fn finish(&mut self) -> Result<(), FitError> {
         let texts = self.read;
         if self.next(1)?.is_empty() {
             return Ok(());
@@ -201,9 +212,9 @@ impl Vectors for VectorFile {
         Err(self.mismatch(format!("holds more vectors than the {texts} texts of the corpus")))
     }
 
-    fn wrong(&self, number: u64, _: &str, problem: &str) -> LoadError {
-        LoadError::new(&self.path, format!("has a vector in row {number}, counted from 0, that {problem}"))
-            .expected("vectors of one length, of finite numbers that are not all zero")
+    fn wrong(&self, number: u64, _: &str, problem: &InvalidVectors) -> FitError {
+        let problem = format!("has a vector in row {number}, counted from 0, that {problem}");
+        FitError::Vectors(Diagnostic::new(&self.path, problem).expected(VALID))
     }
 
     fn description(&self) -> Value {
@@ -216,15 +227,15 @@ impl Vectors for VectorFile {
 ///
 /// # Errors
 /// Fails if the vector is invalid. The message continues a sentence that begins with "a vector that".
-pub fn check(vector: &[f32], dimensions: usize) -> Result<(), String> {
+pub fn check(vector: &[f32], dimensions: usize) -> Result<(), InvalidVectors> {
     if vector.len() != dimensions || vector.is_empty() {
-        return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()));
+        return Err(format!("has {} numbers, where the first had {dimensions}", vector.len()).into());
     }
     if let Some(number) = vector.iter().find(|x| !x.is_finite()) {
-        return Err(format!("holds {number}"));
+        return Err(format!("holds {number}").into());
     }
     if vector.iter().all(|&x| x == 0.0) {
-        return Err("is all zeros".to_owned());
+        return Err("is all zeros".into());
     }
     Ok(())
 }
@@ -243,7 +254,7 @@ mod tests {
             (&[f32::INFINITY, 0.0], "inf"),
             (&[0.0, -0.0], "zeros"),
         ] {
-            assert!(check(vector, 2).unwrap_err().contains(part), "{vector:?}");
+            assert!(check(vector, 2).unwrap_err().to_string().contains(part), "{vector:?}");
         }
     }
 }

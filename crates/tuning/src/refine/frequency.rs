@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use serde::Serialize;
 
 use crate::corpus::{self, Batch, CorpusFile, Fields, Take};
+use crate::error::RefineError;
 use layer0::checkpoint::{Checkpoint, tokenizer_json};
-use layer0::error::LoadError;
 use layer0::progress::{Progress, counted};
+use layer0_files::Diagnostic;
 
 /// The sentences in many languages that the project ships (assets/README.md).
 const SAMPLE: &str = include_str!("../../assets/sample.txt");
@@ -75,7 +76,7 @@ impl Frequencies {
         fields: Fields<'_>,
         threads: usize,
         progress: &dyn Progress,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, RefineError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         let mut read = Vec::new();
         progress.start_texts("counting tokens", corpus::size(files));
@@ -87,7 +88,7 @@ impl Frequencies {
         progress.finish();
         let tokens = counts.iter().sum();
         if tokens == 0 {
-            return Err(corpus::without_text(&read, files));
+            return Err(corpus::without_text(&read, files, fields).into());
         }
         Ok(Self {
             probabilities: normalized(&counts),
@@ -106,9 +107,11 @@ impl Frequencies {
         share: f64,
         threads: usize,
         progress: &dyn Progress,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, RefineError> {
         if !(0.0..=1.0).contains(&share) {
-            return Err(LoadError::new("--sample-share", format!("is {share}")).expected("between 0 and 1"));
+            let problem = format!("cannot be refined with a sample share of {share}");
+            let problem = Diagnostic::new(&checkpoint.path, problem);
+            return Err(RefineError::OutOfRange(problem.expected("between 0 and 1")));
         }
         if share > 0.0 {
             let sample = Self::of_sample(checkpoint, threads, progress)?;
@@ -145,7 +148,7 @@ impl Frequencies {
     ///
     /// # Errors
     /// Fails if the tokenizer refuses a text.
-    pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, LoadError> {
+    pub fn of_sample(checkpoint: &Checkpoint, threads: usize, progress: &dyn Progress) -> Result<Self, RefineError> {
         let mut counts = vec![0u64; checkpoint.table.rows()];
         progress.start_texts("counting the tokens of the sample", SAMPLE.len() as u64);
         let file = count(checkpoint, threads, progress, &mut counts, |take| {
@@ -157,8 +160,8 @@ impl Frequencies {
         })?;
         progress.finish();
         if file.tokens == 0 {
-            return Err(LoadError::new(&checkpoint.tokenizer_path, "has no token for any text of the sample")
-                .remedy("give text of your own with --corpus"));
+            let problem = "has no token for any text of the sample";
+            return Err(RefineError::NoTokens(Diagnostic::new(&checkpoint.tokenizer_path, problem)));
         }
         let source = Source::Sample { sha256: file.sha256, texts: file.texts, tokens: file.tokens };
         Ok(Self { probabilities: normalized(&counts), source })
@@ -177,34 +180,34 @@ fn count(
     threads: usize,
     progress: &dyn Progress,
     counts: &mut [u64],
-    read: impl FnOnce(&mut Take<'_>) -> Result<CorpusFile, LoadError>,
-) -> Result<CorpusFile, LoadError> {
+    read: impl FnOnce(&mut Take<'_, RefineError>) -> Result<CorpusFile, RefineError>,
+) -> Result<CorpusFile, RefineError> {
     let rows = counts.len();
     let threads = threads.max(1);
     let (send, receive) = mpsc::sync_channel::<Batch>(2 * threads);
     // Only the workers own the receiver, so sending fails once all workers have failed.
     let receive = Arc::new(Mutex::new(receive));
-    let work =
-        |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, LoadError> {
-            let mut counts = vec![0u64; rows];
-            let mut ids = Vec::new();
-            loop {
-                let batch = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(batch) = batch else { return Ok(counts) };
-                for text in &batch.texts {
-                    ids.clear();
-                    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|e| {
-                        LoadError::new(&checkpoint.tokenizer_path, format!("cannot tokenize a text: {e}"))
-                    })?;
-                    for &id in &ids {
-                        if let Some(count) = counts.get_mut(id as usize) {
-                            *count += 1;
-                        }
+    let work = |receive: Arc<Mutex<mpsc::Receiver<Batch>>>| -> Result<Vec<u64>, RefineError> {
+        let mut counts = vec![0u64; rows];
+        let mut ids = Vec::new();
+        loop {
+            let batch = receive.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(batch) = batch else { return Ok(counts) };
+            for text in &batch.texts {
+                ids.clear();
+                checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|e| {
+                    let problem = format!("cannot tokenize a text: {e}");
+                    RefineError::Tokenizer(Diagnostic::new(&checkpoint.tokenizer_path, problem))
+                })?;
+                for &id in &ids {
+                    if let Some(count) = counts.get_mut(id as usize) {
+                        *count += 1;
                     }
                 }
-                progress.advance_texts(batch.texts.len() as u64, batch.bytes);
             }
-        };
+            progress.advance_texts(batch.texts.len() as u64, batch.bytes);
+        }
+    };
     let (read, counted) = std::thread::scope(|scope| {
         let work = &work;
         let workers: Vec<_> = std::iter::repeat_n(receive, threads).map(|r| scope.spawn(move || work(r))).collect();

@@ -10,13 +10,14 @@ use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Rows;
+use crate::error::RefineError;
 use layer0::checkpoint::Checkpoint;
 use layer0::checkpoint::refined::{EMBEDDINGS, KEY, SCALES};
-use layer0::error::LoadError;
 use layer0::extract::staging::{self, Existing, Staging};
 use layer0::progress::Progress;
 use layer0::table::TableDtype;
 use layer0_files as files;
+use layer0_files::FileError;
 
 /// The data type in which the rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,13 +80,13 @@ pub fn write(
     made: &dyn Rows,
     description: &Description<'_>,
     progress: &dyn Progress,
-) -> Result<(), LoadError> {
+) -> Result<(), RefineError> {
     staging::protect(out, &sources(checkpoint))?;
     let Some(staging) = Staging::begin(out, existing, None, progress)? else { return Ok(()) };
     let at = |name: &str| staging.dir().join(name);
     let io = |name: &str| {
         let path = at(name);
-        move |e: io::Error| LoadError::writing(path, &e)
+        move |e: io::Error| FileError::writing(path, &e)
     };
     match &checkpoint.tokenizer.rebuilt {
         Some(json) => staging::write(&at("tokenizer.json"), json.as_bytes())?,
@@ -103,7 +104,7 @@ pub fn write(
     let rows = rows_written(dtype, checkpoint);
     write_tensors(&at("model.safetensors"), dtype, rows, made, &metadata, progress).map_err(io("model.safetensors"))?;
     checkpoint.check()?;
-    staging.commit()
+    Ok(staging.commit()?)
 }
 
 /// Returns the paths from which a checkpoint was read. An output must not be one of them or contain one of them.
@@ -167,8 +168,8 @@ fn modules() -> Value {
     ])
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<(), LoadError> {
-    staging::write(path, format!("{value:#}\n").as_bytes())
+fn write_json(path: &Path, value: &Value) -> Result<(), RefineError> {
+    Ok(staging::write(path, format!("{value:#}\n").as_bytes())?)
 }
 
 /// Writes one safetensors file. The scales of an integer type come first, so that both tensors are aligned.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use crate::error::InvalidVectors;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef};
@@ -24,7 +25,7 @@ impl VectorColumn {
     ///
     /// # Errors
     /// Fails if there is no such column.
-    pub fn open(file: File) -> Result<Self, String> {
+    pub fn open(file: File) -> Result<Self, InvalidVectors> {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| format!("is no Parquet file: {e}"))?;
         let fields = builder.schema().fields().clone();
         let columns: Vec<(usize, &str)> = fields
@@ -39,7 +40,7 @@ impl VectorColumn {
         };
         let Some((index, _)) = chosen else {
             let names: Vec<&str> = columns.iter().map(|(_, name)| *name).collect();
-            return Err(format!("has the columns {names:?} of vectors, and none of them is named \"embedding\""));
+            return Err(format!("has the columns {names:?} of vectors, and none of them is named \"embedding\"").into());
         };
         let mask = ProjectionMask::roots(builder.parquet_schema(), [*index]);
         let reader = builder.with_projection(mask).with_batch_size(ROWS).build();
@@ -50,12 +51,12 @@ impl VectorColumn {
     ///
     /// # Errors
     /// Fails if the file is damaged, or if a row has no vector.
-    pub fn next(&mut self) -> Result<Option<Vec<f32>>, String> {
+    pub fn next(&mut self) -> Result<Option<Vec<f32>>, InvalidVectors> {
         loop {
             if let Some((column, row)) = self.batch.as_mut().filter(|(column, row)| *row < column.len()) {
                 let vector = vector(column, *row);
                 *row += 1;
-                return vector.map(Some).ok_or_else(|| "has no vector".to_owned());
+                return vector.map(Some).ok_or_else(|| "has no vector".into());
             }
             match self.reader.next() {
                 None => return Ok(None),
