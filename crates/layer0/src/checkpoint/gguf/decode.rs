@@ -1,9 +1,8 @@
 //! Reads a GGUF file's tensors as rows of numbers. Plain tensors are memory-mapped; quantized tensors are decoded.
 
-#[cfg_attr(not(feature = "candle"), path = "decode/plain_only.rs")]
-mod quantized;
+mod blocks;
 
-use quantized::BlockType;
+use blocks::BlockType;
 
 use super::header::{Gguf, TensorInfo};
 use crate::checkpoint::TableSource;
@@ -16,16 +15,16 @@ enum Stored {
     Quantized(BlockType),
 }
 
-/// Returns how tensors of a type are stored. `dtype` is a number from ggml.h; only the types that candle decodes are
-/// listed.
+/// Returns how tensors of a type are stored. `dtype` is a number from ggml.h; only the types that this
+/// program decodes are listed.
 fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
     Some(match dtype {
         0 => ("F32", Stored::Plain(TableDtype::F32)),
         1 => ("F16", Stored::Plain(TableDtype::F16)),
         30 => ("BF16", Stored::Plain(TableDtype::Bf16)),
         _ => {
-            let (name, blocks) = quantized::block_type(dtype)?;
-            (name, Stored::Quantized(blocks))
+            let blocks = BlockType::from_id(dtype)?;
+            (blocks.name, Stored::Quantized(blocks))
         }
     })
 }
@@ -39,7 +38,7 @@ fn stored(dtype: u32) -> Option<(&'static str, Stored)> {
 ///
 /// # Errors
 /// Returns an error if the tensor is not a table, extends beyond the end of the file, or is quantized in a way that
-/// candle does not decode.
+/// is not decoded.
 pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableSource), LoadError> {
     let (name, stored, rows, columns) = checked(file, tensor)?;
     let source =
@@ -49,12 +48,10 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
             let bytes = file.bytes(tensor, size(file, tensor, rows, columns, 1, dtype.row_bytes(1).unwrap_or(1))?)?;
             (EmbeddingTable::new(bytes, dtype, rows, columns), source(Some(file.map().clone())))
         }
-        Stored::Quantized(dtype) => {
-            let bytes =
-                file.bytes(tensor, size(file, tensor, rows, columns, dtype.block_size(), dtype.type_size())?)?;
+        Stored::Quantized(blocks) => {
+            let bytes = file.bytes(tensor, size(file, tensor, rows, columns, blocks.numbers, blocks.bytes)?)?;
             file.map().guard();
-            let decoded =
-                quantized::decode_rows(&bytes, dtype, rows, columns).map_err(|e| undecodable(file, tensor, &e))?;
+            let decoded = blocks.decode_rows(&bytes, rows, columns);
             file.map().check(file.path())?;
             file.map().release();
             (EmbeddingTable::new(decoded.into(), TableDtype::F16, rows, columns), source(None))
@@ -84,7 +81,7 @@ pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>
 /// Returns the number of columns of the tensor, read as a table.
 ///
 /// # Errors
-/// Returns an error if the tensor is not a table, or is quantized in a way that candle does not decode.
+/// Returns an error if the tensor is not a table, or is quantized in a way that is not decoded.
 pub fn columns(file: &Gguf, tensor: &TensorInfo) -> Result<usize, LoadError> {
     checked(file, tensor).map(|(_, _, _, columns)| columns)
 }
@@ -96,8 +93,8 @@ fn checked(file: &Gguf, tensor: &TensorInfo) -> Result<(&'static str, Stored, us
     };
     let (name, stored) = stored(tensor.dtype).ok_or_else(|| {
         LoadError::new(file.path(), format!("holds {} as ggml type {}", tensor.name, tensor.dtype))
-            .expected(quantized::EXPECTED)
-            .remedy(quantized::REMEDY)
+            .expected("F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K")
+            .remedy("take another quantization of the model, such as Q8_0")
     })?;
     Ok((name, stored, rows, columns))
 }
@@ -121,9 +118,4 @@ fn no_table(file: &Gguf, tensor: &TensorInfo) -> LoadError {
     LoadError::new(file.path(), format!("holds {} with shape {:?}", tensor.name, tensor.shape))
         .expected("a table of shape [vocabulary, dimensions], neither zero, in whole blocks of its type")
         .remedy("set embedding_tensor if another tensor is meant")
-}
-
-fn undecodable(file: &Gguf, tensor: &TensorInfo, error: &dyn std::error::Error) -> LoadError {
-    LoadError::new(file.path(), format!("holds {}, which cannot be decoded: {error}", tensor.name))
-        .expected("blocks of quantized numbers")
 }
