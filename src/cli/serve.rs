@@ -12,7 +12,7 @@ use crate::config::layers::ConfigError;
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::server::reload::{self, Hangup};
-use crate::server::{self, ServerState, StopSignals, preflight, systemd};
+use crate::server::{self, ActiveRoutes, ServerState, StopSignals, preflight, systemd};
 
 pub fn run(args: &ServeArgs) -> ExitCode {
     // The queues are dropped last, so that all output is written.
@@ -78,7 +78,8 @@ async fn serve(
     }
 
     let (load_failed, mut failure) = oneshot::channel();
-    tokio::spawn(load(Arc::clone(&state), hangup, args, load_failed));
+    let active = ActiveRoutes::new(&state);
+    tokio::spawn(load(state, active.clone(), hangup, args, load_failed));
     // `stops` counts the requests to stop, by a signal or by a model that fails to load. On the first one, the server
     // drains. On the second one, it aborts the requests in flight.
     let stops = watch::Sender::new(0u32);
@@ -96,7 +97,7 @@ async fn serve(
     };
     let reached = async |stops: &mut watch::Receiver<u32>, times| drop(stops.wait_for(|stops| *stops >= times).await);
     let serve = async {
-        let cut = server::serve(listeners, state, reached(&mut first, 1), reached(&mut second, 2)).await;
+        let cut = server::serve(listeners, active, reached(&mut first, 1), reached(&mut second, 2)).await;
         drop((first, second));
         cut
     };
@@ -111,6 +112,7 @@ async fn serve(
 /// Loads the models, then waits for reloads.
 async fn load(
     state: Arc<ServerState>,
+    active: ActiveRoutes,
     hangup: impl Hangup,
     args: ServeArgs,
     failed: oneshot::Sender<layer0::LoadError>,
@@ -124,10 +126,9 @@ async fn load(
     };
     tracing::info!("ready");
     systemd::ready();
-    let background_state = Arc::clone(&state);
-    tokio::spawn(async move { background_state.load_faster_tokenizers(pending_tokenizers).await });
+    tokio::spawn(async move { state.load_faster_tokenizers(pending_tokenizers).await });
     let file = args.effective().ok().and_then(|effective| effective.file);
-    reload::watch(state, hangup, file.as_deref(), move || read(&args)).await;
+    reload::watch(active, hangup, file.as_deref(), move || read(&args)).await;
 }
 
 fn read(args: &ServeArgs) -> Result<Config, ConfigError> {

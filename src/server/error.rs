@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -11,8 +12,6 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::config::units::{ByteCount, Seconds};
 use crate::openai::{ErrorBody, ErrorResponse};
-use crate::server::request::coding;
-use crate::server::state::rates::{RateExceeded, TooManyTokens};
 use crate::workers::Panicked;
 use layer0::error::EmbedError;
 
@@ -30,6 +29,9 @@ pub struct ApiError {
 
 const INVALID_REQUEST: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
+
+/// The content encodings that request bodies may have, in the form of the `Accept-Encoding` header.
+pub const ACCEPTED_ENCODINGS: &str = "gzip, deflate, zstd";
 
 /// The code of the error whose response lists the supported content encodings.
 const UNSUPPORTED_CODING: &str = "unsupported_content_encoding";
@@ -132,8 +134,7 @@ impl ApiError {
     pub fn content_coding(found: &str) -> Self {
         let found: String = found.chars().take(64).collect();
         let message = format!(
-            "Unsupported content encoding: '{found}'. Send the body uncompressed, or compress it with one of: {}.",
-            coding::ACCEPTED
+            "Unsupported content encoding: '{found}'. Send the body uncompressed, or compress it with one of: {ACCEPTED_ENCODINGS}."
         );
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code(UNSUPPORTED_CODING)
     }
@@ -338,6 +339,21 @@ impl ApiError {
         ErrorClass(class)
     }
 
+    /// An API key has reached its rate limit of `resource` ("requests" or "tokens"), and may retry after `wait`.
+    pub fn key_rate_limit(resource: &'static str, message: String, wait: Duration) -> Self {
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, resource, message);
+        // Rounded up to whole seconds, so that a retry after that time is accepted.
+        let seconds = wait.as_nanos().div_ceil(1_000_000_000);
+        let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX).max(RETRY_AFTER_SECONDS));
+        Self { retry_after, ..error.code("rate_limit_exceeded") }
+    }
+
+    /// The request has more tokens than its API key may use in a whole minute. The status is 413 and not 429, because
+    /// SDKs retry a 429.
+    pub fn too_many_tokens_for_key(message: String) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).param("input").code("request_too_large")
+    }
+
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
@@ -380,25 +396,6 @@ impl From<EmbedError> for ApiError {
             // The client is gone, so nobody receives this response.
             EmbedError::Stopped(_) => Self::internal(),
         }
-    }
-}
-
-impl From<RateExceeded> for ApiError {
-    fn from(exceeded: RateExceeded) -> Self {
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, exceeded.resource.name(), exceeded.to_string());
-        // Rounded up to whole seconds, so that a retry after that time is accepted.
-        let seconds = exceeded.wait.as_nanos().div_ceil(1_000_000_000);
-        let retry_after = Some(u64::try_from(seconds).unwrap_or(u64::MAX).max(RETRY_AFTER_SECONDS));
-        Self { retry_after, ..error.code("rate_limit_exceeded") }
-    }
-}
-
-impl From<TooManyTokens> for ApiError {
-    /// The status is 413 and not 429, because SDKs retry a 429.
-    fn from(error: TooManyTokens) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, error.to_string())
-            .param("input")
-            .code("request_too_large")
     }
 }
 
@@ -455,7 +452,7 @@ impl IntoResponse for ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after.unwrap_or(RETRY_AFTER_SECONDS)));
         }
         if self.code == Some(UNSUPPORTED_CODING) {
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(coding::ACCEPTED));
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(ACCEPTED_ENCODINGS));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

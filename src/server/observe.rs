@@ -1,6 +1,7 @@
 //! What is recorded about requests: the access log, metrics, stage times and traces.
 
 pub mod access;
+pub mod histogram;
 pub mod metrics;
 pub mod stages;
 pub mod throttle;

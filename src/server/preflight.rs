@@ -4,7 +4,8 @@
 use crate::builtin::preview_checkpoint;
 use crate::config::layers::ConfigError;
 use crate::config::{Config, ModelConfig};
-use crate::server::socket::tls::Tls;
+use crate::server::state::read_keys;
+use crate::server::state::tls::TlsConfig;
 use layer0::error::LoadError;
 use layer0::location::Location;
 
@@ -15,8 +16,8 @@ use layer0::location::Location;
 /// If `config` cannot be served.
 pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
     config.server.host.check().map_err(ConfigError)?;
-    super::keys(config)?;
-    Tls::read(&config.server).map_err(ConfigError)?;
+    read_keys(config)?;
+    TlsConfig::read(&config.server).map_err(ConfigError)?;
     let models = config.models.iter().map(|model| {
         let model = model.clone().on(&config.server);
         dimensions(&model).map_err(|error| ConfigError(format!("model {:?}: {error}", model.id)))

@@ -5,12 +5,13 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{PendingTokenizers, ServerState};
 use crate::config::layers::ConfigError;
 use crate::config::{Config, settings};
 use crate::registry;
 use crate::server::observe::metrics::{REFUSED, RELOADED};
+use crate::server::router::active::ActiveRoutes;
 use crate::server::socket::systemd;
+use crate::server::state::{PendingTokenizers, ServerState};
 use crate::stamp::Stamp;
 
 /// The signal to reload the configuration.
@@ -50,10 +51,11 @@ pub fn hangup() -> std::io::Result<impl Hangup> {
 /// Reloads the configuration with `read` at each `hangup`. If `server.reload_interval` is set, also checks at that
 /// interval whether `file` or a file that it names has changed. Never returns. A configuration that cannot be served is
 /// refused, and the log says why.
-pub async fn watch<R>(mut state: Arc<ServerState>, mut hangup: impl Hangup, file: Option<&Path>, read: R)
+pub async fn watch<R>(active: ActiveRoutes, mut hangup: impl Hangup, file: Option<&Path>, read: R)
 where
     R: Fn() -> Result<Config, ConfigError> + Clone + Send + 'static,
 {
+    let mut state = active.state();
     let mut seen = stamp(&state.config, file);
     let mut settling = None;
     loop {
@@ -75,26 +77,27 @@ where
         settling = None;
         seen = stamp(&state.config, file);
         systemd::reloading();
-        let reloaded = reload(&state, read.clone()).await;
+        let reloaded = reload(&active, &state, read.clone()).await;
         systemd::ready();
         match reloaded {
             Ok((next, pending_tokenizers)) => {
-                next.metrics.reloaded(RELOADED);
+                next.process.metrics.reloaded(RELOADED);
                 state = next;
                 seen = stamp(&state.config, file);
                 let background_state = Arc::clone(&state);
                 tokio::spawn(async move { background_state.load_faster_tokenizers(pending_tokenizers).await });
             }
             Err(error) => {
-                state.metrics.reloaded(REFUSED);
+                state.process.metrics.reloaded(REFUSED);
                 tracing::error!("the new configuration is refused, and the old one stays in use: {error}");
-                state.check_files();
+                check_files(&state);
             }
         }
     }
 }
 
 async fn reload(
+    active: &ActiveRoutes,
     state: &ServerState,
     read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
 ) -> Result<(Arc<ServerState>, PendingTokenizers), Box<dyn std::error::Error + Send + Sync>> {
@@ -106,23 +109,21 @@ async fn reload(
     let next = Arc::new(state.with_config(config)?);
     let to_load = next.registry.loading().len();
     let pending_tokenizers = next.load().await?;
-    next.activate();
+    active.activate(&next);
     tracing::info!(models = next.registry.models().len(), loaded = to_load, "configuration reloaded");
     Ok((next, pending_tokenizers))
 }
 
-impl ServerState {
-    /// Finds models whose files were overwritten in place. The models read these files directly, so their requests are
-    /// answered with an error until a reload succeeds.
-    fn check_files(&self) {
-        for entry in self.registry.models() {
-            if let Some(damage) = entry.embedder().and_then(|embedder| embedder.check_file()) {
-                tracing::error!(
-                    model = entry.id(),
-                    "{damage}; requests for it are answered with 503 until the model can be loaded again. \
-                     Write a new checkpoint to another path and rename it into place"
-                );
-            }
+/// Finds models whose files were overwritten in place. The models read these files directly, so their requests are
+/// answered with an error until a reload succeeds.
+fn check_files(state: &ServerState) {
+    for entry in state.registry.models() {
+        if let Some(damage) = entry.embedder().and_then(|embedder| embedder.check_file()) {
+            tracing::error!(
+                model = entry.id(),
+                "{damage}; requests for it are answered with 503 until the model can be loaded again. \
+                 Write a new checkpoint to another path and rename it into place"
+            );
         }
     }
 }

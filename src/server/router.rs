@@ -1,6 +1,7 @@
 //! The routes of the server, each registered once together with its OpenAPI description, and the steps that every
 //! request passes before and after its handler.
 
+pub mod active;
 pub mod paths;
 
 use std::panic::AssertUnwindSafe;
@@ -23,12 +24,14 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::ServerState;
 use super::error::{ApiError, ErrorClass};
-use crate::server::observe::{access, metrics, stages, trace};
+use crate::server::observe::{access, stages, trace};
 use crate::server::request::allowed_hosts::AllowedHosts;
 use crate::server::request::authorize::{Caller, KeyGate};
-use crate::server::routes::{docs, embeddings, health, models, playground, rerank, similarity, sparse, tokenize};
+use crate::server::routes::{
+    docs, embeddings, health, metrics, models, playground, rerank, similarity, sparse, tokenize,
+};
+use crate::server::state::ServerState;
 use crate::server::state::admission;
 use crate::workers;
 use paths::Original;
@@ -111,7 +114,12 @@ impl Routes {
         let pages = [docs::PAGE, playground::PAGE].into_iter().filter(|page| paths.iter().any(|path| path == page));
         let scope = Arc::new(RequestScope {
             pages: pages.collect(),
-            log: access::AccessLog::new(Arc::clone(&state.metrics), paths, &state.registry, state.config.log.access),
+            log: access::AccessLog::new(
+                Arc::clone(&state.process.metrics),
+                paths,
+                &state.registry,
+                state.config.log.access,
+            ),
             hosts: AllowedHosts::new(state),
             gate: KeyGate::new(state, protected),
             state: Arc::clone(state),
@@ -137,12 +145,17 @@ impl Routes {
         Self { routes, scope }
     }
 
+    /// Returns the state that these routes use.
+    pub fn state(&self) -> &Arc<ServerState> {
+        &self.scope.state
+    }
+
     /// Answers a request. Almost all requests are POST /v1/embeddings and do not come from a browser; these skip axum's
     /// router and CORS.
     pub async fn answer(self, request: Request) -> Response<Body> {
         let scope = Arc::clone(&self.scope);
         let mut response = self.route(request).await;
-        if scope.state.draining.load(Ordering::Relaxed) {
+        if scope.state.process.draining.load(Ordering::Relaxed) {
             // The next request must go to another server. Were the connection closed only later, the client might
             // already have sent that request on it.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -342,7 +355,7 @@ mod tests {
             assert!(workers::panics() > before, "{path}");
             assert_eq!(ask(&routes, "/fine").await.0.status().as_u16(), 200);
         }
-        let metrics = state.metrics.text(&state).unwrap();
+        let metrics = metrics::text(&state).unwrap();
         assert!(metrics.contains("embedding_server_errors_total{code=\"internal_error\"} 2"), "{metrics}");
         let panics = metrics.lines().find_map(|line| line.strip_prefix("embedding_server_panics_total "));
         assert!(panics.unwrap().parse::<u64>().unwrap() >= 2, "{metrics}");
@@ -364,6 +377,6 @@ mod tests {
             assert_eq!((head.status().as_u16(), body["error"]["code"].as_str()), (status, Some(code)), "{body}");
             assert_eq!(head.headers().contains_key("retry-after"), status == 503);
         }
-        assert_eq!(state.admission.in_flight(), 0);
+        assert_eq!(state.process.admission.in_flight(), 0);
     }
 }

@@ -4,6 +4,7 @@ pub mod docs;
 pub mod embeddings;
 pub mod exposition;
 pub mod health;
+pub mod metrics;
 pub mod models;
 pub mod playground;
 pub mod rerank;

@@ -1,5 +1,6 @@
 //! Connections, below HTTP: listening, TLS, transport, socket threads, refusing and draining.
 
+pub mod accept_loop;
 pub mod activity;
 pub mod bind;
 pub mod connection;

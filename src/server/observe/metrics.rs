@@ -1,82 +1,50 @@
-//! GET /metrics: counters, gauges and histograms for Prometheus.
+//! The counters, gauges and histograms that /metrics shows to Prometheus.
 //!
 //! Every series that a request can touch is created at the start, so counting a request only adds to atomic numbers.
 //! Label values are the router's routes, configured model IDs and key names, and the server's own error codes. Nothing
 //! that a client sends becomes a label value.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::header::{CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue, Response};
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry as Series;
 
-use super::stages::Stage;
-use crate::openai::ErrorResponse;
-use crate::server::ServerState;
-use crate::server::error::ApiError;
-use crate::server::request::accept::Accept;
-use crate::server::routes::exposition::Format;
+use super::histogram::Histogram;
+use crate::registry::RegisteredModel;
 use crate::{line_queue, workers};
-
-/// The upper bounds of the histogram buckets in seconds, from a single short input to a full batch.
-const BOUNDS: [f64; 18] =
-    [1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-
-/// A histogram of durations with the buckets of [`BOUNDS`].
-#[derive(Debug, Clone, Default)]
-pub struct Histogram(Arc<Buckets>);
-
-#[derive(Debug, Default)]
-struct Buckets {
-    /// The counts of the buckets; the last one is for values above all bounds.
-    counts: [AtomicU64; BOUNDS.len() + 1],
-    nanoseconds: AtomicU64,
-}
-
-impl Histogram {
-    pub fn observe(&self, duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let bucket = BOUNDS.partition_point(|&bound| bound < seconds);
-        if let Some(count) = self.0.counts.get(bucket) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-        self.0.nanoseconds.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-}
-
-impl TypedMetric for Histogram {
-    const TYPE: MetricType = MetricType::Histogram;
-}
-
-impl EncodeMetric for Histogram {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        let buckets: Vec<(f64, u64)> =
-            bounds.zip(&self.0.counts).map(|(bound, count)| (bound, count.load(Ordering::Relaxed))).collect();
-        let seconds = Duration::from_nanos(self.0.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
 
 /// The results that a reload can have, as label values.
 pub const RELOADED: &str = "reloaded";
 pub const REFUSED: &str = "refused";
+
+/// A stage of the work on a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The wait for a worker thread.
+    Queue,
+    Tokenize,
+    Pool,
+    Serialize,
+}
+
+impl Stage {
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Tokenize, Self::Pool, Self::Serialize];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Queue => "queue",
+            Self::Tokenize => "tokenize",
+            Self::Pool => "pool",
+            Self::Serialize => "serialize",
+        }
+    }
+}
 
 /// The classes of status codes that are label values. The few 3xx responses count as 2xx.
 const CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
@@ -133,6 +101,16 @@ impl KeyMetrics {
         self.inputs.inc_by(inputs as u64);
         self.tokens.inc_by(tokens as u64);
     }
+}
+
+/// The values that are read when the metrics are requested, because nothing counts them as they change.
+pub struct Gauges<'a> {
+    /// The jobs that wait for a worker thread.
+    pub waiting_jobs: usize,
+    /// The bytes that the requests in flight have reserved.
+    pub bytes_in_flight: u64,
+    /// The models of the configuration.
+    pub models: &'a [Arc<RegisteredModel>],
 }
 
 /// All metrics of the process.
@@ -330,16 +308,19 @@ impl Metrics {
         GaugeGuard(self.in_flight.clone())
     }
 
-    /// Returns all metrics in the OpenMetrics text format.
-    pub fn text(&self, state: &ServerState) -> Result<String, std::fmt::Error> {
-        self.waiting.set(signed(state.workers.waiting()));
-        self.bytes_in_flight.set(i64::try_from(state.admission.in_flight()).unwrap_or(i64::MAX));
+    /// Returns all metrics in the OpenMetrics text format, with the current values of the gauges that are not counted.
+    ///
+    /// # Errors
+    /// If a metric cannot be encoded.
+    pub fn text(&self, gauges: &Gauges<'_>) -> Result<String, std::fmt::Error> {
+        self.waiting.set(signed(gauges.waiting_jobs));
+        self.bytes_in_flight.set(i64::try_from(gauges.bytes_in_flight).unwrap_or(i64::MAX));
         self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
         self.dropped_lines.inc_by(line_queue::dropped().saturating_sub(self.dropped_lines.get()));
         // The series of models that a reload has removed must go.
         self.loaded.clear();
         self.table_bytes.clear();
-        for entry in state.registry.models() {
+        for entry in gauges.models {
             let label = model_label(entry.id());
             let embedder = entry.embedder();
             self.loaded.get_or_create(&label).set(i64::from(embedder.is_some()));
@@ -370,44 +351,4 @@ fn model_label(id: &str) -> Labels {
 
 fn signed(n: usize) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-/// Metrics for Prometheus
-#[utoipa::path(
-    get,
-    path = "/metrics",
-    tag = "operations",
-    responses(
-        (
-            status = OK,
-            description = "The metrics in Prometheus's text format, or in OpenMetrics if `Accept` asks for it",
-            content((String = Format::TEXT), (String = Format::OPENMETRICS)),
-        ),
-        (status = INTERNAL_SERVER_ERROR, description = "The server failed", body = ErrorResponse<'_>),
-    )
-)]
-pub async fn metrics(State(state): State<Arc<ServerState>>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
-    let format = Format::negotiate(&Accept::new(&headers));
-    let text = state.metrics.text(&state).map_err(|_| ApiError::internal())?;
-    let mut response = Response::new(Body::from(format.write(text)));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    headers.insert(VARY, HeaderValue::from_static("accept"));
-    Ok(response)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_duration_is_counted_in_the_first_bucket_that_includes_it() {
-        let histogram = Histogram::default();
-        for micros in [0, 10, 11, 10_000_000, 10_000_001] {
-            histogram.observe(Duration::from_micros(micros));
-        }
-        let counts: Vec<u64> = histogram.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
-        assert_eq!((counts[0], counts[1], counts[BOUNDS.len() - 1], counts[BOUNDS.len()]), (2, 1, 1, 1));
-        assert_eq!(histogram.0.nanoseconds.load(Ordering::Relaxed), 20_000_022_000);
-    }
 }

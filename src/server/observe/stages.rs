@@ -8,31 +8,10 @@ use std::time::{Duration, Instant};
 use axum::http::HeaderValue;
 
 use super::metrics::Metrics;
+pub use super::metrics::Stage;
 
 /// The header with the times so far, as browsers and proxies read it (<https://www.w3.org/TR/server-timing/>).
 pub const SERVER_TIMING: &str = "server-timing";
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// The wait for a worker thread.
-    Queue,
-    Tokenize,
-    Pool,
-    Serialize,
-}
-
-impl Stage {
-    pub const ALL: [Self; 4] = [Self::Queue, Self::Tokenize, Self::Pool, Self::Serialize];
-
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Queue => "queue",
-            Self::Tokenize => "tokenize",
-            Self::Pool => "pool",
-            Self::Serialize => "serialize",
-        }
-    }
-}
 
 /// The times of one request, summed over its slices and the threads that ran them.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use axum::http::header::HOST;
 use axum::http::uri::Authority;
 
 use crate::config::host::Host;
-use crate::server::ServerState;
 use crate::server::error::ApiError;
+use crate::server::state::ServerState;
 
 /// The hosts that requests may name, or `None` if they may name any.
 pub struct AllowedHosts(Option<Vec<String>>);

@@ -12,9 +12,9 @@ use axum::http::request::Parts;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use crate::keys::{Key, UNNAMED};
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::KeyMetrics;
+use crate::server::state::ServerState;
 use crate::server::state::rates::{KeyLimiter, RateExceeded};
 
 /// The headers that hold nothing but a key: Azure's, and the one of API gateways and Anthropic's clients.
@@ -59,7 +59,7 @@ impl Caller {
     fn new(state: &ServerState, key: &Key) -> Self {
         Self {
             name: key.name().map(str::to_owned),
-            counts: state.metrics.key(key.name().unwrap_or(UNNAMED)),
+            counts: state.process.metrics.key(key.name().unwrap_or(UNNAMED)),
             limiter: state.usage.limiter(key.digest(), key.rates()).map(Arc::new),
         }
     }

@@ -12,9 +12,6 @@ use crate::config::units::ByteCount;
 use crate::server::error::ApiError;
 use crate::server::state::admission::RequestWeight;
 
-/// The supported content codings, in the form of the `Accept-Encoding` header.
-pub const ACCEPTED: &str = "gzip, deflate, zstd";
-
 /// The largest number of codings that one body may have.
 const MOST_CODINGS: usize = 4;
 
@@ -164,6 +161,7 @@ mod tests {
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 
     use super::*;
+    use crate::server::error::ACCEPTED_ENCODINGS;
     use crate::server::state::admission::Admission;
 
     const MAX: ByteCount = ByteCount(1 << 20);
@@ -203,6 +201,8 @@ mod tests {
         assert_eq!(codings(&["", "identity", " Identity , identity"]), Ok(vec![]));
         assert_eq!(codings(&["GZip"]), Ok(vec![Gzip]));
         assert_eq!(codings(&["x-gzip,identity", "Deflate, ZSTD"]), Ok(vec![Gzip, Deflate, Zstd]));
+        let accepted: Vec<&str> = ACCEPTED_ENCODINGS.split(", ").collect();
+        assert_eq!(codings(&accepted), Ok(vec![Gzip, Deflate, Zstd]));
         for wrong in [&["br"][..], &["gzip, br"], &["gzip;q=1"], &["*"], &["gzip, gzip, gzip, gzip, gzip"]] {
             assert_eq!(codings(wrong).unwrap_err().into_status(), 415, "{wrong:?}");
         }

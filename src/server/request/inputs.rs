@@ -9,10 +9,10 @@ use axum::body::Body;
 use axum::http::Response;
 
 use crate::registry::RegisteredModel;
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::observe::access::Accounting;
 use crate::server::observe::stages::{SERVER_TIMING, Stage, Stages};
+use crate::server::state::ServerState;
 use crate::server::state::admission::RequestWeight;
 use crate::workers;
 use layer0::embedder::{Embedder, Input, PooledTokens};
@@ -65,7 +65,7 @@ impl RequestedModel {
             .get(model)
             .ok_or_else(|| ApiError::model_not_found(model.unwrap_or(state.config.default_model())))?;
         let embedder = entry.embedder().ok_or_else(|| ApiError::loading(&[entry.id()]))?;
-        let stages = Stages::new(&state.metrics);
+        let stages = Stages::new(&state.process.metrics);
         Ok(Self { entry: Arc::clone(entry), embedder: Arc::clone(embedder), stages })
     }
 
@@ -120,7 +120,7 @@ impl RequestedModel {
         let slices = split_by_size(bytes.into_iter(), TOKENIZE_SLICE);
         let mut tokens = Vec::with_capacity(inputs.len());
         let (embedder, stages, queued) = (Arc::clone(&self.embedder), Arc::clone(&self.stages), self.stages.queued());
-        let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
+        let mut job = state.process.workers.run_long(slices.len(), longest, move |slice, at| {
             queued(slice);
             let range = slices.get(slice).cloned().unwrap_or_default();
             stages.time(Stage::Tokenize, || tokenize_range(&embedder, range, &inputs, at))

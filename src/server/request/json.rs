@@ -8,8 +8,8 @@ use axum::http::header::CONTENT_TYPE;
 
 use super::{body, coding};
 use crate::openai::{self, BodyError};
-use crate::server::ServerState;
 use crate::server::error::ApiError;
+use crate::server::state::ServerState;
 use crate::server::state::admission::RequestWeight;
 
 /// The largest body, in bytes, that is parsed on the socket thread.
@@ -39,7 +39,7 @@ impl<T: openai::ParsedRequest> FromRequest<Arc<ServerState>> for Json<T> {
                     max_inputs,
                 )?),
             };
-            let parsed = state.workers.run(1, decode_and_parse).next().await;
+            let parsed = state.process.workers.run(1, decode_and_parse).next().await;
             parsed.ok_or_else(ApiError::body_cut_short)???
         };
         // This is checked before the inputs are weighed, because retrying such a request would not help.

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Frame;
 
-use crate::server::ServerState;
 use crate::server::error::ApiError;
+use crate::server::state::ServerState;
 use crate::workers::{Panicked, Slices};
 use layer0::error::EmbedError;
 use layer0::yield_point::YieldPoint;
@@ -30,7 +30,7 @@ pub async fn respond<F>(
 where
     F: Fn(usize, &dyn YieldPoint) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
-    let mut job = state.workers.run_next(count, longest, write);
+    let mut job = state.process.workers.run_next(count, longest, write);
     // The first slice is awaited before the status is chosen, so that a failing device or a panic still becomes an
     // error.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;

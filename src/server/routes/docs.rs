@@ -16,8 +16,8 @@ use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
 use crate::config::DEFAULT_MODEL_ID;
-use crate::server::ServerState;
 use crate::server::request::authorize::may_see_names;
+use crate::server::state::ServerState;
 
 pub const DESCRIPTION: &str = "/openapi.json";
 pub const PAGE: &str = "/docs";

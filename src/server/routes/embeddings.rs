@@ -17,13 +17,13 @@ use bytes::Bytes;
 
 use super::models::ModelId;
 use crate::openai::{CreateEmbeddingRequest, CreateEmbeddingResponse, EncodingFormat};
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
 use crate::server::request::authorize::VisibleState;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::{stream, write};
+use crate::server::state::ServerState;
 use crate::server::state::admission::RequestWeight;
 use crate::workers;
 use layer0::embedder::{Embedder, PooledTokens};

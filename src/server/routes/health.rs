@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use crate::openai::ErrorResponse;
 use crate::registry::RegisteredModel;
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::request::authorize::may_see_names;
+use crate::server::state::ServerState;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Status {
@@ -47,7 +47,7 @@ pub async fn health() -> Json<Status> {
     )
 )]
 pub async fn ready(State(state): State<Arc<ServerState>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {
-    if state.draining.load(Ordering::Relaxed) {
+    if state.process.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
     let may_see_names = may_see_names(&extensions, &state);

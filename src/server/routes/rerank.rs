@@ -75,7 +75,7 @@ pub async fn create(
             })
         };
         let longest = if size.time > SHORT { size.time } else { Duration::ZERO };
-        let mut job = state.workers.run_long(1, longest, move |slice, at| {
+        let mut job = state.process.workers.run_long(1, longest, move |slice, at| {
             queued(slice);
             score(at)
         });

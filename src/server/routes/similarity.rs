@@ -8,13 +8,13 @@ use axum::http::Response;
 
 use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
 use crate::server::request::authorize::VisibleState;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::{stream, write};
+use crate::server::state::ServerState;
 use layer0::embedder::PooledTokens;
 use layer0::pooling::dot;
 
@@ -110,7 +110,7 @@ async fn unit_vectors(
     let (embedder, stages, queued) =
         (Arc::clone(&requested.embedder), Arc::clone(&requested.stages), requested.stages.queued());
     let longest = inputs::longest_to_pool(&tokens, dimensions);
-    let mut job = state.workers.run_long(slices.len(), longest, move |slice, at| {
+    let mut job = state.process.workers.run_long(slices.len(), longest, move |slice, at| {
         queued(slice);
         let range = slices.get(slice).cloned().unwrap_or_default();
         let first = range.start;

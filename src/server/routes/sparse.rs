@@ -14,13 +14,13 @@ use super::embeddings::WRITE_SLICE;
 use crate::openai::{
     CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseValue,
 };
-use crate::server::ServerState;
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
 use crate::server::request::authorize::VisibleState;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::{stream, write};
+use crate::server::state::ServerState;
 use crate::server::state::admission::RequestWeight;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;

@@ -23,7 +23,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -38,12 +37,13 @@ use super::listen::{Peer, Socket};
 use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
 use super::threads::SocketThreads;
-use super::tls::{HandshakeOutcome, Tls};
+use super::tls::{self, HandshakeOutcome};
 use super::transport::{SocketStream, Transport};
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
+use crate::server::router::active::ActiveRoutes;
 use crate::server::state::clients::{StreamExecutor, abortable};
-use crate::server::{ActiveConfiguration, ServerState};
+use crate::server::state::tls::TlsConfig;
 
 /// The time limit of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Connections<'a> {
     threads: &'a SocketThreads,
     drain: &'a Drain,
-    active: Arc<ArcSwapOption<ActiveConfiguration>>,
+    active: ActiveRoutes,
     metrics: Arc<Metrics>,
     refusals: Arc<Refusals>,
     free: Arc<Semaphore>,
@@ -60,16 +60,18 @@ pub struct Connections<'a> {
 }
 
 impl<'a> Connections<'a> {
-    /// Serves connections on `threads`. The state itself is not kept, because a reload replaces it and it must then be
-    /// freed.
-    pub fn new(state: &ServerState, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
+    /// Serves connections on `threads`. The active state itself is not kept, because a reload replaces it and it must
+    /// then be freed.
+    pub fn new(active: &ActiveRoutes, threads: &'a SocketThreads, drain: &'a Drain) -> Self {
+        let state = active.state();
+        let metrics = &state.process.metrics;
         let limit = descriptors::ConnectionLimits::new(state.config.server.max_connections);
         Self {
             threads,
             drain,
-            active: Arc::clone(&state.active),
-            metrics: Arc::clone(&state.metrics),
-            refusals: Arc::new(Refusals::new(&state.metrics)),
+            active: active.clone(),
+            metrics: Arc::clone(metrics),
+            refusals: Arc::new(Refusals::new(metrics)),
             free: Arc::new(Semaphore::new(limit.served.min(Semaphore::MAX_PERMITS))),
             excess: ExcessConnections::new(limit.excess),
         }
@@ -77,7 +79,7 @@ impl<'a> Connections<'a> {
 
     /// Serves a connection in the background, or refuses it if `server.max_connections` are open.
     pub async fn serve(&self, socket: Socket, peer: Peer) {
-        let (active, refusals) = (Arc::clone(&self.active), Arc::clone(&self.refusals));
+        let (active, refusals) = (self.active.clone(), Arc::clone(&self.refusals));
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             let open = (permit, self.metrics.count_connection());
             let watcher = self.drain.watcher();
@@ -96,11 +98,11 @@ impl<'a> Connections<'a> {
     pub async fn refuse(&self, socket: Socket) {
         self.refusals.over_limit();
         let Some(place) = self.excess.enter().await else { return };
-        let (active, metrics) = (Arc::clone(&self.active), Arc::clone(&self.metrics));
+        let (active, metrics) = (self.active.clone(), Arc::clone(&self.metrics));
         self.threads.spawn(socket, async move |socket| {
             let refusal = async {
-                let Some(tls) = active.load().as_ref().map(|active| Arc::clone(&active.state.tls)) else { return };
-                match tokio::time::timeout(REFUSAL_TIMEOUT, tls.accept(socket)).await {
+                let tls = Arc::clone(&active.state().tls);
+                match tokio::time::timeout(REFUSAL_TIMEOUT, tls::accept(&tls, socket)).await {
                     Ok(Ok(HandshakeOutcome::Stream(stream))) => refuse::over_limit(active, metrics, stream).await,
                     Ok(Ok(HandshakeOutcome::PlainHttp(stream))) => refuse::plain_http(stream).await,
                     _ => {}
@@ -114,17 +116,16 @@ impl<'a> Connections<'a> {
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 async fn serve(
-    active: Arc<ArcSwapOption<ActiveConfiguration>>,
+    active: ActiveRoutes,
     socket: Socket,
     peer: Peer,
     refusals: &Arc<Refusals>,
     mut watcher: Watcher,
 ) -> Result<(), Error> {
-    let Some((tls, header_timeout, request_timeout)) = active.load().as_ref().map(|active| {
-        let server = &active.state.config.server;
-        (Arc::clone(&active.state.tls), server.header_timeout.0, server.request_timeout.0)
-    }) else {
-        return Ok(());
+    let (tls, header_timeout, request_timeout) = {
+        let state = active.state();
+        let server = &state.config.server;
+        (Arc::clone(&state.tls), server.header_timeout.0, server.request_timeout.0)
     };
     let activity = Arc::new(Activity::default());
     let handshake = handshake(&tls, socket, peer, refusals, HANDSHAKE_TIMEOUT.min(header_timeout));
@@ -146,12 +147,11 @@ async fn serve(
         if tracing::enabled!(tracing::Level::DEBUG) {
             request.extensions_mut().insert(peer);
         }
-        let routes = active.load().as_ref().map(|active| active.routes.clone());
+        let routes = active.routes();
         async move {
-            let mut response = match (bad_host, routes) {
-                (None, Some(routes)) => routes.answer(request).await,
-                (Some(reason), _) => refuse::answer(ApiError::bad_host(reason), request),
-                (None, None) => refuse::answer(ApiError::draining(), request),
+            let mut response = match bad_host {
+                None => routes.answer(request).await,
+                Some(reason) => refuse::answer(ApiError::bad_host(reason), request),
             };
             close_if_unread(&mut response, &received);
             Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, in_flight, version)))
@@ -180,13 +180,13 @@ async fn serve(
 /// Returns the connection's byte stream, decrypted if the server uses TLS, or `None` if the handshake ended the
 /// connection.
 async fn handshake(
-    tls: &Tls,
+    tls: &TlsConfig,
     socket: Socket,
     peer: Peer,
     refusals: &Refusals,
     limit: Duration,
 ) -> Result<Option<Box<dyn SocketStream>>, Error> {
-    match tokio::time::timeout(limit, tls.accept(socket)).await? {
+    match tokio::time::timeout(limit, tls::accept(tls, socket)).await? {
         Ok(HandshakeOutcome::Stream(stream)) => Ok(Some(stream)),
         Ok(HandshakeOutcome::Closed) => Ok(None),
         Ok(HandshakeOutcome::PlainHttp(stream)) => {

@@ -8,7 +8,6 @@ use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use axum::http::header::{CONNECTION, HOST};
 use axum::http::{HeaderValue, Request, Response, Version};
@@ -22,10 +21,10 @@ use super::connection::protocol;
 use super::listen::Peer;
 use super::request_body::RequestBody;
 use super::transport::{SocketStream, Transport};
-use crate::server::ActiveConfiguration;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
 use crate::server::observe::throttle::Throttle;
+use crate::server::router::active::ActiveRoutes;
 
 /// How long a refused connection may take, from its first byte to the end of the response.
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -127,23 +126,17 @@ pub fn answer(error: ApiError, request: Request<Body>) -> Response<Body> {
 
 /// Answers the first request of a connection over the limit, and closes the connection. Probes are answered as always,
 /// every other request with an error.
-pub async fn over_limit(
-    active: Arc<ArcSwapOption<ActiveConfiguration>>,
-    metrics: Arc<Metrics>,
-    stream: Box<dyn SocketStream>,
-) {
+pub async fn over_limit(active: ActiveRoutes, metrics: Arc<Metrics>, stream: Box<dyn SocketStream>) {
     serve_once(stream, move |request| {
-        let routes = active.load().as_ref().map(|active| active.routes.clone());
+        let routes = active.routes();
         let metrics = Arc::clone(&metrics);
         async move {
             let probe = request.uri().path().rsplit('/').find(|part| !part.is_empty());
-            match routes.filter(|_| probe.is_some_and(|path| PROBES.contains(&path))) {
-                Some(routes) => routes.answer(request).await,
-                None => {
-                    metrics.failed("too_many_connections");
-                    answer(ApiError::too_many_connections(), request)
-                }
+            if probe.is_some_and(|path| PROBES.contains(&path)) {
+                return routes.answer(request).await;
             }
+            metrics.failed("too_many_connections");
+            answer(ApiError::too_many_connections(), request)
         }
     })
     .await;

@@ -1,10 +1,10 @@
-//! TLS: the handshake of HTTPS connections. A build without the feature `tls` refuses a configured certificate.
+//! The TLS handshake of HTTPS connections.
 
 use std::io;
 
 use super::listen::Socket;
 use super::transport::SocketStream;
-use crate::config::ServerConfig;
+use crate::server::state::tls::TlsConfig;
 
 /// The result of a handshake. Without the feature `tls` there are only streams.
 #[cfg_attr(not(feature = "tls"), allow(dead_code))]
@@ -16,52 +16,25 @@ pub enum HandshakeOutcome {
     Closed,
 }
 
+/// Performs the TLS handshake, if TLS is configured.
+///
+/// # Errors
+/// If the client does not speak TLS, or no version of it that the server supports.
 #[cfg(feature = "tls")]
-pub struct Tls(Option<tokio_rustls::TlsAcceptor>);
-
-#[cfg(feature = "tls")]
-impl Tls {
-    /// Reads the certificate chain and the private key that `server` names, if it names them.
-    ///
-    /// # Errors
-    /// If they cannot be read, or do not belong together.
-    pub fn read(server: &ServerConfig) -> Result<Self, String> {
-        let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
-        let mut config = crate::server::state::certificate::read(cert, key)?;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self(Some(std::sync::Arc::new(config).into())))
-    }
-
-    /// Performs the TLS handshake, if TLS is configured.
-    ///
-    /// # Errors
-    /// If the client does not speak TLS, or no version of it that the server supports.
-    pub async fn accept(&self, socket: Socket) -> io::Result<HandshakeOutcome> {
-        let Some(acceptor) = &self.0 else { return Ok(HandshakeOutcome::Stream(plain(socket))) };
-        match (socket.first_byte().await?, &socket) {
-            (None, Socket::Tcp(_)) => Ok(HandshakeOutcome::Closed),
-            // Plain HTTP begins with a capital letter, the method; a TLS handshake begins with the byte 22.
-            (Some(b'A'..=b'Z'), _) => Ok(HandshakeOutcome::PlainHttp(plain(socket))),
-            _ => Ok(HandshakeOutcome::Stream(Box::new(acceptor.accept(socket).await?))),
-        }
+pub async fn accept(tls: &TlsConfig, socket: Socket) -> io::Result<HandshakeOutcome> {
+    let Some(acceptor) = tls.acceptor() else { return Ok(HandshakeOutcome::Stream(plain(socket))) };
+    match (socket.first_byte().await?, &socket) {
+        (None, Socket::Tcp(_)) => Ok(HandshakeOutcome::Closed),
+        // Plain HTTP begins with a capital letter, the method; a TLS handshake begins with the byte 22.
+        (Some(b'A'..=b'Z'), _) => Ok(HandshakeOutcome::PlainHttp(plain(socket))),
+        _ => Ok(HandshakeOutcome::Stream(Box::new(acceptor.accept(socket).await?))),
     }
 }
 
+/// Returns the connection as it is: without the feature `tls` there is no handshake.
 #[cfg(not(feature = "tls"))]
-pub struct Tls;
-
-#[cfg(not(feature = "tls"))]
-impl Tls {
-    pub fn read(server: &ServerConfig) -> Result<Self, String> {
-        match &server.tls_cert {
-            Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".to_owned()),
-            None => Ok(Self),
-        }
-    }
-
-    pub async fn accept(&self, socket: Socket) -> io::Result<HandshakeOutcome> {
-        Ok(HandshakeOutcome::Stream(plain(socket)))
-    }
+pub async fn accept(_: &TlsConfig, socket: Socket) -> io::Result<HandshakeOutcome> {
+    Ok(HandshakeOutcome::Stream(plain(socket)))
 }
 
 fn plain(socket: Socket) -> Box<dyn SocketStream> {
@@ -71,3 +44,6 @@ fn plain(socket: Socket) -> Box<dyn SocketStream> {
         Socket::Unix(stream) => Box::new(stream),
     }
 }
+
+#[cfg(feature = "tls")]
+impl SocketStream for tokio_rustls::server::TlsStream<Socket> {}

@@ -98,9 +98,6 @@ impl SocketStream for TcpStream {
 #[cfg(unix)]
 impl SocketStream for tokio::net::UnixStream {}
 
-#[cfg(feature = "tls")]
-impl SocketStream for tokio_rustls::server::TlsStream<super::listen::Socket> {}
-
 #[cfg(test)]
 impl SocketStream for tokio::io::DuplexStream {}
 

@@ -41,8 +41,8 @@ use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::clients::{ClientWait, WINDOW, WaitingRequests};
-use crate::server::ServerState;
 use crate::server::error::ApiError;
+use crate::server::state::ServerState;
 
 /// The weight of one input in addition to the bytes of its text, in bytes: the size of 768 dimensions in base64.
 pub const BYTES_PER_INPUT: u64 = 4 << 10;
@@ -296,7 +296,7 @@ pub async fn admit<F: Future<Output = Response<Body>>>(
     }
     let server = &state.config.server;
     let max = server.request_timeout;
-    let weight = state.admission.enter(server.max_in_flight.0, max.0);
+    let weight = state.process.admission.enter(server.max_in_flight.0, max.0);
     request.extensions_mut().insert(Arc::clone(&weight));
     let multiplexed = request.version() >= Version::HTTP_2;
     let response = tokio::select! {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::keys::{KeyRates, Keys};
+use crate::server::error::ApiError;
 
 /// One minute in nanoseconds.
 const MINUTE: u64 = 60_000_000_000;
@@ -66,6 +67,12 @@ impl fmt::Display for RateExceeded {
     }
 }
 
+impl From<RateExceeded> for ApiError {
+    fn from(exceeded: RateExceeded) -> Self {
+        Self::key_rate_limit(exceeded.resource.name(), exceeded.to_string(), exceeded.wait)
+    }
+}
+
 /// One request has more tokens than its key may use in a whole minute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TooManyTokens {
@@ -81,6 +88,12 @@ impl fmt::Display for TooManyTokens {
             "Request too large for this API key on tokens per min (TPM): Limit {limit}, Requested {requested}. Retrying does \
              not help: send fewer or shorter inputs in one request."
         )
+    }
+}
+
+impl From<TooManyTokens> for ApiError {
+    fn from(error: TooManyTokens) -> Self {
+        Self::too_many_tokens_for_key(error.to_string())
     }
 }
 
