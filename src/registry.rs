@@ -1,5 +1,7 @@
 //! The registry of configured models: their names, and whether they are loaded. It knows nothing of HTTP.
 
+mod loading;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, Weak};
@@ -14,6 +16,7 @@ use layer0::error::LoadError;
 use layer0::location::Location;
 use layer0::retrieval::sparse::SparseEncoder;
 use layer0_tokenizers::choose::Search;
+pub use loading::PendingTokenizers;
 
 /// The configured models.
 #[derive(Clone)]

@@ -35,4 +35,4 @@ pub use serve::{StopSignals, serve};
 pub use socket::bind::bind;
 pub use socket::listen::{Listener, Listeners};
 pub use socket::systemd;
-pub use state::{PendingTokenizers, ServerState};
+pub use state::ServerState;

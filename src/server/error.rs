@@ -12,6 +12,7 @@ use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::config::units::{ByteCount, Seconds};
 use crate::openai::{ErrorBody, ErrorResponse};
+use crate::server::observe::accounting::{ErrorClass, ResponseAccounting};
 use crate::workers::Panicked;
 use layer0::error::EmbedError;
 
@@ -43,17 +44,6 @@ const RETRY_AFTER_SECONDS: u64 = 1;
 const LONGEST_METHOD: usize = 32;
 const LONGEST_PATH: usize = 200;
 const LONGEST_NAME: usize = 100;
-
-/// The error code under which the metrics count a response, as an extension of every error response. An error without a
-/// code has a class of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ErrorClass(pub &'static str);
-
-impl ErrorClass {
-    pub const MODEL_DAMAGED: Self = Self("model_damaged");
-    /// A key has reached its own rate limit. (The server's own limit has the class `rate_limit_exceeded`.)
-    pub const KEY_RATE_LIMIT: Self = Self("key_rate_limit_exceeded");
-}
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
@@ -457,7 +447,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(self.class());
+        response.extensions_mut().insert(ResponseAccounting::Failed(self.class()));
         response
     }
 }

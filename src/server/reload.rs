@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use crate::config::layers::ConfigError;
 use crate::config::{Config, settings};
-use crate::registry;
+use crate::registry::{self, PendingTokenizers};
 use crate::server::observe::metrics::{REFUSED, RELOADED};
 use crate::server::router::active::ActiveRoutes;
 use crate::server::socket::systemd;
-use crate::server::state::{PendingTokenizers, ServerState};
+use crate::server::state::ServerState;
 use crate::stamp::Stamp;
 
 /// The signal to reload the configuration.

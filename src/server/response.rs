@@ -1,4 +1,7 @@
 //! How a response is written and sent.
 
+pub mod accounted;
+pub mod guarded_body;
 pub mod stream;
+pub mod weighed_body;
 pub mod write;

@@ -2,54 +2,43 @@
 //! request passes before and after its handler.
 
 pub mod active;
+mod cors;
 pub mod paths;
+mod scope;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{CONNECTION, HOST, ORIGIN};
 use axum::http::uri::Authority;
-use axum::http::{Extensions, HeaderName, HeaderValue, Method, Response, Uri};
-use axum::middleware::{self, Next};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
-use futures_util::FutureExt;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::error::{ApiError, ErrorClass};
-use crate::server::observe::{access, stages, trace};
+use crate::server::error::ApiError;
+use crate::server::observe::access::AccessLog;
+use crate::server::observe::peer::Peer;
 use crate::server::request::allowed_hosts::AllowedHosts;
-use crate::server::request::authorize::{Caller, KeyGate};
+use crate::server::request::authorize::KeyGate;
+use crate::server::request::context::RequestContext;
 use crate::server::routes::{
     docs, embeddings, health, metrics, models, playground, rerank, similarity, sparse, tokenize,
 };
 use crate::server::state::ServerState;
-use crate::server::state::admission;
-use crate::workers;
-use paths::Original;
+use scope::RequestScope;
 
 /// The described routes that never need an API key. Whether /metrics needs one is the setting
 /// `server.metrics_need_key`.
 /// Routes without a description (the pages) never need one.
 const PUBLIC_ROUTES: [&str; 2] = ["/health", "/ready"];
-/// The headers in which OpenAI's API tells a client when to retry.
-const RETRY_HEADERS: [&str; 7] = [
-    "retry-after",
-    "x-ratelimit-limit-requests",
-    "x-ratelimit-limit-tokens",
-    "x-ratelimit-remaining-requests",
-    "x-ratelimit-remaining-tokens",
-    "x-ratelimit-reset-requests",
-    "x-ratelimit-reset-tokens",
-];
 const METRICS: &str = "/metrics";
 
 /// The header in which a proxy reports the scheme that its client used.
@@ -88,8 +77,8 @@ pub fn router(state: &Arc<ServerState>) -> Routes {
     let has_playground = server.playground;
     if server.docs {
         let description = docs::document(description, if state.keys.is_empty() { &[] } else { &protected });
-        let describe = async |State(state): State<Arc<ServerState>>, extensions: Extensions| {
-            docs::description(description, &state, &extensions)
+        let describe = async |State(state): State<Arc<ServerState>>, context: RequestContext| {
+            docs::description(description, &state, &context)
         };
         routes = routes
             .route(docs::DESCRIPTION, get(describe))
@@ -114,31 +103,28 @@ impl Routes {
         let pages = [docs::PAGE, playground::PAGE].into_iter().filter(|page| paths.iter().any(|path| path == page));
         let scope = Arc::new(RequestScope {
             pages: pages.collect(),
-            log: access::AccessLog::new(
-                Arc::clone(&state.process.metrics),
-                paths,
-                &state.registry,
-                state.config.log.access,
-            ),
+            log: AccessLog::new(Arc::clone(&state.process.metrics), paths, &state.registry, state.config.log.access),
             hosts: AllowedHosts::new(state),
             gate: KeyGate::new(state, protected),
             state: Arc::clone(state),
         });
         let known: Arc<[String]> = paths.into();
-        let no_such_path = async move |State(state): State<Arc<ServerState>>, request: Request| {
-            let path = original(&request).path();
-            let prefix = &state.config.server.path_prefix;
-            let advice = paths::advice(path, &base_url(&state, &request), prefix, &known);
-            ApiError::no_such_path(request.method(), path, advice.as_deref())
-        };
+        let no_such_path =
+            async move |State(state): State<Arc<ServerState>>, context: RequestContext, request: Request| {
+                let uri = context.uri(&request);
+                let path = uri.path();
+                let prefix = &state.config.server.path_prefix;
+                let advice = paths::advice(path, &base_url(&state, uri, request.headers()), prefix, &known);
+                ApiError::no_such_path(request.method(), path, advice.as_deref())
+            };
         let routes = routes
             .fallback(no_such_path)
-            .method_not_allowed_fallback(async |request: Request| {
-                ApiError::method_not_allowed(request.method(), original(&request).path())
+            .method_not_allowed_fallback(async |context: RequestContext, request: Request| {
+                ApiError::method_not_allowed(request.method(), context.uri(&request).path())
             })
             .with_state(Arc::clone(state))
             .layer(middleware::from_fn_with_state(Arc::clone(&scope), RequestScope::layer));
-        let routes = match cors(&state.config.server.cors_origins) {
+        let routes = match cors::layer(&state.config.server.cors_origins) {
             Some(cors) => routes.layer(cors),
             None => routes,
         };
@@ -150,11 +136,11 @@ impl Routes {
         &self.scope.state
     }
 
-    /// Answers a request. Almost all requests are POST /v1/embeddings and do not come from a browser; these skip axum's
-    /// router and CORS.
-    pub async fn answer(self, request: Request) -> Response<Body> {
+    /// Answers a request from `peer`. Almost all requests are POST /v1/embeddings and do not come from a browser; these
+    /// skip axum's router and CORS.
+    pub async fn answer(self, request: Request, peer: Option<Peer>) -> Response<Body> {
         let scope = Arc::clone(&self.scope);
-        let mut response = self.route(request).await;
+        let mut response = self.route(request, peer).await;
         if scope.state.process.draining.load(Ordering::Relaxed) {
             // The next request must go to another server. Were the connection closed only later, the client might
             // already have sent that request on it.
@@ -163,91 +149,29 @@ impl Routes {
         response
     }
 
-    async fn route(self, mut request: Request) -> Response<Body> {
+    async fn route(self, mut request: Request, peer: Option<Peer>) -> Response<Body> {
+        let mut context = RequestContext::new(&self.scope.state, peer);
         let path = paths::route(request.uri().path(), &self.scope.state.config.server.path_prefix);
         let direct = request.method() == Method::POST && path == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
-            let state = &self.scope.state;
-            return self
-                .scope
-                .answer(Some(embeddings::PATH), request, |request| embeddings::direct(state, request))
-                .await;
+            return self.scope.answer(Some(embeddings::PATH), context, request, embeddings::direct).await;
         }
         if matches!(*request.method(), Method::GET | Method::HEAD)
             && let Some(page) = self.scope.pages.iter().find(|page| **page == path)
             && let Some(location) = paths::redirect(page, request.uri().path())
         {
             let response = Redirect::temporary(&location).into_response();
-            return self.scope.answer(Some(page), request, move |_| std::future::ready(response)).await;
+            return self.scope.answer(Some(page), context, request, move |_, _| std::future::ready(response)).await;
         }
-        if path != request.uri().path() {
-            let uri = with_path(request.uri(), &path);
-            if let Some(uri) = uri {
-                let original = Original(std::mem::replace(request.uri_mut(), uri));
-                request.extensions_mut().insert(original);
-            }
+        if path != request.uri().path()
+            && let Some(uri) = with_path(request.uri(), &path)
+        {
+            context.original_uri = Some(std::mem::replace(request.uri_mut(), uri));
         }
+        request.extensions_mut().insert(context);
         match TowerToHyperService::new(self.routes).call(request).await {
             Ok(response) => response,
         }
-    }
-}
-
-/// The steps that every request passes, whatever its route.
-struct RequestScope {
-    /// The routes of pages that contain relative links.
-    pages: Vec<&'static str>,
-    state: Arc<ServerState>,
-    log: access::AccessLog,
-    hosts: AllowedHosts,
-    gate: KeyGate,
-}
-
-impl RequestScope {
-    /// Runs `next` inside all common steps, from the outermost to the innermost: access log and metrics, catching
-    /// panics, checking the host, checking the key and its rate limits, admission.
-    async fn answer<F: Future<Output = Response<Body>>>(
-        &self,
-        route: Option<&str>,
-        request: Request,
-        next: impl FnOnce(Request) -> F,
-    ) -> Response<Body> {
-        access::log(&self.log, route, request, |mut request| async move {
-            let mut caller = None;
-            let answer = async {
-                let passed = self.hosts.check(&request).and_then(|()| self.gate.authorize(route, &mut request));
-                let taken = passed.and_then(|known| {
-                    caller = known;
-                    Ok(known.map_or(Ok(()), Caller::take_request)?)
-                });
-                match taken {
-                    Ok(()) => admission::admit(&self.state, request, next).await,
-                    Err(error) => error.into_response(),
-                }
-            };
-            let answer = AssertUnwindSafe(answer).catch_unwind().await;
-            let mut answer =
-                answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::from_payload(&*panic)).into_response());
-            // The message names a file, which only the operator should see. The log has the message.
-            if !self.state.keys.is_empty() && answer.extensions().get() == Some(&ErrorClass::MODEL_DAMAGED) {
-                answer = ApiError::damaged_model().into_response();
-            }
-            if let Some(caller) = caller {
-                caller.describe_limits(answer.headers_mut());
-            }
-            (answer, caller)
-        })
-        .await
-    }
-
-    async fn layer(
-        State(scope): State<Arc<Self>>,
-        route: Option<MatchedPath>,
-        request: Request,
-        next: Next,
-    ) -> Response<Body> {
-        let route = route.as_ref().map(MatchedPath::as_str);
-        scope.answer(route, request, |request| next.run(request)).await
     }
 }
 
@@ -259,48 +183,16 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     }
 }
 
-/// Returns the URI as the client wrote it.
-fn original(request: &Request) -> &Uri {
-    request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri)
-}
-
 /// Returns the base URL that an OpenAI client should use, with the host that this request was sent to.
-fn base_url(state: &ServerState, request: &Request) -> String {
+fn base_url(state: &ServerState, uri: &Uri, headers: &HeaderMap) -> String {
     const LONGEST_HOST: usize = 255;
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let host = original(request).authority().map(Authority::as_str).or_else(|| header(HOST));
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = uri.authority().map(Authority::as_str).or_else(|| header(HOST));
     let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']');
     let host = host.filter(|host| (1..=LONGEST_HOST).contains(&host.len()) && host.chars().all(is_host));
     let tls = state.config.server.tls_cert.is_some() || header(X_FORWARDED_PROTO) == Some("https");
     let (scheme, host) = (if tls { "https" } else { "http" }, host.unwrap_or("HOST:PORT"));
     format!("{scheme}://{host}{}/v1", state.config.server.path_prefix)
-}
-
-/// Returns the CORS layer, or `None` if no origin is allowed. The requested headers are mirrored, because the wildcard
-/// `*` does not cover `authorization`.
-fn cors(origins: &[String]) -> Option<CorsLayer> {
-    if origins.is_empty() {
-        return None;
-    }
-    let origin = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
-    };
-    Some(
-        CorsLayer::new()
-            .allow_origin(origin)
-            .allow_methods(AllowMethods::mirror_request())
-            .allow_headers(AllowHeaders::mirror_request())
-            .expose_headers(
-                [access::REQUEST_ID, stages::SERVER_TIMING, trace::TRACE_PARENT]
-                    .into_iter()
-                    .chain(RETRY_HEADERS)
-                    .map(HeaderName::from_static)
-                    .collect::<Vec<_>>(),
-            )
-            .max_age(std::time::Duration::from_secs(600)),
-    )
 }
 
 #[cfg(test)]
@@ -318,6 +210,7 @@ mod tests {
     use crate::config::units::Seconds;
     use crate::openai::CreateEmbeddingRequest;
     use crate::server::request::json::Json;
+    use crate::workers;
 
     async fn ask(routes: &Routes, path: &str) -> (Response<()>, serde_json::Value) {
         send(routes, path, Body::empty()).await
@@ -325,7 +218,7 @@ mod tests {
 
     async fn send(routes: &Routes, path: &str, body: Body) -> (Response<()>, serde_json::Value) {
         let request = Request::builder().method("POST").uri(path).body(body).unwrap();
-        let (head, body) = routes.clone().answer(request).await.into_parts();
+        let (head, body) = routes.clone().answer(request, None).await.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&body).unwrap())
     }
@@ -339,7 +232,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_fails_only_its_request_and_is_counted() {
         async fn on_a_worker(State(state): State<Arc<ServerState>>) -> Result<Response<Body>, ApiError> {
-            crate::server::response::stream::respond(&state, 3, Duration::ZERO, |_, _| panic!("on a worker")).await
+            crate::server::response::stream::respond(&state.process.workers, 3, Duration::ZERO, |_, _| {
+                panic!("on a worker")
+            })
+            .await
         }
         let routes = Router::new()
             .route("/worker", post(on_a_worker))
@@ -363,8 +259,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_over_the_time_limit_is_dropped_with_the_right_error() {
-        async fn on_the_server(axum::Extension(weight): axum::Extension<Arc<admission::RequestWeight>>) {
-            weight.received().unwrap();
+        async fn on_the_server(context: RequestContext) {
+            context.weight.unwrap().received().unwrap();
             std::future::pending::<()>().await;
         }
         async fn on_the_client(_: Json<CreateEmbeddingRequest>) {}

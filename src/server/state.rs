@@ -8,12 +8,11 @@ pub mod admission;
 #[cfg(feature = "tls")]
 pub mod certificate;
 pub mod clients;
-mod loading;
 pub mod rates;
 pub mod tls;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -22,11 +21,12 @@ use tokio::sync::Mutex;
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::keys::{Key, Keys};
-use crate::registry::Registry;
+use crate::registry::{PendingTokenizers, Registry};
 use crate::server::observe::metrics::Metrics;
 use crate::workers::Workers;
 use admission::Admission;
-pub use loading::PendingTokenizers;
+use layer0::embedder::Embedder;
+use layer0::error::LoadError;
 use rates::{KeyLimiter, KeyUsage};
 use tls::TlsConfig;
 
@@ -60,7 +60,7 @@ pub struct ProcessState {
     /// Whether the server was asked to stop.
     pub draining: AtomicBool,
     /// The models of the configuration that answers new requests.
-    active_models: ArcSwapOption<Registry>,
+    active_models: Arc<ArcSwapOption<Registry>>,
     /// Held while a thread loads a faster tokenizer, so that only one such thread runs at a time.
     tokenizer_load: Arc<Mutex<()>>,
 }
@@ -82,7 +82,7 @@ impl ServerState {
             metrics: Arc::default(),
             admission: Arc::default(),
             draining: AtomicBool::new(false),
-            active_models: ArcSwapOption::empty(),
+            active_models: Arc::default(),
             tokenizer_load: Arc::default(),
         };
         Ok(Self {
@@ -113,6 +113,23 @@ impl ServerState {
             process: Arc::clone(&self.process),
             config: Arc::new(config),
         })
+    }
+
+    /// Loads the models that are not loaded yet. Pass the result to [`ServerState::load_faster_tokenizers`].
+    ///
+    /// # Errors
+    /// The error of the first model that cannot be loaded.
+    pub async fn load(&self) -> Result<PendingTokenizers, LoadError> {
+        self.registry.load(&self.process.workers).await
+    }
+
+    /// Replaces the tokenizers of models by faster ones that take longer to load. A model that a reload has replaced in
+    /// the meantime is skipped.
+    pub async fn load_faster_tokenizers(&self, pending_tokenizers: PendingTokenizers) {
+        let active = Arc::clone(&self.process.active_models);
+        let is_wanted =
+            move |model: &Weak<Embedder>| active.load().as_ref().is_none_or(|models| models.contains(model));
+        pending_tokenizers.load(&self.process.workers, &self.process.tokenizer_load, is_wanted).await;
     }
 
     /// Records that this state answers new requests from now on, and warns if it lets everybody in.

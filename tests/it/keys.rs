@@ -289,7 +289,7 @@ fn ready_and_the_description_name_models_only_to_requests_with_a_key() {
         let routes = embedding_server::server::router(state);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let response = routes.answer(request.body(axum::body::Body::empty()).unwrap()).await;
+            let response = routes.answer(request.body(axum::body::Body::empty()).unwrap(), None).await;
             let body = axum::body::to_bytes(response.into_body(), 1 << 24).await.unwrap();
             String::from_utf8(body.to_vec()).unwrap()
         })

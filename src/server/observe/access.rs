@@ -1,25 +1,21 @@
 //! The access log: gives every request an ID, counts it, and writes one log line for it.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Response};
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
-use tracing::Instrument;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, Uri};
 
-use super::metrics::{Metrics, ModelMetrics, RouteMetrics};
+use super::accounting::{ErrorClass, ResponseAccounting};
+use super::metrics::{GaugeGuard, KeyMetrics, Metrics, ModelMetrics, RouteMetrics};
+use super::peer::Peer;
 use super::stages::SERVER_TIMING;
-use super::trace::{self, TRACE_PARENT};
-use crate::registry::{RegisteredModel, Registry};
-use crate::server::error::ErrorClass;
-use crate::server::request::authorize::Caller;
-use crate::server::router::paths::Original;
-use crate::server::socket::listen::Peer;
+use super::trace::{self, TRACE_PARENT, Trace};
+use crate::registry::Registry;
+
+/// The target of the log lines, by which a directive in `log.level` selects them.
+const TARGET: &str = "embedding_server::server::access";
 
 /// The header with the ID of a request. It is on every response; a request may bring its own ID.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -34,14 +30,6 @@ const LONGEST_FORWARDED_FOR: usize = 256;
 
 /// The route of requests that match no route, in the log and in the metrics.
 const NO_ROUTE: &str = "-";
-
-/// What a handler reports to the access log and the metrics, as an extension of its response.
-#[derive(Clone)]
-pub struct Accounting {
-    pub entry: Arc<RegisteredModel>,
-    pub inputs: usize,
-    pub tokens: usize,
-}
 
 /// The access log, and the counters of each route and model.
 pub struct AccessLog {
@@ -65,79 +53,106 @@ impl AccessLog {
     fn route(&self, path: &str) -> &RouteMetrics {
         self.routes.iter().find(|(known, _)| known == path).map_or(&self.others, |(_, route)| route)
     }
+
+    /// Records that a request has arrived. The request gets an ID: the client's own if it sent one, otherwise a new one.
+    ///
+    /// `route` is the path that the request matched, if any, and `uri` is the URI that the client wrote.
+    pub fn begin<'a>(
+        &'a self,
+        route: Option<&'a str>,
+        request: &Request,
+        uri: &Uri,
+        peer: Option<Peer>,
+    ) -> LoggedRequest<'a> {
+        let started = Instant::now();
+        let in_flight = self.metrics.count_request();
+        let (method, headers) = (request.method().clone(), request.headers());
+        let route = route.unwrap_or(NO_ROUTE);
+        let id = sent_id(headers).cloned().unwrap_or_else(new_id);
+        let (span, trace) = trace::begin(headers, &method, route);
+        let details =
+            tracing::enabled!(tracing::Level::DEBUG).then(|| RequestDetails::from_request(headers, uri, peer));
+        LoggedRequest { log: self, route, started, in_flight, method, id, span, trace, details }
+    }
 }
 
-/// Runs `next`, counts the request, and logs it when its response begins, in one line without texts, vectors or keys.
-/// The request gets an ID: the client's own if it sent one, otherwise a new one.
-///
-/// `route` is the path that the request matched, if any. `next` also returns the API key that gave access to the route,
-/// if the route needs a key.
-pub async fn log<'a, F: Future<Output = (Response<Body>, Option<&'a Caller>)>>(
-    log: &AccessLog,
-    route: Option<&str>,
-    request: Request,
-    next: impl FnOnce(Request) -> F,
-) -> Response<Body> {
-    let started = Instant::now();
-    let in_flight = log.metrics.count_request();
-    let method = request.method().clone();
-    let route = route.unwrap_or(NO_ROUTE);
-    let id = sent_id(request.headers()).cloned().unwrap_or_else(new_id);
-    let (span, trace) = trace::begin(request.headers(), &method, route);
-    let details = tracing::enabled!(tracing::Level::DEBUG).then(|| RequestDetails::from_request(&request));
-    let (mut response, caller) = next(request).instrument(span.clone()).await;
+/// A request in the access log, from its arrival until its response begins.
+pub struct LoggedRequest<'a> {
+    log: &'a AccessLog,
+    route: &'a str,
+    started: Instant,
+    in_flight: GaugeGuard,
+    method: Method,
+    id: HeaderValue,
+    span: tracing::Span,
+    trace: Option<Trace>,
+    details: Option<RequestDetails>,
+}
 
-    let status = response.status();
-    let request_id = id.to_str().unwrap_or_default();
-    let elapsed = started.elapsed();
-    log.route(route).answered(status.as_u16(), elapsed);
-    let code = response.extensions().get().map(|ErrorClass(code)| *code);
-    if let Some(code) = code {
-        log.metrics.failed(code);
+impl LoggedRequest<'_> {
+    /// Returns the span in which the request is processed.
+    pub fn span(&self) -> tracing::Span {
+        self.span.clone()
     }
-    let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
-    let accounting = response.extensions().get::<Accounting>();
-    let (model, inputs, tokens) = accounting.map_or(("", 0, 0), |a| (a.entry.id(), a.inputs, a.tokens));
-    if let Some(of_model) = accounting.and_then(|accounting| log.models.get(accounting.entry.index())) {
-        of_model.pooled(inputs, tokens);
+
+    /// Counts the request, logs it in one line without texts, vectors or keys, and adds its ID to the response.
+    /// `key` is the API key that gave access to the route, if the route needs a key. The request counts as in flight
+    /// until the returned guard is dropped.
+    pub fn finish(self, response: &mut Response<Body>, key: Option<&KeyMetrics>) -> GaugeGuard {
+        let Self { log, route, started, in_flight, method, id, span, trace, details } = self;
+        let status = response.status();
+        let request_id = id.to_str().unwrap_or_default();
+        let elapsed = started.elapsed();
+        log.route(route).answered(status.as_u16(), elapsed);
+        let (mut code, mut model, mut inputs, mut tokens) = (None, "", 0, 0);
+        match response.extensions().get() {
+            Some(ResponseAccounting::Failed(ErrorClass(class))) => {
+                log.metrics.failed(class);
+                code = Some(*class);
+            }
+            Some(ResponseAccounting::Answered { entry, inputs: counted_inputs, tokens: counted_tokens }) => {
+                (model, inputs, tokens) = (entry.id(), *counted_inputs, *counted_tokens);
+                if let Some(of_model) = log.models.get(entry.index()) {
+                    of_model.pooled(inputs, tokens);
+                }
+            }
+            None => {}
+        }
+        if let Some(key) = key {
+            key.answered(inputs, tokens);
+        }
+        let duration_ms = (elapsed.as_secs_f64() * 1e6).round() / 1e3;
+        let key = key.and_then(KeyMetrics::name);
+        if !span.is_disabled() {
+            span.record("http.response.status_code", status.as_u16());
+            span.record("model", model).record("inputs", inputs).record("tokens", tokens);
+            span.record("stages", response.headers().get(SERVER_TIMING).and_then(|v| v.to_str().ok()));
+        }
+        let trace_id = trace.as_ref().map(Trace::id);
+        let path = details.as_ref().map(|details| details.path.as_str());
+        let client = details.as_ref().and_then(|details| details.client.as_deref());
+        let forwarded_for = details.as_ref().and_then(|details| details.forwarded_for.as_deref());
+        let method = beginning(method.as_str(), LONGEST_METHOD);
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(target: TARGET, %method, route, status = status.as_u16(), code, path, client, forwarded_for, key, model, inputs, tokens, duration_ms, request_id, trace_id, "request")
+            };
+        }
+        if status.is_server_error() && route != "/ready" {
+            line!(warn);
+        } else if !log.all_requests {
+            // The setting log.access is false.
+        } else if matches!(route, "/health" | "/ready" | "/metrics") {
+            line!(debug);
+        } else {
+            line!(info);
+        }
+        response.headers_mut().insert(REQUEST_ID, id);
+        if let Some(trace) = trace {
+            response.headers_mut().insert(TRACE_PARENT, trace.into_header());
+        }
+        in_flight
     }
-    if let Some(caller) = caller {
-        caller.counts.answered(inputs, tokens);
-    }
-    let key = caller.and_then(Caller::name);
-    if !span.is_disabled() {
-        span.record("http.response.status_code", status.as_u16());
-        span.record("model", model).record("inputs", inputs).record("tokens", tokens);
-        span.record("stages", response.headers().get(SERVER_TIMING).and_then(|v| v.to_str().ok()));
-    }
-    let trace_id = trace.as_ref().map(trace::Trace::id);
-    let path = details.as_ref().map(|details| details.path.as_str());
-    let client = details.as_ref().and_then(|details| details.client.as_deref());
-    let forwarded_for = details.as_ref().and_then(|details| details.forwarded_for.as_deref());
-    let method = beginning(method.as_str(), LONGEST_METHOD);
-    macro_rules! line {
-        ($level:ident) => {
-            tracing::$level!(%method, route, status = status.as_u16(), code, path, client, forwarded_for, key, model, inputs, tokens, duration_ms, request_id, trace_id, "request")
-        };
-    }
-    if status.is_server_error() && route != "/ready" {
-        line!(warn);
-    } else if !log.all_requests {
-        // The setting log.access is false.
-    } else if matches!(route, "/health" | "/ready" | "/metrics") {
-        line!(debug);
-    } else {
-        line!(info);
-    }
-    response.headers_mut().insert(REQUEST_ID, id);
-    if let Some(trace) = trace {
-        response.headers_mut().insert(TRACE_PARENT, trace.into_header());
-    }
-    // A complete body counts as sent: it is written to the socket at once.
-    if response.body().size_hint().exact().is_none() {
-        return response.map(|body| Body::new(GuardedBody::new(body, in_flight)));
-    }
-    response
 }
 
 /// Further fields of the log line at level debug: texts from the client, cut to a maximum length. The log escapes them.
@@ -150,12 +165,11 @@ struct RequestDetails {
 }
 
 impl RequestDetails {
-    fn from_request(request: &Request) -> Self {
-        let uri = request.extensions().get::<Original>().map_or(request.uri(), |Original(uri)| uri);
-        let forwarded_for = request.headers().get("x-forwarded-for");
+    fn from_request(headers: &HeaderMap, uri: &Uri, peer: Option<Peer>) -> Self {
+        let forwarded_for = headers.get("x-forwarded-for");
         Self {
             path: beginning(uri.path(), LONGEST_PATH).to_owned(),
-            client: request.extensions().get::<Peer>().map(Peer::to_string),
+            client: peer.as_ref().map(Peer::to_string),
             forwarded_for: forwarded_for.map(|value| {
                 let value = value.as_bytes().get(..LONGEST_FORWARDED_FOR).unwrap_or(value.as_bytes());
                 String::from_utf8_lossy(value).into_owned()
@@ -168,38 +182,6 @@ impl RequestDetails {
 fn beginning(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
     text.get(..end).unwrap_or_default()
-}
-
-/// A response body that is produced while it is sent, and a value that must live until all of it is sent.
-pub struct GuardedBody<T> {
-    body: Body,
-    _until_sent: T,
-}
-
-impl<T> GuardedBody<T> {
-    pub fn new(body: Body, until_sent: T) -> Self {
-        Self { body, _until_sent: until_sent }
-    }
-}
-
-impl<T: Unpin> hyper::body::Body for GuardedBody<T> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// Returns the ID that the client sent, if it is short and printable.

@@ -16,6 +16,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as Series;
 
 use super::histogram::Histogram;
+use crate::keys::UNNAMED;
 use crate::registry::RegisteredModel;
 use crate::{line_queue, workers};
 
@@ -89,12 +90,19 @@ impl ModelMetrics {
 /// The counters of one API key, or of all keys without a name together.
 #[derive(Debug)]
 pub struct KeyMetrics {
+    /// The name that the configuration gives the key.
+    name: Option<String>,
     requests: Counter,
     inputs: Counter,
     tokens: Counter,
 }
 
 impl KeyMetrics {
+    /// Returns the name that the configuration gives the key.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
     /// Counts a response to a request with this key, with its inputs and tokens.
     pub fn answered(&self, inputs: usize, tokens: usize) {
         self.requests.inc();
@@ -275,10 +283,11 @@ impl Metrics {
         }
     }
 
-    /// Returns the counters of the key with this name.
-    pub fn key(&self, name: &str) -> KeyMetrics {
-        let label = vec![("key", name.to_owned())];
+    /// Returns the counters of the key with this name. All keys without a name share their counters.
+    pub fn key(&self, name: Option<&str>) -> KeyMetrics {
+        let label = vec![("key", name.unwrap_or(UNNAMED).to_owned())];
         KeyMetrics {
+            name: name.map(str::to_owned),
             requests: self.key_requests.get_or_create_owned(&label),
             inputs: self.key_inputs.get_or_create_owned(&label),
             tokens: self.key_tokens.get_or_create_owned(&label),

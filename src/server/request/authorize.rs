@@ -1,17 +1,16 @@
 //! Checks API keys, and restricts what each key may see.
 //!
-//! A key with a list of models sees a server that has only these models. Handlers reach the models only through
-//! [`VisibleState`].
+//! A key with a list of models sees a server that has only these models: the state in the [`RequestContext`] of its
+//! requests is restricted to them.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{FromRequestParts, Request};
 use axum::http::header::AUTHORIZATION;
-use axum::http::request::Parts;
-use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::keys::{Key, UNNAMED};
+use super::context::RequestContext;
+use crate::keys::Key;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::KeyMetrics;
 use crate::server::state::ServerState;
@@ -20,53 +19,18 @@ use crate::server::state::rates::{KeyLimiter, RateExceeded};
 /// The headers that hold nothing but a key: Azure's, and the one of API gateways and Anthropic's clients.
 const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("api-key"), HeaderName::from_static("x-api-key")];
 
-/// The server's state, restricted to what the request's API key may see.
-pub struct VisibleState(pub Arc<ServerState>);
-
-impl VisibleState {
-    /// Returns `state` restricted for a request with these extensions.
-    pub fn from_extensions(extensions: &Extensions, state: &Arc<ServerState>) -> Self {
-        Self(Arc::clone(extensions.get::<Arc<ServerState>>().unwrap_or(state)))
-    }
-}
-
-impl FromRequestParts<Arc<ServerState>> for VisibleState {
-    type Rejection = std::convert::Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, state: &Arc<ServerState>) -> Result<Self, Self::Rejection> {
-        Ok(Self::from_extensions(&parts.extensions, state))
-    }
-}
-
-/// The extension of a request that has a known API key.
-#[derive(Clone, Copy)]
-struct KnownKey;
-
-/// Returns whether a request with these extensions may learn the names of models and files: it has a known API key, or
-/// the server has no keys.
-pub fn may_see_names(extensions: &Extensions, state: &ServerState) -> bool {
-    state.keys.is_empty() || extensions.get::<KnownKey>().is_some()
-}
-
 /// An API key, with the counters and rate limits of the requests that use it.
 pub struct Caller {
-    name: Option<String>,
-    pub counts: KeyMetrics,
+    pub metrics: KeyMetrics,
     limiter: Option<Arc<KeyLimiter>>,
 }
 
 impl Caller {
     fn new(state: &ServerState, key: &Key) -> Self {
         Self {
-            name: key.name().map(str::to_owned),
-            counts: state.process.metrics.key(key.name().unwrap_or(UNNAMED)),
+            metrics: state.process.metrics.key(key.name()),
             limiter: state.usage.limiter(key.digest(), key.rates()).map(Arc::new),
         }
-    }
-
-    /// Returns the name that the configuration gives the key.
-    pub fn name(&self) -> Option<&str> {
-        self.name.as_deref()
     }
 
     /// Takes one request from the key's rate limits.
@@ -112,29 +76,34 @@ impl KeyGate {
         Self { state: Arc::clone(state), accesses: state.keys.iter().map(access).collect(), protected }
     }
 
-    /// Checks the key of a request to `route`, and attaches the state that the key may see to the request. Returns the
+    /// Checks the key of a request to `route`, and restricts the state in `context` to what the key may see. Returns the
     /// key if the route needs one.
     ///
     /// # Errors
     /// If the route needs a key, and the request has no known one.
-    pub fn authorize(&self, route: Option<&str>, request: &mut Request) -> Result<Option<&Caller>, ApiError> {
+    pub fn authorize(
+        &self,
+        route: Option<&str>,
+        headers: &HeaderMap,
+        context: &mut RequestContext,
+    ) -> Result<Option<&Caller>, ApiError> {
         if self.accesses.is_empty() {
             return Ok(None);
         }
         let needs_key = route.is_some_and(|route| self.protected.iter().any(|protected| protected == route));
-        let known = sent_keys(request.headers()).find_map(|sent| self.state.keys.find(sent));
+        let known = sent_keys(headers).find_map(|sent| self.state.keys.find(sent));
         // A known key is recorded even on a public route, which may then tell more.
         let Some(key) = known else {
-            return match sent_keys(request.headers()).next() {
+            return match sent_keys(headers).next() {
                 _ if !needs_key => Ok(None),
                 Some(sent) => Err(ApiError::wrong_key(sent)),
                 None => Err(ApiError::no_key()),
             };
         };
-        request.extensions_mut().insert(KnownKey);
+        context.has_known_key = true;
         let access = self.accesses.get(key);
         if let Some(view) = access.and_then(|access| access.view.as_ref()) {
-            request.extensions_mut().insert(Arc::clone(view));
+            context.state = Arc::clone(view);
         }
         Ok(access.filter(|_| needs_key).map(|access| &access.caller))
     }

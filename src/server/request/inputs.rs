@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::Response;
 
+use super::context::RequestContext;
 use crate::registry::RegisteredModel;
 use crate::server::error::ApiError;
-use crate::server::observe::access::Accounting;
+use crate::server::observe::accounting::ResponseAccounting;
 use crate::server::observe::stages::{SERVER_TIMING, Stage, Stages};
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::state::ServerState;
-use crate::server::state::admission::RequestWeight;
 use crate::workers;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
@@ -69,19 +70,13 @@ impl RequestedModel {
         Ok(Self { entry: Arc::clone(entry), embedder: Arc::clone(embedder), stages })
     }
 
-    /// Checks the inputs of `field` against the limits, and adds to `weight` the text that token IDs stand for, which
-    /// may be many times as long as the IDs.
+    /// Checks the inputs of `field` against the limits, and adds to the request's weight the text that token IDs stand
+    /// for, which may be many times as long as the IDs.
     ///
     /// # Errors
     /// If the text is longer than `server.max_body`, or does not fit into the in-flight budget.
-    pub fn check(
-        &self,
-        state: &ServerState,
-        weight: Option<&RequestWeight>,
-        field: &str,
-        inputs: Vec<Input>,
-    ) -> Result<CheckedInputs, ApiError> {
-        let server = &state.config.server;
+    pub fn check(&self, context: &RequestContext, field: &str, inputs: Vec<Input>) -> Result<CheckedInputs, ApiError> {
+        let server = &context.state.config.server;
         let bytes: Vec<usize> = inputs.iter().map(|input| self.embedder.bytes_of(input)).collect();
         let all = bytes.iter().fold(0u64, |all, &bytes| all.saturating_add(bytes as u64));
         if all > server.max_body.0 {
@@ -91,9 +86,9 @@ impl RequestedModel {
             Input::Text(text) => text.len(),
             Input::TokenIds(ids) => ids.iter().map(|id| id.checked_ilog10().unwrap_or_default() as usize + 2).sum(),
         });
-        let made = bytes.iter().zip(sent).map(|(bytes, sent)| bytes.saturating_sub(sent) as u64).sum();
-        if let Some(weight) = weight.filter(|_| made > 0) {
-            weight.arrived(made)?;
+        let made: u64 = bytes.iter().zip(sent).map(|(bytes, sent)| bytes.saturating_sub(sent) as u64).sum();
+        if made > 0 {
+            context.add_weight(made)?;
         }
         Ok(CheckedInputs { inputs: Arc::new(inputs), bytes })
     }
@@ -132,10 +127,9 @@ impl RequestedModel {
     }
 
     /// Adds to `response` what the access log, the metrics and the client report about it.
-    pub fn with_accounting(self, mut response: Response<Body>, inputs: usize, tokens: usize) -> Response<Body> {
+    pub fn with_accounting(self, mut response: Response<Body>, inputs: usize, tokens: usize) -> AccountedResponse {
         response.headers_mut().insert(SERVER_TIMING, self.stages.header());
-        response.extensions_mut().insert(Accounting { entry: self.entry, inputs, tokens });
-        response
+        AccountedResponse::new(response, ResponseAccounting::Answered { entry: self.entry, inputs, tokens })
     }
 }
 

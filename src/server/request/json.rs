@@ -2,30 +2,42 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 
+use super::context::RequestContext;
 use super::{body, coding};
 use crate::openai::{self, BodyError};
 use crate::server::error::ApiError;
 use crate::server::state::ServerState;
-use crate::server::state::admission::RequestWeight;
 
 /// The largest body, in bytes, that is parsed on the socket thread.
 const PARSE_INLINE: usize = 64 << 10;
 
-/// The parsed body, and the weight of the request, to which later steps add the data that they derive from the body.
-pub struct Json<T>(pub T, pub Option<Arc<RequestWeight>>);
+/// The parsed body of a request. Its inputs are added to the weight of the request.
+pub struct Json<T>(pub T);
 
 impl<T: openai::ParsedRequest> FromRequest<Arc<ServerState>> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &Arc<ServerState>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &Arc<ServerState>) -> Result<Self, ApiError> {
+        let (mut parts, body) = request.into_parts();
+        let context = RequestContext::from_request_parts(&mut parts, &()).await?;
+        Self::read(&context, Request::from_parts(parts, body)).await
+    }
+}
+
+impl<T: openai::ParsedRequest> Json<T> {
+    /// Receives and parses the body of `request`.
+    ///
+    /// # Errors
+    /// If the body is not valid JSON for `T`, or the server does not accept it.
+    pub async fn read(context: &RequestContext, request: Request) -> Result<Self, ApiError> {
+        let (state, weight) = (&context.state, context.weight.clone());
         check_content_type(request.headers())?;
         coding::check_transfer(request.headers())?;
         let codings = coding::content_codings(request.headers())?;
-        let weight = request.extensions().get::<Arc<RequestWeight>>().cloned();
         let (max, max_inputs) = (state.config.server.max_body, state.config.server.max_inputs);
         let body = body::read(request.into_body(), max, weight.as_ref()).await?;
         let parsed: T = if codings.is_empty() && body.len() <= PARSE_INLINE {
@@ -49,7 +61,7 @@ impl<T: openai::ParsedRequest> FromRequest<Arc<ServerState>> for Json<T> {
         if let Some(weight) = &weight {
             weight.add_inputs(parsed.lists().map(|(_, count)| count).sum())?;
         }
-        Ok(Self(parsed, weight))
+        Ok(Self(parsed))
     }
 }
 

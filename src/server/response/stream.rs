@@ -12,17 +12,17 @@ use http_body_util::BodyExt;
 use hyper::body::Frame;
 
 use crate::server::error::ApiError;
-use crate::server::state::ServerState;
-use crate::workers::{Panicked, Slices};
+use crate::workers::{Panicked, Slices, Workers};
 use layer0::error::EmbedError;
 use layer0::yield_point::YieldPoint;
 
-/// Responds with the output of `write` for the slices 0 to `count - 1`, of which the longest takes about `longest`.
+/// Responds with the output of `write`, which `workers` call for the slices 0 to `count - 1`. The longest slice takes
+/// about `longest`.
 ///
 /// # Errors
 /// If the first slice fails. If a later slice fails, the response has begun and its connection is closed.
 pub async fn respond<F>(
-    state: &ServerState,
+    workers: &Workers,
     count: usize,
     longest: Duration,
     write: F,
@@ -30,7 +30,7 @@ pub async fn respond<F>(
 where
     F: Fn(usize, &dyn YieldPoint) -> Result<Bytes, EmbedError> + Send + Sync + 'static,
 {
-    let mut job = state.process.workers.run_next(count, longest, write);
+    let mut job = workers.run_next(count, longest, write);
     // The first slice is awaited before the status is chosen, so that a failing device or a panic still becomes an
     // error.
     let first = job.next().await.unwrap_or(Ok(Ok(Bytes::new())))??;

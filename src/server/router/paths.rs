@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use axum::http::Uri;
-
 use crate::server::routes::embeddings;
 
 /// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
@@ -42,10 +40,6 @@ const NO_ROUTE: &str = "/-";
 
 /// Paths whose similarity is above this are considered misspellings of each other.
 const ALIKE: f64 = 0.9;
-
-/// The URI that the client asked for, as an extension of requests whose path was rewritten.
-#[derive(Debug, Clone)]
-pub struct Original(pub Uri);
 
 /// Returns the path of the route that `path` means, if there is one: repeated slashes and a slash at the end are
 /// removed, and `/v1` is added if the client left it out or wrote `/openai/v1`.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{Extensions, HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue};
 use axum::response::IntoResponse;
 use base64_simd::STANDARD;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
 use crate::config::DEFAULT_MODEL_ID;
-use crate::server::request::authorize::may_see_names;
+use crate::server::request::context::RequestContext;
 use crate::server::state::ServerState;
 
 pub const DESCRIPTION: &str = "/openapi.json";
@@ -107,8 +107,8 @@ const MODELS_IN_EXAMPLES: [&str; 12] = [
 /// Returns the description for this server: its examples name the default model, and its schemas have the server's
 /// limits and those of the models that are loaded. Without a known API key, on a server that has keys, the examples
 /// name OpenAI's model and the limits of the models are left out.
-pub fn description(mut api: Value, state: &ServerState, extensions: &Extensions) -> JsonResponse<Bytes> {
-    let may_see_names = may_see_names(extensions, state);
+pub fn description(mut api: Value, state: &ServerState, context: &RequestContext) -> JsonResponse<Bytes> {
+    let may_see_names = context.may_see_names();
     let model = json!(if may_see_names { state.config.default_model() } else { DEFAULT_MODEL_ID });
     for pointer in MODELS_IN_EXAMPLES {
         if let Some(name) = api.pointer_mut(&format!("/components/schemas/{pointer}")) {

@@ -10,21 +10,21 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::Request;
 use axum::http::Response;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 
-use super::models::ModelId;
 use crate::openai::{CreateEmbeddingRequest, CreateEmbeddingResponse, EncodingFormat};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
-use crate::server::request::authorize::VisibleState;
+use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
+use crate::server::request::model_id::ModelId;
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::{stream, write};
 use crate::server::state::ServerState;
-use crate::server::state::admission::RequestWeight;
 use crate::workers;
 use layer0::embedder::{Embedder, PooledTokens};
 use layer0::error::EmbedError;
@@ -47,13 +47,12 @@ const INLINE_RESPONSE_BYTES: usize = 64 << 10;
 pub const PATH: &str = "/v1/embeddings";
 
 /// Does what [`create`] does, without axum's router.
-pub async fn direct(state: &Arc<ServerState>, request: Request) -> Response<Body> {
-    let VisibleState(state) = VisibleState::from_extensions(request.extensions(), state);
-    let answered = match Json::from_request(request, &state).await {
-        Ok(Json(request, weight)) => answer(&state, request, weight.as_deref()).await,
+pub async fn direct(context: RequestContext, request: Request) -> Response<Body> {
+    let answered = match Json::read(&context, request).await {
+        Ok(Json(request)) => answer(&context, request).await,
         Err(error) => Err(error),
     };
-    answered.unwrap_or_else(IntoResponse::into_response)
+    answered.into_response()
 }
 
 /// Create embeddings
@@ -68,10 +67,10 @@ pub async fn direct(state: &Arc<ServerState>, request: Request) -> Response<Body
     responses((status = OK, description = "One embedding per input, in the order of the inputs", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<CreateEmbeddingRequest>,
-) -> Result<Response<Body>, ApiError> {
-    answer(&state, request, weight.as_deref()).await
+    context: RequestContext,
+    Json(request): Json<CreateEmbeddingRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    answer(&context, request).await
 }
 
 /// Create embeddings (older OpenAI clients)
@@ -87,11 +86,11 @@ pub async fn create(
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create_for_engine(
-    VisibleState(state): VisibleState,
+    context: RequestContext,
     ModelId(id): ModelId,
-    Json(request, weight): Json<CreateEmbeddingRequest>,
-) -> Result<Response<Body>, ApiError> {
-    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
+    Json(request): Json<CreateEmbeddingRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    answer(&context, CreateEmbeddingRequest { model: Some(id), ..request }).await
 }
 
 /// Create embeddings (Azure OpenAI clients)
@@ -110,25 +109,22 @@ pub async fn create_for_engine(
     responses((status = OK, description = "The same as for `/v1/embeddings`", body = CreateEmbeddingResponse), ApiError)
 )]
 pub async fn create_for_deployment(
-    VisibleState(state): VisibleState,
+    context: RequestContext,
     ModelId(id): ModelId,
-    Json(request, weight): Json<CreateEmbeddingRequest>,
-) -> Result<Response<Body>, ApiError> {
-    answer(&state, CreateEmbeddingRequest { model: Some(id), ..request }, weight.as_deref()).await
+    Json(request): Json<CreateEmbeddingRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    answer(&context, CreateEmbeddingRequest { model: Some(id), ..request }).await
 }
 
-async fn answer(
-    state: &ServerState,
-    request: CreateEmbeddingRequest,
-    weight: Option<&RequestWeight>,
-) -> Result<Response<Body>, ApiError> {
+async fn answer(context: &RequestContext, request: CreateEmbeddingRequest) -> Result<AccountedResponse, ApiError> {
+    let state = &context.state;
     let CreateEmbeddingRequest { input, model, encoding_format, dimensions, .. } = request;
     let inputs = input.list;
     let requested = RequestedModel::resolve(state, model.as_deref())?;
     let dimensions = requested.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len();
-    let inputs = requested.check(state, weight, "input", inputs)?;
+    let inputs = requested.check(context, "input", inputs)?;
     let size_of_answer = count.saturating_mul(write::size_of_embedding(dimensions, encoding_format));
     let small = inputs.are_short() && size_of_answer <= INLINE_RESPONSE_BYTES;
     let tokens = requested.tokenize(state, inputs, small).await?;
@@ -171,7 +167,7 @@ impl EmbeddingsResponse {
         let slices = inputs::split_by_size(self.tokens.iter().map(share), WHOLE);
         let queued = self.stages.queued();
         let longest = inputs::longest_to_pool(&self.tokens, self.dimensions);
-        stream::respond(state, slices.len(), longest, move |slice, at| {
+        stream::respond(&state.process.workers, slices.len(), longest, move |slice, at| {
             queued(slice);
             self.write(slices.get(slice).cloned().unwrap_or_default(), at)
         })

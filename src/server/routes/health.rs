@@ -5,14 +5,13 @@ use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::Extensions;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::openai::ErrorResponse;
 use crate::registry::RegisteredModel;
 use crate::server::error::ApiError;
-use crate::server::request::authorize::may_see_names;
+use crate::server::request::context::RequestContext;
 use crate::server::state::ServerState;
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -46,11 +45,10 @@ pub async fn health() -> Json<Status> {
         (status = SERVICE_UNAVAILABLE, description = "Models are loading, the server is shutting down, or the file of a table was damaged while in use", body = ErrorResponse<'_>),
     )
 )]
-pub async fn ready(State(state): State<Arc<ServerState>>, extensions: Extensions) -> Result<Json<Status>, ApiError> {
+pub async fn ready(State(state): State<Arc<ServerState>>, context: RequestContext) -> Result<Json<Status>, ApiError> {
     if state.process.draining.load(Ordering::Relaxed) {
         return Err(ApiError::draining());
     }
-    let may_see_names = may_see_names(&extensions, &state);
     let damage = |entry: &Arc<RegisteredModel>| entry.embedder()?.damage();
     if let Some(damage) = state.registry.models().iter().find_map(damage) {
         return Err(ApiError::damaged(&damage));
@@ -59,5 +57,5 @@ pub async fn ready(State(state): State<Arc<ServerState>>, extensions: Extensions
     if loading.is_empty() {
         return Ok(Json(Status { status: "ready" }));
     }
-    Err(if may_see_names { ApiError::loading(&loading) } else { ApiError::loading_models() })
+    Err(if context.may_see_names() { ApiError::loading(&loading) } else { ApiError::loading_models() })
 }

@@ -1,26 +1,11 @@
-//! GET /v1/models and GET /v1/models/{id}, and reading model IDs from paths.
+//! GET /v1/models and GET /v1/models/{id}: the models that the server offers.
 
 use axum::Json;
-use axum::extract::{FromRequestParts, Path};
-use axum::http::request::Parts;
 
 use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, ModelDescription};
 use crate::server::error::ApiError;
-use crate::server::request::authorize::VisibleState;
-
-/// The name of a model in the path, percent-decoded.
-pub struct ModelId(pub String);
-
-impl<S: Send + Sync> FromRequestParts<S> for ModelId {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        match Path::from_request_parts(parts, state).await {
-            Ok(Path(id)) => Ok(Self(id)),
-            Err(_) => Err(ApiError::invalid_path()),
-        }
-    }
-}
+use crate::server::request::context::RequestContext;
+use crate::server::request::model_id::ModelId;
 
 /// List the models
 ///
@@ -33,8 +18,9 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelId {
     operation_id = "listModels",
     responses((status = OK, description = "The configured models", body = ListModelsResponse))
 )]
-pub async fn list(VisibleState(state): VisibleState) -> Json<ListModelsResponse> {
-    let data = state
+pub async fn list(context: RequestContext) -> Json<ListModelsResponse> {
+    let data = context
+        .state
         .registry
         .models()
         .iter()
@@ -57,11 +43,8 @@ pub async fn list(VisibleState(state): VisibleState) -> Json<ListModelsResponse>
         (status = BAD_REQUEST, description = "The path is not UTF-8", body = ErrorResponse<'_>),
     )
 )]
-pub async fn retrieve(
-    VisibleState(state): VisibleState,
-    ModelId(id): ModelId,
-) -> Result<Json<ModelDescription>, ApiError> {
-    match state.registry.get(Some(&id)) {
+pub async fn retrieve(context: RequestContext, ModelId(id): ModelId) -> Result<Json<ModelDescription>, ApiError> {
+    match context.state.registry.get(Some(&id)) {
         Some(entry) => Ok(Json(ModelDescription::new(id, entry.created()))),
         None => Err(ApiError::model_not_found(&id)),
     }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::Response;
 
 use crate::openai::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
@@ -15,9 +14,10 @@ use crate::openai::{
 };
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
-use crate::server::request::authorize::VisibleState;
+use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::stream;
 use layer0::embedder::{Input, PooledTokens};
 use layer0::error::EmbedError;
@@ -43,26 +43,25 @@ const SHORT: Duration = Duration::from_millis(2);
     responses((status = OK, description = "The documents with their scores, the most relevant first", body = CreateRerankResponse), ApiError)
 )]
 pub async fn create(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<CreateRerankRequest>,
-) -> Result<Response<Body>, ApiError> {
+    context: RequestContext,
+    Json(request): Json<CreateRerankRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    let state = &context.state;
     let CreateRerankRequest { query, documents, model, top_n, return_documents, method, is_tei, .. } = request;
     let Documents { texts, .. } = documents;
-    let requested = RequestedModel::resolve(&state, model.as_deref())?;
+    let requested = RequestedModel::resolve(state, model.as_deref())?;
     let count = texts.len();
     let returned_bytes = if return_documents { texts.iter().map(String::len).sum() } else { 0 };
     let all = [query].into_iter().chain(texts).map(Input::Text).collect();
-    let admitted = requested.check(&state, weight.as_deref(), "documents", all)?;
+    let admitted = requested.check(&context, "documents", all)?;
     let texts = admitted.inputs();
     let short = admitted.are_short();
     // The query is the first input.
-    let tokens = requested.tokenize(&state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
-    let usage = inputs::charge(&state, &tokens).map_err(|error| error.for_field("documents"))?;
+    let tokens = requested.tokenize(state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
+    let usage = inputs::charge(state, &tokens).map_err(|error| error.for_field("documents"))?;
     let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
-    if let Some(weight) = &weight {
-        let bytes = if method.matches_tokens() { size.bytes } else { 0 };
-        weight.arrived(bytes.saturating_add(returned_bytes) as u64)?;
-    }
+    let bytes = if method.matches_tokens() { size.bytes } else { 0 };
+    context.add_weight(bytes.saturating_add(returned_bytes) as u64)?;
 
     let scores = {
         let (embedder, texts) = (Arc::clone(&requested.embedder), Arc::clone(&texts));
@@ -126,8 +125,11 @@ pub async fn create(
     request_body = CreateRerankRequest,
     responses((status = OK, description = "The same as for `/v1/rerank`", body = CreateRerankResponse), ApiError)
 )]
-pub async fn create_v2(state: VisibleState, request: Json<CreateRerankRequest>) -> Result<Response<Body>, ApiError> {
-    create(state, request).await
+pub async fn create_v2(
+    context: RequestContext,
+    request: Json<CreateRerankRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    create(context, request).await
 }
 
 fn tokenized<'a>((text, tokens): (&'a Input, &'a PooledTokens)) -> TokenizedText<'a> {

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Response;
-
 use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
-use crate::server::request::authorize::VisibleState;
+use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::{stream, write};
 use crate::server::state::ServerState;
 use layer0::embedder::PooledTokens;
@@ -36,29 +34,28 @@ const PRODUCTS_PER_MICROSECOND: u64 = 1000;
     )
 )]
 pub async fn create(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<CreateSimilarityRequest>,
-) -> Result<Response<Body>, ApiError> {
+    context: RequestContext,
+    Json(request): Json<CreateSimilarityRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    let state = &context.state;
     let CreateSimilarityRequest { input, queries, model, dimensions } = request;
     let inputs = input.list;
     let queries = queries.map(|queries| queries.list).unwrap_or_default();
-    let requested = RequestedModel::resolve(&state, model.as_deref())?;
+    let requested = RequestedModel::resolve(state, model.as_deref())?;
     let dimensions = requested.embedder.resolve_dimensions(dimensions)?;
 
     let count = inputs.len() + queries.len();
     let (columns, asked_for) = (inputs.len(), queries.len());
-    let inputs = requested.check(&state, weight.as_deref(), "input", inputs)?;
-    let queries = requested.check(&state, weight.as_deref(), "queries", queries)?;
+    let inputs = requested.check(&context, "input", inputs)?;
+    let queries = requested.check(&context, "queries", queries)?;
     let rows = if asked_for == 0 { columns } else { asked_for };
-    if let Some(weight) = &weight {
-        // The work and the response grow with the number of pairs, which the size of the body does not show.
-        weight.arrived((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
-    }
+    // The work and the response grow with the number of pairs, which the size of the body does not show.
+    context.add_weight((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
     let short = (inputs.are_short(), queries.are_short());
-    let mut tokens = requested.tokenize(&state, inputs, short.0).await?;
-    tokens.extend(requested.tokenize(&state, queries, short.1).await.map_err(|error| error.for_field("queries"))?);
-    let usage = inputs::charge(&state, &tokens)?;
-    let vectors = unit_vectors(&state, &requested, tokens, dimensions).await?;
+    let mut tokens = requested.tokenize(state, inputs, short.0).await?;
+    tokens.extend(requested.tokenize(state, queries, short.1).await.map_err(|error| error.for_field("queries"))?);
+    let usage = inputs::charge(state, &tokens)?;
+    let vectors = unit_vectors(state, &requested, tokens, dimensions).await?;
 
     let rows = if asked_for == 0 { 0..columns } else { columns..count };
     let first = rows.start;
@@ -70,7 +67,7 @@ pub async fn create(
     let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
     let longest = Duration::from_micros((columns as u64).saturating_mul(dimensions as u64) / PRODUCTS_PER_MICROSECOND);
     let longest = Some(longest).filter(|longest| *longest > Duration::from_millis(4)).unwrap_or_default();
-    let response = stream::respond(&state, slices.len(), longest, move |slice, at| {
+    let response = stream::respond(&state.process.workers, slices.len(), longest, move |slice, at| {
         queued(slice);
         stages.time(Stage::Serialize, || {
             let mut out = Vec::with_capacity(WRITE_SLICE);

@@ -6,8 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Response;
 use bytes::Bytes;
 
 use super::embeddings::WRITE_SLICE;
@@ -16,12 +14,11 @@ use crate::openai::{
 };
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
-use crate::server::request::authorize::VisibleState;
+use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::{stream, write};
-use crate::server::state::ServerState;
-use crate::server::state::admission::RequestWeight;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::retrieval::soft::MAX_QUERY_TOKENS;
@@ -48,13 +45,13 @@ const TOKENS_PER_PASS: usize = 32;
     responses((status = OK, description = "One sparse vector per input, in the order of the inputs", body = CreateSparseEmbeddingResponse), ApiError)
 )]
 pub async fn create(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<CreateSparseEmbeddingRequest>,
-) -> Result<Response<Body>, ApiError> {
+    context: RequestContext,
+    Json(request): Json<CreateSparseEmbeddingRequest>,
+) -> Result<AccountedResponse, ApiError> {
     let CreateSparseEmbeddingRequest { input, model, input_type, expand } = request;
     let expand = expand.map_or(DEFAULT_NEIGHBORS, |expand| expand as usize);
     let neighbors = (input_type == InputType::Query).then_some(expand);
-    answer(&state, "input", input.list, model, neighbors, false, weight.as_deref()).await
+    answer(&context, "input", input.list, model, neighbors, false).await
 }
 
 /// Create sparse embeddings (clients of text-embeddings-inference)
@@ -69,28 +66,28 @@ pub async fn create(
     responses((status = OK, description = "One sparse vector per input, in the order of the inputs", body = Vec<Vec<SparseValue>>), ApiError)
 )]
 pub async fn create_for_tei(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<EmbedSparseRequest>,
-) -> Result<Response<Body>, ApiError> {
+    context: RequestContext,
+    Json(request): Json<EmbedSparseRequest>,
+) -> Result<AccountedResponse, ApiError> {
     let EmbedSparseRequest { inputs, model, prompt_name, .. } = request;
     let neighbors = (prompt_name == InputType::Query).then_some(DEFAULT_NEIGHBORS);
-    answer(&state, "inputs", inputs.list, model, neighbors, true, weight.as_deref()).await
+    answer(&context, "inputs", inputs.list, model, neighbors, true).await
 }
 
 /// Answers with the vectors of documents, or with those of queries if `neighbors` has a number.
 async fn answer(
-    state: &ServerState,
+    context: &RequestContext,
     field: &'static str,
     inputs: Vec<Input>,
     model: Option<String>,
     neighbors: Option<usize>,
     is_tei: bool,
-    weight: Option<&RequestWeight>,
-) -> Result<Response<Body>, ApiError> {
+) -> Result<AccountedResponse, ApiError> {
+    let state = &context.state;
     let requested = RequestedModel::resolve(state, model.as_deref())?;
     let encoder = requested.entry.sparse().ok_or_else(|| ApiError::loading(&[requested.entry.id()]))?;
     let count = inputs.len();
-    let checked = requested.check(state, weight, field, inputs)?;
+    let checked = requested.check(context, field, inputs)?;
     let short = checked.are_short();
     let tokens = requested.tokenize(state, checked, short).await.map_err(|error| error.for_field(field))?;
     let usage = inputs::charge(state, &tokens).map_err(|error| error.for_field(field))?;
@@ -102,14 +99,12 @@ async fn answer(
         neighbors,
         is_tei,
     };
-    if let Some(weight) = weight {
-        // Slices are sent while later ones are written, so only the longest vector is in memory.
-        weight.arrived(response.tokens.iter().map(|tokens| response.bytes(tokens)).max().unwrap_or(0) as u64)?;
-    }
+    // Slices are sent while later ones are written, so only the longest vector is in memory.
+    context.add_weight(response.tokens.iter().map(|tokens| response.bytes(tokens)).max().unwrap_or(0) as u64)?;
     let slices = inputs::split_by_size(response.tokens.iter().map(|tokens| response.size(tokens)), WRITE_SLICE);
     let longest = response.longest(requested.embedder.rows());
     let queued = response.stages.queued();
-    let written = stream::respond(state, slices.len(), longest, move |slice, at| {
+    let written = stream::respond(&state.process.workers, slices.len(), longest, move |slice, at| {
         queued(slice);
         response.write(slices.get(slice).cloned().unwrap_or_default(), at)
     });

@@ -4,17 +4,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::Response;
 use bytes::Bytes;
 
 use super::embeddings::WRITE_SLICE;
 use crate::openai::{CreateTokensRequest, CreateTokensResponse};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
-use crate::server::request::authorize::VisibleState;
+use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
+use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::{stream, write};
 use layer0::embedder::{Embedder, PooledTokens};
 
@@ -36,17 +35,18 @@ const BYTES_PER_TOKEN: usize = 12;
     responses((status = OK, description = "The tokens of each input, in the order of the inputs", body = CreateTokensResponse), ApiError)
 )]
 pub async fn create(
-    VisibleState(state): VisibleState,
-    Json(request, weight): Json<CreateTokensRequest>,
-) -> Result<Response<Body>, ApiError> {
+    context: RequestContext,
+    Json(request): Json<CreateTokensRequest>,
+) -> Result<AccountedResponse, ApiError> {
+    let state = &context.state;
     let CreateTokensRequest { input, model } = request;
     let inputs = input.list;
-    let requested = RequestedModel::resolve(&state, model.as_deref())?;
+    let requested = RequestedModel::resolve(state, model.as_deref())?;
     let count = inputs.len();
-    let inputs = requested.check(&state, weight.as_deref(), "input", inputs)?;
+    let inputs = requested.check(&context, "input", inputs)?;
     let short = inputs.are_short();
-    let tokens = requested.tokenize(&state, inputs, short).await?;
-    let usage = inputs::charge(&state, &tokens)?;
+    let tokens = requested.tokenize(state, inputs, short).await?;
+    let usage = inputs::charge(state, &tokens)?;
     let parts = parts(&tokens);
     let slices = inputs::split_by_size(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
     let answer = TokensResponse {
@@ -56,7 +56,7 @@ pub async fn create(
         tokens,
         parts,
     };
-    let response = stream::respond(&state, slices.len(), Duration::ZERO, move |slice, _| {
+    let response = stream::respond(&state.process.workers, slices.len(), Duration::ZERO, move |slice, _| {
         Ok(answer.write(slices.get(slice).cloned().unwrap_or_default()))
     });
     Ok(requested.with_accounting(response.await?, count, usage))

@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use super::activity::{Activity, TrackedBody};
 use super::descriptors;
 use super::drain::{Drain, Watcher};
-use super::listen::{Peer, Socket};
+use super::listen::Socket;
 use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
 use super::threads::SocketThreads;
@@ -41,6 +41,7 @@ use super::tls::{self, HandshakeOutcome};
 use super::transport::{SocketStream, Transport};
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
+use crate::server::observe::peer::Peer;
 use crate::server::router::active::ActiveRoutes;
 use crate::server::state::clients::{StreamExecutor, abortable};
 use crate::server::state::tls::TlsConfig;
@@ -142,15 +143,11 @@ async fn serve(
         let (version, in_flight) = (request.version(), requests.begin());
         let bad_host = refuse::bad_host(&request).inspect(|reason| refusals.malformed(peer, reason));
         let received = received.clone();
-        let mut request = RequestBody::wrap(request, &received);
-        // Only the access log uses the address, and it shows addresses only at this level.
-        if tracing::enabled!(tracing::Level::DEBUG) {
-            request.extensions_mut().insert(peer);
-        }
+        let request = RequestBody::wrap(request, &received);
         let routes = active.routes();
         async move {
             let mut response = match bad_host {
-                None => routes.answer(request).await,
+                None => routes.answer(request, Some(peer)).await,
                 Some(reason) => refuse::answer(ApiError::bad_host(reason), request),
             };
             close_if_unread(&mut response, &received);

@@ -14,6 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 #[cfg(unix)]
 use super::bind::SocketFile;
 use super::transport::limit_unsent;
+use crate::server::observe::peer::Peer;
 
 /// The sockets that a server listens on.
 pub struct Listeners {
@@ -43,23 +44,6 @@ pub enum DetachedSocket {
     Tcp(std::net::TcpStream),
     #[cfg(unix)]
     Unix(std::os::unix::net::UnixStream),
-}
-
-/// The other end of a connection, for the log.
-#[derive(Debug, Clone, Copy)]
-pub enum Peer {
-    Address(SocketAddr),
-    /// A client of a Unix socket, which has no address.
-    Local,
-}
-
-impl std::fmt::Display for Peer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Local => f.write_str("local"),
-        }
-    }
 }
 
 impl From<TcpListener> for Listeners {

@@ -18,11 +18,11 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::connection::protocol;
-use super::listen::Peer;
 use super::request_body::RequestBody;
 use super::transport::{SocketStream, Transport};
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
+use crate::server::observe::peer::Peer;
 use crate::server::observe::throttle::Throttle;
 use crate::server::router::active::ActiveRoutes;
 
@@ -133,7 +133,7 @@ pub async fn over_limit(active: ActiveRoutes, metrics: Arc<Metrics>, stream: Box
         async move {
             let probe = request.uri().path().rsplit('/').find(|part| !part.is_empty());
             if probe.is_some_and(|path| PROBES.contains(&path)) {
-                return routes.answer(request).await;
+                return routes.answer(request, None).await;
             }
             metrics.failed("too_many_connections");
             answer(ApiError::too_many_connections(), request)

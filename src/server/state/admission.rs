@@ -26,23 +26,14 @@
 //!    64,512 + 500 + 400 = 65,412 KiB fit, so A is answered. The expected weight rises by an eighth, to 4.5 KiB.
 //! 4. The response to A is sent. Its 900 KiB are free again, so a retry of B now fits.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::extract::Request;
-use axum::http::{Method, Response, Version};
-use axum::response::IntoResponse;
-use bytes::Bytes;
-use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::clients::{ClientWait, WINDOW, WaitingRequests};
 use crate::server::error::ApiError;
-use crate::server::state::ServerState;
 
 /// The weight of one input in addition to the bytes of its text, in bytes: the size of 768 dimensions in base64.
 pub const BYTES_PER_INPUT: u64 = 4 << 10;
@@ -50,9 +41,6 @@ pub const BYTES_PER_INPUT: u64 = 4 << 10;
 /// How long a thread collects requests into a batch after requests were refused. This is short compared with the time
 /// that accepted requests wait for a worker.
 const BATCH_DELAY: Duration = Duration::from_millis(8);
-
-/// The largest response, in bytes, that may wait unsent on an HTTP/2 connection without keeping its weight.
-const LARGEST_UNWEIGHED_RESPONSE: u64 = 4 << 10;
 
 /// The in-flight budget: the weights of all requests in flight.
 #[derive(Debug, Default)]
@@ -259,7 +247,7 @@ impl RequestWeight {
 
     /// Resolves when the server has worked on the request for longer than `timeout` after the body had arrived, or when
     /// no handler reads the body at all.
-    async fn is_late(&self) {
+    pub async fn is_late(&self) {
         let mut end = Instant::now() + self.timeout;
         loop {
             tokio::time::sleep_until(end).await;
@@ -281,70 +269,6 @@ impl Drop for RequestWeight {
     fn drop(&mut self) {
         self.release_announced(u64::MAX);
         self.in_flight.all.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-/// Runs `next` with a weight and a time limit for a request that brings work (POST). When the time is over, the request
-/// is dropped together with its work, and the client gets status 503.
-pub async fn admit<F: Future<Output = Response<Body>>>(
-    state: &ServerState,
-    mut request: Request,
-    next: impl FnOnce(Request) -> F,
-) -> Response<Body> {
-    if request.method() != Method::POST {
-        return next(request).await;
-    }
-    let server = &state.config.server;
-    let max = server.request_timeout;
-    let weight = state.process.admission.enter(server.max_in_flight.0, max.0);
-    request.extensions_mut().insert(Arc::clone(&weight));
-    let multiplexed = request.version() >= Version::HTTP_2;
-    let response = tokio::select! {
-        biased;
-        response = next(request) => response,
-        () = weight.is_late() => return ApiError::too_slow(max).into_response(),
-    };
-    // On HTTP/1 a complete response is written to the socket at once. On HTTP/2 the client may delay it by flow
-    // control.
-    match response.body().size_hint().exact() {
-        Some(size) if !multiplexed || size <= LARGEST_UNWEIGHED_RESPONSE => response,
-        _ => response.map(|body| {
-            weight.wait.set_task_to_abort();
-            weight.register_waiting();
-            Body::new(WeighedBody { body, weight })
-        }),
-    }
-}
-
-/// A response body that keeps its request's weight until the client has received it.
-struct WeighedBody {
-    body: Body,
-    weight: Arc<RequestWeight>,
-}
-
-impl hyper::body::Body for WeighedBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        // The next piece is requested only after the piece before was sent.
-        self.weight.wait.end();
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        if let Poll::Ready(Some(Ok(frame))) = &frame {
-            self.weight.wait.begin(frame.data_ref().map_or(0, Bytes::len) as u64);
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

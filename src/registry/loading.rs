@@ -1,33 +1,33 @@
-//! Loads the models of a state, and replaces their tokenizers by faster ones that take longer to load.
+//! Loads the models of a registry, and replaces their tokenizers by faster ones that take longer to load.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 
-use super::ServerState;
-use crate::registry::RegisteredModel;
+use super::{RegisteredModel, Registry};
+use crate::workers::Workers;
+use layer0::embedder::Embedder;
 use layer0::error::LoadError;
 use layer0_tokenizers::choose::{Choice, Search};
 
 /// Models that are being served while a faster tokenizer for them can still be loaded. See
-/// [`ServerState::load_faster_tokenizers`].
+/// [`PendingTokenizers::load`].
 #[must_use]
 pub struct PendingTokenizers(Vec<(Arc<RegisteredModel>, Search)>);
 
-impl ServerState {
+impl Registry {
     /// Loads the models that are not loaded yet, each on its own thread. A model is published once the worker threads
-    /// have warmed up its tokenizer. Pass the result to [`ServerState::load_faster_tokenizers`], which loads faster
-    /// tokenizers in the background.
+    /// have warmed up its tokenizer. The result loads faster tokenizers in the background ([`PendingTokenizers::load`]).
     ///
     /// # Errors
     /// The error of the first model that cannot be loaded.
-    pub async fn load(&self) -> Result<PendingTokenizers, LoadError> {
+    pub async fn load(&self, workers: &Workers) -> Result<PendingTokenizers, LoadError> {
         let mut pending_tokenizers = Vec::new();
         let mut loads = JoinSet::new();
         let mut ids = HashMap::new();
-        for entry in self.registry.models().iter().filter(|entry| entry.embedder().is_none()) {
+        for entry in self.models().iter().filter(|entry| entry.embedder().is_none()) {
             let loading = Arc::clone(entry);
             let task = loads.spawn_blocking(move || loading.load().map(|loaded| (loading, loaded)));
             ids.insert(task.id(), entry.id());
@@ -37,30 +37,34 @@ impl ServerState {
                 let id = ids.get(&panic.id()).copied().unwrap_or_default();
                 Err(LoadError::new(id, format!("failed to load: {panic}")).at_run_time())
             })?;
-            self.warm_up_tokenizer(embedder.choice()).await;
+            warm_up(workers, embedder.choice()).await;
             pending_tokenizers.extend(search.map(|search| (Arc::clone(&entry), search)));
             entry.publish(embedder);
         }
         Ok(PendingTokenizers(pending_tokenizers))
     }
+}
 
+impl PendingTokenizers {
     /// Replaces the tokenizers of models by faster ones that take longer to load: one model after the other, on one
-    /// background thread. A model that a reload has replaced in the meantime is skipped.
-    pub async fn load_faster_tokenizers(&self, pending_tokenizers: PendingTokenizers) {
-        for (entry, search) in pending_tokenizers.0 {
-            let turn = Arc::clone(&self.process.tokenizer_load).lock_owned().await;
+    /// background thread, which holds `turn`. A model that is no longer wanted is skipped.
+    pub async fn load<W>(self, workers: &Workers, turn: &Arc<Mutex<()>>, is_wanted: W)
+    where
+        W: Fn(&Weak<Embedder>) -> bool + Clone + Send + 'static,
+    {
+        for (entry, search) in self.0 {
+            let turn = Arc::clone(turn).lock_owned().await;
             let Some(embedder) = entry.embedder() else { continue };
-            let (process, wanted) = (Arc::clone(&self.process), Arc::downgrade(embedder));
-            let is_wanted = move || process.active_models.load().as_ref().is_none_or(|models| models.contains(&wanted));
+            let (is_wanted, model) = (is_wanted.clone(), Arc::downgrade(embedder));
             let (found, choice) = oneshot::channel();
             // This is not a thread of the runtime, because the runtime's shutdown would wait for it.
             let thread = std::thread::Builder::new().name("tokenizer".to_owned());
             let started = thread.spawn(move || {
                 let _turn = turn;
-                found.send(search.run_while(is_wanted).map(Arc::new))
+                found.send(search.run_while(|| is_wanted(&model)).map(Arc::new))
             });
             let (Ok(_), Ok(Some(choice))) = (started, choice.await) else { continue };
-            self.warm_up_tokenizer(Arc::clone(&choice)).await;
+            warm_up(workers, Arc::clone(&choice)).await;
             let replaced = embedder.adopt(Arc::clone(&choice));
             let before = replaced.implementation.name();
             // The reference tokenizer's hash maps take a while to free, so they are freed off this thread.
@@ -73,11 +77,11 @@ impl ServerState {
             }
         }
     }
+}
 
-    /// Calls the tokenizer once on each worker thread, because a thread's first call is slow. Only as many threads are
-    /// warmed up as can run at the same time: the others would only delay the first response.
-    async fn warm_up_tokenizer(&self, choice: Arc<Choice>) {
-        let mut warming = self.process.workers.on_each_thread(move |_| choice.warm());
-        while warming.next().await.is_some() {}
-    }
+/// Calls the tokenizer once on each worker thread, because a thread's first call is slow. Only as many threads are
+/// warmed up as can run at the same time: the others would only delay the first response.
+async fn warm_up(workers: &Workers, choice: Arc<Choice>) {
+    let mut warming = workers.on_each_thread(move |_| choice.warm());
+    while warming.next().await.is_some() {}
 }

@@ -1,0 +1,99 @@
+//! The steps that every request passes, whatever its route.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Response;
+use axum::middleware::Next;
+use axum::response::IntoResponse;
+use futures_util::FutureExt;
+use tracing::Instrument;
+
+use crate::server::error::ApiError;
+use crate::server::observe::access::AccessLog;
+use crate::server::observe::accounting::{ErrorClass, ResponseAccounting};
+use crate::server::request::admit::{AdmissionLimits, admit};
+use crate::server::request::allowed_hosts::AllowedHosts;
+use crate::server::request::authorize::{Caller, KeyGate};
+use crate::server::request::context::RequestContext;
+use crate::server::response::guarded_body::keep_until_sent;
+use crate::server::state::ServerState;
+use crate::workers;
+
+/// The steps that every request passes, whatever its route.
+pub struct RequestScope {
+    /// The routes of pages that contain relative links.
+    pub pages: Vec<&'static str>,
+    pub state: Arc<ServerState>,
+    pub log: AccessLog,
+    pub hosts: AllowedHosts,
+    pub gate: KeyGate,
+}
+
+impl RequestScope {
+    /// Runs `next` inside all common steps, from the outermost to the innermost: access log and metrics, catching
+    /// panics, checking the host, checking the key and its rate limits, admission.
+    pub async fn answer<F: Future<Output = Response<Body>>>(
+        &self,
+        route: Option<&str>,
+        mut context: RequestContext,
+        request: Request,
+        next: impl FnOnce(RequestContext, Request) -> F,
+    ) -> Response<Body> {
+        let logged = self.log.begin(route, &request, context.uri(&request), context.peer);
+        let mut caller = None;
+        let answer = async {
+            let passed =
+                self.hosts.check(&request).and_then(|()| self.gate.authorize(route, request.headers(), &mut context));
+            let taken = passed.and_then(|known| {
+                caller = known;
+                Ok(known.map_or(Ok(()), Caller::take_request)?)
+            });
+            match taken {
+                Ok(()) => {
+                    let server = &self.state.config.server;
+                    let limits = AdmissionLimits {
+                        max_in_flight: server.max_in_flight,
+                        request_timeout: server.request_timeout,
+                    };
+                    admit(&self.state.process.admission, limits, context, request, next).await
+                }
+                Err(error) => error.into_response(),
+            }
+        };
+        let answer = AssertUnwindSafe(answer).catch_unwind().instrument(logged.span()).await;
+        let mut answer =
+            answer.unwrap_or_else(|panic| ApiError::from(workers::Panicked::from_payload(&*panic)).into_response());
+        // The message names a file, which only the operator should see. The log has the message.
+        if !self.state.keys.is_empty() && is_damaged_model(&answer) {
+            answer = ApiError::damaged_model().into_response();
+        }
+        if let Some(caller) = caller {
+            caller.describe_limits(answer.headers_mut());
+        }
+        let in_flight = logged.finish(&mut answer, caller.map(|caller| &caller.metrics));
+        keep_until_sent(answer, in_flight)
+    }
+
+    /// Runs the steps around a route of axum's router.
+    pub async fn layer(
+        State(scope): State<Arc<Self>>,
+        route: Option<MatchedPath>,
+        context: RequestContext,
+        request: Request,
+        next: Next,
+    ) -> Response<Body> {
+        let route = route.as_ref().map(MatchedPath::as_str);
+        let next = |context, mut request: Request| {
+            request.extensions_mut().insert(context);
+            next.run(request)
+        };
+        scope.answer(route, context, request, next).await
+    }
+}
+
+fn is_damaged_model(response: &Response<Body>) -> bool {
+    matches!(response.extensions().get(), Some(ResponseAccounting::Failed(class)) if *class == ErrorClass::MODEL_DAMAGED)
+}
