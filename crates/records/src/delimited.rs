@@ -10,6 +10,7 @@ const MAX_FIELDS: usize = 1 << 20;
 
 /// A reader of the records of one file, including the header. A record that is too long is skipped without being held
 /// in memory.
+#[derive(Debug)]
 pub struct Records<R> {
     reader: R,
     core: csv_core::Reader,
@@ -20,6 +21,7 @@ pub struct Records<R> {
 }
 
 /// One record.
+#[derive(Debug)]
 pub struct Record<'r> {
     /// The number of the line on which the record begins, counted from 1.
     pub line: u64,
@@ -28,12 +30,14 @@ pub struct Record<'r> {
 }
 
 /// The fields of a record, without their quotes.
+#[derive(Debug)]
 pub struct Fields<'r> {
     bytes: &'r [u8],
     ends: &'r [usize],
 }
 
 impl<'r> Fields<'r> {
+    /// Returns the number of fields.
     pub fn count(&self) -> usize {
         self.ends.len()
     }
@@ -43,6 +47,7 @@ impl<'r> Fields<'r> {
         self.bytes.len()
     }
 
+    /// Returns the fields in their order.
     pub fn iter(&self) -> impl Iterator<Item = &'r [u8]> {
         let (bytes, ends) = (self.bytes, self.ends);
         let starts = [0].into_iter().chain(ends.iter().copied());

@@ -126,13 +126,14 @@ fn has_surrogate(record: &[u8]) -> bool {
 
 /// Reads the records of a JSON file one by one: the elements of its array, or the values that follow each other in the
 /// file.
+#[derive(Debug)]
 pub struct Values<R> {
     reader: R,
     place: Place,
     line: u64,
 }
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 enum Place {
     Start,
     InArray,
@@ -144,6 +145,7 @@ enum Place {
 pub type Value = (u64, Result<Vec<u8>, BadRecord>);
 
 impl<R: BufRead> Values<R> {
+    /// Creates a reader of the values of one file.
     pub fn new(reader: R) -> Self {
         Self { reader, place: Place::Start, line: 1 }
     }

@@ -6,6 +6,7 @@
 
 // These macros panic if their stream is closed or full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 pub mod delimited;
 mod error;
@@ -39,8 +40,11 @@ pub enum InputFormat {
     Jsonl,
     /// The file is an array of JSON objects, or a sequence of JSON objects.
     Json,
+    /// Fields that are separated by commas, under a header (RFC 4180).
     Csv,
+    /// Fields that are separated by tabs, under a header.
     Tsv,
+    /// An Apache Parquet file.
     Parquet,
 }
 
@@ -81,8 +85,11 @@ const BLOCK: u64 = 64 << 10;
 /// The identity of an input. It differs from that of other inputs, and changes when the input changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Identity {
+    /// The name of the file.
     pub name: String,
+    /// The size in bytes.
     pub size: u64,
+    /// A digest of the content, or of samples of a large file.
     pub digest: String,
 }
 
@@ -97,26 +104,36 @@ pub struct Source {
 /// The largest size of a chunk. A chunk holds at least one record, even if the record exceeds the limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// The largest number of records.
     pub rows: usize,
+    /// The largest number of bytes of all records together.
     pub bytes: usize,
 }
 
 /// A chunk of consecutive records of one input.
+#[derive(Debug)]
 pub struct Chunk {
+    /// The records.
     pub rows: Rows,
     /// The number of bytes of the file that were read for the chunk, before decompression.
     pub bytes: u64,
 }
 
+/// The records of a chunk.
+#[derive(Debug)]
 pub enum Rows {
+    /// Records of all formats but Parquet.
     Lines {
         /// Whether each line is a JSON object. Otherwise each line is a text.
         json: bool,
+        /// The records.
         lines: Vec<Line>,
     },
+    /// Rows of a Parquet file.
     Batch {
         /// The position of the first row, counted from 1.
         first: u64,
+        /// The rows.
         batch: RecordBatch,
     },
 }
@@ -131,6 +148,8 @@ impl Rows {
     }
 }
 
+/// One record.
+#[derive(Debug)]
 pub struct Line {
     /// The number of the line on which the record begins, or in a JSON file the number of the record. Both are counted
     /// from 1.
@@ -147,6 +166,7 @@ pub type Emit<'a, E> = dyn FnMut(Chunk) -> Result<bool, E> + 'a;
 pub struct Ended {
     /// The columns of CSV and TSV. An input without records has them as well.
     pub columns: Option<Vec<String>>,
+    /// The size of the input in bytes, before decompression.
     pub bytes: u64,
     /// The SHA-256 of the file in hexadecimal digits. It is empty unless [`Reading::digest`] is set.
     pub sha256: String,
@@ -155,6 +175,7 @@ pub struct Ended {
 /// The options for reading an input.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
+    /// The largest size of a chunk.
     pub limits: Limits,
     /// The field or column that holds the text. A dot selects a field within an object or struct.
     pub field: &'a str,
@@ -202,10 +223,12 @@ impl Source {
         self.path.as_deref().unwrap_or(Path::new("standard input"))
     }
 
+    /// Returns the format of the records.
     pub fn format(&self) -> InputFormat {
         self.format
     }
 
+    /// Returns whether the input is standard input.
     pub fn is_stdin(&self) -> bool {
         self.path.is_none()
     }
@@ -415,10 +438,17 @@ impl Source {
 
 /// An input that is read as text.
 pub struct TextInput {
+    /// The decompressed text.
     pub reader: Box<dyn BufRead>,
     /// The number of bytes that were read from the file, before decompression.
     pub read: Arc<AtomicU64>,
     digest: Option<Arc<Mutex<Sha256>>>,
+}
+
+impl std::fmt::Debug for TextInput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TextInput").field("read", &self.read).finish_non_exhaustive()
+    }
 }
 
 impl TextInput {

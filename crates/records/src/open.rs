@@ -18,10 +18,15 @@ const XZ_MEMORY_KIB: u32 = 1 << 20;
 /// A compression format that the readers decompress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
+    /// `.gz`
     Gzip,
+    /// `.zst`
     Zstd,
+    /// `.bz2`
     Bzip2,
+    /// `.xz`
     Xz,
+    /// `.lz4`
     Lz4,
 }
 

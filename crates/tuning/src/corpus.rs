@@ -32,7 +32,9 @@ pub struct Fields<'a> {
 /// Texts to tokenize, and the number of bytes that they took up in the file.
 #[derive(Debug, Default)]
 pub struct Batch {
+    /// The texts.
     pub texts: Vec<String>,
+    /// The number of bytes that the texts took up in the file.
     pub bytes: u64,
 }
 
@@ -41,11 +43,15 @@ pub struct Batch {
 pub struct CorpusFile {
     /// The file's name without its directory.
     pub name: String,
+    /// The size in bytes, before decompression.
     pub bytes: u64,
+    /// The SHA-256 in hexadecimal digits.
     pub sha256: String,
+    /// The number of texts.
     pub texts: u64,
     /// The number of records that could not be read, are not UTF-8, or lack the field.
     pub skipped: u64,
+    /// The number of tokens of all texts.
     pub tokens: u64,
 }
 

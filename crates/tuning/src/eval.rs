@@ -32,6 +32,7 @@ const TEXTS_AT_A_TIME: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EmbedFailure {
+    /// The reason, for the user.
     pub message: String,
     /// Whether the same request may succeed later without a change by the user.
     pub temporary: bool,
@@ -59,12 +60,16 @@ impl Embed for Embedder {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
+    /// Semantic textual similarity: Spearman's correlation of cosines with human scores.
     Sts,
+    /// Bitext retrieval: the share of texts whose nearest neighbor in the other language is their translation.
     Bitext,
+    /// Retrieval: nDCG and recall of the first ten documents.
     Retrieval,
 }
 
 impl Kind {
+    /// All kinds, in the order of the tables.
     pub const ALL: [Self; 3] = [Self::Sts, Self::Bitext, Self::Retrieval];
 
     /// Returns the name of the kind for display.
@@ -87,13 +92,16 @@ impl Kind {
 }
 
 /// A data set in memory.
+#[derive(Debug)]
 pub struct Task {
+    /// The kind of the task.
     pub kind: Kind,
     /// The name of the task: the name of its file or directory without the extension.
     pub name: String,
     data: Data,
 }
 
+#[derive(Debug)]
 enum Data {
     Sts { left: Vec<String>, right: Vec<String>, scores: Vec<f64> },
     Bitext { left: Vec<String>, right: Vec<String> },
@@ -204,6 +212,7 @@ fn unit(mut vectors: Vec<Vec<f32>>) -> Result<Vec<Vec<f32>>, EmbedFailure> {
 /// A value and its bootstrap estimates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
+    /// The value on the whole task.
     pub value: f64,
     /// One estimate per resample. The estimates of two models in the same task are paired: estimate `i` of both is from
     /// the same resample.
@@ -222,12 +231,17 @@ impl Measured {
 /// The result of one model in one task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Score {
+    /// The name of the model.
     pub model: String,
+    /// The kind of the task.
     pub kind: Kind,
+    /// The name of the task.
     pub task: String,
     /// The number of pairs or queries that were measured.
     pub size: usize,
+    /// The name of the metric, one of [`Kind::metrics`].
     pub metric: &'static str,
+    /// The value of the metric, from 0 to 1 except for correlations.
     pub value: f64,
     /// The bootstrap interval, or `None` without resamples.
     pub interval: Option<Interval>,
@@ -236,6 +250,7 @@ pub struct Score {
 }
 
 impl Score {
+    /// Creates the score of a model, with its bootstrap interval.
     pub fn new(model: &str, kind: Kind, task: &str, size: usize, metric: &'static str, measured: Measured) -> Self {
         Self {
             model: model.to_owned(),
@@ -253,12 +268,17 @@ impl Score {
 /// The difference between two models in the same task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
+    /// The name of the model.
     pub model: String,
     /// The model with which `model` is compared.
     pub baseline: String,
+    /// The kind of the task.
     pub kind: Kind,
+    /// The name of the task.
     pub task: String,
+    /// The number of pairs or queries that were measured.
     pub size: usize,
+    /// The name of the metric.
     pub metric: &'static str,
     /// The value of `model` minus that of `baseline`.
     pub value: f64,

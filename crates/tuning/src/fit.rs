@@ -94,23 +94,32 @@ impl Default for Options {
 /// The record of a completed fit. It becomes part of the config.json of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
+    /// The description of the teacher.
     pub teacher: Value,
+    /// The number of dimensions of the teacher's vectors.
     pub teacher_dimensions: usize,
+    /// The exponent of the weights: see [`Options::gamma`].
     pub gamma: f64,
+    /// The weight of the old rows: see [`Options::lambda`].
     pub lambda: f32,
     /// Whether `lambda` was chosen on the held-out texts.
     pub lambda_chosen: bool,
+    /// The number of steps of the solver.
     pub steps: usize,
+    /// The files of the corpus.
     pub files: Vec<CorpusFile>,
     /// The number of texts that the table was fitted to.
     pub texts: usize,
     /// The number of texts of which no token has a row.
     pub without_tokens: u64,
+    /// The number of distinct tokens in the corpus.
     pub tokens_seen: usize,
+    /// The measures on held-out texts, if there were any.
     pub held_out: Option<Report>,
 }
 
 /// The table that a fit has found.
+#[derive(Debug)]
 pub struct Fitted<'a> {
     source: Source<'a>,
     map: Mat<f32>,
@@ -122,6 +131,7 @@ pub struct Fitted<'a> {
 }
 
 /// The rows of the checkpoint, scaled: `F0` of the module documentation.
+#[derive(Debug)]
 struct Source<'a> {
     checkpoint: &'a Checkpoint,
     pooling: CpuPooling,
@@ -428,6 +438,7 @@ fn lane(numbers: impl Iterator<Item = f32>) -> Lane {
 }
 
 impl Fitted<'_> {
+    /// Returns the record of the fit.
     pub fn summary(&self) -> &Summary {
         &self.summary
     }

@@ -7,6 +7,7 @@
 
 // These macros panic if their stream is closed or full.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
+#![deny(missing_docs, missing_debug_implementations)]
 
 pub mod corpus;
 mod error;

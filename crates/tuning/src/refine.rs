@@ -64,9 +64,13 @@ impl Default for Options {
 /// The parameters that a refinement used. They become part of the config.json of the output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Parameters {
+    /// The constant in the weight `a / (a + p)` of a token with the probability `p`.
     pub a: f64,
+    /// The exponent of the whitening: see [`Options::whitening`].
     pub whitening: f64,
+    /// The addend of the variances, as a share of their mean.
     pub shrinkage: f64,
+    /// The number that is added to the mean square of a row, as in the RMS norm of the model.
     pub eps: f64,
     /// The share of the variance that the kept columns had before the whitening.
     pub explained_variance: f64,
@@ -80,6 +84,12 @@ pub struct Refinement<'a> {
     /// The matrix `[old dimensions, new dimensions]`.
     projection: Mat<f32>,
     parameters: Parameters,
+}
+
+impl std::fmt::Debug for Refinement<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refinement").finish_non_exhaustive()
+    }
 }
 
 /// Returns the default of SIF's `a` for a vocabulary of `rows` tokens: 1e-3 up to 50,000 rows, 3e-4 from 250,000 rows
@@ -170,6 +180,7 @@ impl<'a> Refinement<'a> {
         Ok(Self { rows, weights, mean: moments.mean, projection, parameters })
     }
 
+    /// Returns the parameters.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }

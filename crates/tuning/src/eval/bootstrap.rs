@@ -32,7 +32,9 @@ impl Default for Bootstrap {
 /// The bounds between which 95 % of all estimates lie. In JSON, the interval is `[low, high]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
+    /// The lower end.
     pub low: f64,
+    /// The upper end.
     pub high: f64,
 }
 
@@ -93,6 +95,7 @@ pub fn mean(values: &[f64], drawn: &[u32]) -> f64 {
 }
 
 /// Pairs of numbers whose rank correlation is computed for many resamples. The numbers are sorted only once.
+#[derive(Debug)]
 pub struct RankedPairs {
     left: Vec<Vec<usize>>,
     right: Vec<Vec<usize>>,
@@ -100,6 +103,7 @@ pub struct RankedPairs {
 }
 
 impl RankedPairs {
+    /// Sorts the pairs `(left[i], right[i])`.
     pub fn new(left: &[f64], right: &[f64]) -> Self {
         Self { left: groups(left), right: groups(right), count: left.len().min(right.len()) }
     }

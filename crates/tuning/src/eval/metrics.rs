@@ -5,7 +5,9 @@ use rayon::prelude::*;
 /// The metrics of one query.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Ranked {
+    /// The nDCG of the first ten documents.
     pub ndcg: f64,
+    /// The share of the relevant documents among the first ten.
     pub recall: f64,
 }
 

@@ -37,7 +37,9 @@ pub type Key = [u8; 32];
 /// The teacher and the prefix whose vectors a cache file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
+    /// The address of the endpoint.
     pub url: String,
+    /// The name of the model.
     pub model: String,
     /// The prefix that is put before each text that is sent.
     pub prefix: String,
@@ -52,6 +54,7 @@ struct Header {
 }
 
 /// The cached vectors of one teacher. Only one process at a time holds a cache file.
+#[derive(Debug)]
 pub struct Cache {
     path: PathBuf,
     identity: Identity,
@@ -60,6 +63,7 @@ pub struct Cache {
     _lock: Lock,
 }
 
+#[derive(Debug)]
 struct Store {
     file: File,
     dimensions: usize,
@@ -91,10 +95,12 @@ impl Cache {
         &self.path
     }
 
+    /// Returns the key of a text: its digest.
     pub fn key(text: &str) -> Key {
         Sha256::digest(text.as_bytes()).into()
     }
 
+    /// Returns whether the vector of the text with this key is cached.
     pub fn contains(&self, key: &Key) -> bool {
         self.store.as_ref().is_some_and(|store| store.index.contains_key(key))
     }

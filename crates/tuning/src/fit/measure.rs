@@ -54,8 +54,11 @@ impl Report {
 /// A measure that the fit made worse.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loss {
+    /// The name of the measure.
     pub measure: &'static str,
+    /// The value with the old rows.
     pub before: f64,
+    /// The value with the new rows.
     pub after: f64,
 }
 

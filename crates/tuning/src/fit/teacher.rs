@@ -14,13 +14,22 @@ use layer0_files::{Diagnostic, FileError, FileErrorKind, Place};
 
 /// A teacher that is reached through `ask`. `identity` names the teacher in the cache.
 pub struct Teacher<'a> {
+    /// Computes the vectors of texts.
     pub ask: &'a (dyn Embed + Sync),
+    /// The name of the teacher in the cache.
     pub identity: Identity,
+    /// The vectors that are known.
     pub cache: Cache,
     /// The number of texts in one request.
     pub batch: usize,
     /// The number of concurrent requests.
     pub requests: usize,
+}
+
+impl std::fmt::Debug for Teacher<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Teacher").finish_non_exhaustive()
+    }
 }
 
 impl Teacher<'_> {

@@ -20,7 +20,9 @@ const TEXTS_AT_A_TIME: usize = 1024;
 /// The texts of a fit.
 #[derive(Debug, Clone, Copy)]
 pub struct Corpus<'a> {
+    /// The files, in the order in which they are read.
     pub files: &'a [PathBuf],
+    /// How the files are read.
     pub fields: Fields<'a>,
     /// The share of the texts that is held out of the fit. The hash of a text decides whether the text is held out.
     pub held_out: f64,

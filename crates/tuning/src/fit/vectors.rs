@@ -51,6 +51,12 @@ pub struct VectorFile {
     read: u64,
 }
 
+impl std::fmt::Debug for VectorFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VectorFile").finish_non_exhaustive()
+    }
+}
+
 enum Format {
     Matrix(Matrix),
     Jsonl(Box<dyn BufRead>),

@@ -27,12 +27,29 @@ pub struct Frequencies {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Source {
-    /// The user's files. `sample_share` is the share of the probabilities that comes from the built-in sample.
-    Corpus { files: Vec<CorpusFile>, tokens: u64, sample_share: f64 },
+    /// The user's files.
+    Corpus {
+        /// The files.
+        files: Vec<CorpusFile>,
+        /// The number of tokens of all files.
+        tokens: u64,
+        /// The share of the probabilities that comes from the built-in sample.
+        sample_share: f64,
+    },
     /// The scores of a Unigram tokenizer in tokenizer.json.
-    Unigram { pieces: usize },
+    Unigram {
+        /// The number of pieces with a score.
+        pieces: usize,
+    },
     /// The built-in sample sentences.
-    Sample { sha256: String, texts: u64, tokens: u64 },
+    Sample {
+        /// The SHA-256 of the sample in hexadecimal digits.
+        sha256: String,
+        /// The number of texts.
+        texts: u64,
+        /// The number of tokens.
+        tokens: u64,
+    },
 }
 
 impl fmt::Display for Source {
@@ -57,10 +74,12 @@ impl fmt::Display for Source {
 }
 
 impl Frequencies {
+    /// Returns the probability of each token, which sum up to 1.
     pub fn probabilities(&self) -> &[f64] {
         &self.probabilities
     }
 
+    /// Returns where the probabilities come from.
     pub fn source(&self) -> &Source {
         &self.source
     }

@@ -22,9 +22,13 @@ use layer0_files::FileError;
 /// The data type in which the rows are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowDtype {
+    /// Integers of 4 bits with a scale for each row.
     Int4,
+    /// Integers of 8 bits with a scale for each row.
     Int8,
+    /// Half precision.
     F16,
+    /// Single precision.
     F32,
 }
 
@@ -59,6 +63,7 @@ impl RowDtype {
 }
 
 /// The texts that are written beside the rows.
+#[derive(Debug)]
 pub struct Description<'a> {
     /// The description of how the rows were made. Its keys become part of `refined` in config.json.
     pub made: Map<String, Value>,
