@@ -10,6 +10,7 @@ mod error;
 pub mod output;
 mod parts;
 mod run;
+pub mod sparse;
 
 use std::fs::{File, Metadata};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use layer0::embedder::{Embedder, Input};
 use layer0::progress::{Progress, counted};
 use layer0_files::{self as files, Diagnostic};
 use layer0_records::{Identity, MaxSkipped, Source, table};
-use output::{Layout, OutputFormat};
+use output::{Layout, OutputFormat, Vectors};
 use parts::{Part, Parts};
 use run::{Run, Tally};
 
@@ -94,7 +95,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
         }
     }
     if let (Some(out), Some(parts)) = (&options.out, parts) {
-        let mut files: Vec<PathBuf> = parts.in_order()?.into_iter().map(|(path, _)| path).collect();
+        let mut files = parts.in_order()?;
         if files.is_empty() && options.layout.format == OutputFormat::Parquet {
             let rows = match schema {
                 Some(schema) => RecordBatch::new_empty(schema),
@@ -104,9 +105,9 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
                     .map_err(|e| BulkError::Rows(Diagnostic::new(out, e.to_string())))?,
             };
             let unwritable = |e: error::UnwritableRows| BulkError::Rows(Diagnostic::new(out, e.to_string()));
-            let empty = options.layout.parquet(&rows, Vec::new()).map_err(unwritable)?;
+            let empty = options.layout.parquet(&rows, Vectors::default()).map_err(unwritable)?;
             parts.put(0, Part::default(), &empty)?;
-            files = parts.in_order()?.into_iter().map(|(path, _)| path).collect();
+            files = parts.in_order()?;
         }
         options.layout.join(&files, summary.rows, out)?;
         parts.remove()?;

@@ -18,7 +18,10 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use super::error::{BulkError, UnwritableRows};
+use super::parts::Part;
+use super::sparse::{SparseLayout, join_safetensors};
 use crate::decimal;
+use layer0::retrieval::sparse::SparseVector;
 use layer0_files::{self as files, FileError, FileErrorKind};
 use layer0_records::table;
 
@@ -76,6 +79,16 @@ impl FloatType {
     }
 }
 
+impl FloatType {
+    /// Returns the names of the type in npy and in safetensors, and the size of a number in bytes.
+    const fn names(self) -> (&'static str, &'static str, u64) {
+        match self {
+            Self::Float32 => ("<f4", "F32", 4),
+            Self::Float16 => ("<f2", "F16", 2),
+        }
+    }
+}
+
 /// The layout of the output.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -84,18 +97,35 @@ pub struct Layout {
     pub dimensions: usize,
     /// The name of the column of the vectors.
     pub column: String,
+    /// The sparse vectors, if the output has them.
+    pub sparse: Option<SparseLayout>,
+}
+
+/// The vectors of some texts.
+#[derive(Debug, Default)]
+pub struct Vectors {
+    /// `[texts, dimensions]`
+    pub dense: Vec<f32>,
+    /// One for each text if the layout has sparse vectors; otherwise empty.
+    pub sparse: Vec<SparseVector>,
 }
 
 impl Layout {
+    /// Returns the columns that are added to the records.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.column.as_str()).chain(self.sparse.as_ref().map(|sparse| sparse.column.as_str()))
+    }
+
     /// Tells whether the output holds the records beside the vectors.
     pub fn writes_records(&self) -> bool {
         matches!(self.format, OutputFormat::Jsonl | OutputFormat::Parquet)
     }
 
     /// Returns JSON lines: each record is a JSON object, to which its vector is added.
-    pub fn json<'a>(&self, records: impl Iterator<Item = &'a [u8]>, vectors: &[f32]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(vectors.len() * 13);
-        for (record, vector) in records.zip(vectors.chunks(self.dimensions)) {
+    pub fn json<'a>(&self, records: impl Iterator<Item = &'a [u8]>, vectors: &Vectors) -> Vec<u8> {
+        let mut out = Vec::with_capacity(vectors.dense.len() * 13);
+        let mut sparse_vectors = vectors.sparse.iter();
+        for (record, vector) in records.zip(vectors.dense.chunks(self.dimensions)) {
             let open = record.trim_ascii().strip_suffix(b"}").unwrap_or(record).trim_ascii_end();
             out.extend_from_slice(open);
             if !open.ends_with(b"{") {
@@ -105,6 +135,9 @@ impl Layout {
             let _ = serde_json::to_writer(&mut out, &self.column);
             out.push(b':');
             decimal::array(&mut out, vector);
+            if let (Some(sparse), Some(vector)) = (&self.sparse, sparse_vectors.next()) {
+                sparse.json(vector, &mut out);
+            }
             out.extend_from_slice(b"}\n");
         }
         out
@@ -114,27 +147,34 @@ impl Layout {
     ///
     /// # Errors
     /// Fails if a column has a type that JSON cannot represent.
-    pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &[f32]) -> Result<Vec<u8>, UnwritableRows> {
+    pub fn json_of_batch(&self, batch: &RecordBatch, vectors: &Vectors) -> Result<Vec<u8>, UnwritableRows> {
         let lines = table::json_lines(batch)?;
         Ok(self.json(lines.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()), vectors))
     }
 
-    /// Returns the bytes of the vectors, row by row, in little-endian order.
-    pub fn raw(&self, vectors: &[f32]) -> Vec<u8> {
-        match self.float {
-            FloatType::Float32 if cfg!(target_endian = "little") => bytemuck::cast_slice(vectors).to_vec(),
-            FloatType::Float32 => vectors.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            FloatType::Float16 => vectors.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+    /// Returns the bytes of the vectors, row by row, in little-endian order, followed by those of the sparse vectors.
+    pub fn raw(&self, vectors: &Vectors) -> Vec<u8> {
+        let dense = &vectors.dense;
+        let mut out = match self.float {
+            FloatType::Float32 if cfg!(target_endian = "little") => bytemuck::cast_slice(dense).to_vec(),
+            FloatType::Float32 => dense.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            FloatType::Float16 => dense.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+        };
+        if self.sparse.is_some() {
+            SparseLayout::raw(&vectors.sparse, &mut out);
         }
+        out
     }
 
     /// Returns a Parquet file with the columns of the batch and the vectors, in one row group.
     ///
     /// # Errors
     /// Fails if a column has a type that Parquet cannot represent.
-    pub fn parquet(&self, batch: &RecordBatch, vectors: Vec<f32>) -> Result<Vec<u8>, UnwritableRows> {
+    pub fn parquet(&self, batch: &RecordBatch, vectors: Vectors) -> Result<Vec<u8>, UnwritableRows> {
         let failed = |error: &dyn std::fmt::Display| UnwritableRows(error.to_string());
         let width = i32::try_from(self.dimensions).map_err(|e| failed(&e))?;
+        let sparse = self.sparse.as_ref().map(|sparse| sparse.column(&vectors.sparse)).transpose()?;
+        let vectors = vectors.dense;
         let (numbers, item): (ArrayRef, _) = match self.float {
             FloatType::Float32 => (Arc::new(Float32Array::from(vectors)), DataType::Float32),
             FloatType::Float16 => {
@@ -146,8 +186,12 @@ impl Layout {
         let column = FixedSizeListArray::try_new(Arc::clone(&item), width, numbers, None).map_err(|e| failed(&e))?;
         let field = Field::new(&self.column, DataType::FixedSizeList(item, width), false);
         let schema = batch.schema();
-        let fields: Vec<_> = schema.fields().iter().cloned().chain([Arc::new(field)]).collect();
-        let columns = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]).collect();
+        let mut fields: Vec<_> = schema.fields().iter().cloned().chain([Arc::new(field)]).collect();
+        let mut columns: Vec<_> = batch.columns().iter().cloned().chain([Arc::new(column) as ArrayRef]).collect();
+        if let Some((field, column)) = sparse {
+            fields.push(Arc::new(field));
+            columns.push(column);
+        }
         let schema = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
         let whole = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(|e| failed(&e))?;
         // Vectors do not compress, and no reader selects rows by the minimum and maximum of a vector column.
@@ -169,7 +213,7 @@ impl Layout {
     ///
     /// # Errors
     /// Fails if a file cannot be read or written, or if the parts do not fit together.
-    pub fn join(&self, parts: &[PathBuf], rows: u64, out: &Path) -> Result<(), BulkError> {
+    pub fn join(&self, parts: &[(PathBuf, Part)], rows: u64, out: &Path) -> Result<(), BulkError> {
         let name = out.file_name().unwrap_or_default().to_string_lossy();
         let incomplete = out.with_file_name(format!(".{name}.incomplete"));
         let failed = |e: &dyn std::fmt::Display| {
@@ -178,24 +222,31 @@ impl Layout {
         let file = files::create(&incomplete).map_err(|e| failed(&e))?;
         match self.format {
             OutputFormat::Parquet => join_parquet(parts, &file).map_err(|e| failed(&e))?,
+            OutputFormat::Safetensors if self.sparse.is_some() => {
+                self.join_sparse(parts, &file).map_err(|e| failed(&e))?;
+            }
             _ => self.join_bytes(parts, rows, &file).map_err(|e| failed(&e))?,
         }
         Ok(file.sync_all().and_then(|()| std::fs::rename(&incomplete, out)).map_err(|e| failed(&e))?)
     }
 
-    fn join_bytes(&self, parts: &[PathBuf], rows: u64, mut file: &File) -> io::Result<()> {
+    fn join_sparse(&self, parts: &[(PathBuf, Part)], file: &File) -> io::Result<()> {
+        let Some(sparse) = &self.sparse else { return Ok(()) };
+        let (_, tensor, size) = self.float.names();
+        let row_bytes = self.dimensions as u64 * size;
+        join_safetensors(sparse, &self.column, tensor, row_bytes, self.dimensions, parts, file)
+    }
+
+    fn join_bytes(&self, parts: &[(PathBuf, Part)], rows: u64, mut file: &File) -> io::Result<()> {
         file.write_all(&self.header(rows))?;
-        for part in parts {
+        for (part, _) in parts {
             io::copy(&mut File::open(part)?, &mut file)?;
         }
         Ok(())
     }
 
     fn header(&self, rows: u64) -> Vec<u8> {
-        let (numpy, tensor, size) = match self.float {
-            FloatType::Float32 => ("<f4", "F32", 4),
-            FloatType::Float16 => ("<f2", "F16", 2),
-        };
+        let (numpy, tensor, size) = self.float.names();
         let columns = self.dimensions;
         match self.format {
             OutputFormat::Jsonl | OutputFormat::Parquet => Vec::new(),
@@ -219,9 +270,9 @@ impl Layout {
 }
 
 /// Copies the row groups of the parts unchanged, without decoding them.
-fn join_parquet(parts: &[PathBuf], file: &File) -> Result<(), Box<dyn std::error::Error>> {
+fn join_parquet(parts: &[(PathBuf, Part)], file: &File) -> Result<(), Box<dyn std::error::Error>> {
     let mut joined: Option<(SerializedFileWriter<BufWriter<&File>>, Arc<ParquetMetaData>)> = None;
-    for part in parts {
+    for (part, _) in parts {
         let input = File::open(part)?;
         let reader = SerializedFileReader::new(input.try_clone()?)?;
         let metadata = Arc::new(reader.metadata().clone());

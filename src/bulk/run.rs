@@ -13,11 +13,14 @@ use arrow_schema::SchemaRef;
 
 use super::columns::{self, Cell, Cells, Columns};
 use super::error::{BulkError, RecordProblem, UnwritableRows};
-use super::output::OutputFormat;
+use super::output::{OutputFormat, Vectors};
 use super::parts::{Part, Parts};
+use super::sparse::SparseKind;
 use super::{Options, Summary};
 use layer0::embedder::{Embedder, Input};
 use layer0::progress::Progress;
+use layer0::retrieval::sparse::SparseEncoder;
+use layer0::yield_point::Undisturbed;
 use layer0_files::json::NonFinite;
 use layer0_files::{Diagnostic, Place};
 use layer0_records::json::{Object, strict_object};
@@ -32,6 +35,8 @@ const CHUNK_ROWS: usize = 1 << 14;
 
 pub struct Run<'a> {
     embedder: &'a Embedder,
+    /// Makes sparse vectors, if the output has them.
+    encoder: Option<SparseEncoder<&'a Embedder>>,
     options: &'a Options,
     progress: &'a dyn Progress,
     parts: Option<Parts>,
@@ -110,6 +115,7 @@ impl<'a> Run<'a> {
     ) -> Self {
         Self {
             embedder,
+            encoder: options.layout.sparse.is_some().then(|| SparseEncoder::new(embedder)),
             options,
             progress,
             parts,
@@ -192,8 +198,10 @@ impl<'a> Run<'a> {
                 }
             }
             Rows::Batch { batch, .. } => {
-                if layout.writes_records() && batch.schema().field_with_name(&layout.column).is_ok() {
-                    let problem = format!("has a column {:?} already", layout.column);
+                let schema = batch.schema();
+                let taken = |column: &&str| layout.writes_records() && schema.field_with_name(column).is_ok();
+                if let Some(column) = layout.columns().find(taken) {
+                    let problem = format!("has a column {column:?} already");
                     return Err(BulkError::NameTaken(Diagnostic::new(source.name(), problem)));
                 }
             }
@@ -296,7 +304,7 @@ impl<'a> Run<'a> {
         let mut records = self.records(lines, json, bad);
         let positions: Vec<u64> = lines.iter().map(|line| line.position).filter(|p| !bad.contains_key(p)).collect();
         let texts = records.iter_mut().map(|record| std::mem::take(&mut record.text));
-        let Vectors { vectors, kept, part } = self.embed(positions.into_iter().zip(texts), bad)?;
+        let Embedded { vectors, kept, part } = self.embed(positions.into_iter().zip(texts), bad)?;
         let mut kept = kept.into_iter();
         records.retain(|_| kept.next().unwrap_or(false));
         let bytes = match layout.format {
@@ -343,8 +351,9 @@ impl<'a> Run<'a> {
         let content = strict_object(content, if is_parquet { NonFinite::Kept } else { NonFinite::Null })?;
         let object = Object::parse(&content)?;
         let text = object.text(field)?;
-        if layout.writes_records() && object.get(&layout.column).is_some() {
-            return Err(RecordProblem::NameTaken(layout.column.clone()));
+        let is_taken = |column: &&str| layout.writes_records() && object.get(column).is_some();
+        if let Some(column) = layout.columns().find(is_taken) {
+            return Err(RecordProblem::NameTaken(column.to_owned()));
         }
         let (names, cells) = if is_parquet { columns::cells(&object)? } else { Default::default() };
         if let Some(problem) = self.columns.get().and_then(|columns| columns.misfit(&cells)) {
@@ -365,7 +374,7 @@ impl<'a> Run<'a> {
                 Err(problem) => drop(bad.insert(position, problem.into())),
             }
         }
-        let Vectors { vectors, part, .. } = self.embed(good.into_iter(), bad)?;
+        let Embedded { vectors, part, .. } = self.embed(good.into_iter(), bad)?;
         let kept: BooleanArray = (first..).take(rows).map(|p| Some(!bad.contains_key(&p))).collect();
         let rows =
             arrow_select::filter::filter_record_batch(batch, &kept).map_err(|e| UnwritableRows(e.to_string()))?;
@@ -381,9 +390,9 @@ impl<'a> Run<'a> {
     }
 
     /// Computes the vectors of the texts that the model accepts, and adds the other texts to `bad`.
-    fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Vectors, UnwritableRows> {
+    fn embed(&self, texts: impl Iterator<Item = (u64, String)>, bad: &mut Bad) -> Result<Embedded, UnwritableRows> {
         let dimensions = self.options.layout.dimensions;
-        let mut made = Vectors::default();
+        let mut made = Embedded::default();
         let mut taken = Vec::new();
         for (position, text) in texts {
             let tokens = match self.embedder.tokens(0, &Input::Text(text)) {
@@ -399,8 +408,15 @@ impl<'a> Run<'a> {
             made.part.tokens += tokens.len() as u64;
             taken.push(tokens);
         }
-        made.vectors.resize(taken.len() * dimensions, 0.0);
-        self.embedder.pool(&taken, dimensions, &mut made.vectors)?;
+        made.vectors.dense.resize(taken.len() * dimensions, 0.0);
+        self.embedder.pool(&taken, dimensions, &mut made.vectors.dense)?;
+        if let (Some(encoder), Some(sparse)) = (&self.encoder, &self.options.layout.sparse) {
+            let vector = |tokens| match sparse.kind {
+                SparseKind::Documents => encoder.document(tokens, &Undisturbed),
+                SparseKind::Queries(neighbors) => encoder.query(tokens, neighbors, &Undisturbed),
+            };
+            made.vectors.sparse = taken.iter().map(vector).collect::<Result<_, _>>()?;
+        }
         Ok(made)
     }
 }
@@ -410,8 +426,8 @@ fn no_columns() -> UnwritableRows {
 }
 
 #[derive(Default)]
-struct Vectors {
-    vectors: Vec<f32>,
+struct Embedded {
+    vectors: Vectors,
     /// For each text, whether it has a vector.
     kept: Vec<bool>,
     part: Part,

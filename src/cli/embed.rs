@@ -10,12 +10,14 @@ use super::output::{Failure, say, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
 use crate::bulk::output::{FloatType, Layout, OutputFormat};
+use crate::bulk::sparse::{SparseKind, SparseLayout};
 use crate::bulk::{self, Options};
 use crate::config::ModelConfig;
 use crate::config::layers::{Flags, effective};
 use layer0::embedder::Embedder;
 use layer0::location::Location;
 use layer0::progress::counted;
+use layer0::retrieval::sparse::DEFAULT_NEIGHBORS;
 use layer0_records::{InputFormat, MaxSkipped, Source};
 
 #[derive(Args)]
@@ -47,7 +49,14 @@ pub struct EmbedArgs {
     /// The field or column to write the vector to.
     #[arg(long, value_name = "NAME", default_value = "embedding")]
     embedding_field: String,
-    /// The type of the numbers in Parquet, npy and safetensors.
+    /// Also write a sparse vector for each text, as POST /v1/sparse-embeddings returns it: of a document, or with
+    /// --sparse=query of a query. npy files cannot hold sparse vectors.
+    #[arg(long, value_enum, value_name = "KIND", num_args = 0..=1, require_equals = true, default_missing_value = "document")]
+    sparse: Option<Sparse>,
+    /// The field or column to write the sparse vector to.
+    #[arg(long, value_name = "NAME", default_value = "sparse_embedding")]
+    sparse_field: String,
+    /// The type of the numbers in Parquet, npy and safetensors. The numbers of sparse vectors are always float32.
     #[arg(long, value_parser = choice(&FloatType::ALL, FloatType::name), default_value = FloatType::Float32.name())]
     embedding_dtype: FloatType,
     /// The number of dimensions to keep. The shortened vectors are scaled to length 1 again [default: all]
@@ -75,6 +84,12 @@ pub struct EmbedArgs {
     /// Do nothing if the output exists. An output never exists before it is complete.
     #[arg(long, requires = "output", conflicts_with = "force")]
     skip_existing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Sparse {
+    Document,
+    Query,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -110,6 +125,14 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
             float: args.embedding_dtype,
             dimensions: embedder.resolve_dimensions(args.dimensions)?,
             column: args.embedding_field.clone(),
+            sparse: args.sparse.map(|kind| SparseLayout {
+                column: args.sparse_field.clone(),
+                kind: match kind {
+                    Sparse::Document => SparseKind::Documents,
+                    Sparse::Query => SparseKind::Queries(DEFAULT_NEIGHBORS),
+                },
+                vocabulary: embedder.rows(),
+            }),
         },
         skip: args.on_error == OnError::Skip,
         max_skipped: args.max_skipped,
@@ -147,6 +170,12 @@ fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failu
     }
     if format == OutputFormat::Jsonl && args.embedding_dtype == FloatType::Float16 {
         return Err("--embedding-dtype is for Parquet, npy and safetensors; JSON's numbers have no size".into());
+    }
+    if format == OutputFormat::Npy && args.sparse.is_some() {
+        return Err("an npy file cannot hold the vectors of --sparse: write .safetensors, .parquet or .jsonl".into());
+    }
+    if args.sparse.is_some() && args.sparse_field == args.embedding_field {
+        return Err("--sparse-field and --embedding-field name the same column: name two".into());
     }
     Ok(format)
 }

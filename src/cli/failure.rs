@@ -76,7 +76,7 @@ mod bulk {
                 BulkError::BadRecord(_) => {
                     Some("name the field of the texts with --field, or leave bad records out with --on-error skip")
                 }
-                BulkError::NameTaken(_) => Some("name another with --embedding-field"),
+                BulkError::NameTaken(_) => Some("name another with --embedding-field or --sparse-field"),
                 _ => None,
             };
             with_remedy(&error, remedy)

@@ -1,10 +1,14 @@
 """Reads the output of `embed` with other programs."""
 
+import json
+
 import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors
 import safetensors.numpy
+import scipy.sparse
 
 DIMENSIONS = 16
 
@@ -54,3 +58,35 @@ def test_an_empty_input_gives_empty_files(embed, tmp_path):
     assert np.load(tmp_path / "out.npy").shape == (0, DIMENSIONS)
     embed(tmp_path / "in.jsonl", "-o", tmp_path / "out.safetensors")
     assert safetensors.numpy.load_file(tmp_path / "out.safetensors")["embedding"].shape == (0, DIMENSIONS)
+
+
+def rows_of(matrix):
+    """The indices and values of each row of a sparse matrix."""
+    return [(matrix.indices[a:b].tolist(), matrix.data[a:b].tolist()) for a, b in zip(matrix.indptr, matrix.indptr[1:])]
+
+
+def test_scipy_pyarrow_and_duckdb_read_the_same_sparse_vectors(embed, corpus, vectors, tmp_path):
+    inputs = sorted(corpus.iterdir())
+    for name in ["out.safetensors", "out.parquet"]:
+        embed(*inputs, "--sparse", "-o", tmp_path / name)
+    with safetensors.safe_open(tmp_path / "out.safetensors", "numpy") as file:
+        shape = json.loads(file.metadata()["sparse_embedding.shape"])
+        arrays = [file.get_tensor(f"sparse_embedding.{name}") for name in ["values", "indices", "indptr"]]
+        dense = file.get_tensor("embedding")
+    matrix = scipy.sparse.csr_matrix(tuple(arrays), shape=shape)
+    matrix.check_format(full_check=True)
+    assert matrix.has_sorted_indices and matrix.shape[0] == 15000 and (matrix.data > 0).all()
+    assert np.array_equal(dense, np.array([vectors[n] for n in range(15000)], np.float32))
+
+    # The columns of Parquet are the arrays of a compressed sparse row matrix, without a copy.
+    column = pq.read_table(tmp_path / "out.parquet")["sparse_embedding"].combine_chunks()
+    indices, values = column.field("indices"), column.field("values")
+    of_parquet = scipy.sparse.csr_matrix(
+        (values.flatten().to_numpy(), indices.flatten().to_numpy(), indices.offsets.to_numpy()), shape=shape
+    )
+    assert (matrix != of_parquet).nnz == 0 and matrix.nnz == of_parquet.nnz
+    first = duckdb.sql(
+        f"select sparse_embedding.indices, sparse_embedding.values from '{tmp_path}/out.parquet' where id in (0, 14999) order by id"
+    ).fetchall()
+    rows = rows_of(matrix)
+    assert [(a, np.float32(b).tolist()) for a, b in first] == [rows[0], rows[14999]]

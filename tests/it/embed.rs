@@ -4,10 +4,10 @@ use std::io::{BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::{Value, json};
-
 use crate::common::{TestApp, checkpoint, same};
 use crate::texts::Texts;
+use embedding_server::openai::{CreateSparseEmbeddingResponse, SparseEmbedding};
+use serde_json::{Value, json};
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
@@ -406,4 +406,85 @@ fn inputs_without_records_give_empty_parquet_with_their_columns() {
             assert_eq!(names.last(), Some(&last));
         }
     }
+}
+
+/// Sparse vectors are those of the API, in every format, also if the output consists of several parts.
+#[test]
+fn sparse_vectors_are_those_of_the_api_in_every_format() {
+    let place = Place::new();
+    let texts: Vec<String> = (0..3000).map(|i| format!("text {i} of a dog {}", "and more ".repeat(i % 5))).collect();
+    let lines: String = texts.iter().map(|text| format!("{}\n", json!({"text": text}))).collect();
+    let input = place.file("in.jsonl", lines.as_bytes());
+    let app = TestApp::start(|_| {});
+    let expected = |kind: &str| -> Vec<SparseEmbedding> {
+        let batches = texts.chunks(1000).flat_map(|texts| {
+            let body = json!({"input": texts, "input_type": kind});
+            let answer = app.post("/v1/sparse-embeddings", "application/json", body.to_string().as_bytes());
+            serde_json::from_value::<CreateSparseEmbeddingResponse>(answer.body).unwrap().data
+        });
+        batches.collect()
+    };
+    for (flag, kind) in [("--sparse", "document"), ("--sparse=document", "document"), ("--sparse=query", "query")] {
+        let output = embed(&[&input, flag]);
+        let rows = rows(&output.stdout);
+        let expected = expected(kind);
+        assert_eq!(rows.len(), texts.len());
+        for (row, expected) in rows.iter().zip(&expected) {
+            assert_eq!(row["sparse_embedding"]["indices"], json!(expected.indices), "{flag}");
+            let values: Vec<f32> = serde_json::from_value(row["sparse_embedding"]["values"].clone()).unwrap();
+            assert_eq!(values, expected.values);
+            assert!(row["embedding"].is_array() && row["text"].is_string());
+        }
+    }
+
+    let expected = expected("document");
+    let out = place.name("out.safetensors");
+    embed(&[&input, "--sparse", "--sparse-field", "s", "-o", &out]);
+    let bytes = std::fs::read(&out).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let numbers = |name: &str| tensors.tensor(name).unwrap().data().to_vec();
+    let pointers: Vec<usize> =
+        numbers("s.indptr").as_chunks().0.iter().map(|b| u64::from_le_bytes(*b) as usize).collect();
+    let indices: Vec<u32> = numbers("s.indices").as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+    let values: Vec<f32> = numbers("s.values").as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    assert_eq!((pointers.len(), pointers[0], *pointers.last().unwrap()), (texts.len() + 1, 0, indices.len()));
+    for (pair, expected) in pointers.windows(2).zip(&expected) {
+        assert_eq!(indices[pair[0]..pair[1]], expected.indices);
+        assert_eq!(values[pair[0]..pair[1]], expected.values);
+    }
+    let dense = place.name("dense.safetensors");
+    embed(&[&input, "-o", &dense]);
+    let dense = std::fs::read(&dense).unwrap();
+    let dense = safetensors::SafeTensors::deserialize(&dense).unwrap();
+    assert_eq!(numbers("embedding"), dense.tensor("embedding").unwrap().data());
+
+    let out = place.name("out.parquet");
+    embed(&[&input, "--sparse", "-o", &out]);
+    let rows = rows(&embed(&[&out, "--embedding-field", "again"]).stdout);
+    for (row, expected) in rows.iter().zip(&expected) {
+        assert_eq!(row["sparse_embedding"]["indices"], json!(expected.indices));
+        let values: Vec<f32> = serde_json::from_value(row["sparse_embedding"]["values"].clone()).unwrap();
+        assert_eq!(values, expected.values);
+    }
+}
+
+#[test]
+fn sparse_vectors_need_a_format_and_a_name_of_their_own() {
+    let place = Place::new();
+    let input = place.file("in.jsonl", b"{\"text\": \"a\", \"sparse_embedding\": 1}\n");
+    for (args, problem) in [
+        (vec!["--sparse", "-o", "out.npy"], "an npy file cannot hold"),
+        (vec!["--sparse", "--sparse-field", "embedding"], "name the same column"),
+        (vec!["--sparse"], "--sparse-field"),
+    ] {
+        let output = command(&[&[input.as_str()], &args[..]].concat()).output().unwrap();
+        assert!(!output.status.success() && stderr(&output).contains(problem), "{args:?}: {}", stderr(&output));
+    }
+    let empty = place.file("empty.jsonl", b"");
+    for name in ["empty.safetensors", "empty.parquet"] {
+        embed(&[&empty, "--sparse", "-o", &place.name(name)]);
+    }
+    let bytes = std::fs::read(place.name("empty.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("sparse_embedding.indptr").unwrap().data(), [0; 8]);
 }
