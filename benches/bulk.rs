@@ -96,8 +96,13 @@ fn limit(embedder: &Embedder, texts: &[Input], threads: usize) {
 }
 
 fn embed(embedder: &Embedder, input: &Path, format: OutputFormat, dir: &Path, threads: usize) {
-    let layout =
-        Layout { format, float: FloatType::Float32, dimensions: embedder.dimensions(), column: "embedding".to_owned() };
+    let layout = Layout {
+        format,
+        float: FloatType::Float32,
+        dimensions: embedder.dimensions(),
+        column: "embedding".to_owned(),
+        sparse: None,
+    };
     let options = Options {
         sources: vec![Source::new(input, None).unwrap()],
         field: "text".to_owned(),

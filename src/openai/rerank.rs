@@ -32,6 +32,9 @@ pub struct CreateRerankRequest {
     /// Whether results repeat the text of their document.
     #[schema(value_type = Option<bool>, default = false)]
     pub return_documents: bool,
+    /// Whether results have the part of their document that matches the query best, so that it can be highlighted.
+    #[schema(value_type = Option<bool>, default = false)]
+    pub return_spans: bool,
     /// Accepted for the sake of Cohere's clients and ignored: documents of any length are scored as a whole.
     #[schema(value_type = Option<serde_json::Value>)]
     pub max_tokens_per_doc: IgnoredAny,
@@ -113,6 +116,18 @@ pub struct RerankResult {
     /// Only if the request asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<ReturnedDocument>,
+    /// Only if the request asked for it, and some part of the document matches the query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
+}
+
+/// A part of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Span {
+    /// The index of its first character. Characters are Unicode code points, as in Python.
+    pub start: usize,
+    /// The index after its last character.
+    pub end: usize,
 }
 
 /// A document as the request sent it.
@@ -140,6 +155,8 @@ pub struct TeiRank {
     pub score: f32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<Span>,
 }
 
 impl ParsedRequest for CreateRerankRequest {
@@ -159,10 +176,12 @@ const TOP_N: &str = "top_n";
 const TOP_K: &str = "top_k";
 const RETURN_DOCUMENTS: &str = "return_documents";
 const RETURN_TEXT: &str = "return_text";
+const RETURN_SPANS: &str = "return_spans";
 const METHOD: &str = "method";
 
 /// The fields that an error may name.
-pub(super) const FIELDS: [&str; 8] = [QUERY, DOCUMENTS, TEXTS, TOP_N, TOP_K, RETURN_DOCUMENTS, RETURN_TEXT, METHOD];
+pub(super) const FIELDS: [&str; 9] =
+    [QUERY, DOCUMENTS, TEXTS, TOP_N, TOP_K, RETURN_DOCUMENTS, RETURN_TEXT, RETURN_SPANS, METHOD];
 
 /// The whole body.
 struct Body {
@@ -183,6 +202,7 @@ impl ReadObject for Body {
             model: None,
             top_n: None,
             return_documents: false,
+            return_spans: false,
             max_tokens_per_doc: IgnoredAny,
             method: Method::default(),
             is_tei: false,
@@ -224,13 +244,17 @@ impl ReadObject for Body {
                     };
                     request.top_n = number.filter(|&n| n > 0);
                 }
-                RETURN_DOCUMENTS | RETURN_TEXT => {
+                RETURN_DOCUMENTS | RETURN_TEXT | RETURN_SPANS => {
                     let wrong = format!("'{name}' must be true or false");
-                    request.return_documents = match map.next_value_seed(Scalar(&wrong))? {
+                    let wanted = match map.next_value_seed(Scalar(&wrong))? {
                         Value::Null => false,
                         Value::Bool(wanted) => wanted,
                         _ => return Err(Error::custom(wrong)),
                     };
+                    match name {
+                        RETURN_SPANS => request.return_spans = wanted,
+                        _ => request.return_documents = wanted,
+                    }
                 }
                 _ => {
                     let names = Method::ALL.map(|method| format!("\"{}\"", method.name()));
@@ -428,6 +452,7 @@ mod tests {
             ),
             (r#"{"query":"q","documents":[{"text":[]}]}"#, "documents[0].text is not a string", DOCUMENTS),
             (r#"{"query":"q","documents":["a"],"return_documents":1}"#, "'return_documents' must be", RETURN_DOCUMENTS),
+            (r#"{"query":"q","documents":["a"],"return_spans":1}"#, "'return_spans' must be", RETURN_SPANS),
         ] {
             let Err(BodyError::Field { message, field: found }) = request(json) else { panic!("{json}") };
             assert!(message.starts_with(start), "{json}: {message}");

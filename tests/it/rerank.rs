@@ -205,3 +205,33 @@ fn a_large_request_yields_to_small_ones_and_ends_with_its_client() {
     drop(clients);
     wait(&|| in_flight() == 0.0);
 }
+
+#[test]
+fn the_best_span_of_a_long_document_is_where_the_query_is_answered() {
+    let app = builtin();
+    let filler = "The council discussed the budget of the harbor at length. ".repeat(40);
+    let answer = "Die Pflanze erzeugt Zucker aus Licht";
+    let long = format!("{filler}🌱 {answer}. {filler}");
+    let documents = [long.as_str(), "xyzzy", "", "Plants make food from light."];
+    let body = json!({"query": "How do plants make sugar from light?", "documents": documents, "return_spans": true});
+    for method in ["combined", "soft", "lexical", "cosine"] {
+        let mut body = body.clone();
+        body["method"] = json!(method);
+        let results = rerank(&app, &body).results;
+        let span = |index: usize| results.iter().find(|result| result.index == index).unwrap().span;
+        let of = |index: usize| {
+            let span = span(index).unwrap();
+            documents[index].chars().skip(span.start).take(span.end - span.start).collect::<String>()
+        };
+        assert!(of(0).contains(answer) && of(0).len() < 300, "{method}: {:?}", of(0));
+        assert_eq!(of(3), documents[3], "{method}");
+        assert_eq!(span(2), None, "{method}");
+    }
+    let body = json!({"query": "sugar from light", "documents": [long], "top_n": 1, "return_spans": true});
+    assert!(rerank(&app, &body).results[0].span.is_some());
+    let body = json!({"query": "sugar from light", "texts": [long], "return_spans": true});
+    let (_, ranks) = post(&app, "/rerank", &body);
+    assert!(ranks[0]["span"]["end"].as_u64() > ranks[0]["span"]["start"].as_u64(), "{ranks}");
+    let body = json!({"query": "sugar from light", "documents": [long]});
+    assert!(post(&app, "/v1/rerank", &body).1["results"][0].get("span").is_none());
+}

@@ -37,6 +37,7 @@ pub mod lexical;
 mod places;
 mod similar;
 pub mod soft;
+mod spans;
 pub mod sparse;
 pub mod terms;
 
@@ -46,6 +47,7 @@ use crate::pooling::dot;
 use layer0_tokenizers::yield_point::YieldPoint;
 
 use soft::SoftMatches;
+pub use spans::best_span;
 
 /// How documents are scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -121,7 +123,22 @@ pub fn scores(
     method: Method,
     at: &dyn YieldPoint,
 ) -> Result<Vec<f32>, EmbedError> {
+    scores_and_matches(embedder, query, documents, method, at).map(|(scores, _)| scores)
+}
+
+/// As [`scores`], and returns the matches of the query's tokens if the method needed them.
+///
+/// # Errors
+/// As for [`scores`].
+pub fn scores_and_matches(
+    embedder: &Embedder,
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
+    method: Method,
+    at: &dyn YieldPoint,
+) -> Result<(Vec<f32>, Option<SoftMatches>), EmbedError> {
     let Shares { soft, lexical, cosine } = method.shares();
+    let mut matches = None;
     let mut scores = vec![0.0f64; documents.len()];
     let mut add = |share: f64, part: Vec<f64>| {
         for (score, part) in scores.iter_mut().zip(part) {
@@ -129,10 +146,9 @@ pub fn scores(
         }
     };
     if soft > 0.0 {
-        let ids: Vec<&[u32]> =
-            documents.iter().map(|document| embedder.without_template(document.tokens.ids())).collect();
-        let query = embedder.without_template(query.tokens.ids());
-        add(soft, SoftMatches::new(embedder, query, &ids, at)?.scores());
+        let found = token_matches(embedder, query, documents, at)?;
+        add(soft, found.scores());
+        matches = Some(found);
     }
     if lexical > 0.0 {
         let texts: Vec<&str> = documents.iter().map(|document| document.text).collect();
@@ -141,7 +157,21 @@ pub fn scores(
     if cosine > 0.0 && !query.tokens.is_empty() {
         add(cosine, cosines(embedder, query, documents, at)?);
     }
-    Ok(scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect())
+    Ok((scores.into_iter().map(|score| score.clamp(0.0, 1.0) as f32).collect(), matches))
+}
+
+/// Matches the tokens of `query` with those of the documents, without the tokens of the tokenizer's template.
+///
+/// # Errors
+/// As for [`scores`].
+pub fn token_matches(
+    embedder: &Embedder,
+    query: TokenizedText<'_>,
+    documents: &[TokenizedText<'_>],
+    at: &dyn YieldPoint,
+) -> Result<SoftMatches, EmbedError> {
+    let ids: Vec<&[u32]> = documents.iter().map(|document| embedder.without_template(document.tokens.ids())).collect();
+    SoftMatches::new(embedder, embedder.without_template(query.tokens.ids()), &ids, at)
 }
 
 /// Documents that are pooled at a time on a device whose calls are expensive.

@@ -3,6 +3,7 @@
 //! One job on the workers tokenizes the query and the documents, as for embeddings. A second one scores them. The statistics of the score need
 //! all documents, so the response begins when the last score is known.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use axum::body::Body;
 
 use crate::openai::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
-    ReturnedDocument, TeiRank, Usage,
+    ReturnedDocument, Span, TeiRank, Usage,
 };
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
@@ -47,7 +48,8 @@ pub async fn create(
     Json(request): Json<CreateRerankRequest>,
 ) -> Result<AccountedResponse, ApiError> {
     let state = &context.state;
-    let CreateRerankRequest { query, documents, model, top_n, return_documents, method, is_tei, .. } = request;
+    let CreateRerankRequest { query, documents, model, top_n, return_documents, return_spans, method, is_tei, .. } =
+        request;
     let Documents { texts, .. } = documents;
     let requested = RequestedModel::resolve(state, model.as_deref())?;
     let count = texts.len();
@@ -60,38 +62,57 @@ pub async fn create(
     let tokens = requested.tokenize(state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
     let usage = inputs::charge(state, &tokens).map_err(|error| error.for_field("documents"))?;
     let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
-    let bytes = if method.matches_tokens() { size.bytes } else { 0 };
-    context.add_weight(bytes.saturating_add(returned_bytes) as u64)?;
+    let bytes = if method.matches_tokens() || return_spans { size.bytes } else { 0 };
+    let spans = if return_spans { size.span_bytes } else { 0 };
+    context.add_weight(bytes.saturating_add(spans).saturating_add(returned_bytes) as u64)?;
 
-    let scores = {
+    let ranked = {
         let (embedder, texts) = (Arc::clone(&requested.embedder), Arc::clone(&texts));
         let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
         let score = move |at: &dyn YieldPoint| {
             stages.time(Stage::Pool, || {
                 let texts: Vec<TokenizedText<'_>> = texts.iter().zip(&tokens).map(tokenized).collect();
                 let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
-                retrieval::scores(&embedder, *query, documents, method, at)
+                let (scores, matches) = retrieval::scores_and_matches(&embedder, *query, documents, method, at)?;
+                let mut ranked: Vec<Ranked> =
+                    scores.into_iter().enumerate().map(|(index, score)| Ranked { index, score, span: None }).collect();
+                ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
+                ranked.truncate(top_n.unwrap_or(usize::MAX));
+                if return_spans {
+                    let found = || retrieval::token_matches(&embedder, *query, documents, at);
+                    let matches = matches.map_or_else(found, Ok)?;
+                    for ranked in &mut ranked {
+                        let text = documents.get(ranked.index).map_or("", |document| document.text);
+                        let span = retrieval::best_span(&embedder, &matches, text, at)?;
+                        ranked.span = span.map(|span| span_of(text, span));
+                    }
+                }
+                Ok(ranked)
             })
         };
-        let longest = if size.time > SHORT { size.time } else { Duration::ZERO };
+        // Finding the spans tokenizes the documents again.
+        let time = if return_spans { size.time + size.span_time } else { size.time };
+        let longest = if time > SHORT { time } else { Duration::ZERO };
         let mut job = state.process.workers.run_long(1, longest, move |slice, at| {
             queued(slice);
             score(at)
         });
-        let scores: Result<Vec<f32>, EmbedError> = job.next().await.unwrap_or(Ok(Ok(Vec::new())))?;
-        scores?
+        let ranked: Result<Vec<Ranked>, EmbedError> = job.next().await.unwrap_or(Ok(Ok(Vec::new())))?;
+        ranked?
     };
 
-    let mut ranked: Vec<(usize, f32)> = scores.into_iter().enumerate().collect();
-    ranked.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    ranked.truncate(top_n.unwrap_or(usize::MAX));
     let text = |index: usize| match texts.get(index + 1) {
         Some(Input::Text(text)) if return_documents => Some(text.clone()),
         _ => None,
     };
     let body = requested.stages.time(Stage::Serialize, || {
         if is_tei {
-            let ranks = ranked.into_iter().map(|(index, score)| TeiRank { index, score, text: text(index) });
+            let ranks = ranked.into_iter().map(|Ranked { index, score, span }| TeiRank {
+                index,
+                score,
+                text: text(index),
+                span,
+            });
             return serde_json::to_vec(&ranks.collect::<Vec<_>>());
         }
         serde_json::to_vec(&CreateRerankResponse {
@@ -100,10 +121,11 @@ pub async fn create(
             model: model.unwrap_or_else(|| requested.entry.id().to_owned()),
             results: ranked
                 .into_iter()
-                .map(|(index, relevance_score)| RerankResult {
+                .map(|Ranked { index, score, span }| RerankResult {
                     index,
-                    relevance_score,
+                    relevance_score: score,
                     document: text(index).map(|text| ReturnedDocument { text }),
+                    span,
                 })
                 .collect(),
             usage: Usage { prompt_tokens: usage, total_tokens: usage },
@@ -139,11 +161,28 @@ fn tokenized<'a>((text, tokens): (&'a Input, &'a PooledTokens)) -> TokenizedText
     }
 }
 
+/// A document with its score.
+struct Ranked {
+    index: usize,
+    score: f32,
+    span: Option<Span>,
+}
+
+/// Returns the characters that a range of bytes has.
+fn span_of(text: &str, bytes: Range<usize>) -> Span {
+    let characters = |bytes: Range<usize>| text.get(bytes).map_or(0, |text| text.chars().count());
+    let start = characters(0..bytes.start);
+    Span { start, end: start + characters(bytes) }
+}
+
 /// What scoring takes at most.
 struct Size {
     /// Bytes of memory.
     bytes: usize,
     time: Duration,
+    /// Beyond that, what finding the best span of each document takes.
+    span_bytes: usize,
+    span_time: Duration,
 }
 
 impl Size {
@@ -153,6 +192,13 @@ impl Size {
         let products = all.min(rows).saturating_mul(dimensions).saturating_mul(query + 4);
         let sums = all.saturating_mul(query + dimensions);
         let micros = products.saturating_add(sums) / PRODUCTS_PER_MICROSECOND;
-        Self { bytes: SoftMatches::bytes(query, tokens.len(), all, rows), time: Duration::from_micros(micros as u64) }
+        let longest = tokens.iter().skip(1).map(PooledTokens::len).max().unwrap_or(0);
+        Self {
+            bytes: SoftMatches::bytes(query, tokens.len(), all, rows),
+            time: Duration::from_micros(micros as u64),
+            // A segment has several tokens, but may have one.
+            span_bytes: longest.saturating_mul(query * size_of::<f32>() + 32),
+            span_time: Duration::from_micros(all as u64),
+        }
     }
 }

@@ -71,51 +71,22 @@ impl SoftMatches {
         at: &dyn YieldPoint,
     ) -> Result<Self, EmbedError> {
         let query = QueryTokens::new(embedder, query, at)?;
-        let width = query.ids.len();
         let lengths = documents.iter().map(|document| document.len().max(1) as f64).collect();
-        let mut frequencies = vec![0.0; width * documents.len()];
-        if query.ids.is_empty() {
-            return Ok(Self { query, frequencies, lengths });
-        }
-        let tokens = documents.iter().map(|document| document.len()).sum();
-        let mut places = Places::new(tokens, embedder.rows());
-        // The numbers of all tokens of all documents.
-        let mut numbers = Vec::with_capacity(tokens);
-        for (document, i) in documents.iter().zip(1..) {
-            for ids in document.chunks(STEP) {
-                numbers.extend(ids.iter().map(|&id| places.number(id)));
-                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
-                    at.reached()?;
-                }
-            }
-        }
-        let similar = SimilarTokens::new(embedder, &query, places.ids(), at)?;
-
-        let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
-        let mut numbers = numbers.into_iter();
-        let mut tokens = 0;
-        for (document, frequencies) in documents.iter().zip(frequencies.chunks_mut(width)) {
-            sums.fill([0.0; LANES]);
-            for number in numbers.by_ref().take(document.len()) {
-                if let Some(row) = similar.row(number) {
-                    for (sums, similarities) in sums.iter_mut().zip(row) {
-                        // A copy, so that the compiler need not assume that it overlaps with the sums.
-                        let similarities = *similarities;
-                        for (sum, similarity) in sums.iter_mut().zip(similarities) {
-                            *sum += similarity;
-                        }
-                    }
-                }
-                tokens += 1;
-                if tokens % STEP == 0 {
-                    at.reached()?;
-                }
-            }
-            for (frequency, sum) in frequencies.iter_mut().zip(sums.as_flattened()) {
-                *frequency = *sum;
-            }
-        }
+        let frequencies = query.frequencies(embedder, documents, at)?;
         Ok(Self { query, frequencies, lengths })
+    }
+
+    /// Returns the soft term frequencies of other texts, `[texts, query tokens]`.
+    ///
+    /// # Errors
+    /// When a device fails, the table's file was changed, or `at` ends the work.
+    pub(super) fn frequencies_of(
+        &self,
+        embedder: &Embedder,
+        texts: &[&[u32]],
+        at: &dyn YieldPoint,
+    ) -> Result<Vec<f32>, EmbedError> {
+        self.query.frequencies(embedder, texts, at)
     }
 
     /// The number of bytes that matching `query` tokens with documents takes at most: `documents` of `tokens` tokens in all, over a table
@@ -142,7 +113,7 @@ impl SoftMatches {
     }
 
     /// The weight of each of the query's tokens; their sum is 1.
-    fn weights(&self) -> Vec<f64> {
+    pub(super) fn weights(&self) -> Vec<f64> {
         let QueryTokens { counts, norms, .. } = &self.query;
         let n = self.lengths.len() as f64;
         let mut containing = vec![0.0; counts.len()];
@@ -210,6 +181,54 @@ impl SimilarTokens {
 }
 
 impl QueryTokens {
+    /// Returns the soft term frequencies of the query's tokens in each text, `[texts, query tokens]`.
+    fn frequencies(&self, embedder: &Embedder, texts: &[&[u32]], at: &dyn YieldPoint) -> Result<Vec<f32>, EmbedError> {
+        let width = self.ids.len();
+        let mut frequencies = vec![0.0; width * texts.len()];
+        if width == 0 {
+            return Ok(frequencies);
+        }
+        let tokens = texts.iter().map(|text| text.len()).sum();
+        let mut places = Places::new(tokens, embedder.rows());
+        // The numbers of all tokens of all texts.
+        let mut numbers = Vec::with_capacity(tokens);
+        for (text, i) in texts.iter().zip(1..) {
+            for ids in text.chunks(STEP) {
+                numbers.extend(ids.iter().map(|&id| places.number(id)));
+                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
+                    at.reached()?;
+                }
+            }
+        }
+        let similar = SimilarTokens::new(embedder, self, places.ids(), at)?;
+
+        let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
+        let mut numbers = numbers.into_iter();
+        let mut tokens = 0;
+        for (text, frequencies) in texts.iter().zip(frequencies.chunks_mut(width)) {
+            sums.fill([0.0; LANES]);
+            for number in numbers.by_ref().take(text.len()) {
+                if let Some(row) = similar.row(number) {
+                    for (sums, similarities) in sums.iter_mut().zip(row) {
+                        // A copy, so that the compiler need not assume that it overlaps with the sums.
+                        let similarities = *similarities;
+                        for (sum, similarity) in sums.iter_mut().zip(similarities) {
+                            *sum += similarity;
+                        }
+                    }
+                }
+                tokens += 1;
+                if tokens % STEP == 0 {
+                    at.reached()?;
+                }
+            }
+            for (frequency, sum) in frequencies.iter_mut().zip(sums.as_flattened()) {
+                *frequency = *sum;
+            }
+        }
+        Ok(frequencies)
+    }
+
     fn new(embedder: &Embedder, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
         let mut sorted = ids.to_vec();
         sorted.sort_unstable();
