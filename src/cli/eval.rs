@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::choice::choice;
 use super::output::{Failure, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
@@ -12,7 +13,7 @@ use layer0::checkpoint::Overrides;
 use layer0::embedder::{Embedder, Settings};
 use layer0::progress::Progress;
 use layer0_tuning::eval::bootstrap::{Bootstrap, Interval};
-use layer0_tuning::eval::{self, Difference, Embed, EmbedFailure, Score, Task};
+use layer0_tuning::eval::{self, Difference, Embed, EmbedFailure, Score, SearchMethod, Task};
 
 const USAGE: &str = "embedding-server eval --model <NAME=PATH> --sts <FILE>... [OPTIONS]
        embedding-server eval --model <NAME=PATH> --bitext <A> <B> [OPTIONS]
@@ -45,6 +46,11 @@ pub struct EvalArgs {
     /// Search: BEIR directories with corpus.jsonl, queries.jsonl and qrels/test.tsv, compressed or not.
     #[arg(long, value_name = "DIR", num_args = 1..)]
     retrieval: Vec<PathBuf>,
+    /// How --retrieval ranks documents, side by side if several are given: by vectors (cosine), by BM25 (lexical), by the
+    /// scores of POST /v1/rerank over all documents (soft, combined), by sparse vectors (sparse), or by reranking the best
+    /// 50 of cosine and of sparse (hybrid). All but cosine need --model.
+    #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', value_parser = choice(&SearchMethod::ALL, SearchMethod::name))]
+    methods: Vec<SearchMethod>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -72,15 +78,30 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     if tasks.is_empty() || models.is_empty() {
         return Err("nothing to measure: give --model NAME=PATH, or --url URL with --api-model NAME; and --sts, --bitext or --retrieval".into());
     }
+    let has_other_tasks = !args.sts.is_empty() || !args.bitext.is_empty();
+    if has_other_tasks && !args.methods.is_empty() {
+        return Err("--method ranks the documents of --retrieval: measure --sts and --bitext in another run".into());
+    }
+    // One column for each model and method.
+    let columns: Vec<(String, &dyn Embed, SearchMethod)> = match args.methods.as_slice() {
+        [] => models.iter().map(|(name, model)| (name.clone(), model.as_ref(), SearchMethod::Cosine)).collect(),
+        methods => models
+            .iter()
+            .flat_map(|(name, model)| {
+                methods.iter().map(move |method| (format!("{name} {}", method.name()), model.as_ref(), *method))
+            })
+            .collect(),
+    };
     let bootstrap = Bootstrap { resamples: args.resamples, seed: args.seed };
     let bar = Bar::new();
     let mut scores = Vec::new();
-    for (name, model) in &models {
+    for (name, model, method) in &columns {
         let texts: usize = tasks.iter().map(Task::texts).sum();
         bar.start_counted(&format!("{name}: texts"), texts as u64);
-        let model = Counted { model: model.as_ref(), progress: &bar };
+        let model = Counted { model: *model, progress: &bar };
         for task in &tasks {
-            let found = task.measure(&model, &bootstrap).map_err(|e| format!("{name}, {}: {e}", task.name))?;
+            let found =
+                task.measure_by(&model, *method, &bootstrap).map_err(|e| format!("{name}, {}: {e}", task.name))?;
             let metrics = task.kind.metrics().iter().zip(found);
             scores.extend(
                 metrics.map(|(metric, found)| Score::new(name, task.kind, &task.name, task.size(), metric, found)),
@@ -90,7 +111,7 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     }
     let means = eval::means(&scores);
     let all = [scores.as_slice(), &means].concat();
-    let differences = models.first().map(|(first, _)| eval::differences(&all, first)).unwrap_or_default();
+    let differences = columns.first().map(|(first, ..)| eval::differences(&all, first)).unwrap_or_default();
     let text = if args.json {
         let bootstrap = serde_json::json!({
             "resamples": bootstrap.resamples, "seed": bootstrap.seed, "level": Interval::LEVEL,
@@ -100,8 +121,8 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
         });
         format!("{all:#}\n")
     } else {
-        let names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();
-        table(&names, &all, &differences) + &footer(&bootstrap, models.len())
+        let names: Vec<&str> = columns.iter().map(|(name, ..)| name.as_str()).collect();
+        table(&names, &all, &differences) + &footer(&bootstrap, columns.len())
     };
     if let Some(path) = &args.chart {
         std::fs::write(path, eval::chart::svg(&scores)).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -123,6 +144,10 @@ impl Embed for Counted<'_> {
             self.progress.advance(texts.len() as u64);
         }
         Ok(vectors)
+    }
+
+    fn embedder(&self) -> Option<&Embedder> {
+        self.model.embedder()
     }
 }
 

@@ -183,3 +183,46 @@ fn what_cannot_be_measured_is_said() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("404"), "{}", text(&output.stderr));
 }
+
+/// The built-in model's table finds a question's passage in another language, which BM25 cannot.
+#[test]
+fn retrieval_is_measured_by_several_methods_with_paired_differences() {
+    let dir = tempfile::tempdir().unwrap();
+    let search = dir.path().join("search");
+    std::fs::create_dir_all(search.join("qrels")).unwrap();
+    let passages = [
+        ("a", "Photosynthesis turns light into sugar."),
+        ("b", "Der Hund schläft im Garten."),
+        ("c", "The market fell on Monday."),
+        ("d", "Error E5521: the filter is blocked."),
+    ];
+    let line = |(id, text): (&str, &str)| format!("{{\"_id\": \"{id}\", \"text\": \"{text}\"}}\n");
+    std::fs::write(search.join("corpus.jsonl"), passages.map(line).concat()).unwrap();
+    let queries = [("1", "the sleeping dog"), ("2", "E5521"), ("3", "stocks on Monday"), ("4", "sugar from light")];
+    std::fs::write(search.join("queries.jsonl"), queries.map(line).concat()).unwrap();
+    let judged = "query-id\tcorpus-id\tscore\n1\tb\t1\n2\td\t1\n3\tc\t1\n4\ta\t1\n";
+    std::fs::write(search.join("qrels/test.tsv"), judged).unwrap();
+    let search = search.to_str().unwrap();
+    let model = format!("m={}/models/default", env!("CARGO_MANIFEST_DIR"));
+    let methods = ["lexical", "cosine", "soft", "combined", "sparse", "hybrid"];
+    let eval = run(&["eval", "--model", &model, "--retrieval", search, "--method", &methods.join(","), "--json"]);
+    assert!(eval.status.success(), "{}", text(&eval.stderr));
+    let found: Value = serde_json::from_slice(&eval.stdout).unwrap();
+    let ndcg = |method: &str| {
+        let is_it = |score: &&Value| score["model"] == format!("m {method}") && score["metric"] == "ndcg@10";
+        let score = found["scores"].as_array().unwrap().iter().find(is_it).unwrap();
+        assert_eq!((&score["size"], score["interval"].as_array().unwrap().len()), (&Value::from(4), 2));
+        score["value"].as_f64().unwrap()
+    };
+    assert!(ndcg("lexical") < 1.0);
+    for method in ["soft", "combined", "sparse", "hybrid"] {
+        assert_eq!(ndcg(method), 1.0, "{method}");
+    }
+    let differences = found["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 2 * (methods.len() - 1));
+    assert!(differences.iter().all(|difference| difference["baseline"] == "m lexical"));
+    let table = run(&["eval", "--model", &model, "--retrieval", search, "--method", "combined"]);
+    assert!(text(&table.stdout).contains("m combined"), "{}", text(&table.stdout));
+    let refused = run(&["eval", "--model", &model, "--sts", "x.csv", "--method", "soft"]);
+    assert!(!refused.status.success());
+}

@@ -11,6 +11,7 @@ pub mod bootstrap;
 pub mod chart;
 mod data;
 pub mod metrics;
+mod search;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ use bootstrap::{Bootstrap, Interval, RankedPairs};
 use layer0::embedder::Embedder;
 use layer0_files::Diagnostic;
 use metrics::Ranked;
+pub use search::SearchMethod;
 
 /// The number of search results that are judged.
 const CUT: usize = 10;
@@ -45,6 +47,11 @@ pub trait Embed {
     /// # Errors
     /// Fails if a text has no vector.
     fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure>;
+
+    /// Returns the embedder, if the model is a table in memory. Methods of search other than the cosine need it.
+    fn embedder(&self) -> Option<&Embedder> {
+        None
+    }
 }
 
 impl Embed for Embedder {
@@ -53,6 +60,10 @@ impl Embed for Embedder {
             texts.par_chunks(TEXTS_AT_A_TIME).map(|texts| Self::embed(self, texts)).collect();
         let vectors = parts.map(|parts| parts.into_iter().flatten().collect());
         vectors.map_err(|e| EmbedFailure { message: e.to_string(), temporary: false })
+    }
+
+    fn embedder(&self) -> Option<&Embedder> {
+        Some(self)
     }
 }
 
@@ -166,6 +177,31 @@ impl Task {
         }
     }
 
+    /// Measures a retrieval task like [`Task::measure`], but ranks the documents by `method`. Other tasks compare vectors whatever the method
+    /// is.
+    ///
+    /// # Errors
+    /// Fails if the model does not take a text, or if the method is not the cosine and the model is not a table in memory.
+    pub fn measure_by(
+        &self,
+        model: &dyn Embed,
+        method: SearchMethod,
+        bootstrap: &Bootstrap,
+    ) -> Result<Vec<Measured>, EmbedFailure> {
+        let Data::Retrieval { documents, queries, relevant } = &self.data else {
+            return self.measure(model, bootstrap);
+        };
+        if method == SearchMethod::Cosine {
+            return self.measure(model, bootstrap);
+        }
+        let Some(embedder) = model.embedder() else {
+            let message = format!("an endpoint cannot be measured by the method {:?}", method.name());
+            return Err(EmbedFailure { message, temporary: false });
+        };
+        let found = search::search(embedder, method, documents, queries, relevant, CUT)?;
+        Ok(Measured::of_ranks(&found, bootstrap))
+    }
+
     /// Returns one value for each metric of [`Kind::metrics`], in the same order. Values range from -1 or 0 to 1.
     ///
     /// # Errors
@@ -193,9 +229,7 @@ impl Task {
                     .zip(relevant)
                     .map(|(query, relevant)| metrics::ranked(query, &documents, relevant, CUT))
                     .collect();
-                let mean =
-                    |f: fn(&Ranked) -> f64| Measured::mean_of(&found.iter().map(f).collect::<Vec<_>>(), bootstrap);
-                Ok(vec![mean(|r| r.ndcg), mean(|r| r.recall)])
+                Ok(Measured::of_ranks(&found, bootstrap))
             }
         }
     }
@@ -220,6 +254,12 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// Returns nDCG and recall.
+    fn of_ranks(found: &[Ranked], bootstrap: &Bootstrap) -> Vec<Self> {
+        let mean = |f: fn(&Ranked) -> f64| Self::mean_of(&found.iter().map(f).collect::<Vec<_>>(), bootstrap);
+        vec![mean(|r| r.ndcg), mean(|r| r.recall)]
+    }
+
     fn mean_of(values: &[f64], bootstrap: &Bootstrap) -> Self {
         Self {
             value: values.iter().sum::<f64>() / values.len().max(1) as f64,

@@ -69,7 +69,12 @@ pub fn top1(from: &[Vec<f32>], to: &[Vec<f32>]) -> Vec<f64> {
 ///
 /// `relevant` holds the indices of the relevant documents and their gains.
 pub fn ranked(query: &[f32], documents: &[Vec<f32>], relevant: &[(usize, f64)], cut: usize) -> Ranked {
-    let mut found: Vec<(usize, f32)> = documents.iter().map(|document| dot(query, document)).enumerate().collect();
+    ranked_by(&documents.iter().map(|document| dot(query, document)).collect::<Vec<_>>(), relevant, cut)
+}
+
+/// Returns nDCG and recall of the `cut` documents with the highest scores, as [`ranked`] does.
+pub fn ranked_by(scores: &[f32], relevant: &[(usize, f64)], cut: usize) -> Ranked {
+    let mut found: Vec<(usize, f32)> = scores.iter().copied().enumerate().collect();
     found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let gain = |index: usize| relevant.iter().find(|r| r.0 == index).map_or(0.0, |r| r.1);
     let gains: Vec<f64> = found.iter().take(cut).map(|&(index, _)| gain(index)).collect();
