@@ -1,9 +1,10 @@
-"""Answers a question about this project by retrieval from its own documentation. Needs `pip install langchain-openai`.
+"""Answers a question about this project by retrieval from its own documentation. Needs
+`pip install langchain-openai langchain-cohere`.
 
     python examples/langchain_rag.py "How is a GGUF file served?"
 
-The program keeps the passages in memory, finds the best ones by their vectors, and prints the prompt for a chat model of your
-choice. BASE_URL defaults to http://localhost:5000/v1. For better retrieval, combine the vectors with BM25: see "For RAG" in README.md.
+The program keeps the passages in memory, finds candidates by their vectors, ranks them by POST /v2/rerank, and prints the prompt for a chat
+model of your choice. BASE_URL defaults to http://localhost:5000/v1.
 """
 
 import os
@@ -11,11 +12,13 @@ import re
 import sys
 from pathlib import Path
 
+from langchain_cohere import CohereRerank
 from langchain_core.documents import Document
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import OpenAIEmbeddings
 
+BASE_URL = os.environ.get("BASE_URL", "http://localhost:5000/v1")
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = ChatPromptTemplate.from_template("Answer from these passages alone.\n\n{passages}\n\nQuestion: {question}")
 
@@ -33,13 +36,18 @@ question = " ".join(sys.argv[1:]) or "How is a GGUF file served?"
 # With this setting LangChain sends text. By default it sends token IDs of OpenAI's vocabulary, which work as well.
 embeddings = OpenAIEmbeddings(
     model="text-embedding-3-small",
-    base_url=os.environ.get("BASE_URL", "http://localhost:5000/v1"),
+    base_url=BASE_URL,
     api_key="unused",
     check_embedding_ctx_length=False,
 )
 store = InMemoryVectorStore.from_documents(list(passages()), embeddings)
-found = store.similarity_search_with_score(question, k=3)
-for document, score in found:
+# Cohere's client adds the path, with its version.
+reranker = CohereRerank(
+    base_url=BASE_URL.removesuffix("/v1"), cohere_api_key="unused", model="text-embedding-3-small", top_n=3
+)
+found = reranker.compress_documents(store.similarity_search(question, k=50), question)
+for document in found:
+    score = document.metadata["relevance_score"]
     print(f"{score:6.3f}  {document.metadata['file']}: {document.page_content.splitlines()[0]}")
-joined = "\n\n".join(document.page_content for document, _ in found)
+joined = "\n\n".join(document.page_content for document in found)
 print("\n" + PROMPT.invoke({"passages": joined, "question": question}).to_string())

@@ -13,8 +13,8 @@ from harness import BINARY, Server
 
 ROOT = HERE.parents[1]
 EXAMPLES = ROOT / "examples"
-# These examples are run by tests/bulk (spark, kubernetes), by tests/soak and tests/overload (load), and by tests/deploy (proxy).
-ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load", "proxy"}
+# These examples are run by tests/bulk (spark, kubernetes), tests/stores (hybrid_*), by tests/soak and tests/overload (load), and by tests/deploy (proxy).
+ELSEWHERE = {"quickstart.sh", "spark", "kubernetes", "load", "proxy", "hybrid_duckdb.sql", "hybrid_pgvector.sql", "hybrid_qdrant.py"}
 
 
 @pytest.fixture(scope="module")

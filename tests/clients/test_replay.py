@@ -88,5 +88,23 @@ def test_agno_without_dimensions(served):
     assert status == 400 and error["param"] == "dimensions" and "1536" in error["message"]
 
 
+def test_open_webui_rerank(served):
+    """The client sorts the results by index, and takes one score for each document."""
+    recorded, status, _, body = send(served, "open-webui-rerank")
+    assert status == 200, body
+    scores = [result["relevance_score"] for result in sorted(json.loads(body)["results"], key=lambda result: result["index"])]
+    assert len(scores) == len(recorded["texts"])
+    assert max(scores) == scores[1]
+
+
+def test_dify_rerank(served):
+    """The client skips results whose index is not one of its documents, and sorts the rest by their scores."""
+    recorded, status, _, body = send(served, "dify-rerank")
+    assert status == 200, body
+    found = [(result["index"], result["relevance_score"]) for result in json.loads(body)["results"]]
+    assert len(found) == 2 and all(index < len(recorded["texts"]) for index, _ in found)
+    assert sorted(found, key=lambda pair: -pair[1]) == found and found[0][0] == 1
+
+
 def test_every_recording_is_sent():
-    assert {path.stem for path in REPLAY.glob("*.json")} == {*READERS, "agno-default"}
+    assert {path.stem for path in REPLAY.glob("*.json")} == {*READERS, "agno-default", "open-webui-rerank", "dify-rerank"}
