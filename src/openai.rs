@@ -14,7 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 pub use request::{BodyError, ParsedRequest, parse};
 pub use rerank::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, RerankMeta, RerankResult, ReturnedDocument,
-    Span, TeiRank,
+    Span, TeiRank, TokenShare,
 };
 pub use sparse::{
     CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseEmbedding,

@@ -203,18 +203,33 @@ function clearTokens(hint) {
   $("tokens").replaceChildren();
 }
 
-function drawRanking(scores) {
-  const order = scores.map((score, i) => [score, i]).sort((a, b) => b[0] - a[0]).slice(0, MOST_DRAWN);
-  $("ranking").replaceChildren(...order.map(([score, i]) => {
+/** The pieces of a text, shaded by what they add to its score: the strongest piece of all texts has the full colour. */
+function shadedPieces(tokens, most) {
+  return tokens.map(({ text, share }) => {
+    const piece = element("span", { textContent: text });
+    if (!(share > 0)) return piece;
+    const rgb = ramp(Math.min(1, 0.15 + (0.85 * share) / most));
+    piece.className = "match";
+    piece.title = `${(100 * share).toFixed(0)} % of what the tokens add to the score`;
+    piece.dataset.share = share;
+    piece.style.backgroundColor = `rgb(${rgb})`;
+    piece.style.color = inkOn(rgb);
+    return piece;
+  });
+}
+
+function drawRanking(results) {
+  const shown = results.slice(0, MOST_DRAWN);
+  const most = Math.max(...shown.flatMap(({ tokens }) => (tokens ?? []).map(({ share }) => share)), Number.MIN_VALUE);
+  $("ranking").replaceChildren(...shown.map(({ index, relevance_score: score, tokens }) => {
     const fill = element("div", { className: "fill" });
     fill.style.width = `${Math.min(1, Math.max(0, score)) * 100}%`;
-    const text = element("span", { className: "text", title: state.texts[i], textContent: state.texts[i] });
+    const text = element("span", { className: "text", title: state.texts[index] });
+    text.append(...(tokens?.length ? shadedPieces(tokens, most) : [state.texts[index]]));
     const track = element("div", { className: "track", ariaHidden: "true" }, fill);
-    const shown = element("span", { className: score < 0 ? "score negative" : "score", textContent: score.toFixed(3) });
-    return element("li", {}, text, shown, track);
+    return element("li", {}, text, element("span", { className: "score", textContent: score.toFixed(3) }), track);
   }));
-  const negative = scores.some((score) => score < 0) ? " A negative score has an empty bar." : "";
-  $("ranking-hint").textContent = `Cosine similarity; the bars run from 0 to 1.${negative}`;
+  $("ranking-hint").textContent = "Relevance by /v1/rerank, from 0 to 1. Shaded are the tokens that match the query, by their share of the score.";
 }
 
 function clearRanking() {
@@ -304,11 +319,11 @@ async function rank(signal) {
     clearRanking();
     return;
   }
-  const { vectors, took, server } = await embed([query], signal);
-  const scores = state.vectors.map((vector) => cosine(vector, vectors[0]));
-  drawRanking(scores);
-  const best = state.texts[scores.indexOf(Math.max(...scores))];
-  $("search-status").textContent = `Nearest: ${short(best, 60)} · ${duration(took, server)}`;
+  const body = { model: $("model").value, query, documents: state.texts, return_tokens: true };
+  const { answer, took, server } = await call("v1/rerank", body, signal);
+  drawRanking(answer.results);
+  const best = state.texts[answer.results[0].index];
+  $("search-status").textContent = `Most relevant: ${short(best, 60)} · ${duration(took, server)}`;
 }
 
 // ---- code

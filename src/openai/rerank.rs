@@ -35,6 +35,9 @@ pub struct CreateRerankRequest {
     /// Whether results have the part of their document that matches the query best, so that it can be highlighted.
     #[schema(value_type = Option<bool>, default = false)]
     pub return_spans: bool,
+    /// Whether results have the tokens of their document, each with its share of what the tokens add to the score.
+    #[schema(value_type = Option<bool>, default = false)]
+    pub return_tokens: bool,
     /// Accepted for the sake of Cohere's clients and ignored: documents of any length are scored as a whole.
     #[schema(value_type = Option<serde_json::Value>)]
     pub max_tokens_per_doc: IgnoredAny,
@@ -119,6 +122,19 @@ pub struct RerankResult {
     /// Only if the request asked for it, and some part of the document matches the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span: Option<Span>,
+    /// Only if the request asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Vec<TokenShare>>,
+}
+
+/// A token of a document, and what it adds to the document's score.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct TokenShare {
+    /// The text that the token stands for. A byte that is not a whole character is written as `<0xEC>`.
+    pub text: String,
+    /// The token's share of what all tokens of the document add to its score. The shares of a document add up to 1, or to 0 if no token
+    /// matches.
+    pub share: f32,
 }
 
 /// A part of a document.
@@ -177,11 +193,12 @@ const TOP_K: &str = "top_k";
 const RETURN_DOCUMENTS: &str = "return_documents";
 const RETURN_TEXT: &str = "return_text";
 const RETURN_SPANS: &str = "return_spans";
+const RETURN_TOKENS: &str = "return_tokens";
 const METHOD: &str = "method";
 
 /// The fields that an error may name.
-pub(super) const FIELDS: [&str; 9] =
-    [QUERY, DOCUMENTS, TEXTS, TOP_N, TOP_K, RETURN_DOCUMENTS, RETURN_TEXT, RETURN_SPANS, METHOD];
+pub(super) const FIELDS: [&str; 10] =
+    [QUERY, DOCUMENTS, TEXTS, TOP_N, TOP_K, RETURN_DOCUMENTS, RETURN_TEXT, RETURN_SPANS, RETURN_TOKENS, METHOD];
 
 /// The whole body.
 struct Body {
@@ -203,6 +220,7 @@ impl ReadObject for Body {
             top_n: None,
             return_documents: false,
             return_spans: false,
+            return_tokens: false,
             max_tokens_per_doc: IgnoredAny,
             method: Method::default(),
             is_tei: false,
@@ -244,7 +262,7 @@ impl ReadObject for Body {
                     };
                     request.top_n = number.filter(|&n| n > 0);
                 }
-                RETURN_DOCUMENTS | RETURN_TEXT | RETURN_SPANS => {
+                RETURN_DOCUMENTS | RETURN_TEXT | RETURN_SPANS | RETURN_TOKENS => {
                     let wrong = format!("'{name}' must be true or false");
                     let wanted = match map.next_value_seed(Scalar(&wrong))? {
                         Value::Null => false,
@@ -253,6 +271,7 @@ impl ReadObject for Body {
                     };
                     match name {
                         RETURN_SPANS => request.return_spans = wanted,
+                        RETURN_TOKENS => request.return_tokens = wanted,
                         _ => request.return_documents = wanted,
                     }
                 }

@@ -235,3 +235,27 @@ fn the_best_span_of_a_long_document_is_where_the_query_is_answered() {
     let body = json!({"query": "sugar from light", "documents": [long]});
     assert!(post(&app, "/v1/rerank", &body).1["results"][0].get("span").is_none());
 }
+
+#[test]
+fn tokens_have_their_shares_of_the_score() {
+    let app = builtin();
+    let documents = ["Der Hund schläft im Garten.", "The market fell.", ""];
+    let body = json!({"query": "a sleeping dog", "documents": documents, "return_tokens": true});
+    for method in ["combined", "cosine"] {
+        let mut body = body.clone();
+        body["method"] = json!(method);
+        let results = rerank(&app, &body).results;
+        let tokens = |index: usize| {
+            let result = results.iter().find(|result| result.index == index).unwrap();
+            result.tokens.clone().unwrap()
+        };
+        let found = tokens(0);
+        assert_eq!(found.iter().map(|token| token.text.as_str()).collect::<String>().trim(), documents[0]);
+        assert!((found.iter().map(|token| token.share).sum::<f32>() - 1.0).abs() < 1e-4, "{found:?}");
+        let best = found.iter().max_by(|a, b| a.share.total_cmp(&b.share)).unwrap();
+        assert!([" Hund", " schläft", " schl"].contains(&best.text.as_str()), "{found:?}");
+        assert!(tokens(2).is_empty());
+    }
+    let plain = post(&app, "/v1/rerank", &json!({"query": "a", "documents": documents})).1;
+    assert!(plain["results"][0].get("tokens").is_none());
+}

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -139,20 +140,33 @@ def test_without_tokenize_the_page_says_so(open_page, server):
     page.complaints.clear()
 
 
-def test_search_ranks_by_cosine(open_page, server):
+def rerank(server, query, texts):
+    body = json.dumps({"query": query, "documents": texts, "return_tokens": True, "model": "multilingual"}).encode()
+    request = urllib.request.Request(f"{server.url}/v1/rerank", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)["results"]
+
+
+def test_search_ranks_by_relevance_and_shades_the_tokens_that_match(open_page, server):
     page = open_page()
-    embed(page, TEXTS)
-    page.get_by_label("Query").fill("texts, but which?")
+    texts = [*TEXTS, "Der Hund schläft im Garten."]
+    embed(page, texts)
+    query = "a sleeping dog"
+    page.get_by_label("Query").fill(query)
     page.get_by_role("button", name="Rank").click()
-    scores = vectors(server, TEXTS) @ vectors(server, ["texts, but which?"])[0]
-    order = np.argsort(-scores)
-    page.wait_for_function(f"() => document.querySelector('#ranking .score').textContent === '{scores[order[0]]:.3f}'")
-    assert page.locator("#ranking .text").all_inner_texts() == [TEXTS[i] for i in order]
+    results = rerank(server, query, texts)
+    assert results[0]["index"] == len(texts) - 1
+    page.wait_for_function(f"() => document.querySelector('#ranking .score').textContent === '{results[0]['relevance_score']:.3f}'")
+    scores = np.array([result["relevance_score"] for result in results])
+    assert page.locator("#ranking .text").evaluate_all("all => all.map(text => text.title)") == [texts[result["index"]] for result in results]
     shown = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
     # The bars have the same scale for all texts, from 0 to 1.
-    assert np.abs(bars(page) - np.clip(scores[order], 0, 1)).max() < 0.01
-    assert np.abs(shown - scores[order]).max() <= 0.0005 + 1e-6
-    assert TEXTS[order[0]] in page.locator("#search-status").inner_text()
+    assert np.abs(bars(page) - np.clip(scores, 0, 1)).max() < 0.01
+    assert np.abs(shown - scores).max() <= 0.0005 + 1e-6
+    assert texts[-1] in page.locator("#search-status").inner_text()
+    matched = page.locator("#ranking li:first-child .match").evaluate_all("all => all.map(it => [it.textContent, +it.dataset.share])")
+    assert matched == [[token["text"], pytest.approx(token["share"])] for token in results[0]["tokens"] if token["share"] > 0]
+    assert max(matched, key=lambda pair: pair[1])[0].strip() in ("Hund", "schläft", "schl")
 
 
 def bars(page):
@@ -164,9 +178,9 @@ def bars(page):
 def test_a_bar_is_as_long_as_its_score(open_page):
     page = open_page()
     scores = np.array([float(score) for score in page.locator("#ranking .score").all_inner_texts()])
-    assert scores.min() < 0 < scores.max() < 0.9
+    assert 0 <= scores.min() < scores.max() < 0.9
     assert np.abs(bars(page) - np.clip(scores, 0, 1)).max() < 0.01
-    assert "negative" in page.locator("#ranking-hint").inner_text()
+    assert "share" in page.locator("#ranking-hint").inner_text()
     embed(page, ["something else"])
     page.wait_for_function("() => document.querySelectorAll('#ranking li').length === 1")
     assert bars(page)[0] == pytest.approx(float(page.locator("#ranking .score").inner_text()), abs=0.01)

@@ -11,7 +11,7 @@ use axum::body::Body;
 
 use crate::openai::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
-    ReturnedDocument, Span, TeiRank, Usage,
+    ReturnedDocument, Span, TeiRank, TokenShare, Usage,
 };
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
@@ -20,7 +20,7 @@ use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::stream;
-use layer0::embedder::{Input, PooledTokens};
+use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
 use layer0::retrieval::{self, TokenizedText};
@@ -28,6 +28,8 @@ use layer0::yield_point::YieldPoint;
 
 /// Numbers that are multiplied and added in a microsecond.
 const PRODUCTS_PER_MICROSECOND: usize = 4096;
+/// The bytes that a token with its share takes in a response, and in memory.
+const BYTES_PER_TOKEN: usize = 96;
 /// Scoring that takes less time is one step.
 const SHORT: Duration = Duration::from_millis(2);
 
@@ -48,8 +50,18 @@ pub async fn create(
     Json(request): Json<CreateRerankRequest>,
 ) -> Result<AccountedResponse, ApiError> {
     let state = &context.state;
-    let CreateRerankRequest { query, documents, model, top_n, return_documents, return_spans, method, is_tei, .. } =
-        request;
+    let CreateRerankRequest {
+        query,
+        documents,
+        model,
+        top_n,
+        return_documents,
+        return_spans,
+        return_tokens,
+        method,
+        is_tei,
+        ..
+    } = request;
     let Documents { texts, .. } = documents;
     let requested = RequestedModel::resolve(state, model.as_deref())?;
     let count = texts.len();
@@ -62,9 +74,11 @@ pub async fn create(
     let tokens = requested.tokenize(state, admitted, short).await.map_err(|error| error.for_field("documents"))?;
     let usage = inputs::charge(state, &tokens).map_err(|error| error.for_field("documents"))?;
     let size = Size::new(&tokens, requested.embedder.rows(), requested.embedder.max_dimensions());
-    let bytes = if method.matches_tokens() || return_spans { size.bytes } else { 0 };
+    let bytes = if method.matches_tokens() || return_spans || return_tokens { size.bytes } else { 0 };
     let spans = if return_spans { size.span_bytes } else { 0 };
-    context.add_weight(bytes.saturating_add(spans).saturating_add(returned_bytes) as u64)?;
+    let returned_tokens = if return_tokens { usage.saturating_mul(BYTES_PER_TOKEN) } else { 0 };
+    let returned = returned_bytes.saturating_add(returned_tokens);
+    context.add_weight(bytes.saturating_add(spans).saturating_add(returned) as u64)?;
 
     let ranked = {
         let (embedder, texts) = (Arc::clone(&requested.embedder), Arc::clone(&texts));
@@ -74,17 +88,28 @@ pub async fn create(
                 let texts: Vec<TokenizedText<'_>> = texts.iter().zip(&tokens).map(tokenized).collect();
                 let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
                 let (scores, matches) = retrieval::scores_and_matches(&embedder, *query, documents, method, at)?;
-                let mut ranked: Vec<Ranked> =
-                    scores.into_iter().enumerate().map(|(index, score)| Ranked { index, score, span: None }).collect();
+                let mut ranked: Vec<Ranked> = scores
+                    .into_iter()
+                    .enumerate()
+                    .map(|(index, score)| Ranked { index, score, span: None, tokens: None })
+                    .collect();
                 ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
                 ranked.truncate(top_n.unwrap_or(usize::MAX));
-                if return_spans {
+                if return_spans || return_tokens {
                     let found = || retrieval::token_matches(&embedder, *query, documents, at);
                     let matches = matches.map_or_else(found, Ok)?;
                     for ranked in &mut ranked {
-                        let text = documents.get(ranked.index).map_or("", |document| document.text);
-                        let span = retrieval::best_span(&embedder, &matches, text, at)?;
-                        ranked.span = span.map(|span| span_of(text, span));
+                        let Some(document) = documents.get(ranked.index) else { continue };
+                        if return_spans {
+                            let span = retrieval::best_span(&embedder, &matches, document.text, at)?;
+                            ranked.span = span.map(|span| span_of(document.text, span));
+                        }
+                        if return_tokens {
+                            let ids = embedder.without_template(document.tokens.ids());
+                            let shares = matches.shares(&embedder, ranked.index, ids, at)?;
+                            ranked.tokens = Some(shares_of(&embedder, ids, &shares));
+                        }
+                        at.reached()?;
                     }
                 }
                 Ok(ranked)
@@ -107,7 +132,7 @@ pub async fn create(
     };
     let body = requested.stages.time(Stage::Serialize, || {
         if is_tei {
-            let ranks = ranked.into_iter().map(|Ranked { index, score, span }| TeiRank {
+            let ranks = ranked.into_iter().map(|Ranked { index, score, span, .. }| TeiRank {
                 index,
                 score,
                 text: text(index),
@@ -121,11 +146,12 @@ pub async fn create(
             model: model.unwrap_or_else(|| requested.entry.id().to_owned()),
             results: ranked
                 .into_iter()
-                .map(|Ranked { index, score, span }| RerankResult {
+                .map(|Ranked { index, score, span, tokens }| RerankResult {
                     index,
                     relevance_score: score,
                     document: text(index).map(|text| ReturnedDocument { text }),
                     span,
+                    tokens,
                 })
                 .collect(),
             usage: Usage { prompt_tokens: usage, total_tokens: usage },
@@ -166,6 +192,16 @@ struct Ranked {
     index: usize,
     score: f32,
     span: Option<Span>,
+    tokens: Option<Vec<TokenShare>>,
+}
+
+fn shares_of(embedder: &Embedder, ids: &[u32], shares: &[f32]) -> Vec<TokenShare> {
+    let share = |(&id, &share): (&u32, &f32)| {
+        let mut text = String::new();
+        embedder.pieces().write(id, &mut text);
+        TokenShare { text, share }
+    };
+    ids.iter().zip(shares).map(share).collect()
 }
 
 /// Returns the characters that a range of bytes has.

@@ -112,6 +112,43 @@ impl SoftMatches {
         scores
     }
 
+    /// Returns the share of each token of a document in the document's score. `document` is the index of the document among those that were
+    /// matched, and `ids` are its tokens. The sum is 1, or 0 if the document has the score 0.
+    ///
+    /// The query's token `t` adds `w(t) x(t, d) / (x(t, d) + k)` to the score, which is divided among the document's tokens in proportion to
+    /// their similarities with `t`.
+    ///
+    /// # Errors
+    /// When a device fails, the table's file was changed, or `at` ends the work.
+    pub fn shares(
+        &self,
+        embedder: &Embedder,
+        document: usize,
+        ids: &[u32],
+        at: &dyn YieldPoint,
+    ) -> Result<Vec<f32>, EmbedError> {
+        let (weights, width) = (self.weights(), self.query.ids.len());
+        let frequencies = self.frequencies.get(document * width..(document + 1) * width).unwrap_or_default();
+        let mean = self.lengths.iter().sum::<f64>() / (self.lengths.len() as f64).max(1.0);
+        let length = self.lengths.get(document).copied().unwrap_or(1.0);
+        let saturation = K1 * (1.0 - B + B * length / mean);
+        // What a similarity of 1 with each of the query's tokens adds.
+        let each: Vec<f64> =
+            weights.iter().zip(frequencies).map(|(weight, &x)| weight / (f64::from(x) + saturation)).collect();
+        let score = each.iter().zip(frequencies).map(|(each, &x)| each * f64::from(x)).sum::<f64>();
+        if score <= 0.0 {
+            return Ok(vec![0.0; ids.len()]);
+        }
+        let mut places = Places::new(ids.len(), embedder.rows());
+        let numbers: Vec<u32> = ids.iter().map(|&id| places.number(id)).collect();
+        let similar = SimilarTokens::new(embedder, &self.query, places.ids(), at)?;
+        let share = |number: u32| {
+            let row = similar.row(number).map(<[_]>::as_flattened).unwrap_or_default();
+            (each.iter().zip(row).map(|(each, &similarity)| each * f64::from(similarity)).sum::<f64>() / score) as f32
+        };
+        Ok(numbers.into_iter().map(share).collect())
+    }
+
     /// The weight of each of the query's tokens; their sum is 1.
     pub(super) fn weights(&self) -> Vec<f64> {
         let QueryTokens { counts, norms, .. } = &self.query;

@@ -14,12 +14,13 @@ use std::ops::Range;
 use layer0_tokenizers::yield_point::YieldPoint;
 
 use super::soft::SoftMatches;
+use super::terms::is_unspaced;
 use crate::embedder::{Embedder, Input};
 use crate::error::EmbedError;
 
 /// The number of segments of a window.
 const WINDOW: usize = 4;
-/// From how many bytes on a segment ends at the next space, or at the next character outside of ASCII.
+/// From how many bytes on a segment ends at the next space, or at the next character of a script without spaces.
 const SEGMENT: usize = 64;
 /// From how many bytes on a segment ends at any character.
 const LONGEST_SEGMENT: usize = 128;
@@ -93,7 +94,7 @@ fn segments(text: &str) -> Vec<Range<usize>> {
     let mut start = 0;
     for (place, c) in text.char_indices() {
         let length = place - start;
-        if length >= LONGEST_SEGMENT || length >= SEGMENT && (c.is_whitespace() || !c.is_ascii() && !c.is_lowercase()) {
+        if length >= LONGEST_SEGMENT || length >= SEGMENT && (c.is_whitespace() || is_unspaced(c)) {
             segments.push(start..place);
             start = place;
         }

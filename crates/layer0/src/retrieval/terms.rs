@@ -156,6 +156,11 @@ fn kind_and_lower_case(c: char) -> (Kind, Option<char>) {
     ALPHABETS.get(c as usize).copied().unwrap_or_else(|| (kind(c), None))
 }
 
+/// Returns whether the script of the character has no spaces between words.
+pub(super) fn is_unspaced(c: char) -> bool {
+    kind_and_lower_case(c).0 == Kind::Unspaced
+}
+
 fn kind(c: char) -> Kind {
     match c {
         // Thai, Hiragana and Katakana, and the CJK ideographs of the Basic Multilingual Plane.
