@@ -114,14 +114,21 @@ impl ByteBpe {
         ids: &mut Vec<u32>,
         steps: &Steps<'_>,
     ) -> Result<(), Stopped> {
-        let Some(nfc) = self.nfc.as_ref().filter(|nfc| !nfc.is_normalized(piece)) else {
-            return self.normalized(piece, scratch, ids, steps);
-        };
+        let Some(nfc) = &self.nfc else { return self.normalized(piece, scratch, ids, steps) };
+        let Some(mut change) = nfc.next_change(piece, 0) else { return self.normalized(piece, scratch, ids, steps) };
         let mut normalized = String::with_capacity(piece.len());
-        for part in nfc.parts(piece, Steps::UNITS) {
-            normalized.extend(Nfc::normalized(part));
-            steps.take(part.len(), ids.len())?;
+        let mut from = 0;
+        loop {
+            normalized.push_str(piece.get(from..change.start).unwrap_or_default());
+            normalized.extend(Nfc::normalized(piece.get(change.clone()).unwrap_or_default()));
+            steps.take(change.end - from, ids.len())?;
+            from = change.end;
+            match nfc.next_change(piece, from) {
+                Some(next) => change = next,
+                None => break,
+            }
         }
+        normalized.push_str(piece.get(from..).unwrap_or_default());
         self.normalized(&normalized, scratch, ids, steps)
     }
 

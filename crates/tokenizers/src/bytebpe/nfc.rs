@@ -2,40 +2,102 @@
 //!
 //! Source: <https://www.unicode.org/reports/tr15/#Detecting_Normalization_Forms>.
 
+use std::ops::Range;
+
 use unicode_normalization_alignments::char::canonical_combining_class;
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+use super::decode;
 
 /// The code points from this one on are kept by NFC, and have combining class 0: the last that it changes are in plane 2.
 const END: u32 = 0x3_0000;
 
-/// NFC, which skips the texts that it would not change.
+/// Stands for a code point that NFC may change or combine with the code point before it. No combining class is as large.
+const MAY_CHANGE: u8 = u8::MAX;
+
+/// NFC, which leaves out the parts of a text that it would not change.
+///
+/// A code point is *plain* if NFC never changes it, never combines it with what stands before it, and never moves it. Texts are cut before
+/// plain code points, and a part is normalized if it has a code point that may change, or combining marks that are not in the order of
+/// their classes. In `"a e\u{301} b"`, the part `"e\u{301}"` is normalized.
 pub struct Nfc {
-    /// For each code point below [`END`], whether NFC may change it or combine it with what stands before it.
-    may_change: Vec<bool>,
+    /// For each code point below [`END`], 0 if it is plain, [`MAY_CHANGE`], or else its combining class.
+    classes: Vec<u8>,
+    /// For each first byte of a code point, whether not all such code points are plain.
+    leads: [bool; 256],
 }
 
 impl Nfc {
     pub fn new() -> Self {
-        let may_change =
-            |c: char| canonical_combining_class(c) != 0 || is_nfc_quick(std::iter::once(c)) != IsNormalized::Yes;
-        Self { may_change: (0..END).map(|number| char::from_u32(number).is_some_and(may_change)).collect() }
+        let class = |c: char| match is_nfc_quick(std::iter::once(c)) {
+            IsNormalized::Yes => canonical_combining_class(c),
+            _ => MAY_CHANGE,
+        };
+        let classes: Vec<u8> = (0..END).map(|number| char::from_u32(number).map_or(0, class)).collect();
+        let mut leads = [false; 256];
+        for c in (0..).zip(&classes).filter(|(_, class)| **class != 0).filter_map(|(number, _)| char::from_u32(number))
+        {
+            let first = c.to_string().bytes().next();
+            if let Some(lead) = first.and_then(|first| leads.get_mut(usize::from(first))) {
+                *lead = true;
+            }
+        }
+        Self { classes, leads }
     }
 
-    /// Whether NFC certainly leaves `text` as it is. It may answer `false` for a text that is normalized.
-    pub fn is_normalized(&self, text: &str) -> bool {
-        text.is_ascii() || !text.chars().any(|c| self.may_change(c))
+    /// Returns the next part of `text` at or behind `from` that NFC may change. The text is cut before and behind it.
+    pub fn next_change(&self, text: &str, from: usize) -> Option<Range<usize>> {
+        let mut at = from;
+        loop {
+            at = self.next_mark(text.as_bytes(), at)?;
+            // The code point before it is plain, if there is one.
+            let begin = text.get(from..at)?.char_indices().next_back().map_or(at, |(before, _)| from + before);
+            let (mut last, mut changes) = (0, false);
+            for c in text.get(at..)?.chars() {
+                let class = self.class(c);
+                if class == 0 {
+                    break;
+                }
+                changes |= class == MAY_CHANGE || class < last;
+                last = class;
+                at += c.len_utf8();
+            }
+            if changes {
+                return Some(begin..at);
+            }
+        }
     }
 
-    /// Splits `text` into parts of at least `length` bytes, except for the last, that can be normalized one by one: each begins with
-    /// a code point that NFC leaves alone and never combines with what stands before it.
-    pub fn parts<'t>(&self, text: &'t str, length: usize) -> impl Iterator<Item = &'t str> {
-        let mut rest = text;
-        std::iter::from_fn(move || {
-            let cut = rest.char_indices().find(|&(at, c)| at >= length && !self.may_change(c));
-            let (part, behind) = rest.split_at_checked(cut.map_or(rest.len(), |(at, _)| at))?;
-            rest = behind;
-            (!part.is_empty()).then_some(part)
-        })
+    /// Returns the position of the next code point that is not plain.
+    fn next_mark(&self, text: &[u8], from: usize) -> Option<usize> {
+        let is_lead = |byte: &u8| self.leads.get(usize::from(*byte)).is_some_and(|&lead| lead);
+        let mut at = from;
+        loop {
+            // Nothing below U+0300 is a mark, so texts of most European languages are passed quickly.
+            while text
+                .get(at..)
+                .and_then(<[u8]>::first_chunk::<32>)
+                .is_some_and(|bytes| bytes.iter().all(|byte| *byte < 0xCC))
+            {
+                at += 32;
+            }
+            let rest = text.get(at..)?;
+            let part = rest.get(..32).unwrap_or(rest);
+            if part.is_empty() {
+                return None;
+            }
+            let mut offset = 0;
+            while let Some(next) = part.get(offset..)?.iter().position(is_lead) {
+                offset += next;
+                if decode(text, at + offset)
+                    .is_some_and(|(c, _)| self.classes.get(c as usize).is_some_and(|class| *class != 0))
+                {
+                    return Some(at + offset);
+                }
+                offset += 1;
+            }
+            at += part.len();
+        }
     }
 
     /// The code points of `text` in NFC.
@@ -43,8 +105,8 @@ impl Nfc {
         text.nfc().map(|(c, _)| c)
     }
 
-    fn may_change(&self, c: char) -> bool {
-        self.may_change.get(c as usize).is_some_and(|&may| may)
+    fn class(&self, c: char) -> u8 {
+        self.classes.get(c as usize).copied().unwrap_or_default()
     }
 }
 
@@ -52,13 +114,26 @@ impl Nfc {
 mod tests {
     use super::*;
 
+    fn by_parts(nfc: &Nfc, text: &str) -> (String, usize) {
+        let (mut normalized, mut from, mut copied) = (String::new(), 0, 0);
+        while let Some(part) = nfc.next_change(text, from) {
+            assert!(part.start >= from && !part.is_empty(), "{text:?} {part:?}");
+            normalized += &text[from..part.start];
+            copied += part.start - from;
+            normalized.extend(Nfc::normalized(&text[part.clone()]));
+            from = part.end;
+        }
+        (normalized + &text[from..], copied + text.len() - from)
+    }
+
     #[test]
     fn every_code_point_that_nfc_changes_is_known() {
         let nfc = Nfc::new();
         for c in '\0'..=char::MAX {
-            let alone = c.to_string();
-            let stays = Nfc::normalized(&alone).eq([c]) && canonical_combining_class(c) == 0;
-            assert!(stays || !nfc.is_normalized(&alone), "{c:?}");
+            for text in [c.to_string(), format!("a{c}b"), format!("\u{301}{c}"), format!("{c}\u{301}")] {
+                let expected: String = Nfc::normalized(&text).collect();
+                assert_eq!(by_parts(&nfc, &text).0, expected, "{c:?}");
+            }
         }
     }
 
@@ -67,15 +142,34 @@ mod tests {
         let nfc = Nfc::new();
         let mut rng = fastrand::Rng::with_seed(9);
         let characters: Vec<char> =
-            "ab é\u{301}\u{327}가\u{1100}\u{1161}\u{11a8}\u{9c7}\u{9be}Åﬁ\u{344}ක\u{dca}\u{dcf}".chars().collect();
-        for _ in 0..5_000 {
-            let text: String = (0..rng.usize(0..40))
-                .map(|_| if rng.u8(..) < 200 { characters[rng.usize(..characters.len())] } else { rng.char(..) })
+            "ab é\u{301}\u{327}가\u{1100}\u{1161}\u{11a8}\u{9c7}\u{9be}Åﬁ\u{344}ක\u{dca}\u{dcf}\u{94d}日ж"
+                .chars()
                 .collect();
-            let parts: Vec<&str> = nfc.parts(&text, rng.usize(1..8)).collect();
-            assert_eq!(parts.concat(), text);
-            let normalized: String = parts.iter().flat_map(|part| Nfc::normalized(part)).collect();
-            assert_eq!(normalized, Nfc::normalized(&text).collect::<String>(), "{text:?}");
+        let (mut copied, mut bytes) = (0, 0);
+        for round in 0..8_000 {
+            let often = [40, 200, 250][round % 3];
+            let text: String = (0..rng.usize(0..120))
+                .map(|_| match rng.u8(..) {
+                    byte if byte < often => ['a', 'é', 'ж', '日'][rng.usize(..4)],
+                    byte if byte < 250 => characters[rng.usize(..characters.len())],
+                    _ => rng.char(..),
+                })
+                .collect();
+            let (found, unchanged) = by_parts(&nfc, &text);
+            assert_eq!(found, Nfc::normalized(&text).collect::<String>(), "{text:?}");
+            copied += unchanged;
+            bytes += text.len();
         }
+        assert!(copied > bytes / 3, "{copied} of {bytes}");
+    }
+
+    #[test]
+    fn ordered_marks_change_nothing() {
+        let nfc = Nfc::new();
+        for text in ["क्या हिन्दी", "Đây là tiếng Việt", "日本語"] {
+            assert_eq!(nfc.next_change(text, 0), None, "{text}");
+        }
+        assert_eq!(nfc.next_change("a bc\u{301}d", 0), Some(3..6));
+        assert_eq!(nfc.next_change("x\u{315}\u{327}y", 0), Some(0..5), "not in the order of their classes");
     }
 }
