@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::added::{self, AddedTokens};
 use super::bpe::early::{EarlyMerges, Edges};
-use super::bpe::merges::{Merges, NONE};
+use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe};
 use super::json::{self, Added, NO_MEMORY, Template, kind};
@@ -78,7 +78,7 @@ impl ByteBpe {
         let vocabulary = model.vocabulary()?;
         let by_byte = byte_tokens(&vocabulary, model.unk_token.is_some())?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
-        let table = Merges::new(&merges).ok_or(NO_MEMORY)?;
+        let table = Merges::new(&merges).ok_or(TOO_LARGE)?;
         let byte_of = bytes_by_character();
         let bytes = |text: &str| text.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
         // A token that is not spelled in GPT-2's characters for bytes cannot occur in a text.

@@ -14,7 +14,7 @@ use foldhash::{HashMap, HashSet};
 
 use super::added::{self, AddedTokens};
 use super::bpe::early::{EarlyMerges, Edges};
-use super::bpe::merges::{Merges, NONE};
+use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe};
 use super::json::{NO_MEMORY, SPACE_MARK, Template};
@@ -78,7 +78,7 @@ impl SentencePieceBpe {
         let vocabulary = definition.model.vocabulary()?;
         let alphabet = Characters { characters: characters(&vocabulary)?, bytes: byte_tokens(&vocabulary)? };
         let (joins, merges) = rules(&definition, &vocabulary)?;
-        let table = Merges::new(&merges).ok_or("a merge takes the largest id, or there is no memory for the merges")?;
+        let table = Merges::new(&merges).ok_or(TOO_LARGE)?;
         let texts: HashMap<u32, &str> = vocabulary.iter().map(|(text, &id)| (id, *text)).collect();
         let early = EarlyMerges::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
         let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));

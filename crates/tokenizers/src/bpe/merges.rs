@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::hint::select_unpredictable;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -18,32 +17,58 @@ pub const NONE: u32 = u32::MAX;
 pub type Merge = u64;
 pub const NO_MERGE: Merge = u64::MAX;
 
-/// A hash table from pairs of tokens to their merges.
+/// The reason why [`Merges::new`] returns `None`.
+pub const TOO_LARGE: &str =
+    "a token ID or the number of merges exceeds 1,048,574, or there is no memory for the merges";
+
+/// A hash table from pairs of tokens to their merges. It is read at random positions, so it is kept small: an entry takes eight bytes.
+///
+/// A pair of token IDs is a number of twice as many bits as an ID has. The number is multiplied by an odd factor, which gives a different
+/// product of as many bits for each pair. The highest bits of the product are the bucket of the pair. The remaining bits, the tag, are
+/// stored in the entry, so that the bucket and the tag together identify the pair. For example, with IDs of 17 bits and 2^16 buckets, the tag
+/// has 18 bits.
 pub struct Merges {
-    /// The buckets, with open addressing.
     buckets: LargePages<Bucket>,
-    /// The number of bits by which the product of a pair is shifted to give its bucket.
-    shift: u32,
+    shape: Shape,
 }
 
 /// A view of the table for many lookups.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
     buckets: &'a [Bucket],
-    shift: u32,
+    shape: Shape,
 }
 
-/// Four pairs and their merges. A bucket is one cache line, so that most lookups take one read from memory.
+#[derive(Clone, Copy)]
+struct Shape {
+    /// The number of bits of a token ID.
+    id_bits: u32,
+    /// The number of bits of a tag.
+    tag_bits: u32,
+    /// The odd number by which a pair is multiplied.
+    factor: u64,
+}
+
+/// Eight merges in a cache line, so that most lookups take one read from memory. From the highest bit on, an entry has the tag of the
+/// pair, the number of buckets between the pair's own bucket and this one, the rank, and the token that the merge makes. Unused entries
+/// are behind the used ones and are [`EMPTY`].
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Bucket {
-    /// The left token in the upper half, the right token in the lower half. Unused places are all ones, and are behind the used
-    /// ones.
-    pairs: [u64; 4],
-    merges: [Merge; 4],
-}
+struct Bucket([u64; 8]);
 
-const EMPTY: Bucket = Bucket { pairs: [u64::MAX; 4], merges: [NO_MERGE; 4] };
+const EMPTY: u64 = u64::MAX;
+
+/// The number of bits of a rank or of a token ID in an entry.
+const ID_BITS: u32 = 20;
+/// The number of bits for the distance from a pair's own bucket.
+const DISTANCE_BITS: u32 = 3;
+/// The number of distances that are in use. The last possible distance is not, so no entry is equal to [`EMPTY`].
+const DISTANCES: usize = (1 << DISTANCE_BITS) - 1;
+/// The largest number of bits of a tag.
+const TAG_BITS: u32 = u64::BITS - DISTANCE_BITS - 2 * ID_BITS;
+
+/// The largest average number of merges in a bucket.
+const LOAD: usize = 5;
 
 /// The buffers in which one thread merges a long word.
 #[derive(Default)]
@@ -58,39 +83,53 @@ pub struct Workspace {
 }
 
 impl Merges {
+    /// The largest token ID, and the largest number of merges.
+    pub const MOST: u32 = (1 << ID_BITS) - 2;
+
     /// Creates the table from the merges `(left, right, result)` in the order of their ranks. If a pair comes twice, the later
-    /// merge counts. Returns `None` when an ID is [`NONE`], or the system gives no memory.
+    /// merge counts. Returns `None` when an ID or the number of merges exceeds [`Merges::MOST`], or the system gives no memory.
     pub fn new(merges: &[(u32, u32, u32)]) -> Option<Self> {
-        // At most two merges for each bucket on average.
-        let bits = (merges.len() / 2 + 2).next_power_of_two().trailing_zeros();
-        let mut buckets = LargePages::zeroed(1 << bits)?;
-        buckets.fill(EMPTY);
-        let mut table = Self { buckets, shift: u64::BITS - bits };
-        for (rank, &(left, right, result)) in (0..NONE).zip(merges) {
-            if [left, right, result].contains(&NONE) {
-                return None;
-            }
-            table.insert(pair(left, right), pair(rank, result));
+        let largest = merges.iter().map(|&(left, right, made)| left.max(right).max(made)).max().unwrap_or_default();
+        if largest > Self::MOST || merges.len() > Self::MOST as usize {
+            return None;
         }
-        Some(table)
+        // All bits of an ID are set only in `NONE`.
+        let id_bits = (largest + 2).next_power_of_two().trailing_zeros();
+        let mut bucket_bits =
+            (merges.len() / LOAD + 1).next_power_of_two().trailing_zeros().max((2 * id_bits).saturating_sub(TAG_BITS));
+        loop {
+            let mut buckets = LargePages::zeroed(1 << bucket_bits)?;
+            buckets.fill(Bucket([EMPTY; 8]));
+            // The golden ratio, as a fraction of the numbers of as many bits as a pair has, spreads pairs with a token in common.
+            let factor = 0x9E37_79B9_7F4A_7C15_u64.unbounded_shr(u64::BITS - 2 * id_bits) | 1;
+            let shape = Shape { id_bits, tag_bits: (2 * id_bits).saturating_sub(bucket_bits), factor };
+            let mut table = Self { buckets, shape };
+            if (0..).zip(merges).all(|(rank, merge)| table.insert(rank, merge).is_some()) {
+                return Some(table);
+            }
+            bucket_bits += 1;
+        }
     }
 
-    fn insert(&mut self, wanted: u64, merge: Merge) {
-        let mut at = self.reader().place(wanted);
+    /// Adds a merge. Returns `None` if all buckets in which it may be are full.
+    fn insert(&mut self, rank: u32, &(left, right, made): &(u32, u32, u32)) -> Option<()> {
+        let (home, tag) = self.shape.place(left, right);
         let mask = self.buckets.len() - 1;
-        while let Some(Bucket { pairs, merges }) = self.buckets.get_mut(at) {
-            let free = |(pair, _): &(&mut u64, _)| **pair == wanted || **pair == u64::MAX;
-            if let Some((pair, place)) = pairs.iter_mut().zip(merges).find(free) {
-                (*pair, *place) = (wanted, merge);
-                break;
+        for distance in 0..DISTANCES {
+            let Bucket(entries) = self.buckets.get_mut((home + distance) & mask)?;
+            let key = tag | (distance as u64) << (2 * ID_BITS);
+            let free = |entry: &&mut u64| **entry == EMPTY || (**entry ^ key) >> (2 * ID_BITS) == 0;
+            if let Some(entry) = entries.iter_mut().find(free) {
+                *entry = key | u64::from(rank) << ID_BITS | u64::from(made);
+                return Some(());
             }
-            at = (at + 1) & mask;
         }
+        None
     }
 
     #[inline]
     pub fn reader(&self) -> Reader<'_> {
-        Reader { buckets: &self.buckets, shift: self.shift }
+        Reader { buckets: &self.buckets, shape: self.shape }
     }
 
     /// Merges `symbols` to tokens: always the pair of the lowest rank, and of equal ranks the leftmost pair. Returns the highest
@@ -168,35 +207,42 @@ impl Merges {
     }
 }
 
-impl Reader<'_> {
-    /// Returns the first bucket that may contain a pair.
+impl Shape {
+    /// Returns the bucket of a pair, and its tag in the place that it has in an entry.
     #[inline]
-    fn place(self, pair: u64) -> usize {
-        place(pair, self.shift)
+    fn place(self, left: u32, right: u32) -> (usize, u64) {
+        let Self { id_bits, tag_bits, factor } = self;
+        let low = |id: u32| u64::from(id) & ((1 << id_bits) - 1);
+        let mixed = (low(left) << id_bits | low(right)).wrapping_mul(factor) & ((1 << (2 * id_bits)) - 1);
+        ((mixed >> tag_bits) as usize, (mixed & ((1 << tag_bits) - 1)) << (u64::BITS - TAG_BITS))
     }
+}
 
+impl Reader<'_> {
     /// Prefetches the bucket that [`Reader::merge`] will read.
     #[inline]
     pub fn prefetch(self, left: u32, right: u32) {
-        prefetch(self.buckets, self.place(pair(left, right)));
+        prefetch(self.buckets, self.shape.place(left, right).0);
     }
 
     /// Returns the merge of two tokens, or [`NO_MERGE`]. [`NONE`] merges with nothing.
     #[inline]
     pub fn merge(self, left: u32, right: u32) -> Merge {
-        let wanted = pair(left, right);
-        let mut at = self.place(wanted);
-        while let Some(Bucket { pairs, merges }) = self.buckets.get(at) {
-            let [first, second, third, fourth] = pairs.map(|pair| pair == wanted);
-            // The place in the bucket is found without branches, because it cannot be predicted.
-            let slot = usize::from(second) + 2 * usize::from(third) + 3 * usize::from(fourth);
-            let merge = merges.get(slot % merges.len()).copied().unwrap_or(NO_MERGE);
-            let found = select_unpredictable(first | second | third | fourth, merge, NO_MERGE);
-            let [.., last] = *pairs;
-            if found != NO_MERGE || last == u64::MAX {
-                return found;
+        let (home, tag) = self.shape.place(left, right);
+        let mask = self.buckets.len() - 1;
+        for distance in 0..DISTANCES {
+            let Some(Bucket(entries)) = self.buckets.get((home + distance) & mask) else { break };
+            let key = tag | (distance as u64) << (2 * ID_BITS);
+            // The rank and the token remain of an entry with this key, and a larger number of any other. The least one is found without
+            // branches, because its place cannot be predicted.
+            let [a, b, c, d, e, f, g, h] = entries.map(|entry| entry ^ key);
+            let least = a.min(b).min(c.min(d)).min(e.min(f).min(g.min(h)));
+            if least >> (2 * ID_BITS) == 0 {
+                return pair((least >> ID_BITS) as u32, least as u32 & ((1 << ID_BITS) - 1));
             }
-            at = (at + 1) & (self.buckets.len() - 1);
+            if h ^ key == EMPTY {
+                break;
+            }
         }
         NO_MERGE
     }
@@ -249,9 +295,34 @@ pub mod tests {
         let table = Merges::new(&[(0, 1, 2), (1, 1, 3), (0, 1, 4)]).unwrap();
         assert_eq!((table.reader().merge(0, 1), table.reader().merge(1, 1)), (pair(2, 4), pair(1, 3)));
         assert_eq!((table.reader().merge(1, 0), table.reader().merge(NONE, NONE)), (NO_MERGE, NO_MERGE));
-        assert!(Merges::new(&[(0, NONE - 1, NONE - 1)]).is_some());
-        for with_none in [(NONE, 1, 2), (0, NONE, 2), (0, 1, NONE)] {
-            assert!(Merges::new(&[with_none]).is_none());
+        let most = Merges::MOST;
+        let table = Merges::new(&[(0, most, most)]).unwrap();
+        assert_eq!((table.reader().merge(0, most), table.reader().merge(most, 0)), (pair(0, most), NO_MERGE));
+        for too_large in [(NONE, 1, 2), (0, NONE, 2), (0, 1, NONE), (0, most + 1, 2)] {
+            assert!(Merges::new(&[too_large]).is_none());
+        }
+    }
+
+    #[test]
+    fn every_merge_of_a_large_table_is_found_and_no_other() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        for (count, ids) in [(300_000, 128_000), (3_000, 60), (40_000, Merges::MOST)] {
+            let mut merges = std::collections::HashMap::new();
+            let list: Vec<_> = (0..count).map(|_| (rng.u32(..ids), rng.u32(..ids) % 1000, rng.u32(..ids))).collect();
+            for (rank, &(left, right, made)) in (0..).zip(&list) {
+                merges.insert((left, right), pair(rank, made));
+            }
+            let table = Merges::new(&list).unwrap();
+            for (&(left, right), merge) in &merges {
+                assert_eq!(table.reader().merge(left, right), *merge);
+            }
+            for _ in 0..100_000 {
+                let (left, right) = (rng.u32(..ids), rng.u32(..ids));
+                let expected = merges.get(&(left, right)).copied().unwrap_or(NO_MERGE);
+                assert_eq!(table.reader().merge(left, right), expected);
+                assert_eq!(table.reader().merge(left, NONE), NO_MERGE);
+                assert_eq!(table.reader().merge(NONE, right), NO_MERGE);
+            }
         }
     }
 }
