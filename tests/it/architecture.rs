@@ -71,6 +71,7 @@ fn unsafe_code_is_in_its_files_alone() {
         "crates/layer0/src/pooling/kernel/vnni.rs",
         "crates/layer0/src/pooling/kernel/x86.rs",
         "crates/tokenizers/src/prefetch.rs",
+        "crates/tokenizers/src/bytebpe/split/breaks/classes.rs",
         "src/decimal/x86.rs",
     ];
     only_in("unsafe ", &allowed, "");

@@ -1,11 +1,13 @@
 //! Byte-pair encoding of words, for SentencePiece-style and byte-level models.
 //!
-//! A word is looked up in a cache of this thread, then among the words of the vocabulary ([`super::words`]). Otherwise its
-//! symbols are merged: some pairs early ([`early`]), the remaining ones in the order of their ranks ([`lockstep`]).
+//! A word is looked up among the most frequent words of this thread, then in a larger cache of this thread, and then among the words of the
+//! vocabulary ([`super::words`]). If it is nowhere, its symbols are merged: some pairs early ([`early`]), the remaining ones in the order of
+//! their ranks ([`lockstep`]).
 //!
 //! Many words go through each of these steps together. The tables are far larger than the CPU's caches, so the entries for one
 //! word are prefetched while other words are processed.
 
+mod block;
 pub mod early;
 mod lockstep;
 pub mod merges;
@@ -15,14 +17,16 @@ use std::ops::Range;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::words::{Key, MAX_IDS, PADDING, WholeWords, WordCache};
+use super::words::cache::{self, FrequentWords, PackedIds};
+use super::words::{Key, ShortKey, WholeWords};
 use crate::yield_point::{Steps, Stopped};
+pub use block::PaddedText;
+use block::{BLOCK, Block, Text, Word};
 use early::EarlyMerges;
 use lockstep::{LockstepMerger, MAX_SYMBOLS, WordPlace};
 use merges::{Merges, Workspace};
 
-/// The number of words that are looked up together.
-const BLOCK: usize = 256;
+type WordCache = cache::WordCache<{ cache::LINES_FOR_BPE }>;
 
 /// The symbols of a model: the tokens of which a word consists before anything is merged.
 pub trait Alphabet {
@@ -46,9 +50,8 @@ pub struct Bpe<A> {
 #[derive(Default)]
 pub struct Scratch {
     cache: WordCache,
-    /// The text that is being tokenized, followed by [`PADDING`].
-    padded: Vec<u8>,
-    words: Vec<Word>,
+    frequent: FrequentWords,
+    block: Block,
     unknown: Vec<Unknown>,
     /// The tokens of the unknown words. [`Unknown::tokens`] says which belong to which word.
     found: Vec<u32>,
@@ -62,39 +65,23 @@ pub struct Scratch {
     workspace: Workspace,
 }
 
-impl Scratch {
-    /// Returns the bytes of the text from `start` on. Behind the end of the text there are zeros.
-    #[inline]
-    pub fn window(&self, start: usize) -> Option<&[u8; PADDING.len()]> {
-        self.padded.get(start..)?.first_chunk()
-    }
-}
-
-/// A word: a part of a text whose tokens never extend beyond it.
-struct Word {
-    start: usize,
-    end: usize,
-    /// The default key if the word is too long for the cache.
-    key: Key,
-    hash: u64,
-}
-
-impl Word {
-    fn key(&self) -> Option<&Key> {
-        (self.end - self.start <= Key::MAX_BYTES).then_some(&self.key)
-    }
-}
-
 /// A word that the cache of short words does not contain.
 struct Unknown {
-    /// The index of the word in `Scratch::words`.
-    word: usize,
-    /// The position among the token IDs at which the tokens of the word belong.
-    at: usize,
+    /// The range of the word in the text.
+    text: Range<usize>,
+    /// `None` if the word is too long for the cache.
+    key: Option<Key>,
+    hash: u64,
     /// The range of the word's tokens in `Scratch::found`.
     tokens: Range<usize>,
-    /// Whether the word may be a single token.
-    may_be_whole: bool,
+    /// The key in the vocabulary, if the word may be a single token.
+    whole: Option<ShortKey>,
+}
+
+impl Unknown {
+    fn high(&self) -> u32 {
+        (self.hash >> 32) as u32
+    }
 }
 
 /// A word that has to be merged.
@@ -118,15 +105,15 @@ impl<A: Alphabet> Bpe<A> {
     ) -> Option<Self> {
         let mut long_words = HashMap::new();
         let short = vocabulary.filter_map(|(word, id)| {
-            if word.len() <= WholeWords::MAX_BYTES {
-                return Some((Key::new(word.as_bytes(), 0, word.len())?, id, word));
+            if let Some(key) = ShortKey::new(word.as_bytes()) {
+                return Some((key, id, word));
             }
             if merges_are_ignored {
                 long_words.insert(word, id);
             }
             None
         });
-        let words: Vec<(Key, u32)> = match merges_are_ignored {
+        let words: Vec<(ShortKey, u32)> = match merges_are_ignored {
             true => short.map(|(key, id, _)| (key, id)).collect(),
             false => that_merge_into_themselves(&alphabet, &merges, short),
         };
@@ -134,102 +121,95 @@ impl<A: Alphabet> Bpe<A> {
         Some(Self { alphabet, merges, early, whole_words, long_words, longest: longest.max(1) })
     }
 
-    /// Prepares for the words of `text`. To be called before [`Bpe::word`].
-    pub fn begin(&self, text: &str, scratch: &mut Scratch) {
-        // Words are left over if the previous text was stopped.
-        scratch.words.clear();
-        scratch.padded.clear();
-        scratch.padded.extend_from_slice(text.as_bytes());
-        scratch.padded.extend_from_slice(&PADDING);
-    }
-
-    /// Adds the next word of `text`. Its tokens are appended to `ids` now or later, at the latest by [`Bpe::finish`].
+    /// Appends the tokens of `text`. `end_of_word` returns the end of the word that begins at a position. It is called for the first word,
+    /// and then for each word that begins where another one ends.
     ///
     /// # Errors
     /// When `steps` stops the work.
     #[inline]
-    pub fn word(
+    pub fn encode(
         &self,
-        text: &str,
-        Range { start, end }: Range<usize>,
+        text: Text<'_>,
         scratch: &mut Scratch,
         ids: &mut Vec<u32>,
         steps: &Steps<'_>,
+        mut end_of_word: impl FnMut(usize) -> usize,
     ) -> Result<(), Stopped> {
-        let key = Key::new(&scratch.padded, start, end).unwrap_or_default();
-        let hash = key.hash();
-        scratch.cache.prefetch(hash);
-        scratch.words.push(Word { start, end, key, hash });
-        if scratch.words.len() == BLOCK {
-            self.finish(text, scratch, ids, steps)?;
+        let mut at = 0;
+        while at < text.len() {
+            let start = at;
+            let Scratch { block, frequent, .. } = scratch;
+            at = block.fill(text, start, frequent, &mut end_of_word);
+            self.look_up(text, scratch);
+            if !scratch.unknown.is_empty() {
+                self.find(text.as_str(), scratch, ids.len(), steps)?;
+            }
+            let Scratch { block, unknown, found, .. } = &*scratch;
+            block.append_tokens(ids, found, |index| unknown.get(index).map_or(0..0, |unknown| unknown.tokens.clone()));
+            steps.take(at - start, ids.len())?;
         }
         Ok(())
     }
 
-    /// Appends the tokens of the words of `text` that were added and not yet tokenized.
-    ///
-    /// # Errors
-    /// When `steps` stops the work.
-    pub fn finish(
-        &self,
-        text: &str,
-        scratch: &mut Scratch,
-        ids: &mut Vec<u32>,
-        steps: &Steps<'_>,
-    ) -> Result<(), Stopped> {
-        let Scratch { cache, words, unknown, .. } = scratch;
+    /// Looks up the words of the block that are not frequent ones. Those that are not in the cache become [`Scratch::unknown`].
+    fn look_up(&self, text: Text<'_>, scratch: &mut Scratch) {
+        let Scratch { cache, frequent, block, unknown, .. } = scratch;
+        let (tokens, others) = block.others();
         unknown.clear();
-        let mut end = ids.len();
-        ids.resize(end + words.len() * MAX_IDS, 0);
-        for (index, word) in words.iter().enumerate() {
-            if let Some(room) = ids.get_mut(end..).and_then(<[u32]>::first_chunk_mut)
-                && let Some(count) = cache.short(&word.key, word.hash, room)
-            {
-                end += count;
+        let known = cache.short_words();
+        for word in others {
+            known.prefetch(word.high);
+        }
+        for Word { key, high, index, start, end } in others {
+            let Some(tokens) = tokens.get_mut(*index as usize) else { continue };
+            if let Some(found) = known.get(key, *high) {
+                *tokens = found;
+                frequent.put(key, *high, found);
             } else {
-                let may_be_whole = self.whole_words.may_have(word.hash);
-                if may_be_whole {
-                    self.whole_words.prefetch(word.hash);
-                }
-                cache.prefetch_long(word.hash);
-                unknown.push(Unknown { word: index, at: end, tokens: 0..0, may_be_whole });
+                *tokens = PackedIds::from_index(unknown.len());
+                unknown.push(self.unknown(text.padded(), *start..*end, cache));
             }
         }
-        ids.truncate(end);
-        if !unknown.is_empty() {
-            self.find(text, scratch, ids.len(), steps)?;
-            insert(scratch, ids);
+    }
+
+    /// Returns the unknown word `padded[text]`, and prefetches what may be known about it.
+    fn unknown(&self, padded: &[u8], text: Range<usize>, cache: &WordCache) -> Unknown {
+        let key = Key::new(padded, text.start, text.end);
+        let hash = key.map_or(0, |key| key.hash());
+        let whole = key.and_then(|key| key.short()).filter(|_| self.whole_words.may_have(hash));
+        if whole.is_some() {
+            self.whole_words.prefetch(hash);
         }
-        if let (Some(first), Some(last)) = (scratch.words.first(), scratch.words.last()) {
-            steps.take(last.end - first.start, ids.len())?;
-        }
-        scratch.words.clear();
-        Ok(())
+        cache.prefetch_long((hash >> 32) as u32);
+        Unknown { text, key, hash, tokens: 0..0, whole }
     }
 
     /// Finds the tokens of the unknown words. The text has at least `made` other tokens; `steps` is told this number.
     fn find(&self, text: &str, scratch: &mut Scratch, made: usize, steps: &Steps<'_>) -> Result<(), Stopped> {
-        let Scratch { cache, words, unknown, found, merged, symbols, long, workspace, .. } = scratch;
+        let Scratch { cache, unknown, found, merged, symbols, long, workspace, .. } = scratch;
         found.clear();
         merged.clear();
         symbols.clear();
         let early = self.early.reader();
-        for (index, Unknown { word, tokens, may_be_whole, .. }) in unknown.iter_mut().enumerate() {
-            let Some(word) = words.get(*word) else { continue };
-            let text = text.get(word.start..word.end).unwrap_or_default();
+        for (index, unknown) in unknown.iter_mut().enumerate() {
+            let high = unknown.high();
+            let Unknown { text: range, key, hash, tokens, whole } = unknown;
+            let word = text.get(range.clone()).unwrap_or_default();
             let begin = found.len();
-            if let Some(known) = word.key().and_then(|key| cache.long(key, word.hash)) {
+            if let Some(known) = key.as_ref().and_then(|key| cache.long(key, high)) {
                 found.extend_from_slice(known);
-            } else if *may_be_whole && let Some(id) = word.key().and_then(|key| self.whole_words.get(key, word.hash)) {
+            } else if let Some(id) = whole.as_ref().and_then(|key| self.whole_words.get(key, *hash)) {
                 found.push(id);
-                cache.put(&word.key, word.hash, &[id]);
-            } else if text.len() > WholeWords::MAX_BYTES
-                && let Some(&id) = self.long_words.get(text)
+                if let Some(key) = key {
+                    cache.put(key, high, &[id]);
+                }
+            } else if word.len() > ShortKey::MAX_BYTES
+                && let Some(&id) = self.long_words.get(word)
             {
                 found.push(id);
             } else {
                 let begin = symbols.len();
-                self.alphabet.symbols(text, symbols);
+                self.alphabet.symbols(word, symbols);
                 if symbols.len() - begin > MAX_SYMBOLS {
                     long.clear();
                     long.extend(symbols.drain(begin..));
@@ -251,7 +231,7 @@ impl<A: Alphabet> Bpe<A> {
     }
 
     fn merge(&self, scratch: &mut Scratch) {
-        let Scratch { cache, words, unknown, found, merged, symbols, merger, places, .. } = scratch;
+        let Scratch { cache, unknown, found, merged, symbols, merger, places, .. } = scratch;
         let (early, merges) = (self.early.reader(), self.merges.reader());
         merger.clear();
         places.clear();
@@ -262,14 +242,12 @@ impl<A: Alphabet> Bpe<A> {
         }
         merger.merge(merges);
         for (Merged { unknown: index, .. }, place) in merged.iter().zip(places) {
-            let Some(Unknown { word, tokens, .. }) = unknown.get_mut(*index) else { continue };
+            let Some(unknown) = unknown.get_mut(*index) else { continue };
             let begin = found.len();
             merger.tokens(*place, found);
-            *tokens = begin..found.len();
-            if let Some(word) = words.get(*word)
-                && let Some(key) = word.key()
-            {
-                cache.put(key, word.hash, found.get(begin..).unwrap_or_default());
+            unknown.tokens = begin..found.len();
+            if let Some(key) = &unknown.key {
+                cache.put(key, unknown.high(), found.get(begin..).unwrap_or_default());
             }
         }
     }
@@ -278,8 +256,8 @@ impl<A: Alphabet> Bpe<A> {
 fn that_merge_into_themselves<A: Alphabet>(
     alphabet: &A,
     merges: &Merges,
-    mut words: impl Iterator<Item = (Key, u32, String)>,
-) -> Vec<(Key, u32)> {
+    mut words: impl Iterator<Item = (ShortKey, u32, String)>,
+) -> Vec<(ShortKey, u32)> {
     let (mut found, mut block) = (Vec::new(), Vec::new());
     let (mut symbols, mut merger) = (Vec::new(), LockstepMerger::default());
     loop {
@@ -300,24 +278,6 @@ fn that_merge_into_themselves<A: Alphabet>(
             if symbols == [id] {
                 found.push((key, id));
             }
-        }
-    }
-}
-
-/// Inserts the tokens of the unknown words between the other tokens.
-fn insert(scratch: &Scratch, ids: &mut Vec<u32>) {
-    let mut end = ids.len();
-    ids.resize(end + scratch.found.len(), 0);
-    let mut to = ids.len();
-    // The words are inserted from last to first, so that each ID moves only once.
-    for Unknown { at, tokens, .. } in scratch.unknown.iter().rev() {
-        to -= end - at;
-        ids.copy_within(*at..end, to);
-        end = *at;
-        let tokens = scratch.found.get(tokens.clone()).unwrap_or_default();
-        to -= tokens.len();
-        if let Some(place) = ids.get_mut(to..to + tokens.len()) {
-            place.copy_from_slice(tokens);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::added::{self, AddedTokens};
 use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Model;
-use super::bpe::{self, Alphabet, Bpe};
+use super::bpe::{self, Alphabet, Bpe, PaddedText};
 use super::json::{self, Added, NO_MEMORY, Template, kind};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{byte_characters, bytes_by_character};
@@ -22,7 +22,7 @@ use super::{EncodeError, Tokenize};
 use crate::yield_point::{Steps, Stopped};
 use characters::{Characters, first_character, last_character};
 use nfc::Nfc;
-use split::{Ends, Splitter};
+use split::{Progress, Splitter};
 
 type Definition<'a> = json::Definition<Model<'a>>;
 
@@ -53,8 +53,16 @@ struct Bytes {
     characters: Characters,
 }
 
+/// The buffers that one thread keeps for one tokenizer.
+#[derive(Default)]
+struct Scratch {
+    bpe: bpe::Scratch,
+    text: PaddedText,
+    progress: Progress,
+}
+
 thread_local! {
-    static SCRATCH: PerThread<bpe::Scratch> = const { PerThread::new() };
+    static SCRATCH: PerThread<Scratch> = const { PerThread::new() };
 }
 
 impl ByteBpe {
@@ -96,24 +104,12 @@ impl ByteBpe {
         Ok(Self { bpe, splitter, nfc, added, added_normalized, template, owner: Owner::default() })
     }
 
-    fn text(
-        &self,
-        text: &str,
-        scratch: &mut bpe::Scratch,
-        ids: &mut Vec<u32>,
-        steps: &Steps<'_>,
-    ) -> Result<(), Stopped> {
+    fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         added::around(self.added.as_ref(), text, ids, steps, |piece, ids| self.piece(piece, scratch, ids, steps))
     }
 
     /// Appends the tokens of a text that has no added tokens, but for those that are matched when it is normalized.
-    fn piece(
-        &self,
-        piece: &str,
-        scratch: &mut bpe::Scratch,
-        ids: &mut Vec<u32>,
-        steps: &Steps<'_>,
-    ) -> Result<(), Stopped> {
+    fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Some(nfc) = &self.nfc else { return self.normalized(piece, scratch, ids, steps) };
         let Some(mut change) = nfc.next_change(piece, 0) else { return self.normalized(piece, scratch, ids, steps) };
         let mut normalized = String::with_capacity(piece.len());
@@ -135,7 +131,7 @@ impl ByteBpe {
     fn normalized(
         &self,
         text: &str,
-        scratch: &mut bpe::Scratch,
+        scratch: &mut Scratch,
         ids: &mut Vec<u32>,
         steps: &Steps<'_>,
     ) -> Result<(), Stopped> {
@@ -147,22 +143,13 @@ impl ByteBpe {
         }
     }
 
-    fn words(
-        &self,
-        text: &str,
-        scratch: &mut bpe::Scratch,
-        ids: &mut Vec<u32>,
-        steps: &Steps<'_>,
-    ) -> Result<(), Stopped> {
-        self.bpe.begin(text, scratch);
-        let (mut start, mut ends) = (0, Ends::default());
-        while start < text.len() {
-            let quick = scratch.window(start).and_then(|window| self.splitter.quick(window));
-            let end = quick.map_or_else(|| self.splitter.end(text, start, &mut ends), |length| start + length);
-            self.bpe.word(text, start..end, scratch, ids, steps)?;
-            start = end;
-        }
-        self.bpe.finish(text, scratch, ids, steps)
+    fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
+        let Scratch { bpe: scratch, text: padded, progress } = scratch;
+        let text = padded.set(text);
+        progress.begin();
+        self.bpe.encode(text, scratch, ids, steps, |start| {
+            self.splitter.end_of_word(text.as_str(), text.padded(), start, progress)
+        })
     }
 }
 

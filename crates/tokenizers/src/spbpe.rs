@@ -16,7 +16,7 @@ use super::added::{self, AddedTokens};
 use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Merge;
-use super::bpe::{self, Alphabet, Bpe};
+use super::bpe::{self, Alphabet, Bpe, PaddedText};
 use super::json::{NO_MEMORY, SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
 use super::{EncodeError, Tokenize};
@@ -56,7 +56,8 @@ struct Characters {
 #[derive(Default)]
 struct Scratch {
     bpe: bpe::Scratch,
-    text: String,
+    padded: PaddedText,
+    normalized: String,
 }
 
 thread_local! {
@@ -94,7 +95,7 @@ impl SentencePieceBpe {
     /// Appends the tokens of a text that contains no added tokens, except for those that are matched in the normalized text.
     fn piece(&self, piece: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
         let Some(first) = piece.chars().next() else { return Ok(()) };
-        let mut normalized = std::mem::take(&mut scratch.text);
+        let mut normalized = std::mem::take(&mut scratch.normalized);
         normalized.clear();
         if let Some(added) = &self.added_normalized {
             self.normalize(piece, &mut normalized);
@@ -116,7 +117,7 @@ impl SentencePieceBpe {
             self.bpe.alphabet.character(' ', ids);
             self.words(piece, scratch, ids, steps)?;
         }
-        scratch.text = normalized;
+        scratch.normalized = normalized;
         Ok(())
     }
 
@@ -147,20 +148,10 @@ impl SentencePieceBpe {
     }
 
     fn words(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
-        let scratch = &mut scratch.bpe;
-        let mut characters = text.char_indices();
-        let Some((_, mut before)) = characters.next() else { return Ok(()) };
-        self.bpe.begin(text, scratch);
-        let mut start = 0;
-        for (at, character) in characters {
-            if !self.joins.may_join(before, character) {
-                self.bpe.word(text, start..at, scratch, ids, steps)?;
-                start = at;
-            }
-            before = character;
-        }
-        self.bpe.word(text, start..text.len(), scratch, ids, steps)?;
-        self.bpe.finish(text, scratch, ids, steps)
+        let Scratch { bpe: scratch, padded, .. } = scratch;
+        self.bpe.encode(padded.set(text), scratch, ids, steps, |start| {
+            start + self.word_end(text.get(start..).unwrap_or_default())
+        })
     }
 }
 

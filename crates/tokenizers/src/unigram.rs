@@ -14,7 +14,8 @@ use super::added::AddedTokens;
 use super::json::{SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{self, Spelling};
-use super::words::{Key, WordCache};
+use super::words::Key;
+use super::words::cache::{LINES_FOR_UNIGRAM, WordCache};
 use super::{AddedToken, EncodeError, Tokenize, Vocabulary};
 use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
@@ -38,7 +39,7 @@ impl std::fmt::Debug for Unigram {
 /// The cache and the buffers that one thread keeps for one tokenizer.
 #[derive(Default)]
 struct Scratch {
-    cache: WordCache,
+    cache: WordCache<LINES_FOR_UNIGRAM>,
     workspace: Workspace,
     normalized: String,
     word: Vec<u32>,
@@ -153,11 +154,11 @@ impl Unigram {
             ids.extend_from_slice(&scratch.word);
             return Ok(());
         };
-        let hash = key.hash();
-        if !scratch.cache.append(&key, hash, ids) {
+        let high = (key.hash() >> 32) as u32;
+        if !scratch.cache.append(&key, high, ids) {
             self.split(word(), scratch, ids.len(), steps)?;
             ids.extend_from_slice(&scratch.word);
-            scratch.cache.put(&key, hash, &scratch.word);
+            scratch.cache.put(&key, high, &scratch.word);
         }
         Ok(())
     }

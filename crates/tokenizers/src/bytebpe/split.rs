@@ -10,20 +10,23 @@
 //! | `[一-龥぀-ゟ゠-ヿ]+` | `価格`, ` is `, `123`, `4` |
 //! | `...\|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+\|...` | `価格`, ` is`, ` `, `123`, `4` |
 //!
-//! Words of ASCII letters, of which most texts consist, take none of these steps: [`Splitter::quick`] tells their length from a table,
-//! which is made by asking the steps.
+//! Most words are found without these steps ([`Splitter::end_of_word`]): runs of letters by the next byte that is not part of a letter
+//! ([`breaks`]), and short words of other characters of ASCII by a table ([`short`]). Both follow what the steps do with samples of
+//! text, which are asked when the tokenizer is loaded.
 
+mod breaks;
 mod expression;
 mod sets;
-
-use std::hint::select_unpredictable;
+mod short;
 
 use serde_json::Value;
 
 use super::decode;
 use crate::json::kind;
+use breaks::{Breaks, Role};
 use expression::Expression;
-use sets::Sets;
+use sets::{Bits, Sets};
+use short::ShortWords;
 
 /// The expression of a `ByteLevel` pre-tokenizer with `use_regex`: GPT-2's.
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
@@ -31,31 +34,47 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// The most steps of a pre-tokenizer.
 const MAX_STEPS: usize = 8;
 
-/// The bit of a letter, which is a word alone and with letters behind it.
+/// The bit of a letter of ASCII, which is a word alone and together with the letters behind it.
 const LETTER: u8 = 1;
-/// The bit of a byte that is a word with letters behind it.
+/// The bit of a byte that is a word together with the letters behind it.
 const BEFORE_LETTERS: u8 = 2;
-/// The bit of a byte that is a word before a space.
+/// The bit of a byte that is a word alone before a space.
 const ALONE: u8 = 4;
+/// The bit of a byte that may belong to the word of the letters before it.
+const MAY_CONTINUE: u8 = 8;
+/// The bit of a space.
+const SPACE: u8 = 16;
+/// The bit of a byte that is not ASCII.
+const BEYOND_ASCII: u8 = 32;
 
 pub struct Splitter {
     sets: Sets,
     steps: Vec<Expression>,
-    /// What the word is that begins with a byte, if it is all ASCII: bits of [`LETTER`] and the like.
-    begins: [u8; 256],
-    /// The cases in which [`Splitter::quick`] must not answer.
-    caution: Caution,
+    /// For each byte, its bits [`LETTER`] to [`BEYOND_ASCII`].
+    kinds: [u8; 256],
+    /// Whether letters make one word only if all but the first are in lower case.
+    by_case: bool,
+    /// The role of each code point in a run of letters, up to the last one that has one.
+    roles: Vec<Role>,
+    short: ShortWords,
 }
 
 /// For each step, where the piece ends in which the last word was found. Kept while the words of one text are found in order.
-pub type Ends = [usize; MAX_STEPS];
+type Ends = [usize; MAX_STEPS];
 
-#[derive(Default, Clone, Copy)]
-struct Caution {
-    /// Letters of ASCII make one word only if all but the first are in lower case.
-    case: bool,
-    /// An apostrophe behind letters may belong to their word.
-    apostrophe: bool,
+/// What is kept while the words of one text are found.
+#[derive(Default)]
+pub struct Progress {
+    breaks: Breaks,
+    ends: Ends,
+}
+
+impl Progress {
+    /// Begins with another text.
+    pub fn begin(&mut self) {
+        self.breaks.clear();
+        self.ends = Ends::default();
+    }
 }
 
 impl Splitter {
@@ -85,38 +104,50 @@ impl Splitter {
         if steps.is_empty() || steps.len() > MAX_STEPS {
             return Err(format!("the pre-tokenizer has {} steps that split", steps.len()));
         }
-        let mut this = Self { sets, steps, begins: [0; 256], caution: Caution::default() };
+        let mut this =
+            Self { sets, steps, kinds: [0; 256], by_case: false, roles: Vec::new(), short: ShortWords::default() };
         this.learn();
         Ok(this)
     }
 
-    /// The length of the word that `window` begins with, if it can be told without the steps: most words of ASCII. Behind the end of the
-    /// text, the window has zeros.
+    /// Returns the end of the word of `text` that begins at `start`. `padded` is the text followed by at least 64 zeros. `progress` is new
+    /// for each text, whose words are found in order.
     #[inline]
-    pub fn quick(&self, window: &[u8; 32]) -> Option<usize> {
-        let [first, eight @ .., _, _, _, _, _, _, _] = window;
-        let (eight, rest) = eight.split_first_chunk()?;
-        let begins = *self.begins.get(usize::from(*first))?;
-        let (front, rear) = (ascii_letters(*eight), ascii_letters(*rest.first_chunk()?));
-        let letters = select_unpredictable(front == 8, 8 + rear, front);
-        let behind = *window.get(1 + letters)?;
-        if behind >= 0x80 || letters == 16 {
-            return None;
-        }
-        if behind == b'\'' && self.caution.apostrophe {
-            return None;
-        }
-        if letters == 0 {
-            return (begins & LETTER != 0 || begins & ALONE != 0 && behind == b' ').then_some(1);
-        }
-        if self.caution.case {
-            // Behind a space the first letter may be in either case, behind a letter none may be in upper case.
-            let from = if begins & LETTER != 0 { 1 } else { 2 };
-            if window.get(from..1 + letters)?.iter().any(u8::is_ascii_uppercase) {
-                return None;
+    pub fn end_of_word(&self, text: &str, padded: &[u8], start: usize, progress: &mut Progress) -> usize {
+        let Progress { breaks, ends } = progress;
+        let Some(end) = breaks.next(start).or_else(|| self.find_breaks(padded, start, breaks)) else {
+            return self.end(text, start, ends);
+        };
+        let kind = |at: usize| padded.get(at).and_then(|&byte| self.kinds.get(usize::from(byte))).copied().unwrap_or(0);
+        let (first, behind) = (kind(start), kind(end));
+        let is_letter = first & LETTER != 0 || first & BEYOND_ASCII != 0 && !breaks.is_break(start);
+        let is_long = end - start > 1;
+        // The conditions are joined without branches, because which one holds cannot be predicted.
+        let is_letters = (is_letter | ((first & BEFORE_LETTERS != 0) & is_long)) & (behind & MAY_CONTINUE == 0);
+        let is_alone = (first & ALONE != 0) & (behind & SPACE != 0) & !is_long;
+        match is_letters | is_alone {
+            true => end,
+            false => {
+                breaks.give_back();
+                self.end_by_table(text, padded, start, ends)
             }
         }
-        (begins & (LETTER | BEFORE_LETTERS) != 0).then_some(1 + letters)
+    }
+
+    #[inline(never)]
+    fn end_by_table(&self, text: &str, padded: &[u8], start: usize, ends: &mut Ends) -> usize {
+        let length = padded.get(start..).and_then(|bytes| self.short.length(bytes.first_chunk()?));
+        length.map_or_else(|| self.end(text, start, ends), |length| start + length)
+    }
+
+    #[cold]
+    fn find_breaks(&self, text: &[u8], start: usize, breaks: &mut Breaks) -> Option<usize> {
+        let role = |code_point| self.roles.get(code_point as usize).copied().unwrap_or(Role::Other);
+        match self.by_case {
+            true => breaks.find(text, start, true, role),
+            false => breaks.find(text, start, false, role),
+        }
+        breaks.next(start)
     }
 
     /// Where the word of `text` ends that begins at `start`. `ends` is `Ends::default()` for the first word.
@@ -131,8 +162,8 @@ impl Splitter {
         limit
     }
 
-    /// Fills the table for [`Splitter::quick`] with what the steps say. They know the characters of ASCII by their sets alone, but for
-    /// what follows an apostrophe; so one letter of each case stands for all that are in the same sets.
+    /// Fills the tables for [`Splitter::end_of_word`] with what the steps say. They know code points by their sets alone, but for what follows
+    /// an apostrophe; so one letter of each case stands for all that are in the same sets.
     fn learn(&mut self) {
         let ascii = || (0..0x80_u8).map(char::from);
         let same = |letters: std::ops::RangeInclusive<char>| {
@@ -150,22 +181,105 @@ impl Splitter {
         let others: Vec<char> = ascii().filter(|c| !c.is_ascii_alphabetic() && *c != '\'').collect();
         let is_word_before_all =
             |word: &str| length(word) == word.len() && others.iter().all(|&behind| is_word(word, behind));
-        let mut caution = Caution::default();
-        let mut begins = [0; 256];
-        for (kinds, first) in begins.iter_mut().zip(ascii()).filter(|(_, first)| *first != '\'') {
+        let (mut by_case, mut apostrophe) = (false, false);
+        let mut kinds = [0; 256];
+        for (kinds, first) in kinds.iter_mut().zip(ascii()).filter(|(_, first)| *first != '\'') {
             let is_letter = first.is_ascii_alphabetic();
-            let lower = |letters| is_word_before_all(&format!("{first}{letters}"));
-            if lower("k") && lower("kk") && (is_letter || lower("K") && lower("Kk")) && (!is_letter || lower("")) {
+            let lower = |letters: &str| is_word_before_all(&format!("{first}{letters}"));
+            // No expression counts further than to 64.
+            if lower("k")
+                && lower("kk")
+                && lower(&"k".repeat(70))
+                && (is_letter || lower("K") && lower("Kk"))
+                && (!is_letter || lower(""))
+            {
                 *kinds |= if is_letter { LETTER } else { BEFORE_LETTERS };
-                caution.case |= !(lower("K") && lower("kK") && lower("KK") && lower("Kk"));
-                caution.apostrophe |= !(is_word(&format!("{first}k"), '\'') && length(&format!("{first}k's")) == 2);
+                by_case |= !(lower("K") && lower("kK") && lower("KK") && lower("Kk"));
+                apostrophe |= !(is_word(&format!("{first}k"), '\'') && length(&format!("{first}k's")) == 2);
             }
-            let before = |rest: &str| length(&format!("{first} {rest}")) == 1;
-            if !is_letter && ["", " ", "k", "1", ".", "\n", "'s", "\0", "é", "日"].into_iter().all(before) {
+        }
+        let all_letters = kinds.iter().filter(|&&kinds| kinds & LETTER != 0).count() == 52;
+        let roles = if all_letters { self.learn_roles(by_case) } else { Vec::new() };
+        let short = ShortWords::learn(&self.sets, length);
+        for (kinds, byte) in kinds.iter_mut().zip(0..=u8::MAX) {
+            if byte >= 0x80 || byte == b'\'' && apostrophe || byte.is_ascii_uppercase() && by_case {
+                *kinds |= MAY_CONTINUE;
+            }
+            if byte >= 0x80 {
+                *kinds |= BEYOND_ASCII;
+            }
+            if byte == b' ' {
+                *kinds |= SPACE;
+            }
+            if byte < 0x80 && short.length(&[byte, b' ', 0x80, 0x80]) == Some(1) {
                 *kinds |= ALONE;
             }
         }
-        (self.begins, self.caution) = (begins, caution);
+        (self.kinds, self.by_case, self.roles, self.short) = (kinds, by_case, roles, short);
+    }
+
+    /// Returns the roles of the code points beyond ASCII.
+    fn learn_roles(&self, by_case: bool) -> Vec<Role> {
+        let [lower, upper] = ['k', 'K'].map(|letter| self.sets.of(u32::from(letter)));
+        let mut known: Vec<(Bits, Role)> = vec![(lower, Role::Lower)];
+        if upper != lower {
+            known.push((upper, if by_case { Role::Upper } else { Role::Lower }));
+        }
+        let mut roles = Vec::new();
+        for code_point in '\u{80}'..=char::MAX {
+            let bits = self.sets.of(u32::from(code_point));
+            let role = match known.iter().find(|(known, _)| *known == bits) {
+                Some(&(_, role)) => role,
+                None => {
+                    let role = if self.is_like_k(code_point) { Role::Lower } else { Role::Other };
+                    known.push((bits, role));
+                    role
+                }
+            };
+            if role != Role::Other {
+                roles.resize(code_point as usize, Role::Other);
+                roles.push(role);
+            }
+        }
+        roles
+    }
+
+    /// Returns whether texts with this code point are cut as texts with `k` in its place.
+    fn is_like_k(&self, code_point: char) -> bool {
+        // One code point for all that are in the same sets.
+        let mut beside: Vec<(Bits, char)> = vec![(0, '\'')];
+        for c in (0..0x80_u8).map(char::from).filter(|c| !c.is_ascii_alphabetic()) {
+            let bits = self.sets.of(u32::from(c));
+            if beside.iter().all(|(known, _)| *known != bits) {
+                beside.push((bits, c));
+            }
+        }
+        let letters = ['k', 'K', code_point];
+        let words = letters
+            .into_iter()
+            .flat_map(|a| letters.into_iter().flat_map(move |b| letters.into_iter().map(move |c| [a, b, c])));
+        let words: Vec<[char; 3]> = words.filter(|word| word.contains(&code_point)).collect();
+        let cuts = |text: &str| {
+            let (mut start, mut ends, mut cuts) = (0, Ends::default(), Vec::new());
+            while start < text.len() {
+                start = self.end(text, start, &mut ends);
+                cuts.push(text.get(..start).unwrap_or_default().chars().count());
+            }
+            cuts
+        };
+        let long = [code_point; 70].iter().collect::<String>();
+        cuts(&long) == cuts(&long.replace(code_point, "k"))
+            && words.iter().all(|word| {
+                beside.iter().all(|(_, before)| {
+                    beside.iter().all(|(_, behind)| {
+                        (1..=word.len()).all(|length| {
+                            let word = word.iter().take(length);
+                            let text: String = [before].into_iter().chain(word).chain([behind, &'k']).collect();
+                            cuts(&text) == cuts(&text.replace(code_point, "k"))
+                        })
+                    })
+                })
+            })
     }
 }
 

@@ -107,21 +107,28 @@ fn pre_tokenizers() -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// Returns the number of words that were found without the steps.
 fn check(name: &str, splitter: &Splitter, reference: &PreTokenizerWrapper, text: &str) -> usize {
     let mut expected = PreTokenizedString::from(text);
     reference.pre_tokenize(&mut expected).unwrap();
     let expected = expected.get_splits(OffsetReferential::Original, OffsetType::Byte);
     let expected: Vec<&str> = expected.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect();
-    let (mut found, mut ends, mut quick) = (Vec::new(), Ends::default(), 0);
-    let mut start = 0;
+    let padded = [text.as_bytes(), &[0; 64]].concat();
+    let (mut by_steps, mut found, mut quick) = (Vec::new(), Vec::new(), 0);
+    let (mut start, mut ends) = (0, Ends::default());
     while start < text.len() {
         let end = splitter.end(text, start, &mut ends);
         assert!(end > start, "{name}: {text:?}");
-        let mut window = [0; 32];
-        window.iter_mut().zip(&text.as_bytes()[start..]).for_each(|(place, byte)| *place = *byte);
-        let length = splitter.quick(&window);
-        assert!(length.is_none_or(|length| start + length == end), "{name}: {text:?} at {start} {length:?}");
-        quick += usize::from(length.is_some());
+        by_steps.push(&text[start..end]);
+        start = end;
+    }
+    assert_eq!(by_steps, expected, "{name}: {text:?}");
+    let (mut start, mut progress) = (0, Progress::default());
+    progress.begin();
+    while start < text.len() {
+        let by_table = progress.ends;
+        let end = splitter.end_of_word(text, &padded, start, &mut progress);
+        quick += usize::from(progress.ends == by_table);
         found.push(&text[start..end]);
         start = end;
     }
@@ -208,6 +215,11 @@ fn long_runs_take_linear_time() {
             let (mut start, mut ends) = (0, Ends::default());
             while start < text.len() {
                 start = splitter.end(&text, start, &mut ends);
+            }
+            let padded = [text.as_bytes(), &[0; 64]].concat();
+            let (mut start, mut progress) = (0, Progress::default());
+            while start < text.len() {
+                start = splitter.end_of_word(&text, &padded, start, &mut progress);
             }
         }
     }
