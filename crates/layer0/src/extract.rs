@@ -24,9 +24,13 @@ use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
 use crate::error::LoadError;
 use crate::progress::Progress;
 use crate::table::TableDtype;
-use source::{GivenNames, Selection, Source};
-use staging::{Existing, Staging};
-use tensors::Written;
+pub use card::Origin;
+pub use gguf::GgufSource;
+use source::Selection;
+pub use source::{GivenNames, LocalSource, Source};
+pub use staging::Existing;
+use staging::Staging;
+pub use tensors::Written;
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -49,6 +53,29 @@ pub struct Options {
 ///
 /// # Errors
 /// Returns a [`LoadError`] if the source is broken, the output exists, or the disk is full. `out` is then unchanged.
+///
+/// # Examples
+///
+/// ```
+/// use std::path::Path;
+///
+/// use layer0::extract::{LocalSource, Options, Origin, extract};
+/// use layer0::progress::Silent;
+/// use layer0::{Checkpoint, Overrides};
+///
+/// let model = Path::new("../../tests/fixtures/checkpoints/llama-full");
+/// let out = tempfile::tempdir().unwrap().path().join("layer0");
+/// let source = LocalSource::open(model, Origin::local(model))?;
+/// extract(&source, &out, &Options::default(), &Silent)?;
+/// let checkpoint = Checkpoint::open(&out, &Overrides::default())?;
+/// assert_eq!(checkpoint.model_type, "llama");
+///
+/// // The output exists now, so a second extraction is an error.
+/// let error = extract(&source, &out, &Options::default(), &Silent).unwrap_err();
+/// assert!(error.to_string().contains("exists"));
+/// # std::fs::remove_dir_all(out.parent().unwrap()).unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn extract(
     source: &dyn Source,
     out: &Path,

@@ -32,6 +32,20 @@ pub use settings::Settings;
 
 /// Access to the Hub, and to its cache on this machine. No file is opened and no request is sent before a model is
 /// requested.
+///
+/// # Examples
+///
+/// ```no_run
+/// use layer0::hub::Hub;
+/// use layer0::location::HubId;
+/// use layer0::progress::Silent;
+/// use layer0::{Embedder, Overrides};
+///
+/// let id = HubId::parse("google/gemma-3-270m").ok_or("this is not the ID of a model")?;
+/// let cached = Hub::from_env().cached_or_fetched(&id, &Overrides::default(), &Silent)?;
+/// let embedder = Embedder::open(cached.dir)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Hub {
     settings: Settings,

@@ -8,6 +8,18 @@ use crate::error::LoadError;
 use crate::progress::Progress;
 
 /// The location of a model.
+///
+/// # Examples
+///
+/// ```
+/// use std::path::Path;
+///
+/// use layer0::location::Location;
+///
+/// assert!(matches!(Location::of(Path::new("google/gemma-3-270m")), Location::Hub(id) if id.revision == "main"));
+/// // A path that exists, or that begins like a path, never leads to the network.
+/// assert!(matches!(Location::of(Path::new("./google/gemma-3-270m")), Location::Local(_)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// A file or directory on this machine.

@@ -13,15 +13,14 @@
 //! All statistics (how many documents contain a token, how long documents are) come from the documents of the call: nothing is stored.
 //! The weights were chosen on development data of 35 retrieval sets; docs/quality.md has the measurements.
 //!
-//! ```no_run
-//! use layer0::checkpoint::Checkpoint;
-//! use layer0::embedder::{Embedder, Input};
+//! ```
+//! use layer0::{Embedder, Input};
 //! use layer0::retrieval::{Method, TokenizedText, scores};
 //! use layer0::yield_point::Undisturbed;
 //!
-//! let checkpoint = Checkpoint::open("models/gemma-3-270m-refined".as_ref(), &Default::default())?;
-//! let embedder = Embedder::new(checkpoint, Default::default())?;
-//! let texts = ["How do plants make food?", "Photosynthesis turns light into sugar.", "The market fell on Monday."];
+//! # let path = "../../tests/fixtures/checkpoints/llama";
+//! let embedder = Embedder::open(path)?;
+//! let texts = ["How do plants make food?", "Plants make food of light.", "The market fell on Monday."];
 //! let tokens = texts
 //!     .iter()
 //!     .enumerate()
