@@ -35,7 +35,8 @@ pub struct CreateRerankRequest {
     /// Whether results have the part of their document that matches the query best, so that it can be highlighted.
     #[schema(value_type = Option<bool>, default = false)]
     pub return_spans: bool,
-    /// Whether results have the tokens of their document, each with its share of what the tokens add to the score.
+    /// Whether results have the tokens of their document, each with its share of what the tokens add to the score. Of
+    /// a longer document, the first 4,096.
     #[schema(value_type = Option<bool>, default = false)]
     pub return_tokens: bool,
     /// Accepted for the sake of Cohere's clients and ignored: documents of any length are scored as a whole.

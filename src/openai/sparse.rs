@@ -89,7 +89,7 @@ pub struct EmbedSparseRequest {
     #[schema(value_type = Option<String>)]
     pub prompt_name: InputType,
     /// Ignored: inputs of any length are taken.
-    #[schema(value_type = Option<bool>)]
+    #[schema(value_type = Option<serde_json::Value>)]
     pub truncate: IgnoredAny,
 }
 

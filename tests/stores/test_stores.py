@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -13,7 +14,19 @@ from qdrant_client import QdrantClient
 EXAMPLES = ROOT / "examples"
 
 
-def vectors(ask, **sparse):
+def copy_for_pgvector(rows):
+    """Returns the statement of docs/retrieval.md that makes a file for pgvector from the Parquet file of `embed --sparse`."""
+    recipe = (ROOT / "docs/retrieval.md").read_text()
+    statement = re.search(r"```sql\n(COPY .*?);\n```", recipe, re.DOTALL)[1]
+    return statement.replace("'passages.parquet'", "$passages").replace("'passages.csv'", f"'{rows}'")
+
+
+def sparsevec(indices, values):
+    """Returns a sparse vector in the form of pgvector, whose indices begin at 1."""
+    return "{" + ",".join(f"{index + 1}:{value}" for index, value in zip(indices, values, strict=True)) + "}/92000"
+
+
+def vectors(ask):
     """Returns the dense and the sparse vector of each question."""
     questions = [question for question, _ in WANTED]
     dense = ask("/v1/embeddings", input=questions, dimensions=128)["data"]
@@ -48,20 +61,9 @@ def test_duckdb(ask, embedded, reranked):
 
 def test_pgvector(ask, embedded, reranked, tmp_path):
     rows = tmp_path / "passages.csv"
-    # pgvector counts the indices of a sparsevec from 1.
-    duckdb.execute(
-        """
-        COPY (
-          SELECT id, text, to_json(embedding) AS embedding,
-                 '{' || array_to_string(list_transform(list_zip(sparse_embedding.indices, sparse_embedding.values),
-                                                       lambda pair: (pair[1] + 1) || ':' || pair[2]), ',') || '}/92000' AS sparse
-          FROM read_parquet($passages)
-        ) TO '""" + str(rows) + "' (HEADER)",
-        {"passages": str(embedded)},
-    )
+    duckdb.execute(copy_for_pgvector(rows), {"passages": str(embedded)})
     questions = [
-        {"dense": json.dumps(embedding), "sparse": "{" + ",".join(f"{i + 1}:{v}" for i, v in zip(indices, values)) + "}/92000"}
-        for embedding, indices, values in vectors(ask)
+        {"dense": json.dumps(embedding), "sparse": sparsevec(indices, values)} for embedding, indices, values in vectors(ask)
     ]
     job = {"rows": str(rows), "query": (EXAMPLES / "hybrid_pgvector.sql").read_text(), "questions": questions, "dimensions": 128, "tokens": 92000}
     (tmp_path / "job.json").write_text(json.dumps(job))

@@ -10,8 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 
 use crate::openai::{
-    BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, ListObject, RerankMeta, RerankResult,
-    ReturnedDocument, Span, TeiRank, TokenShare, Usage,
+    CreateRerankRequest, CreateRerankResponse, Documents, RerankResult, ReturnedDocument, Span, TeiRank, TokenShare,
 };
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
@@ -23,13 +22,15 @@ use crate::server::response::stream;
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::retrieval::soft::{MAX_QUERY_TOKENS, SoftMatches};
-use layer0::retrieval::{self, TokenizedText};
+use layer0::retrieval::{self, Method, TokenizedText};
 use layer0::yield_point::YieldPoint;
 
 /// Numbers that are multiplied and added in a microsecond.
 const PRODUCTS_PER_MICROSECOND: usize = 4096;
 /// The bytes that a token with its share takes in a response, and in memory.
 const BYTES_PER_TOKEN: usize = 96;
+/// Of a longer document, this many tokens are returned with their shares.
+const MAX_RETURNED_TOKENS: usize = 4096;
 /// Scoring that takes less time is one step.
 const SHORT: Duration = Duration::from_millis(2);
 
@@ -80,86 +81,118 @@ pub async fn create(
     let returned = returned_bytes.saturating_add(returned_tokens);
     context.add_weight(bytes.saturating_add(spans).saturating_add(returned) as u64)?;
 
-    let ranked = {
-        let (embedder, texts) = (Arc::clone(&requested.embedder), Arc::clone(&texts));
-        let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
-        let score = move |at: &dyn YieldPoint| {
-            stages.time(Stage::Pool, || {
-                let texts: Vec<TokenizedText<'_>> = texts.iter().zip(&tokens).map(tokenized).collect();
-                let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
-                let (scores, matches) = retrieval::scores_and_matches(&embedder, *query, documents, method, at)?;
-                let mut ranked: Vec<Ranked> = scores
-                    .into_iter()
-                    .enumerate()
-                    .map(|(index, score)| Ranked { index, score, span: None, tokens: None })
-                    .collect();
-                ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
-                ranked.truncate(top_n.unwrap_or(usize::MAX));
-                if return_spans || return_tokens {
-                    let found = || retrieval::token_matches(&embedder, *query, documents, at);
-                    let matches = matches.map_or_else(found, Ok)?;
-                    for ranked in &mut ranked {
-                        let Some(document) = documents.get(ranked.index) else { continue };
-                        if return_spans {
-                            let span = retrieval::best_span(&embedder, &matches, document.text, at)?;
-                            ranked.span = span.map(|span| span_of(document.text, span));
-                        }
-                        if return_tokens {
-                            let ids = embedder.without_template(document.tokens.ids());
-                            let shares = matches.shares(&embedder, ranked.index, ids, at)?;
-                            ranked.tokens = Some(shares_of(&embedder, ids, &shares));
-                        }
-                        at.reached()?;
-                    }
-                }
-                Ok(ranked)
-            })
-        };
-        // Finding the spans tokenizes the documents again.
-        let time = if return_spans { size.time + size.span_time } else { size.time };
-        let longest = if time > SHORT { time } else { Duration::ZERO };
-        let mut job = state.process.workers.run_long(1, longest, move |slice, at| {
-            queued(slice);
-            score(at)
-        });
-        let ranked: Result<Vec<Ranked>, EmbedError> = job.next().await.unwrap_or(Ok(Ok(Vec::new())))?;
-        ranked?
+    // Finding the spans tokenizes the documents again.
+    let time = if return_spans { size.time + size.span_time } else { size.time };
+    let longest = if time > SHORT { time } else { Duration::ZERO };
+    let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
+    let job = RerankJob {
+        embedder: Arc::clone(&requested.embedder),
+        texts,
+        tokens,
+        method,
+        top_n: top_n.unwrap_or(usize::MAX),
+        return_documents,
+        return_spans,
+        return_tokens,
+        is_tei,
     };
-
-    let text = |index: usize| match texts.get(index + 1) {
-        Some(Input::Text(text)) if return_documents => Some(text.clone()),
-        _ => None,
-    };
-    let body = requested.stages.time(Stage::Serialize, || {
-        if is_tei {
-            let ranks = ranked.into_iter().map(|Ranked { index, score, span, .. }| TeiRank {
-                index,
-                score,
-                text: text(index),
-                span,
-            });
-            return serde_json::to_vec(&ranks.collect::<Vec<_>>());
-        }
-        serde_json::to_vec(&CreateRerankResponse {
-            id: format!("rerank-{:016x}", fastrand::u64(..)),
-            object: ListObject::List,
-            model: model.unwrap_or_else(|| requested.entry.id().to_owned()),
-            results: ranked
-                .into_iter()
-                .map(|Ranked { index, score, span, tokens }| RerankResult {
-                    index,
-                    relevance_score: score,
-                    document: text(index).map(|text| ReturnedDocument { text }),
-                    span,
-                    tokens,
-                })
-                .collect(),
-            usage: Usage { prompt_tokens: usage, total_tokens: usage },
-            meta: RerankMeta { billed_units: BilledUnits { search_units: 1 } },
-        })
+    let mut job = state.process.workers.run_long(1, longest, move |slice, at| {
+        queued(slice);
+        let ranked = stages.time(Stage::Pool, || job.ranked(at))?;
+        stages.time(Stage::Serialize, || job.results(ranked, at))
     });
-    // Strings and finite numbers always serialize.
-    Ok(requested.with_accounting(stream::json(Body::from(body.unwrap_or_default())), count, usage))
+    let results: Result<Vec<u8>, EmbedError> = job.next().await.unwrap_or(Ok(Ok(b"[]".to_vec())))?;
+    let results = results?;
+    let body = if is_tei {
+        results
+    } else {
+        let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
+        // A string always serializes.
+        let model = serde_json::to_string(&model).unwrap_or_default();
+        let id = fastrand::u64(..);
+        let head = format!(r#"{{"id":"rerank-{id:016x}","object":"list","model":{model},"results":"#);
+        let tail = format!(
+            r#","usage":{{"prompt_tokens":{usage},"total_tokens":{usage}}},"meta":{{"billed_units":{{"search_units":1}}}}}}"#
+        );
+        [head.as_bytes(), &results, tail.as_bytes()].concat()
+    };
+    Ok(requested.with_accounting(stream::json(Body::from(body)), count, usage))
+}
+
+/// What a worker needs to rank the documents and to write the results.
+struct RerankJob {
+    embedder: Arc<Embedder>,
+    /// The query, then the documents.
+    texts: Arc<Vec<Input>>,
+    tokens: Vec<PooledTokens>,
+    method: Method,
+    top_n: usize,
+    return_documents: bool,
+    return_spans: bool,
+    return_tokens: bool,
+    is_tei: bool,
+}
+
+impl RerankJob {
+    /// Returns the best documents, the most relevant first.
+    fn ranked(&self, at: &dyn YieldPoint) -> Result<Vec<Ranked>, EmbedError> {
+        let texts: Vec<TokenizedText<'_>> = self.texts.iter().zip(&self.tokens).map(tokenized).collect();
+        let Some((query, documents)) = texts.split_first() else { return Ok(Vec::new()) };
+        let (scores, matches) = retrieval::scores_and_matches(&self.embedder, *query, documents, self.method, at)?;
+        let mut ranked: Vec<Ranked> = scores
+            .into_iter()
+            .enumerate()
+            .map(|(index, score)| Ranked { index, score, span: None, tokens: None })
+            .collect();
+        ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.index.cmp(&b.index)));
+        ranked.truncate(self.top_n);
+        if !self.return_spans && !self.return_tokens {
+            return Ok(ranked);
+        }
+        let matches = match matches {
+            Some(matches) => matches,
+            None => retrieval::token_matches(&self.embedder, *query, documents, at)?,
+        };
+        for ranked in &mut ranked {
+            let Some(document) = documents.get(ranked.index) else { continue };
+            if self.return_spans {
+                let span = retrieval::best_span(&self.embedder, &matches, document.text, at)?;
+                ranked.span = span.map(|span| span_of(document.text, span));
+            }
+            if self.return_tokens {
+                let ids = self.embedder.without_template(document.tokens.ids());
+                let ids = ids.get(..MAX_RETURNED_TOKENS).unwrap_or(ids);
+                let shares = matches.shares(&self.embedder, ranked.index, ids, at)?;
+                ranked.tokens = Some(shares_of(&self.embedder, ids, &shares));
+            }
+            at.reached()?;
+        }
+        Ok(ranked)
+    }
+
+    /// Returns the results as a JSON array.
+    fn results(&self, ranked: Vec<Ranked>, at: &dyn YieldPoint) -> Result<Vec<u8>, EmbedError> {
+        let mut out = vec![b'['];
+        for (place, Ranked { index, score, span, tokens }) in ranked.into_iter().enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            let text = match self.texts.get(index + 1) {
+                Some(Input::Text(text)) if self.return_documents => Some(text.clone()),
+                _ => None,
+            };
+            // Strings and finite numbers always serialize, and a Vec accepts every write.
+            let _ = if self.is_tei {
+                serde_json::to_writer(&mut out, &TeiRank { index, score, text, span })
+            } else {
+                let document = text.map(|text| ReturnedDocument { text });
+                serde_json::to_writer(&mut out, &RerankResult { index, relevance_score: score, document, span, tokens })
+            };
+            at.reached()?;
+        }
+        out.push(b']');
+        Ok(out)
+    }
 }
 
 /// Rank documents (Cohere's current path)

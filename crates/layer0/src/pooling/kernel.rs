@@ -5,6 +5,8 @@
 //! instead of tokens. While a group is summed, the rows of the next group are prefetched at the same columns: rows are far apart
 //! in memory, and the hardware prefetcher cannot predict the next one.
 
+// Only one architecture has instructions that multiply packed rows.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;

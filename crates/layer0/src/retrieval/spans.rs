@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use layer0_tokenizers::yield_point::YieldPoint;
+use layer0_tokenizers::yield_point::{Stopped, YieldPoint};
 
 use super::soft::SoftMatches;
 use super::terms::is_unspaced;
@@ -37,7 +37,7 @@ pub fn best_span(
     text: &str,
     at: &dyn YieldPoint,
 ) -> Result<Option<Range<usize>>, EmbedError> {
-    let segments = segments(text);
+    let segments = segments(text, at)?;
     let width = matches.weights().len();
     if width == 0 {
         return Ok(None);
@@ -68,6 +68,9 @@ pub fn best_span(
     let last = segments.len().saturating_sub(WINDOW);
     let mut best: (Range<usize>, f64) = (0..0, 0.0);
     for start in 0..=last {
+        if start % SEGMENTS_AT_A_TIME == 0 {
+            at.reached()?;
+        }
         let window = start..(start + WINDOW).min(segments.len());
         let covered = coverage(window.clone());
         if covered > best.1 {
@@ -89,7 +92,7 @@ pub fn best_span(
 }
 
 /// Cuts a text into segments that together are the whole text.
-fn segments(text: &str) -> Vec<Range<usize>> {
+fn segments(text: &str, at: &dyn YieldPoint) -> Result<Vec<Range<usize>>, Stopped> {
     let mut segments = Vec::new();
     let mut start = 0;
     for (place, c) in text.char_indices() {
@@ -97,23 +100,28 @@ fn segments(text: &str) -> Vec<Range<usize>> {
         if length >= LONGEST_SEGMENT || length >= SEGMENT && (c.is_whitespace() || is_unspaced(c)) {
             segments.push(start..place);
             start = place;
+            if segments.len() % SEGMENTS_AT_A_TIME == 0 {
+                at.reached()?;
+            }
         }
     }
     if start < text.len() {
         segments.push(start..text.len());
     }
-    segments
+    Ok(segments)
 }
 
 #[cfg(test)]
 mod tests {
+    use layer0_tokenizers::yield_point::Undisturbed;
+
     use super::*;
 
     #[test]
     fn segments_end_between_words_and_are_the_whole_text() {
         for text in ["", "short", &"some words in a row ".repeat(30), &"漢字仮名交じり文".repeat(40), &"x".repeat(1000)]
         {
-            let segments = segments(text);
+            let segments = segments(text, &Undisturbed).unwrap();
             assert_eq!(segments.iter().map(|segment| &text[segment.clone()]).collect::<String>(), text);
             assert!(segments.iter().all(|segment| segment.len() <= LONGEST_SEGMENT + 4));
             let cuts_a_word = |segment: &Range<usize>| {
