@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use layer0::LoadError;
+use crate::model_error::ModelError;
 #[cfg(feature = "default-model")]
 use layer0::checkpoint::EmbeddedCheckpoint;
 use layer0::checkpoint::{Checkpoint, Overrides, Preview};
@@ -26,32 +26,26 @@ static FILES: EmbeddedCheckpoint = EmbeddedCheckpoint {
 ///
 /// # Errors
 /// Returns the errors of [`Checkpoint::open`], and an error if this build has no built-in model.
-pub fn open_checkpoint(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+pub fn open_checkpoint(path: &Path, overrides: &Overrides) -> Result<Checkpoint, ModelError> {
     if path != Path::new(BUILTIN) {
-        return Checkpoint::open(path, overrides);
+        return Ok(Checkpoint::open(path, overrides)?);
     }
     #[cfg(feature = "default-model")]
-    return FILES.open(overrides);
+    return Ok(FILES.open(overrides)?);
     #[cfg(not(feature = "default-model"))]
-    return Err(not_in_this_build());
+    return Err(ModelError::NotInThisBuild);
 }
 
 /// Previews a checkpoint like [`Checkpoint::preview`], or the model inside the program for the path [`BUILTIN`].
 ///
 /// # Errors
 /// Returns the errors of [`Checkpoint::preview`], and an error if this build has no built-in model.
-pub fn preview_checkpoint(path: &Path, overrides: &Overrides) -> Result<Option<Preview>, LoadError> {
+pub fn preview_checkpoint(path: &Path, overrides: &Overrides) -> Result<Option<Preview>, ModelError> {
     if path != Path::new(BUILTIN) {
-        return Checkpoint::preview(path, overrides);
+        return Ok(Checkpoint::preview(path, overrides)?);
     }
     #[cfg(feature = "default-model")]
-    return FILES.preview(overrides).map(Some);
+    return Ok(FILES.preview(overrides).map(Some)?);
     #[cfg(not(feature = "default-model"))]
-    return Err(not_in_this_build());
-}
-
-#[cfg(not(feature = "default-model"))]
-fn not_in_this_build() -> LoadError {
-    LoadError::new(BUILTIN, "is not in this build, which has no default model")
-        .remedy("build with the feature `default-model`, or give a checkpoint's directory")
+    return Err(ModelError::NotInThisBuild);
 }

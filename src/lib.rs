@@ -27,6 +27,7 @@ pub mod decimal;
 pub mod keys;
 pub mod line_queue;
 mod logged_progress;
+pub mod model_error;
 pub mod openai;
 pub mod registry;
 pub mod server;

@@ -10,9 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::builtin::{BUILTIN, open_checkpoint};
 use crate::config::{Config, ModelConfig};
 use crate::logged_progress::LoggedProgress;
+use crate::model_error::ModelError;
 use crate::stamp::Stamp;
 use layer0::embedder::Embedder;
-use layer0::error::LoadError;
 use layer0::location::Location;
 use layer0::retrieval::sparse::SparseEncoder;
 use layer0_tokenizers::choose::Search;
@@ -149,11 +149,10 @@ impl RegisteredModel {
     ///
     /// # Errors
     /// If the model cannot be served as configured.
-    pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), LoadError> {
+    pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), ModelError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
-        let path =
-            Location::of(&self.config.path).directory(&overrides, &LoggedProgress).map_err(LoadError::at_run_time)?;
+        let path = Location::of(&self.config.path).directory(&overrides, &LoggedProgress)?;
         let checkpoint = open_checkpoint(&path, &overrides)?;
         for warning in &checkpoint.warnings {
             tracing::warn!(model = self.id(), "{warning}");

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use layer0::error::{EmbedError, LoadError};
+use layer0::error::EmbedError;
 use layer0_files::{Diagnostic, FileError};
 use layer0_records::{BadRecord, RecordsError, TableError};
 
@@ -17,9 +17,6 @@ pub enum BulkError {
     /// The output or its parts cannot be written or read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The parts of the output cannot be locked.
-    #[error(transparent)]
-    Load(#[from] LoadError),
     /// The model fails on texts that it has accepted.
     #[error("the model: {0}")]
     Model(EmbedError),

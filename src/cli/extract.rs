@@ -5,10 +5,11 @@ use std::path::Path;
 use bytesize::ByteSize;
 
 use super::ExtractArgs;
+use super::output::Failure;
 use super::progress::Bar;
 use super::recipe::Recipe;
 use layer0::checkpoint::{Overrides, gguf};
-use layer0::error::LoadError;
+use layer0::error::HubError;
 use layer0::extract::card::Origin;
 use layer0::extract::gguf::GgufSource;
 use layer0::extract::source::{GivenNames, LocalSource, Source};
@@ -21,7 +22,7 @@ use layer0::table::TableDtype;
 /// The types to which tensors can be converted.
 pub const DTYPES: [TableDtype; 3] = [TableDtype::Bf16, TableDtype::F16, TableDtype::F32];
 
-pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
+pub fn run(args: &ExtractArgs) -> Result<String, Failure> {
     let mut source = args.source.clone();
     let mut dtype = args.dtype;
     let path = Path::new(&args.source);
@@ -62,24 +63,26 @@ pub fn run(args: &ExtractArgs) -> Result<String, LoadError> {
     Ok(format!("{}\n{}", args.out.display(), lines.collect::<String>()))
 }
 
-fn with_revision(location: Location, revision: Option<&str>) -> Result<Location, LoadError> {
+fn with_revision(location: Location, revision: Option<&str>) -> Result<Location, Failure> {
     match (location, revision) {
         (location, None) => Ok(location),
         (Location::Hub(id), Some(revision)) => {
             let parsed = HubId::parse(&format!("{}@{revision}", id.name));
-            parsed.map(Location::Hub).ok_or_else(|| LoadError::new(revision, "is no branch, tag or commit"))
+            parsed.map(Location::Hub).ok_or_else(|| format!("{revision}: is no branch, tag or commit").into())
         }
-        (Location::Local(path), Some(_)) => Err(LoadError::new(path, "is no Hub id, so that it has no --revision")),
+        (Location::Local(path), Some(_)) => {
+            Err(format!("{}: is no Hub id, so that it has no --revision", path.display()).into())
+        }
     }
 }
 
 #[cfg(feature = "hub")]
-fn fetch(id: &HubId, overrides: &Overrides, bar: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
+fn fetch(id: &HubId, overrides: &Overrides, bar: &Bar) -> Result<(std::path::PathBuf, Origin), HubError> {
     let cached = id.attempt(bar, || layer0::hub::Hub::from_env().fetch(id, overrides, bar))?;
     Ok((cached.dir, cached.origin))
 }
 
 #[cfg(not(feature = "hub"))]
-fn fetch(id: &HubId, _: &Overrides, _: &Bar) -> Result<(std::path::PathBuf, Origin), LoadError> {
+fn fetch(id: &HubId, _: &Overrides, _: &Bar) -> Result<(std::path::PathBuf, Origin), HubError> {
     Err(layer0::location::without_feature(id))
 }

@@ -4,7 +4,8 @@
 use std::fmt::Display;
 
 use super::output::Failure;
-use layer0::error::{EmbedError, LoadError};
+use crate::model_error::ModelError;
+use layer0::error::{EmbedError, ExtractError, FileError, FileErrorKind, HubError, LoadError};
 
 /// Returns the failure at run time whose message is the error and, in parentheses, what the user can do.
 fn with_remedy(error: &dyn Display, remedy: Option<&str>) -> Failure {
@@ -26,18 +27,45 @@ impl From<EmbedError> for Failure {
     }
 }
 
-#[cfg(any(feature = "bulk", feature = "refine"))]
-mod files {
-    use super::with_remedy;
-    use crate::cli::output::Failure;
-    use layer0_files::FileError;
-    use layer0_records::{RecordsError, RecordsErrorKind};
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        let remedy = (error.kind() == FileErrorKind::Exists).then_some("give --force to replace it");
+        with_remedy(&error, remedy)
+    }
+}
 
-    impl From<FileError> for Failure {
-        fn from(error: FileError) -> Self {
-            Self::Run(error.to_string())
+impl From<ExtractError> for Failure {
+    fn from(error: ExtractError) -> Self {
+        match error {
+            ExtractError::File(error) => error.into(),
+            ExtractError::MissingTensor { setting, problem } => {
+                let flag = setting.replace('_', "-");
+                let remedy =
+                    format!("if the model has another name for it, give --{flag} (in a configuration file: {setting})");
+                with_remedy(&problem, Some(&remedy))
+            }
+            error => Self::Run(error.to_string()),
         }
     }
+}
+
+impl From<HubError> for Failure {
+    fn from(error: HubError) -> Self {
+        Self::Run(error.to_string())
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::Run(error.to_string())
+    }
+}
+
+#[cfg(any(feature = "bulk", feature = "refine"))]
+mod records {
+    use super::with_remedy;
+    use crate::cli::output::Failure;
+    use layer0_records::{RecordsError, RecordsErrorKind};
 
     impl From<RecordsError> for Failure {
         fn from(error: RecordsError) -> Self {
@@ -103,6 +131,7 @@ mod tuning {
         fn from(error: RefineError) -> Self {
             let remedy = match &error {
                 RefineError::Corpus(error) => return error.clone().into(),
+                RefineError::File(error) => return error.clone().into(),
                 RefineError::NoTokens(_) => Some("give text of your own with --corpus"),
                 RefineError::NotFinite(_) => Some("`embedding-server inspect` names the row"),
                 _ => None,

@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use layer0::error::LoadError;
+use super::output::Failure;
+use layer0::error::{Diagnostic, FileError};
 use layer0::table::TableDtype;
 use layer0_files as files;
 
@@ -55,12 +56,14 @@ impl Recipe {
     ///
     /// # Errors
     /// Fails if the file is not YAML, or if it asks for more than the embedding table and the norm of one model.
-    pub fn open(path: &Path) -> Result<Self, LoadError> {
-        let text = files::read_to_string(path).map_err(|e| LoadError::io(path, &e))?;
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let text = files::read_to_string(path).map_err(|e| FileError::reading(path, &e))?;
         Self::parse(&text).map_err(|problem| {
-            LoadError::new(path, format!("cannot be followed: {problem}"))
-                .expected(format!("a recipe of this form, and nothing else:\n{SUPPORTED}\n"))
-                .remedy("mergekit itself runs other recipes; `extract` then takes the directory that it writes")
+            Failure::run(
+                Diagnostic::new(path, format!("cannot be followed: {problem}"))
+                    .expected(format!("a recipe of this form, and nothing else:\n{SUPPORTED}\n"))
+                    .remedy("mergekit itself runs other recipes; `extract` then takes the directory that it writes"),
+            )
         })
     }
 

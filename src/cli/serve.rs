@@ -11,6 +11,7 @@ use super::{ServeArgs, log, welcome};
 use crate::config::layers::ConfigError;
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
+use crate::model_error::ModelError;
 use crate::server::reload::{self, Hangup};
 use crate::server::{self, ActiveRoutes, ServerState, StopSignals, preflight, systemd};
 
@@ -115,7 +116,7 @@ async fn load(
     active: ActiveRoutes,
     hangup: impl Hangup,
     args: ServeArgs,
-    failed: oneshot::Sender<layer0::LoadError>,
+    failed: oneshot::Sender<ModelError>,
 ) {
     let pending_tokenizers = match state.load().await {
         Ok(pending_tokenizers) => pending_tokenizers,

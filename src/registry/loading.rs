@@ -7,9 +7,9 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinSet;
 
 use super::{RegisteredModel, Registry};
+use crate::model_error::ModelError;
 use crate::workers::Workers;
 use layer0::embedder::Embedder;
-use layer0::error::LoadError;
 use layer0_tokenizers::choose::{Choice, Search};
 
 /// Models that are being served while a faster tokenizer for them can still be loaded. See
@@ -23,7 +23,7 @@ impl Registry {
     ///
     /// # Errors
     /// The error of the first model that cannot be loaded.
-    pub async fn load(&self, workers: &Workers) -> Result<PendingTokenizers, LoadError> {
+    pub async fn load(&self, workers: &Workers) -> Result<PendingTokenizers, ModelError> {
         let mut pending_tokenizers = Vec::new();
         let mut loads = JoinSet::new();
         let mut ids = HashMap::new();
@@ -35,7 +35,7 @@ impl Registry {
         while let Some(loaded) = loads.join_next().await {
             let (entry, (embedder, search)) = loaded.unwrap_or_else(|panic| {
                 let id = ids.get(&panic.id()).copied().unwrap_or_default();
-                Err(LoadError::new(id, format!("failed to load: {panic}")).at_run_time())
+                Err(ModelError::Panicked { id: id.to_owned(), panic: panic.to_string() })
             })?;
             warm_up(workers, embedder.choice()).await;
             pending_tokenizers.extend(search.map(|search| (Arc::clone(&entry), search)));

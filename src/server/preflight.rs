@@ -4,9 +4,9 @@
 use crate::builtin::preview_checkpoint;
 use crate::config::layers::ConfigError;
 use crate::config::{Config, ModelConfig};
+use crate::model_error::ModelError;
 use crate::server::state::read_keys;
 use crate::server::state::tls::TlsConfig;
-use layer0::error::LoadError;
 use layer0::location::Location;
 
 /// Resolves the host, and reads the API keys, the certificate, and the file headers of each local model. Returns the
@@ -25,7 +25,7 @@ pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
     models.collect()
 }
 
-fn dimensions(model: &ModelConfig) -> Result<Option<usize>, LoadError> {
+fn dimensions(model: &ModelConfig) -> Result<Option<usize>, ModelError> {
     let (overrides, settings) = (model.overrides(), model.settings());
     match Location::of(&model.path) {
         Location::Local(path) => {
@@ -35,8 +35,8 @@ fn dimensions(model: &ModelConfig) -> Result<Option<usize>, LoadError> {
         }
         // The model may have to be downloaded first.
         #[cfg(feature = "hub")]
-        Location::Hub(_) => settings.check(&model.path, usize::MAX).map(|()| settings.dimensions),
+        Location::Hub(_) => Ok(settings.check(&model.path, usize::MAX).map(|()| settings.dimensions)?),
         #[cfg(not(feature = "hub"))]
-        Location::Hub(id) => Err(layer0::location::without_feature(&id)),
+        Location::Hub(id) => Err(layer0::location::without_feature(&id).into()),
     }
 }

@@ -21,12 +21,12 @@ use tokio::sync::Mutex;
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::keys::{Key, Keys};
+use crate::model_error::ModelError;
 use crate::registry::{PendingTokenizers, Registry};
 use crate::server::observe::metrics::Metrics;
 use crate::workers::Workers;
 use admission::Admission;
 use layer0::embedder::Embedder;
-use layer0::error::LoadError;
 use rates::{KeyLimiter, KeyUsage};
 use tls::TlsConfig;
 
@@ -119,7 +119,7 @@ impl ServerState {
     ///
     /// # Errors
     /// The error of the first model that cannot be loaded.
-    pub async fn load(&self) -> Result<PendingTokenizers, LoadError> {
+    pub async fn load(&self) -> Result<PendingTokenizers, ModelError> {
         self.registry.load(&self.process.workers).await
     }
 

@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use layer0::LoadError;
+use layer0::HubError;
 use layer0::checkpoint::{Checkpoint, Overrides};
 use layer0::embedder::{Embedder, Settings};
 use layer0::hub::{Cached, Hub};
@@ -37,7 +37,7 @@ impl Setup {
         Self { source: source.to_owned(), cache: tempfile::tempdir().unwrap(), hub }
     }
 
-    fn fetch(&self) -> Result<Cached, LoadError> {
+    fn fetch(&self) -> Result<Cached, HubError> {
         fetch(&self.hub.hub(self.cache.path()))
     }
 
@@ -74,7 +74,7 @@ fn id() -> HubId {
     HubId::parse(ID).unwrap()
 }
 
-fn fetch(hub: &Hub) -> Result<Cached, LoadError> {
+fn fetch(hub: &Hub) -> Result<Cached, HubError> {
     hub.fetch(&id(), &Overrides::default(), &Silent)
 }
 

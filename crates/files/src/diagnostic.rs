@@ -72,6 +72,12 @@ impl From<&PathBuf> for Place {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
+    // Errors are returned by value in many results, so they are kept small.
+    parts: Box<Parts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
     place: Place,
     problem: String,
     expected: Option<String>,
@@ -81,13 +87,14 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// Creates a diagnostic. `problem` continues a sentence that begins with the place: "config.json: is missing".
     pub fn new(place: impl Into<Place>, problem: impl Into<String>) -> Self {
-        Self { place: place.into(), problem: problem.into(), expected: None, remedy: None }
+        let parts = Parts { place: place.into(), problem: problem.into(), expected: None, remedy: None };
+        Self { parts: Box::new(parts) }
     }
 
     /// Adds what was expected. The text follows the word "expected".
     #[must_use]
     pub fn expected(mut self, expected: impl Into<String>) -> Self {
-        self.expected = Some(expected.into());
+        self.parts.expected = Some(expected.into());
         self
     }
 
@@ -95,28 +102,24 @@ impl Diagnostic {
     /// worded by the program that knows the name of the flag or the key.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        self.parts.remedy = Some(remedy.into());
         self
     }
 
     /// Returns where something is wrong.
     pub fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// Returns the place, the problem, what was expected, and the remedy.
-    pub fn into_parts(self) -> (Place, String, Option<String>, Option<String>) {
-        (self.place, self.problem, self.expected, self.remedy)
+        &self.parts.place
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.problem)?;
-        if let Some(expected) = &self.expected {
+        let Parts { place, problem, expected, remedy } = &*self.parts;
+        write!(f, "{place}: {problem}")?;
+        if let Some(expected) = expected {
             write!(f, "; expected {expected}")?;
         }
-        if let Some(remedy) = &self.remedy {
+        if let Some(remedy) = remedy {
             write!(f, " ({remedy})")?;
         }
         Ok(())

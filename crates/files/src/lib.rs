@@ -12,7 +12,6 @@ struct ReadmeExamples;
 
 mod diagnostic;
 mod error;
-mod file_error;
 pub mod json;
 
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -20,8 +19,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Place};
-pub use error::LoadError;
-pub use file_error::{FileError, FileErrorKind};
+pub use error::{FileError, FileErrorKind};
 
 /// The limit on the size in bytes of a file that is read into memory as a whole. The largest known tokenizer.json has
 /// 35 MB.

@@ -213,11 +213,10 @@ impl Checkpoint {
     /// Returns an error if the table holds a number that is not finite.
     pub fn collapsed_norm(&self, threads: usize) -> Result<CollapsedNorm, LoadError> {
         self.norm.collapse(&self.table, threads).map_err(|bad| {
-            LoadError::new(
+            LoadError::damaged(
                 &self.table_source.path,
                 format!("holds a number that is not finite in row {} of {}", bad.row, self.table_source.name),
             )
-            .at_run_time()
             .expected("a finite table; this one is damaged or was trained astray")
         })
     }
@@ -235,7 +234,7 @@ impl Source {
     fn of(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         let expected = "a checkpoint directory (config.json, tokenizer.json and model.safetensors), or a GGUF file of version 2 or 3";
         let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound | ErrorKind::NotADirectory => LoadError::new(path, "does not exist")
+            ErrorKind::NotFound | ErrorKind::NotADirectory => LoadError::missing(path, "does not exist")
                 .expected(expected)
                 .remedy("`embedding-server extract SOURCE OUT` makes a checkpoint of any model"),
             _ => LoadError::io(path, &e),
@@ -248,12 +247,12 @@ impl Source {
             if metadata.is_file() && metadata.len() < 1024 {
                 layer0_files::read(path).map_err(|e| LoadError::io(path, &e))?;
             }
-            return Err(LoadError::new(path, "is not a directory, and not a GGUF file").expected(expected));
+            return Err(LoadError::unsupported(path, "is not a directory, and not a GGUF file").expected(expected));
         }
         if overrides.config.is_none()
             && let Some(file) = gguf::alone_in(path)
         {
-            return Err(LoadError::new(path, "holds GGUF files and no config.json")
+            return Err(LoadError::unsupported(path, "holds GGUF files and no config.json")
                 .expected("a checkpoint directory")
                 .remedy(format!("set path to one of them, such as {}", file.display())));
         }
@@ -283,23 +282,21 @@ fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadErro
     if path.try_exists().map_err(|e| LoadError::io(&path, &e))? {
         return Ok(path);
     }
-    Err(missing_tokenizer(path, dir, "set tokenizer to where it lies"))
+    Err(missing_tokenizer(path, dir))
 }
 
 /// Returns the error for a `path` at which there is no tokenizer.json. The error names a tokenizer of another format if
 /// `dir` holds one, and `give` says how to name a tokenizer.json elsewhere.
-pub fn missing_tokenizer(path: PathBuf, dir: &Path, give: &str) -> LoadError {
+pub fn missing_tokenizer(path: PathBuf, dir: &Path) -> LoadError {
     match other_tokenizer(dir) {
         Some((file, format)) => {
-            LoadError::new(path, format!("is missing: the directory has {file}, {format}, which is another format"))
+            LoadError::missing(path, format!("is missing: the directory has {file}, {format}, which is another format"))
                 .expected("the model's tokenizer.json")
-                .remedy(format!(
-                    "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes a tokenizer.json; then {give}"
-                ))
+                .remedy("AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes a tokenizer.json; then set tokenizer to where it lies")
         }
-        None => LoadError::new(path, "is missing")
+        None => LoadError::missing(path, "is missing")
             .expected("the model's tokenizer.json")
-            .remedy(format!("copy it from the model, or {give}")),
+            .remedy("copy it from the model, or set tokenizer to where it lies"),
     }
 }
 
@@ -344,7 +341,7 @@ fn check_vocabulary(
 ) -> Result<(), LoadError> {
     let rows = table.rows();
     if vocabulary.max_base_id as usize >= rows {
-        return Err(LoadError::new(
+        return Err(LoadError::mismatch(
             tokenizer,
             format!("has token ids up to {}, but {table_name} has {rows} rows", vocabulary.max_base_id),
         )

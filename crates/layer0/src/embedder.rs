@@ -113,10 +113,10 @@ impl Settings {
     /// Returns an error if the table has fewer dimensions, or if this build does not support the device.
     pub fn check(&self, path: &Path, columns: usize) -> Result<(), LoadError> {
         if let Some(dimensions) = self.dimensions.filter(|dimensions| !(1..=columns).contains(dimensions)) {
-            return Err(LoadError::new(path, format!("cannot have dimensions = {dimensions}"))
+            return Err(LoadError::setting(path, format!("cannot have dimensions = {dimensions}"))
                 .expected(format!("between 1 and {columns}, the columns of the table")));
         }
-        check_built(self.device).map_err(|why| LoadError::new(path, why.problem).remedy(why.remedy))
+        check_built(self.device).map_err(|why| LoadError::setting(path, why.problem).remedy(why.remedy))
     }
 }
 
@@ -281,7 +281,7 @@ impl Embedder {
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
         let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
-            .map_err(|why| LoadError::new(&path, why.problem).remedy(why.remedy).at_run_time())?;
+            .map_err(|why| LoadError::device(&path, why.problem).remedy(why.remedy))?;
         check()?;
         if let Some(map) = &table_source.map {
             map.release();

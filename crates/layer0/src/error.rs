@@ -1,9 +1,255 @@
 //! The errors of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-pub use layer0_files::LoadError;
+pub use layer0_files::{Diagnostic, FileError, FileErrorKind, Place};
 use layer0_tokenizers::yield_point::Stopped;
+
+/// Why a checkpoint cannot be loaded: which file is wrong, what was found, what was expected, and the remedy.
+///
+/// # Examples
+///
+/// ```
+/// use layer0::error::{FileErrorKind, LoadErrorKind};
+/// use layer0::{Checkpoint, Overrides};
+///
+/// let error = Checkpoint::open("no/such/model".as_ref(), &Overrides::default()).unwrap_err();
+/// let advice = match error.kind() {
+///     LoadErrorKind::Missing | LoadErrorKind::File(FileErrorKind::NotFound) => "check the path",
+///     LoadErrorKind::Unsupported => "choose another model",
+///     LoadErrorKind::Setting => "change the setting",
+///     kind if kind.is_at_run_time() => "try again, or check the machine",
+///     _ => "download the model again",
+/// };
+/// assert_eq!(advice, "check the path");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{diagnostic}")]
+pub struct LoadError {
+    kind: LoadErrorKind,
+    diagnostic: Diagnostic,
+}
+
+/// The kinds of [`LoadError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LoadErrorKind {
+    /// A file cannot be read.
+    File(FileErrorKind),
+    /// The checkpoint, or a file, a tensor or a value that it must have, does not exist.
+    Missing,
+    /// A file does not have the form that its format prescribes.
+    Malformed,
+    /// The file is valid, but its type of model, of numbers or of tokenizer is not supported.
+    Unsupported,
+    /// Two parts of the checkpoint do not belong together, such as the tokenizer and the table.
+    Mismatch,
+    /// A setting or an override does not apply to this checkpoint or to this build.
+    Setting,
+    /// The table holds numbers that are not finite, or its file was changed while it was read.
+    Damaged,
+    /// The device cannot be used.
+    Device,
+}
+
+impl LoadErrorKind {
+    /// Returns whether the error comes from the machine or from damaged data, so that no change of the settings avoids
+    /// it.
+    pub const fn is_at_run_time(self) -> bool {
+        match self {
+            Self::File(kind) => kind.is_at_run_time(),
+            Self::Damaged | Self::Device => true,
+            Self::Missing | Self::Malformed | Self::Unsupported | Self::Mismatch | Self::Setting => false,
+        }
+    }
+}
+
+impl LoadError {
+    /// Creates an error. `problem` continues a sentence that begins with the path: "config.json: is missing".
+    fn new(kind: LoadErrorKind, path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self { kind, diagnostic: Diagnostic::new(path.into(), problem) }
+    }
+
+    pub(crate) fn missing(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Missing, path, problem)
+    }
+
+    pub(crate) fn malformed(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Malformed, path, problem)
+    }
+
+    pub(crate) fn unsupported(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Unsupported, path, problem)
+    }
+
+    pub(crate) fn mismatch(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Mismatch, path, problem)
+    }
+
+    pub(crate) fn setting(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Setting, path, problem)
+    }
+
+    pub(crate) fn damaged(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Damaged, path, problem)
+    }
+
+    pub(crate) fn device(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Self::new(LoadErrorKind::Device, path, problem)
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>, error: &std::io::Error) -> Self {
+        FileError::reading(path, error).into()
+    }
+
+    pub(crate) fn expected(self, expected: impl Into<String>) -> Self {
+        Self { diagnostic: self.diagnostic.expected(expected), ..self }
+    }
+
+    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { diagnostic: self.diagnostic.remedy(remedy), ..self }
+    }
+
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> LoadErrorKind {
+        self.kind
+    }
+
+    /// Returns the file or the directory that the error is about.
+    pub fn path(&self) -> &Path {
+        self.diagnostic.place().file().unwrap_or(Path::new(""))
+    }
+
+    /// Returns whether no change of the settings avoids the error.
+    pub fn is_at_run_time(&self) -> bool {
+        self.kind.is_at_run_time()
+    }
+}
+
+impl From<FileError> for LoadError {
+    fn from(error: FileError) -> Self {
+        Self { kind: LoadErrorKind::File(error.kind()), diagnostic: error.into_diagnostic() }
+    }
+}
+
+/// Why a layer-0 checkpoint cannot be made of a model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExtractError {
+    /// The output cannot be written, or must not be replaced: see [`FileErrorKind::Exists`] and
+    /// [`FileErrorKind::Foreign`].
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The model cannot be loaded, or is not of a kind that can be extracted.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The model has no tensor of the names that are known for its purpose.
+    #[error("{problem} (if the model has another name for it, set {setting})")]
+    MissingTensor {
+        /// The name of the field in [`Overrides`](crate::Overrides) that names the tensor.
+        setting: &'static str,
+        /// What is missing, and where.
+        problem: Diagnostic,
+    },
+    /// The model is not on this machine, and cannot be read from where it is.
+    #[error("{0}")]
+    Remote(Diagnostic),
+}
+
+/// Why a model cannot be taken from the Hugging Face Hub.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// A request to the Hub failed.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The cache on this machine cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file of the model cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Layer 0 of the model cannot be extracted.
+    #[error(transparent)]
+    Extract(#[from] ExtractError),
+    /// A text is neither an existing path nor a model that the Hub has.
+    #[error("{id}: is no path here ({} does not exist{hint}), and as a model of the Hub it fails: {source}", .path.display())]
+    Unresolved {
+        /// The text as the caller gave it.
+        id: String,
+        /// The path that does not exist.
+        path: PathBuf,
+        /// A continuation of the message: which directory with the beginning of the path does exist.
+        hint: String,
+        /// Why the Hub does not have the model.
+        source: Box<HubError>,
+    },
+}
+
+impl From<HubError> for ExtractError {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Request(error) => Self::Remote(error.diagnostic),
+            HubError::File(error) => Self::File(error),
+            HubError::Load(error) => Self::Load(error),
+            HubError::Extract(error) => error,
+            HubError::Unresolved { source, .. } => (*source).into(),
+        }
+    }
+}
+
+/// Why the Hub does not give a model or a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{diagnostic}")]
+pub struct RequestError {
+    kind: RequestErrorKind,
+    diagnostic: Diagnostic,
+}
+
+/// The kinds of [`RequestError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RequestErrorKind {
+    /// There is no model, no revision or no file of that name, or this user may not know of it.
+    NotFound,
+    /// The token is missing or invalid, or may not read the model.
+    Unauthorized,
+    /// The server answered with another status that is not a success.
+    Refused,
+    /// The server does not answer.
+    Unanswered,
+    /// The transfer was interrupted, and several attempts to continue it failed.
+    Interrupted,
+    /// The server answered with something else than the Hub does, or with other bytes than it announced.
+    WrongAnswer,
+    /// The settings do not give a valid request.
+    InvalidRequest,
+    /// The settings forbid requests, and the cache does not hold the model.
+    Offline,
+    /// The repository has no weights that can be read in parts.
+    NoWeights,
+    /// This build cannot send requests, because it lacks the feature `hub`.
+    NotInThisBuild,
+}
+
+impl RequestError {
+    pub(crate) fn new(kind: RequestErrorKind, url: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { kind, diagnostic: Diagnostic::new(Place::Url(url.into()), problem) }
+    }
+
+    pub(crate) fn expected(self, expected: impl Into<String>) -> Self {
+        Self { diagnostic: self.diagnostic.expected(expected), ..self }
+    }
+
+    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self { diagnostic: self.diagnostic.remedy(remedy), ..self }
+    }
+
+    /// Returns the kind of the error.
+    pub fn kind(&self) -> RequestErrorKind {
+        self.kind
+    }
+}
 
 /// What happened to a table's file while it was mapped. The text continues a sentence that begins with the path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

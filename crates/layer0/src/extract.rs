@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::family::{self, ModelConfig, overridden};
 use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
-use crate::error::LoadError;
+use crate::error::{ExtractError, LoadError};
 use crate::progress::Progress;
 use crate::table::TableDtype;
 pub use card::Origin;
@@ -52,7 +52,7 @@ pub struct Options {
 /// meantime and [`Existing::Keep`] accepts its output.
 ///
 /// # Errors
-/// Returns a [`LoadError`] if the source is broken, the output exists, or the disk is full. `out` is then unchanged.
+/// Returns an error if the source is broken, the output exists, or the disk is full. `out` is then unchanged.
 ///
 /// # Examples
 ///
@@ -60,8 +60,9 @@ pub struct Options {
 /// use std::path::Path;
 ///
 /// use layer0::extract::{LocalSource, Options, Origin, extract};
+/// use layer0::error::FileErrorKind;
 /// use layer0::progress::Silent;
-/// use layer0::{Checkpoint, Overrides};
+/// use layer0::{Checkpoint, ExtractError, Overrides};
 ///
 /// let model = Path::new("../../tests/fixtures/checkpoints/llama-full");
 /// let out = tempfile::tempdir().unwrap().path().join("layer0");
@@ -71,8 +72,10 @@ pub struct Options {
 /// assert_eq!(checkpoint.model_type, "llama");
 ///
 /// // The output exists now, so a second extraction is an error.
-/// let error = extract(&source, &out, &Options::default(), &Silent).unwrap_err();
-/// assert!(error.to_string().contains("exists"));
+/// match extract(&source, &out, &Options::default(), &Silent) {
+///     Err(ExtractError::File(error)) if error.kind() == FileErrorKind::Exists => {}
+///     other => panic!("{other:?}"),
+/// }
 /// # std::fs::remove_dir_all(out.parent().unwrap()).unwrap();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -81,7 +84,7 @@ pub fn extract(
     out: &Path,
     options: &Options,
     progress: &dyn Progress,
-) -> Result<Option<Written>, LoadError> {
+) -> Result<Option<Written>, ExtractError> {
     let overrides = &options.overrides;
     let config_path = overrides.config.clone().unwrap_or_else(|| source.dir().join("config.json"));
     let config = ModelConfig::open(&config_path)?;
@@ -154,5 +157,5 @@ fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, St
     if files.iter().any(|(_, name)| name == "tokenizer.json") {
         return Ok(files);
     }
-    Err(missing_tokenizer(from.join("tokenizer.json"), from, "give --tokenizer FILE"))
+    Err(missing_tokenizer(from.join("tokenizer.json"), from))
 }

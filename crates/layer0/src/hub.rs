@@ -18,7 +18,7 @@ use serde::Deserialize;
 use crate::checkpoint::Overrides;
 use crate::checkpoint::family::{self, ModelConfig, overridden};
 use crate::checkpoint::weights::{self, INDEX, SINGLE};
-use crate::error::LoadError;
+use crate::error::{FileError, FileErrorKind, HubError, RequestError, RequestErrorKind};
 use crate::extract::card::Origin;
 use crate::extract::source::{GivenNames, LocalSource, Selection};
 use crate::extract::staging::Existing;
@@ -94,7 +94,7 @@ impl Hub {
         id: &HubId,
         overrides: &Overrides,
         progress: &dyn Progress,
-    ) -> Result<Cached, LoadError> {
+    ) -> Result<Cached, HubError> {
         let cache = ModelCache::new(&self.settings.cache, id);
         let cached = cache.commit().and_then(|commit| self.cached(&cache, id, &commit, overrides));
         cached.map_or_else(|| self.fetch(id, overrides, progress), Ok)
@@ -106,7 +106,7 @@ impl Hub {
     /// # Errors
     /// Returns an error if the cache lacks the model and it cannot be fetched, or if it is not a model that can be
     /// served.
-    pub fn fetch(&self, id: &HubId, overrides: &Overrides, progress: &dyn Progress) -> Result<Cached, LoadError> {
+    pub fn fetch(&self, id: &HubId, overrides: &Overrides, progress: &dyn Progress) -> Result<Cached, HubError> {
         let cache = ModelCache::new(&self.settings.cache, id);
         if self.settings.offline || is_commit(&id.revision) {
             let cached = cache.commit().and_then(|commit| self.cached(&cache, id, &commit, overrides));
@@ -115,20 +115,22 @@ impl Hub {
             }
         }
         if self.settings.offline {
-            return Err(LoadError::new(
-                id.to_string(),
-                format!("is not in the cache {}, and HF_HUB_OFFLINE is set", self.settings.cache.display()),
-            )
-            .expected("a model that was fetched before, or an existing directory")
-            .remedy(format!("run `embedding-server fetch {id}` where there is a network, and bring that cache here")));
+            let cache = self.settings.cache.display();
+            let problem = format!("is not in the cache {cache}, and HF_HUB_OFFLINE is set");
+            let remedy =
+                format!("run `embedding-server fetch {id}` where there is a network, and bring that cache here");
+            return Err(RequestError::new(RequestErrorKind::Offline, id.to_string(), problem)
+                .expected("a model that was fetched before, or an existing directory")
+                .remedy(remedy)
+                .into());
         }
         let client = Client::new(&self.settings, id);
         let description: Description = client.describe()?;
         let commit = description.sha.as_str();
         if !is_commit(commit) {
-            return Err(
-                LoadError::new(client.page(), format!("is at the commit {commit:?}")).expected("40 hexadecimal digits")
-            );
+            let problem = format!("is at the commit {commit:?}");
+            let error = RequestError::new(RequestErrorKind::WrongAnswer, client.page(), problem);
+            return Err(error.expected("40 hexadecimal digits").into());
         }
         if let Some(cached) = self.cached(&cache, id, commit, overrides) {
             cache.remember(commit)?;
@@ -137,7 +139,8 @@ impl Hub {
         self.fetch_commit(&cache, &client, id, &description, overrides, progress)?;
         cache.remember(commit)?;
         self.cached(&cache, id, commit, overrides).ok_or_else(|| {
-            LoadError::new(cache.layer0(commit), "was fetched and is not there").remedy("run the same again")
+            let error = FileError::new(FileErrorKind::Io, cache.layer0(commit), "was fetched and is not there");
+            error.remedy("run the same again").into()
         })
     }
 
@@ -149,16 +152,16 @@ impl Hub {
         description: &Description,
         overrides: &Overrides,
         progress: &dyn Progress,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), HubError> {
         let commit = description.sha.as_str();
         let has = |name: &str| description.siblings.iter().any(|sibling| sibling.rfilename == name);
         let no_weights = || {
-            LoadError::new(client.page(), "holds no weights that can be read in parts")
+            RequestError::new(RequestErrorKind::NoWeights, client.page(), "holds no weights that can be read in parts")
                 .expected(format!("{SINGLE}, or shards with {INDEX}"))
                 .remedy("look for a repository of the same model with safetensors files")
         };
         if !description.siblings.iter().any(|sibling| sibling.rfilename.ends_with(".safetensors")) {
-            return Err(no_weights());
+            return Err(no_weights().into());
         }
         let small = description.siblings.iter().map(|sibling| sibling.rfilename.as_str());
         for file in small.filter(|&name| name == "config.json" || extract::is_tokenizer_file(name)) {
@@ -220,7 +223,8 @@ fn complete(dir: &Path, overrides: &Overrides) -> bool {
         let config = ModelConfig::open(&overrides.config.clone().unwrap_or_else(|| dir.join("config.json")))?;
         let source = LocalSource::open(dir, Origin::default())?;
         let overrides = &overridden::read(&config, overrides)?;
-        Selection::find(&source, &config, &family::resolve(&config, overrides)?, overrides, GivenNames::Kept)
+        let family = family::resolve(&config, overrides)?;
+        Selection::find(&source, &config, &family, overrides, GivenNames::Kept).map_err(HubError::from)
     };
     (overrides.tokenizer.is_some() || dir.join("tokenizer.json").exists()) && found().is_ok()
 }

@@ -57,7 +57,7 @@ pub mod table;
 
 pub use checkpoint::{Checkpoint, Overrides};
 pub use embedder::{Embedder, EmbedderBuilder, EmptyInput, Input, Memory, PooledTokens, TokenInput};
-pub use error::{Damage, EmbedError, LoadError};
+pub use error::{Damage, EmbedError, ExtractError, HubError, LoadError, LoadErrorKind};
 pub use layer0_tokenizers::yield_point;
 pub use norm::NormKind;
 pub use pooling::place::DeviceChoice;

@@ -4,7 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::Overrides;
-use crate::error::LoadError;
+use crate::error::HubError;
+#[cfg(not(feature = "hub"))]
+use crate::error::{RequestError, RequestErrorKind};
 use crate::progress::Progress;
 
 /// The location of a model.
@@ -50,7 +52,7 @@ impl Location {
     ///
     /// # Errors
     /// Returns an error if the model cannot be fetched, or if this build lacks the feature `hub`.
-    pub fn directory(self, overrides: &Overrides, progress: &dyn Progress) -> Result<PathBuf, LoadError> {
+    pub fn directory(self, overrides: &Overrides, progress: &dyn Progress) -> Result<PathBuf, HubError> {
         match self {
             Self::Local(path) => Ok(path),
             #[cfg(feature = "hub")]
@@ -67,12 +69,12 @@ impl Location {
 
 /// Returns the error of a build that cannot fetch models.
 #[cfg(not(feature = "hub"))]
-pub fn without_feature(id: &HubId) -> LoadError {
-    LoadError::new(id.to_string(), "is no directory here, and reads as a Hub id, which this build cannot fetch")
-        .expected("an existing directory")
-        .remedy(
-            "build with `cargo build --release --features hub`, or fetch the model another way and give its directory",
-        )
+pub fn without_feature(id: &HubId) -> HubError {
+    let problem = "is no directory here, and reads as a Hub id, which this build cannot fetch";
+    let error = RequestError::new(RequestErrorKind::NotInThisBuild, id.to_string(), problem);
+    let remedy =
+        "build with `cargo build --release --features hub`, or fetch the model another way and give its directory";
+    error.expected("an existing directory").remedy(remedy).into()
 }
 
 impl HubId {
@@ -84,19 +86,13 @@ impl HubId {
     pub fn attempt<T>(
         &self,
         progress: &dyn Progress,
-        fetch: impl FnOnce() -> Result<T, LoadError>,
-    ) -> Result<T, LoadError> {
+        fetch: impl FnOnce() -> Result<T, HubError>,
+    ) -> Result<T, HubError> {
         let path = std::path::absolute(self.to_string()).unwrap_or_else(|_| self.to_string().into());
         progress.remark(&format!("{self} is taken as a model of the Hub, because there is no {}", path.display()));
         fetch().map_err(|error| {
             let hint = self.neighbours().map_or_else(String::new, |found| format!(", though {found}"));
-            LoadError::new(
-                self.to_string(),
-                format!(
-                    "is no path here ({} does not exist{hint}), and as a model of the Hub it fails: {error}",
-                    path.display()
-                ),
-            )
+            HubError::Unresolved { id: self.to_string(), path, hint, source: Box::new(error) }
         })
     }
 

@@ -57,8 +57,9 @@ impl EmbeddedCheckpoint {
     /// # Errors
     /// Returns an error if the program was built with a config.json that is not one.
     pub fn dimensions(&self) -> Result<usize, LoadError> {
-        let config: Config = serde_json::from_str(self.config)
-            .map_err(|e| LoadError::new(self.name, format!("was built with a config.json that is not one: {e}")))?;
+        let config: Config = serde_json::from_str(self.config).map_err(|e| {
+            LoadError::malformed(self.name, format!("was built with a config.json that is not one: {e}"))
+        })?;
         Ok(config.refined.dimensions)
     }
 }

@@ -121,7 +121,7 @@ pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, Lo
         return Ok(family);
     }
     if model_type.is_empty() {
-        return Err(LoadError::new(config.path(), "has no model_type")
+        return Err(LoadError::unsupported(config.path(), "has no model_type")
             .expected("the config.json of a model")
             .remedy("set norm and norm_eps for this model"));
     }
@@ -135,7 +135,7 @@ pub fn resolve(config: &ModelConfig, overrides: &Overrides) -> Result<Family, Lo
             "a model type whose final norm is known",
         ),
     };
-    Err(LoadError::new(config.path(), problem).expected(expected).remedy(
+    Err(LoadError::unsupported(config.path(), problem).expected(expected).remedy(
         "to serve its table all the same, set norm to \"rms\", \"rms_plus_one\", \"layer\", \"layer_plus_one\" or \"none\", as its modeling code has it",
     ))
 }
@@ -149,7 +149,7 @@ impl Family {
         match self.mlx {
             Mlx::AsStored => Ok(self),
             Mlx::OneAdded => Ok(Self { norm: self.norm.without_plus_one(), ..self }),
-            Mlx::Unknown => Err(LoadError::new(
+            Mlx::Unknown => Err(LoadError::unsupported(
                 config.path(),
                 format!(
                     "is of a conversion of {:?} to MLX, which may have added 1 to the weight of the norm",
@@ -175,7 +175,7 @@ impl Family {
             Eps::Fixed(eps) => Ok(eps),
             Eps::Key(keys, default) => Ok(config.first_number(keys).unwrap_or(default)),
             Eps::Any => config.first_number(&EPS_KEYS).ok_or_else(|| {
-                LoadError::new(config.path(), "does not say the eps of its norm")
+                LoadError::missing(config.path(), "does not say the eps of its norm")
                     .expected(format!("one of {}", EPS_KEYS.join(", ")))
                     .remedy("set norm_eps")
             }),
@@ -210,7 +210,7 @@ impl Family {
         if scale.is_finite() && scale > 0.0 {
             Ok(scale)
         } else {
-            Err(LoadError::new(config.path(), format!("has an embedding scale of {scale}"))
+            Err(LoadError::malformed(config.path(), format!("has an embedding scale of {scale}"))
                 .expected("a positive number")
                 .remedy("set embedding_scale"))
         }

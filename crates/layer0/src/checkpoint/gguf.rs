@@ -90,7 +90,7 @@ pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError
 impl Header {
     fn read(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         if overrides.config.is_some() {
-            return Err(LoadError::new(path, "is a GGUF file, which carries its own configuration")
+            return Err(LoadError::setting(path, "is a GGUF file, which carries its own configuration")
                 .expected("no config.json beside it")
                 .remedy("remove config from this model; norm, norm_eps and embedding_scale override single values"));
         }
@@ -98,7 +98,7 @@ impl Header {
         let architecture = file
             .text("general.architecture")?
             .ok_or_else(|| {
-                LoadError::new(path, "has no general.architecture").expected("a language model's GGUF file")
+                LoadError::malformed(path, "has no general.architecture").expected("a language model's GGUF file")
             })?
             .to_owned();
         let known = architecture::known(&architecture);
@@ -204,7 +204,7 @@ impl NormReader<'_> {
         .map(|key| self.key(key));
         let stored = || keys.iter().find_map(|key| self.file.number(key));
         self.overrides.norm_eps.or_else(stored).filter(|eps| eps.is_finite() && *eps >= 0.0).ok_or_else(|| {
-            LoadError::new(self.file.path(), "does not say the eps of its norm")
+            LoadError::missing(self.file.path(), "does not say the eps of its norm")
                 .expected(keys.join(" or "))
                 .remedy("set norm_eps to the eps in the model's config.json")
         })
@@ -224,7 +224,7 @@ impl NormReader<'_> {
             // llama.cpp multiplies only if the number is not zero.
             0.0 => Ok(1.0),
             scale if scale.is_finite() && scale > 0.0 => Ok(scale),
-            scale => Err(LoadError::new(self.file.path(), format!("has {key} = {scale}"))
+            scale => Err(LoadError::malformed(self.file.path(), format!("has {key} = {scale}"))
                 .expected("a positive number")
                 .remedy("set embedding_scale to embedding_multiplier or scale_emb of the model's config.json")),
         }
@@ -234,7 +234,7 @@ impl NormReader<'_> {
 /// Returns the error for an architecture whose layer 0 is known to be something other than a norm over a row. The
 /// remedy explains how to serve the file in spite of that, with vectors that are not the model's.
 fn refused(path: &Path, architecture: &str, reason: &str) -> LoadError {
-    LoadError::new(path, format!("has the architecture {architecture:?}, which cannot be served: {reason}"))
+    LoadError::unsupported(path, format!("has the architecture {architecture:?}, which cannot be served: {reason}"))
         .expected("an architecture whose final norm depends on the token alone")
         .remedy(
             "take another model; norm = \"none\" serves the bare rows of its table, which are not the model's vectors",
@@ -242,7 +242,7 @@ fn refused(path: &Path, architecture: &str, reason: &str) -> LoadError {
 }
 
 fn unknown(path: &Path, architecture: &str) -> LoadError {
-    LoadError::new(path, format!("has the architecture {architecture:?}, which is not known here"))
+    LoadError::unsupported(path, format!("has the architecture {architecture:?}, which is not known here"))
         .expected("an architecture whose final norm is known and depends on the token alone")
         .remedy(
             "to serve its table all the same, set norm to \"rms\", \"layer\" or \"none\", and embedding_scale if it has one, as \

@@ -90,7 +90,7 @@ fn find_table(weights: &Weights, config: &ModelConfig, overrides: &Overrides) ->
         },
     };
     found.ok_or_else(|| {
-        let error = LoadError::new(weights.path(), "has no embedding table");
+        let error = LoadError::missing(weights.path(), "has no embedding table");
         if let Some(packed) = weights.names().unwrap_or_default().into_iter().find(|name| is_packed_table(name)) {
             return quantized(weights.path(), &format!("holds {packed}"));
         }
@@ -132,7 +132,7 @@ fn find_norm(
         None => names::norm_names(),
     };
     let Some(tensor) = weights.find(&names)? else {
-        return Err(LoadError::new(weights.path(), "has no final norm")
+        return Err(LoadError::missing(weights.path(), "has no final norm")
             .expected(format!("a tensor {}; {}", names.first().map_or("", String::as_str), weights.has()))
             .remedy("set norm_tensor to its name, or norm = \"none\" to serve the rows as they are"));
     };
@@ -155,7 +155,7 @@ fn read_norm(
     let Some(first) = names.first() else { return Ok(Norm { kind: inner.kind, eps, weight: None, bias: None }) };
     let Some(tensor) = weights.find(&names)? else {
         return Err(
-            LoadError::new(weights.path(), "has no norm on the embedding").expected(format!("a tensor {first}"))
+            LoadError::missing(weights.path(), "has no norm on the embedding").expected(format!("a tensor {first}"))
         );
     };
     let (weight, bias) = parameters(weights, &tensor, dimensions)?;

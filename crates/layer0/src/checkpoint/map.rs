@@ -100,10 +100,10 @@ impl Map {
     pub fn of(file: &File, path: &Path) -> Result<Self, LoadError> {
         let metadata = file.metadata().map_err(|e| LoadError::io(path, &e))?;
         if !metadata.is_file() {
-            return Err(LoadError::new(path, "is not a regular file"));
+            return Err(LoadError::malformed(path, "is not a regular file"));
         }
         if metadata.len() == 0 {
-            return Err(LoadError::new(path, "is empty").expected("a safetensors file"));
+            return Err(LoadError::malformed(path, "is empty").expected("a safetensors file"));
         }
         // SAFETY: the map is read-only and only ever lent as `&[u8]`. A process that rewrites or truncates the file
         // in place would break that promise; checkpoints are replaced by rename, which leaves the mapped inode as
@@ -155,8 +155,7 @@ impl Map {
         if !self.is_damaged() {
             return Ok(());
         }
-        Err(LoadError::new(path, "was cut short while it was read")
-            .at_run_time()
+        Err(LoadError::damaged(path, "was cut short while it was read")
             .expected("a file that nobody writes to")
             .remedy("write a new checkpoint beside it and rename it into place"))
     }

@@ -23,14 +23,16 @@ pub fn default_prompt(dir: &Path) -> Result<Option<String>, LoadError> {
         Err(e) => return Err(LoadError::io(path, &e)),
     };
     let config: Map<String, Value> = json::from_slice(&content).map_err(|e| {
-        LoadError::new(&path, format!("is not a JSON object: {e}"))
+        LoadError::malformed(&path, format!("is not a JSON object: {e}"))
             .expected("the file as sentence-transformers writes it")
     })?;
     let name = match config.get("default_prompt_name") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::String(name)) => name,
         Some(other) => {
-            return Err(LoadError::new(path, format!("has {other} as default_prompt_name")).expected("a name, or null"));
+            return Err(
+                LoadError::malformed(path, format!("has {other} as default_prompt_name")).expected("a name, or null")
+            );
         }
     };
     match config.get("prompts").and_then(|prompts| prompts.get(name)) {
@@ -38,8 +40,10 @@ pub fn default_prompt(dir: &Path) -> Result<Option<String>, LoadError> {
         Some(Value::Null) => Ok(None),
         // sentence-transformers defines empty prompts under these two names unless the file says otherwise.
         None if name == "query" || name == "document" => Ok(None),
-        Some(other) => Err(LoadError::new(path, format!("has {other} as the prompt {name:?}")).expected("a text")),
-        None => Err(LoadError::new(path, format!("has no prompt {name:?}, which is its default_prompt_name"))
+        Some(other) => {
+            Err(LoadError::malformed(path, format!("has {other} as the prompt {name:?}")).expected("a text"))
+        }
+        None => Err(LoadError::malformed(path, format!("has no prompt {name:?}, which is its default_prompt_name"))
             .expected("a text of that name in prompts")),
     }
 }

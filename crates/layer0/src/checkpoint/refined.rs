@@ -55,7 +55,7 @@ pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, Lo
         return Ok(None);
     }
     let config: Config = serde_json::from_value(Value::Object(config)).map_err(|e| {
-        LoadError::new(&config_path, format!("has {KEY:?}, but {e}"))
+        LoadError::malformed(&config_path, format!("has {KEY:?}, but {e}"))
             .expected("the config.json that `embedding-server refine` wrote")
     })?;
     Ok(Some(config.refined.dimensions))
@@ -116,14 +116,16 @@ pub(super) fn join(
 
 fn read_table(weights: &Weights, dimensions: usize) -> Result<(EmbeddingTable, StoredTensor), LoadError> {
     let missing = |name: &str| {
-        LoadError::new(weights.path(), format!("has no tensor {name}"))
+        LoadError::missing(weights.path(), format!("has no tensor {name}"))
             .expected("the model.safetensors that `embedding-server refine` wrote")
     };
     let stored = weights.find(&[EMBEDDINGS])?.ok_or_else(|| missing(EMBEDDINGS))?;
     let wrong = || {
-        LoadError::new(&stored.path, format!("holds {EMBEDDINGS} as {:?} {:?}", stored.dtype, stored.shape)).expected(
-            format!("F32, F16 or I8 of {dimensions} columns, as config.json says, or U8 of {}", dimensions.div_ceil(2)),
-        )
+        LoadError::mismatch(&stored.path, format!("holds {EMBEDDINGS} as {:?} {:?}", stored.dtype, stored.shape))
+            .expected(format!(
+                "F32, F16 or I8 of {dimensions} columns, as config.json says, or U8 of {}",
+                dimensions.div_ceil(2)
+            ))
     };
     let &[rows, columns] = stored.shape.as_slice() else { return Err(wrong()) };
     let dtype = match stored.dtype {
@@ -141,7 +143,7 @@ fn read_table(weights: &Weights, dimensions: usize) -> Result<(EmbeddingTable, S
         let scales = weights.find(&[SCALES])?.ok_or_else(|| missing(SCALES))?;
         let (numbers, rest) = scales.bytes.as_chunks();
         if scales.dtype != Dtype::F32 || numbers.len() != rows || !rest.is_empty() {
-            return Err(LoadError::new(
+            return Err(LoadError::mismatch(
                 &scales.path,
                 format!("holds {SCALES} as {:?} {:?}", scales.dtype, scales.shape),
             )

@@ -94,7 +94,7 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
         Some([]) => false,
         Some([only]) if only == "Normalize" => true,
         _ => {
-            return Err(LoadError::new(file, format!("lists the modules {}", kinds.join(", ")))
+            return Err(LoadError::unsupported(file, format!("lists the modules {}", kinds.join(", ")))
                 .expected("StaticEmbedding, and Normalize or nothing after it"));
         }
     };
@@ -104,7 +104,7 @@ fn sentence_transformers(dir: &Path, file: &Path, list: &[Module]) -> Result<Opt
         .all(|c| matches!(c, std::path::Component::Normal(_) | std::path::Component::CurDir));
     if !plain {
         return Err(
-            LoadError::new(file, format!("has the module path {path:?}")).expected("a directory inside its own")
+            LoadError::malformed(file, format!("has the module path {path:?}")).expected("a directory inside its own")
         );
     }
     let prompt = prompt::default_prompt(dir)?;
@@ -120,8 +120,9 @@ fn read_json<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Option<T>, 
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(LoadError::io(path, &e)),
     };
-    let invalid =
-        |e| LoadError::new(path, format!("is not {what}: {e}")).expected("the file as the model's library writes it");
+    let invalid = |e| {
+        LoadError::malformed(path, format!("is not {what}: {e}")).expected("the file as the model's library writes it")
+    };
     json::from_slice(&content).map(Some).map_err(invalid)
 }
 
@@ -206,7 +207,7 @@ impl StaticTable {
             .as_ref()
             .map_or_else(|| TABLES.map(str::to_owned).to_vec(), |name| vec![name.clone()]);
         let tensor = weights.find(&names)?.ok_or_else(|| {
-            LoadError::new(weights.path(), "has no embedding table")
+            LoadError::missing(weights.path(), "has no embedding table")
                 .expected(format!("a tensor {}; {}", names.join(" or "), weights.has()))
                 .remedy("set embedding_tensor to its name")
         })?;
@@ -233,7 +234,7 @@ impl StaticTable {
             ("embedding_scale", overrides.embedding_scale.is_some()),
         ];
         match set.iter().find(|(_, set)| *set) {
-            Some((name, _)) => Err(LoadError::new(path, format!("is a {}, which has no norm", self.kind.name()))
+            Some((name, _)) => Err(LoadError::setting(path, format!("is a {}, which has no norm", self.kind.name()))
                 .expected(format!("no {name} for this model"))
                 .remedy(format!("remove {name}"))),
             None => Ok(()),
@@ -249,7 +250,7 @@ fn table(tensor: &StoredTensor) -> Result<EmbeddingTable, LoadError> {
         _ => Some(tensor.table()?),
     };
     found.ok_or_else(|| {
-        LoadError::new(&tensor.path, format!("holds {} with shape {:?}", tensor.name, tensor.shape))
+        LoadError::malformed(&tensor.path, format!("holds {} with shape {:?}", tensor.name, tensor.shape))
             .expected("a table of shape [vocabulary, dimensions], neither zero")
     })
 }
@@ -264,7 +265,7 @@ fn mapped(table: EmbeddingTable, mapping: &StoredTensor) -> Result<EmbeddingTabl
     };
     let stored = table.stored_rows();
     rows.and_then(|rows| table.with_mapping(rows)).ok_or_else(|| {
-        LoadError::new(&mapping.path, format!("holds mapping as {:?} {:?}", mapping.dtype, mapping.shape))
+        LoadError::malformed(&mapping.path, format!("holds mapping as {:?} {:?}", mapping.dtype, mapping.shape))
             .expected(format!("for each token id, the number of one of the {stored} rows"))
     })
 }

@@ -45,7 +45,11 @@ fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, TokenizerError>) -> R
 
 /// Returns the error for the tokenizer in the file `path`.
 pub(super) fn load_error(path: &Path, error: &TokenizerError) -> LoadError {
-    let found = LoadError::new(path, error.to_string());
+    let text = error.to_string();
+    let found = match error {
+        TokenizerError::Excessive(_) => LoadError::unsupported(path, text),
+        _ => LoadError::malformed(path, text),
+    };
     match error {
         TokenizerError::Malformed(_) => found.expected("a tokenizer.json of the tokenizers library"),
         TokenizerError::Excessive(_) => found

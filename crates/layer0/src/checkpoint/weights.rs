@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::map::Map;
 use crate::error::LoadError;
 use crate::table::{EmbeddingTable, TableDtype};
-use layer0_files::LfsPointer;
 use layer0_files::{self as files, json};
+use layer0_files::{FileError, LfsPointer};
 
 /// The name of the weight file of a model that is not sharded.
 pub const SINGLE: &str = "model.safetensors";
@@ -36,7 +36,7 @@ pub fn entry_file(dir: &Path, has: impl Fn(&str) -> Result<bool, LoadError>) -> 
     if let Some(name) = settings.get("transformers_weights").and_then(Value::as_str) {
         return match plain_path(name) {
             Some(plain) if plain.ends_with(".safetensors") || is_index(&plain) => Ok(Some(plain)),
-            _ => Err(LoadError::new(config, format!("names {name:?} as transformers_weights"))
+            _ => Err(LoadError::malformed(config, format!("names {name:?} as transformers_weights"))
                 .expected("a safetensors file, or an index of safetensors files, in the same directory")),
         };
     }
@@ -86,11 +86,13 @@ impl Index {
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let text = files::read(path).map_err(|e| LoadError::io(path, &e))?;
         let mut index: Self = json::from_slice(&text).map_err(|e| {
-            LoadError::new(path, format!("is not a shard index: {e}")).expected("{\"weight_map\": {tensor: file}}")
+            LoadError::malformed(path, format!("is not a shard index: {e}"))
+                .expected("{\"weight_map\": {tensor: file}}")
         })?;
         for shard in index.weight_map.values_mut() {
             let plain = plain_path(shard).ok_or_else(|| {
-                LoadError::new(path, format!("names the shard {shard:?}")).expected("plain file names beside the index")
+                LoadError::malformed(path, format!("names the shard {shard:?}"))
+                    .expected("plain file names beside the index")
             })?;
             *shard = plain;
         }
@@ -137,7 +139,7 @@ impl StoredTensor {
             other => return Err(unreadable(&self.path, &self.name, other)),
         };
         self.as_table(dtype).ok_or_else(|| {
-            LoadError::new(&self.path, format!("holds {} with shape {:?}", self.name, self.shape))
+            LoadError::malformed(&self.path, format!("holds {} with shape {:?}", self.name, self.shape))
                 .expected("a table of shape [vocabulary, dimensions], neither zero")
                 .remedy("set embedding_tensor if another tensor is meant")
         })
@@ -164,7 +166,7 @@ impl StoredTensor {
     /// # Errors
     /// Returns an error if the tensor has another shape or dtype, or holds a number that is not finite.
     pub fn vector(&self, count: usize) -> Result<Vec<f32>, LoadError> {
-        let wrong = |what: String| LoadError::new(&self.path, what).expected(format!("{count} finite numbers"));
+        let wrong = |what: String| LoadError::malformed(&self.path, what).expected(format!("{count} finite numbers"));
         let as_row = Self { shape: [&[1], self.shape.as_slice()].concat(), ..self.clone() };
         let table = as_row
             .table()
@@ -190,7 +192,7 @@ pub fn unreadable(path: &Path, name: &str, dtype: Dtype) -> LoadError {
     let holds = format!("holds {name} as {dtype:?}");
     match dtype {
         Dtype::BOOL | Dtype::C64 | Dtype::I64 | Dtype::U64 => {
-            LoadError::new(path, holds).expected("BF16, F16, F32 or F64").remedy("name another tensor")
+            LoadError::unsupported(path, holds).expected("BF16, F16, F32 or F64").remedy("name another tensor")
         }
         _ => quantized(path, &holds),
     }
@@ -198,7 +200,7 @@ pub fn unreadable(path: &Path, name: &str, dtype: Dtype) -> LoadError {
 
 /// Returns the error for a quantized table. `holds` says what was found in place of rows of numbers.
 pub fn quantized(path: &Path, holds: &str) -> LoadError {
-    LoadError::new(path, format!("{holds}: a quantized table"))
+    LoadError::unsupported(path, format!("{holds}: a quantized table"))
         .expected("BF16, F16 or F32")
         .remedy("use the model's original, unquantized checkpoint")
 }
@@ -257,11 +259,13 @@ impl Weights {
         }
         match other_safetensors(dir)?.as_slice() {
             [only] => Ok(Self::of(Files::Single(only.clone()))),
-            [] => Err(LoadError::new(dir, "holds no weights")
+            [] => Err(LoadError::missing(dir, "holds no weights")
                 .expected(format!("{SINGLE}, or shards with {INDEX}"))
                 .remedy("a model in another format (pytorch_model.bin) must be saved as safetensors first")),
-            several => Err(LoadError::new(dir, format!("holds {} safetensors files and no index", several.len()))
-                .expected(format!("{SINGLE}, or shards with {INDEX}"))),
+            several => {
+                Err(LoadError::unsupported(dir, format!("holds {} safetensors files and no index", several.len()))
+                    .expected(format!("{SINGLE}, or shards with {INDEX}")))
+            }
         }
     }
 
@@ -346,7 +350,7 @@ impl Weights {
                 let path = dir.join(shard);
                 let found = self.opened(&path)?.tensor(name);
                 found.map(Some).ok_or_else(|| {
-                    LoadError::new(&path, format!("has no tensor {name}"))
+                    LoadError::missing(&path, format!("has no tensor {name}"))
                         .expected(format!("it, as {} says", index_path.display()))
                 })
             }
@@ -380,14 +384,16 @@ impl SafeTensorsFile {
 
     fn of(map: Map, path: &Path) -> Result<Self, LoadError> {
         if LfsPointer::check(map.as_ref()).is_err() {
-            return Err(LoadError::lfs_pointer(path));
+            return Err(FileError::lfs_pointer(path).into());
         }
         let (header, metadata) = SafeTensors::read_metadata(map.as_ref()).map_err(|e| match e {
-            SafeTensorError::MetadataIncompleteBuffer => {
-                LoadError::new(path, format!("is {} bytes long, which is not what its header says", map.as_ref().len()))
-                    .expected("a complete safetensors file; this one was cut short: copy or download it again")
-            }
-            e => LoadError::new(path, format!("has no valid safetensors header: {e}")).expected("a safetensors file"),
+            SafeTensorError::MetadataIncompleteBuffer => LoadError::malformed(
+                path,
+                format!("is {} bytes long, which is not what its header says", map.as_ref().len()),
+            )
+            .expected("a complete safetensors file; this one was cut short: copy or download it again"),
+            e => LoadError::malformed(path, format!("has no valid safetensors header: {e}"))
+                .expected("a safetensors file"),
         })?;
         let data_start = header + size_of::<u64>();
         Ok(Self { path: path.to_owned(), map, data_start, metadata })

@@ -57,7 +57,7 @@ pub fn layer0(
     let dtype = if text.contains_key("torch_dtype") { "torch_dtype" } else { "dtype" };
     text.insert(dtype.to_owned(), torch_name(table).into());
     overridden::write(&mut text, family, overrides);
-    let mut out = json::to_vec_pretty(&text).map_err(|e| LoadError::new(path, e.to_string()))?;
+    let mut out = json::to_vec_pretty(&text).map_err(|e| LoadError::malformed(path, e.to_string()))?;
     out.push(b'\n');
     Ok(out)
 }

@@ -12,7 +12,7 @@ use super::source::{Sink, Source, TensorInfo};
 use super::staging;
 use crate::checkpoint::family::{self, Family, ModelConfig, overridden};
 use crate::checkpoint::{Checkpoint, Kind, Overrides, map};
-use crate::error::LoadError;
+use crate::error::{ExtractError, FileError, LoadError};
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::TableDtype;
 use bytes::Bytes;
@@ -38,17 +38,17 @@ impl GgufSource {
     ///
     /// # Errors
     /// Returns an error if the file cannot be served, or if no config.json can express its architecture.
-    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, ExtractError> {
         let checkpoint = Checkpoint::open(path, overrides)?;
         let unknown = || {
-            LoadError::new(path, format!("holds a model of the type {:?}", checkpoint.model_type))
+            LoadError::unsupported(path, format!("holds a model of the type {:?}", checkpoint.model_type))
                 .expected("a model type that directories can have, to write its config.json")
                 .remedy("serve the GGUF file itself")
         };
         if checkpoint.kind != Kind::Gguf {
-            return Err(unknown());
+            return Err(unknown().into());
         }
-        let dir = TempDir::new().map_err(|e| LoadError::writing(std::env::temp_dir(), &e))?;
+        let dir = TempDir::new().map_err(|e| FileError::writing(std::env::temp_dir(), &e))?;
         let config_path = dir.path().join("config.json");
         let is_overridden =
             overrides.norm.is_some() || overrides.norm_eps.is_some() || overrides.embedding_scale.is_some();
@@ -76,7 +76,7 @@ impl GgufSource {
     }
 }
 
-fn write_config(path: &Path, config: &Map<String, Value>) -> Result<(), LoadError> {
+fn write_config(path: &Path, config: &Map<String, Value>) -> Result<(), FileError> {
     staging::write(path, &serde_json::to_vec_pretty(config).unwrap_or_default())
 }
 
@@ -145,7 +145,7 @@ fn check_config(path: &Path, config: &Path, checkpoint: &Checkpoint, family: &Fa
     } else {
         return Ok(());
     };
-    Err(LoadError::new(path, problem)
+    Err(LoadError::unsupported(path, problem)
         .expected(format!("what a directory of the model type {:?} has", checkpoint.model_type))
         .remedy("serve the GGUF file itself"))
 }
@@ -209,19 +209,19 @@ impl Source for GgufSource {
         Some(&self.path)
     }
 
-    fn names(&self) -> Result<Vec<String>, LoadError> {
+    fn names(&self) -> Result<Vec<String>, ExtractError> {
         Ok(self.tensors.iter().map(|(info, _)| info.name.clone()).collect())
     }
 
-    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, ExtractError> {
         Ok(self.tensors.iter().find(|(info, _)| info.name == name).map(|(info, _)| info.clone()))
     }
 
-    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), ExtractError> {
         const PIECE: usize = 1 << 20;
         let bytes = self.tensors.iter().find(|(info, _)| info == tensor).map(|(_, bytes)| bytes);
         let from = usize::try_from(from).unwrap_or(usize::MAX);
         bytes.and_then(|bytes| bytes.get(from..)).unwrap_or_default().chunks(PIECE).try_for_each(sink)?;
-        self.mapped.as_ref().map_or(Ok(()), |(path, map)| map.check(path))
+        Ok(self.mapped.as_ref().map_or(Ok(()), |(path, map)| map.check(path))?)
     }
 }

@@ -9,7 +9,7 @@ use super::card::Origin;
 use crate::checkpoint::Overrides;
 use crate::checkpoint::family::{Family, ModelConfig, names};
 use crate::checkpoint::weights::{Weights, unreadable};
-use crate::error::LoadError;
+use crate::error::{Diagnostic, ExtractError, FileError, LoadError};
 use crate::norm::NormKind;
 use crate::table::TableDtype;
 
@@ -27,7 +27,7 @@ pub struct TensorInfo {
 }
 
 /// A function that receives the bytes of a tensor, piece by piece.
-pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), LoadError> + 'a;
+pub type Sink<'a> = dyn FnMut(&[u8]) -> Result<(), FileError> + 'a;
 
 /// A model: tensors by name, and a directory that holds config.json and the tokenizer's files.
 pub trait Source {
@@ -45,14 +45,14 @@ pub trait Source {
     ///
     /// # Errors
     /// Returns an error if the weights cannot be read.
-    fn names(&self) -> Result<Vec<String>, LoadError>;
+    fn names(&self) -> Result<Vec<String>, ExtractError>;
 
     /// Returns the names of tensors that share the bytes of another tensor, each with the name under which the bytes
     /// are stored, as the writer of the files recorded them.
     ///
     /// # Errors
     /// Returns an error if the weights cannot be read.
-    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+    fn aliases(&self) -> Result<HashMap<String, String>, ExtractError> {
         Ok(HashMap::new())
     }
 
@@ -60,13 +60,13 @@ pub trait Source {
     ///
     /// # Errors
     /// Returns an error if the file that should hold the tensor cannot be read.
-    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError>;
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, ExtractError>;
 
     /// Passes the bytes of `tensor` from offset `from` on to `sink`, in order and in small pieces.
     ///
     /// # Errors
     /// Returns the errors of `sink`, and an error if the bytes cannot be read.
-    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError>;
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), ExtractError>;
 
     /// Returns whether an interrupted [`Source::copy`] should be continued by the next run. That requires that the
     /// bytes cannot have changed, and pays off if copying is slow.
@@ -91,7 +91,7 @@ impl LocalSource {
     pub fn open(dir: &Path, origin: Origin) -> Result<Self, LoadError> {
         if !dir.is_dir() {
             let problem = if dir.exists() { "is not a directory" } else { "does not exist" };
-            return Err(LoadError::new(dir, problem).expected(
+            return Err(LoadError::missing(dir, problem).expected(
                 "a model's directory, a GGUF file, a Hub id (org/name), or a mergekit recipe (.yaml, .yml)",
             ));
         }
@@ -108,15 +108,15 @@ impl Source for LocalSource {
         &self.dir
     }
 
-    fn names(&self) -> Result<Vec<String>, LoadError> {
-        self.weights.names()
+    fn names(&self) -> Result<Vec<String>, ExtractError> {
+        Ok(self.weights.names()?)
     }
 
-    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
-        self.weights.aliases()
+    fn aliases(&self) -> Result<HashMap<String, String>, ExtractError> {
+        Ok(self.weights.aliases()?)
     }
 
-    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, ExtractError> {
         let found = self.weights.find(&[name])?;
         Ok(found.map(|t| TensorInfo {
             name: t.name,
@@ -127,10 +127,10 @@ impl Source for LocalSource {
         }))
     }
 
-    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), ExtractError> {
         const PIECE: usize = 1 << 20;
         const RESIDENT: usize = 32;
-        let gone = || LoadError::new(self.weights.path(), format!("no longer has the tensor {}", tensor.name));
+        let gone = || LoadError::damaged(self.weights.path(), format!("no longer has the tensor {}", tensor.name));
         let stored = self.weights.find(&[&tensor.name])?.ok_or_else(gone)?;
         let from = usize::try_from(from).map_err(|_| gone())?;
         for (i, piece) in stored.bytes.get(from..).unwrap_or_default().chunks(PIECE).enumerate() {
@@ -173,7 +173,7 @@ impl Selection {
         family: &Family,
         overrides: &Overrides,
         given: GivenNames,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, ExtractError> {
         let stored: HashSet<String> = source.names()?.into_iter().collect();
         let aliases = source.aliases()?;
         // Returns the first candidate that exists, with the name under which its bytes are stored.
@@ -183,11 +183,11 @@ impl Selection {
             direct.or_else(shared).map(|(name, kept)| (name.clone(), kept.clone()))
         };
         let or = |set: &Option<String>, known: Vec<String>| set.clone().map_or(known, |name| vec![name]);
-        let missing = |what: &str, key: &str| {
-            let flag = key.replace('_', "-");
-            LoadError::new(source.dir(), format!("has no {what} among its {} tensors", stored.len()))
-                .expected("a language model's checkpoint, as transformers saves it")
-                .remedy(format!("if the model has another name for it, give --{flag} (in a configuration file: {key})"))
+        let missing = |what: &str, setting: &'static str| {
+            let problem = format!("has no {what} among its {} tensors", stored.len());
+            let problem = Diagnostic::new(source.dir(), problem);
+            let problem = problem.expected("a language model's checkpoint, as transformers saves it");
+            ExtractError::MissingTensor { setting, problem }
         };
         let mut written = HashMap::new();
         let mut rename = |from: &str, to: String| {
@@ -247,7 +247,7 @@ impl Selection {
         for name in wanted {
             let info = source.info(&name)?.ok_or_else(|| missing(&name, "embedding_tensor"))?;
             if table_dtype(info.dtype).is_none() && info.dtype != Dtype::F64 {
-                return Err(unreadable(source.dir(), &name, info.dtype));
+                return Err(unreadable(source.dir(), &name, info.dtype).into());
             }
             found.push(info);
         }

@@ -4,9 +4,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::LoadError;
 use crate::progress::Progress;
-use layer0_files::{self as files, json};
+use layer0_files::{self as files, FileError, FileErrorKind, json};
 
 /// What to do with an output that already exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,15 +45,15 @@ impl Staging {
         existing: Existing,
         kept: Option<&str>,
         progress: &dyn Progress,
-    ) -> Result<Option<Self>, LoadError> {
-        let name = out
-            .file_name()
-            .and_then(|name| name.to_str())
-            .ok_or_else(|| LoadError::new(out, "is no place to write to").expected("the name of a new directory"))?;
+    ) -> Result<Option<Self>, FileError> {
+        let name = out.file_name().and_then(|name| name.to_str()).ok_or_else(|| {
+            FileError::new(FileErrorKind::WrongType, out, "is no place to write to")
+                .expected("the name of a new directory")
+        })?;
         let beside = |suffix: &str| out.with_file_name(format!(".{name}.{suffix}"));
         existing.check(out)?;
         if let Some(parent) = out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(|e| LoadError::writing(parent, &e))?;
+            fs::create_dir_all(parent).map_err(|e| FileError::writing(parent, &e))?;
         }
         let wait = (existing == Existing::Keep).then_some(progress);
         let lock = Lock::take(&beside("lock"), wait)?;
@@ -67,7 +66,7 @@ impl Staging {
         delete_checkpoint(&beside("replaced"))?;
         for entry in files::own_directory(&staging.dir, is_checkpoint_file)? {
             if kept.is_none_or(|kept| entry.file_name() != Some(kept.as_ref())) {
-                fs::remove_file(&entry).map_err(|e| LoadError::writing(&entry, &e))?;
+                fs::remove_file(&entry).map_err(|e| FileError::writing(&entry, &e))?;
             }
         }
         staging.resumable = kept.is_some();
@@ -84,10 +83,14 @@ impl Staging {
     /// # Errors
     /// Returns an error if the file system refuses a step, or if files that must not be deleted were added to the
     /// output in the meantime. The output is then unchanged, or was renamed to `.NAME.replaced`.
-    pub fn commit(self) -> Result<(), LoadError> {
-        let failed = |e: io::Error| LoadError::writing(&self.out, &e);
+    pub fn commit(self) -> Result<(), FileError> {
+        let failed = |e: io::Error| FileError::writing(&self.out, &e);
         if !fs::symlink_metadata(&self.dir).map_err(failed)?.is_dir() {
-            return Err(LoadError::new(&self.dir, "is no longer the directory that was written"));
+            return Err(FileError::new(
+                FileErrorKind::Foreign,
+                &self.dir,
+                "is no longer the directory that was written",
+            ));
         }
         let there = fs::symlink_metadata(&self.out).is_ok();
         let empty = self.out.read_dir().is_ok_and(|mut entries| entries.next().is_none());
@@ -114,8 +117,8 @@ impl Drop for Staging {
 
 /// Deletes a directory that holds only a checkpoint's own files. The files are deleted one by one, so that a file that
 /// appears meanwhile is never deleted with the directory. If `dir` is a symbolic link, only the link is deleted.
-fn delete_checkpoint(dir: &Path) -> Result<(), LoadError> {
-    let failed = |e: io::Error| LoadError::writing(dir, &e);
+fn delete_checkpoint(dir: &Path) -> Result<(), FileError> {
+    let failed = |e: io::Error| FileError::writing(dir, &e);
     match fs::symlink_metadata(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(failed(e)),
@@ -124,8 +127,9 @@ fn delete_checkpoint(dir: &Path) -> Result<(), LoadError> {
     }
     let entries = files::entries(dir).map_err(failed)?;
     if let Some(entry) = files::first_foreign(&entries, is_checkpoint_file) {
-        return Err(LoadError::new(dir, format!("holds {entry}, which is no file of a checkpoint, and is kept"))
-            .remedy("look at it, and delete it yourself"));
+        let problem = format!("holds {entry}, which is no file of a checkpoint, and is kept");
+        let found = FileError::new(FileErrorKind::Foreign, dir, problem);
+        return Err(found.remedy("look at it, and delete it yourself"));
     }
     for (entry, _) in entries {
         fs::remove_file(&entry).map_err(failed)?;
@@ -176,33 +180,38 @@ impl Existing {
     ///
     /// # Errors
     /// Returns an error if `out` exists and must not be replaced.
-    pub fn check(self, out: &Path) -> Result<(), LoadError> {
+    pub fn check(self, out: &Path) -> Result<(), FileError> {
         let entries = match files::entries(out) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 return match fs::symlink_metadata(out) {
-                    Ok(_) => Err(LoadError::new(out, "is a symbolic link to nothing").remedy("delete it")),
+                    Ok(_) => Err(FileError::new(FileErrorKind::Foreign, out, "is a symbolic link to nothing")
+                        .remedy("delete it")),
                     Err(_) => Ok(()),
                 };
             }
             Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-                return Err(LoadError::new(out, "is a file").expected("the name of a new directory"));
+                return Err(
+                    FileError::new(FileErrorKind::WrongType, out, "is a file").expected("the name of a new directory")
+                );
             }
-            Err(e) => return Err(LoadError::writing(out, &e)),
+            Err(e) => return Err(FileError::writing(out, &e)),
         };
         if entries.is_empty() || self == Self::Keep {
             return Ok(());
         }
         if self == Self::Refuse {
-            return Err(LoadError::new(out, "exists").remedy("give --force to replace it"));
+            return Err(FileError::new(FileErrorKind::Exists, out, "exists"));
         }
-        let kept =
-            |problem: String| Err(LoadError::new(out, problem).remedy("give another name, or delete it yourself"));
+        let kept = |problem: String| {
+            let found = FileError::new(FileErrorKind::Foreign, out, problem);
+            Err(found.remedy("give another name, or delete it yourself"))
+        };
         if let Some(entry) = files::first_foreign(&entries, is_checkpoint_file) {
-            return kept(format!("holds {entry}, which is no checkpoint's file, so --force does not delete it"));
+            return kept(format!("holds {entry}, which is no checkpoint's file, so it is not deleted"));
         }
         if !is_checkpoint(out, &entries) {
-            return kept("exists and is no checkpoint, so --force does not delete it".to_owned());
+            return kept("exists and is no checkpoint, so it is not deleted".to_owned());
         }
         Ok(())
     }
@@ -213,9 +222,10 @@ impl Existing {
 ///
 /// # Errors
 /// Returns an error that names what the output holds.
-pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), LoadError> {
+pub fn protect(out: &Path, sources: &[&Path]) -> Result<(), FileError> {
     let Ok(to) = out.canonicalize() else { return Ok(()) };
-    let refused = |problem: String| Err(LoadError::new(out, problem).expected("another directory"));
+    let refused =
+        |problem: String| Err(FileError::new(FileErrorKind::SameFile, out, problem).expected("another directory"));
     let outputs: Vec<_> = files::entries(&to).unwrap_or_default();
     let outputs: Vec<_> =
         outputs.iter().filter_map(|(path, _)| Some((path.file_name()?, fs::symlink_metadata(path).ok()?))).collect();
@@ -260,8 +270,8 @@ impl Lock {
     ///
     /// # Errors
     /// Returns an error if another process holds the lock and `wait` is `None`, or if the file system has no locks.
-    pub fn take(path: &Path, wait: Option<&dyn Progress>) -> Result<Self, LoadError> {
-        let failed = |e: &io::Error| LoadError::writing(path, e);
+    pub fn take(path: &Path, wait: Option<&dyn Progress>) -> Result<Self, FileError> {
+        let failed = |e: &io::Error| FileError::writing(path, e);
         loop {
             let mut options = OpenOptions::new();
             let file = files::without_links(options.create(true).append(true)).open(path).map_err(|e| failed(&e))?;
@@ -273,7 +283,8 @@ impl Lock {
                     file.lock().map_err(|e| failed(&e))?;
                 }
                 (Err(TryLockError::WouldBlock), None) => {
-                    return Err(LoadError::new(path, "is locked: another process writes there").remedy("wait for it"));
+                    return Err(FileError::new(FileErrorKind::Locked, path, "is locked: another process writes there")
+                        .remedy("wait for it"));
                 }
             }
             // The previous holder deletes the file when it is done. In that case this lock is on a file that no longer
@@ -300,18 +311,18 @@ fn is_at(_: &File, _: &Path) -> bool {
 ///
 /// # Errors
 /// Returns an error if the file cannot be written.
-pub fn write(path: &Path, content: &[u8]) -> Result<(), LoadError> {
+pub fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     let written = files::create(path).and_then(|mut file| file.write_all(content)).and_then(|()| readable(path));
-    written.map_err(|e| LoadError::writing(path, &e))
+    written.map_err(|e| FileError::writing(path, &e))
 }
 
 /// Copies a file. All users may read the copy.
 ///
 /// # Errors
 /// Returns an error if the source cannot be read or the copy cannot be written.
-pub fn copy(from: &Path, to: &Path) -> Result<(), LoadError> {
-    files::copy(from, to).map_err(|e| LoadError::io(from, &e))?;
-    readable(to).map_err(|e| LoadError::writing(to, &e))
+pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
+    files::copy(from, to).map_err(|e| FileError::reading(from, &e))?;
+    readable(to).map_err(|e| FileError::writing(to, &e))
 }
 
 /// Makes a file readable for all users. mergekit and save_pretrained write weights with mode 0600, which another user

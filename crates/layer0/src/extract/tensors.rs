@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::source::{Selection, Source, TensorInfo, table_dtype};
 use super::staging::readable;
-use crate::error::LoadError;
+use crate::error::{ExtractError, FileError, FileErrorKind};
 use crate::progress::Progress;
 use crate::table::{TableDtype, for_each};
 use layer0_files as files;
@@ -61,9 +61,10 @@ pub fn write(
     dtype: Option<TableDtype>,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<Written, LoadError> {
-    let layout = Layout::new(selection, dtype).map_err(|e| LoadError::new(path, e.to_string()))?;
-    let failed = |e: io::Error| LoadError::writing(path, &e);
+) -> Result<Written, ExtractError> {
+    let unwritable = |problem: String| FileError::new(FileErrorKind::Malformed, path, problem);
+    let layout = Layout::new(selection, dtype).map_err(|e| unwritable(e.to_string()))?;
+    let failed = |e: io::Error| FileError::writing(path, &e);
     let (mut file, mut done) = open(path, &layout, source.resumable() && !layout.converts()).map_err(failed)?;
 
     progress.start(&source.origin().name, done, layout.data_len());
@@ -82,7 +83,7 @@ pub fn write(
         let mut out = BufWriter::with_capacity(1 << 20, &mut file);
         let mut convert = Converter::new(from, info);
         let mut sink = |piece: &[u8]| {
-            let piece = convert.next(piece).map_err(|problem| LoadError::new(path, problem))?;
+            let piece = convert.next(piece).map_err(unwritable)?;
             if from.name == layout.table {
                 hash.update(piece);
             }
@@ -97,8 +98,8 @@ pub fn write(
     file.sync_all().and_then(|()| readable(path)).map_err(failed)?;
     let written = file.metadata().map_err(failed)?.len();
     if written != layout.header.len() as u64 + layout.data_len() {
-        return Err(LoadError::new(path, format!("has {written} bytes after all was written"))
-            .expected(format!("{}", layout.header.len() as u64 + layout.data_len())));
+        let found = unwritable(format!("has {written} bytes after all was written"));
+        return Err(found.expected(format!("{}", layout.header.len() as u64 + layout.data_len())).into());
     }
     let table_sha256 = files::hexadecimal(&hash.finalize());
     Ok(Written { tensors: layout.written(), table_sha256 })

@@ -12,7 +12,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use super::client::{Client, FileMetadata};
-use crate::error::LoadError;
+use crate::error::{FileError, HubError, RequestError, RequestErrorKind};
 use crate::extract::staging::Lock;
 use crate::location::HubId;
 use crate::progress::Progress;
@@ -63,12 +63,12 @@ impl ModelCache {
     ///
     /// # Errors
     /// Returns an error if the file cannot be written.
-    pub fn remember(&self, commit: &str) -> Result<(), LoadError> {
+    pub fn remember(&self, commit: &str) -> Result<(), HubError> {
         if self.commit().as_deref() == Some(commit) {
             return Ok(());
         }
         let path = self.dir().join("refs").join(&self.revision);
-        replace(&path, |new| fs::write(new, commit)).map_err(|e| refused(&path, &e))
+        Ok(replace(&path, |new| fs::write(new, commit)).map_err(|e| refused(&path, &e))?)
     }
 
     /// Returns the path of a file of that commit. If the cache lacks the file, it is fetched, and checked before it is
@@ -82,7 +82,7 @@ impl ModelCache {
         commit: &str,
         file: &str,
         progress: &dyn Progress,
-    ) -> Result<PathBuf, LoadError> {
+    ) -> Result<PathBuf, HubError> {
         let pointer = self.snapshot(commit).join(file);
         if pointer.exists() {
             return Ok(pointer);
@@ -107,8 +107,8 @@ impl ModelCache {
 }
 
 /// Returns the error for a file of the cache that cannot be written.
-fn refused(path: &Path, error: &io::Error) -> LoadError {
-    let found = LoadError::writing(path, error);
+fn refused(path: &Path, error: &io::Error) -> FileError {
+    let found = FileError::writing(path, error);
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => found.remedy(
             "set HF_HOME to a directory that this user may write to, or run the command as the owner of the cache",
@@ -131,7 +131,7 @@ fn fetch(
     metadata: &FileMetadata,
     blob: &Path,
     progress: &dyn Progress,
-) -> Result<(), LoadError> {
+) -> Result<(), HubError> {
     let incomplete = blob.with_file_name(format!("{}.incomplete", metadata.etag));
     let failed = |e: io::Error| refused(&incomplete, &e);
     let mut file = files::resume(&incomplete).map_err(failed)?;
@@ -157,11 +157,12 @@ fn fetch(
             }
             drop(file);
             let _ = fs::remove_file(&incomplete);
-            return Err(LoadError::new(url, problem)
+            return Err(RequestError::new(RequestErrorKind::WrongAnswer, url, problem)
                 .expected("the bytes that the Hub has")
-                .remedy("they changed on their way: run the same again; a proxy that alters files must be told not to. Nothing of it was kept"));
+                .remedy("they changed on their way: run the same again; a proxy that alters files must be told not to. Nothing of it was kept")
+                .into());
         }
-        return fs::rename(&incomplete, blob).map_err(failed);
+        return Ok(fs::rename(&incomplete, blob).map_err(failed)?);
     }
 }
 

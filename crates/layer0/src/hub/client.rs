@@ -14,7 +14,7 @@ use ureq::{Agent, Body};
 
 use super::address::{content_range, join, same_origin, shown, with_credentials};
 use super::settings::Settings;
-use crate::error::LoadError;
+use crate::error::{HubError, RequestError, RequestErrorKind};
 use crate::extract::source::Sink;
 use crate::location::HubId;
 
@@ -47,17 +47,23 @@ pub struct Client<'a> {
 /// A failed attempt.
 enum Failure {
     /// The request is worth another attempt, after the delay that the server asks for.
-    Passing(LoadError, Option<Duration>),
+    Passing(HubError, Option<Duration>),
     /// The request is worth another attempt, but the bytes that arrived do not count as progress.
-    Slow(LoadError),
-    Final(LoadError),
+    Slow(HubError),
+    Final(HubError),
 }
 
 impl Failure {
-    fn error(self) -> LoadError {
+    fn error(self) -> HubError {
         match self {
             Self::Passing(error, _) | Self::Slow(error) | Self::Final(error) => error,
         }
+    }
+}
+
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        Self::Final(error.into())
     }
 }
 
@@ -136,23 +142,20 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// Returns an error if the Hub does not respond, or if the response is not one of the Hub.
-    pub fn describe<T: DeserializeOwned>(&self) -> Result<T, LoadError> {
+    pub fn describe<T: DeserializeOwned>(&self) -> Result<T, HubError> {
         let revision = self.id.revision.replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}", self.settings.endpoint, self.id.name);
         self.again(|| {
             let mut answer = self.get(&url, None)?;
             if answer.is_page() {
-                return Err(Failure::Final(page_instead(&url)));
+                return Err(page_instead(&url).into());
             }
             let mut json = Vec::new();
             let read = self.document(answer.body.as_reader()).take(DOCUMENT).read_to_end(&mut json);
             read.map_err(|e| cut(&url, &e))?;
             serde_json::from_slice(&json).map_err(|e| {
-                Failure::Final(
-                    LoadError::new(&url, format!("answered with something else: {e}")).expected(
-                        "the Hub's description of a model; HF_ENDPOINT must name the Hub or a mirror of its API",
-                    ),
-                )
+                let expected = "the Hub's description of a model; HF_ENDPOINT must name the Hub or a mirror of its API";
+                wrong_answer(&url, format!("answered with something else: {e}")).expected(expected).into()
             })
         })
     }
@@ -161,7 +164,7 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// Returns an error if the Hub does not respond, or states no size or no ETag.
-    pub fn metadata(&self, url: &str) -> Result<FileMetadata, LoadError> {
+    pub fn metadata(&self, url: &str) -> Result<FileMetadata, HubError> {
         self.again(|| {
             // A redirect to the store of large files has headers that the response of the store lacks.
             let tells = |answer: &Answer| answer.header("x-linked-etag").is_some();
@@ -177,11 +180,11 @@ impl<'a> Client<'a> {
                 && !etag.starts_with('.');
             match size {
                 Some(size) if named => Ok(FileMetadata { etag: etag.to_owned(), size }),
-                _ if answer.is_page() => Err(Failure::Final(page_instead(url))),
-                _ => Err(Failure::Final(
-                    LoadError::new(url, "has no usable ETag or size")
-                        .expected("what the Hub states of each file; HF_ENDPOINT must name the Hub or a mirror of it"),
-                )),
+                _ if answer.is_page() => Err(page_instead(url).into()),
+                _ => {
+                    let expected = "what the Hub states of each file; HF_ENDPOINT must name the Hub or a mirror of it";
+                    Err(wrong_answer(url, "has no usable ETag or size").expected(expected).into())
+                }
             }
         })
     }
@@ -199,7 +202,7 @@ impl<'a> Client<'a> {
         size: u64,
         whole: bool,
         sink: &mut Sink<'_>,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), HubError> {
         let mut at = from;
         let mut attempt = 0;
         while at < to {
@@ -227,22 +230,23 @@ impl<'a> Client<'a> {
     ) -> Result<(), Failure> {
         let mut answer = self.get(url, Some((*at, to)))?;
         if answer.is_page() && !url.ends_with(".html") {
-            return Err(Failure::Final(page_instead(url)));
+            return Err(page_instead(url).into());
         }
         let start = match (answer.status, answer.header("content-range").and_then(content_range)) {
             (206, Some((start, total))) if start == *at && total == size => start,
             (200, _) if whole || (*at == 0 && to == size) => 0,
             (200, _) => {
-                return Err(Failure::Final(
-                    LoadError::new(url, "is answered whole where a part was asked for")
-                        .expected("a server that answers byte ranges, as the Hub does")
-                        .remedy("set HF_ENDPOINT to another mirror, or download the model another way and give its directory"),
-                ));
+                return Err(wrong_answer(url, "is answered whole where a part was asked for")
+                    .expected("a server that answers byte ranges, as the Hub does")
+                    .remedy(
+                        "set HF_ENDPOINT to another mirror, or download the model another way and give its directory",
+                    )
+                    .into());
             }
             (status, range) => {
-                let found = LoadError::new(url, format!("answered {status} with the range {range:?}"))
+                let found = wrong_answer(url, format!("answered {status} with the range {range:?}"))
                     .expected(format!("bytes {at} to {to} of {size}"));
-                return Err(Failure::Passing(found, None));
+                return Err(Failure::Passing(found.into(), None));
             }
         };
         let mut reader = Paced::new(answer.body.as_reader(), self.settings.timeout, None);
@@ -262,7 +266,7 @@ impl<'a> Client<'a> {
             let wanted = usize::try_from(to - *at).unwrap_or(n);
             let piece = piece.get(past..).unwrap_or_default();
             let piece = piece.get(..wanted).unwrap_or(piece);
-            sink(piece).map_err(Failure::Final)?;
+            sink(piece).map_err(|error| Failure::Final(error.into()))?;
             *at += piece.len() as u64;
         }
         Ok(())
@@ -272,19 +276,20 @@ impl<'a> Client<'a> {
     ///
     /// # Errors
     /// Returns the same errors as [`Client::copy`].
-    pub fn bytes(&self, url: &str, from: u64, len: u64) -> Result<(Vec<u8>, u64), LoadError> {
+    pub fn bytes(&self, url: &str, from: u64, len: u64) -> Result<(Vec<u8>, u64), HubError> {
         self.again(|| {
             let mut answer = self.get(url, Some((from, from + len)))?;
             if answer.is_page() {
-                return Err(Failure::Final(page_instead(url)));
+                return Err(page_instead(url).into());
             }
             let Some((_, size)) = answer.header("content-range").and_then(content_range).filter(|(at, _)| *at == from)
             else {
-                return Err(Failure::Final(
-                    LoadError::new(url, "is answered without a byte range")
-                        .expected("a server that answers byte ranges, as the Hub does")
-                        .remedy("set HF_ENDPOINT to another mirror, or download the model another way and give its directory"),
-                ));
+                return Err(wrong_answer(url, "is answered without a byte range")
+                    .expected("a server that answers byte ranges, as the Hub does")
+                    .remedy(
+                        "set HF_ENDPOINT to another mirror, or download the model another way and give its directory",
+                    )
+                    .into());
             };
             let mut bytes = Vec::new();
             let read = self.document(answer.body.as_reader()).take(len).read_to_end(&mut bytes);
@@ -329,10 +334,9 @@ impl<'a> Client<'a> {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let request = request.body(()).map_err(|e| {
-                Failure::Final(
-                    LoadError::new(shown(&at), format!("cannot be asked: {e}"))
-                        .expected("an HTTP address in HF_ENDPOINT, and a token of plain letters"),
-                )
+                let problem = format!("cannot be asked: {e}");
+                RequestError::new(RequestErrorKind::InvalidRequest, shown(&at), problem)
+                    .expected("an HTTP address in HF_ENDPOINT, and a token of plain letters")
             })?;
             let response = self.agent().run(request).map_err(|e| unanswered(&at, &e, credentials))?;
             let (head, body) = response.into_parts();
@@ -340,13 +344,11 @@ impl<'a> Client<'a> {
             let target = answer.header("location").filter(|_| (300..400).contains(&answer.status));
             let Some(target) = target.filter(|_| !enough(&answer)) else { return Ok(answer) };
             at = join(&answer.url, target).ok_or_else(|| {
-                Failure::Final(
-                    LoadError::new(shown(&answer.url), format!("redirects to {:?}", shown(target)))
-                        .expected("another HTTPS address"),
-                )
+                wrong_answer(&shown(&answer.url), format!("redirects to {:?}", shown(target)))
+                    .expected("another HTTPS address")
             })?;
         }
-        Err(Failure::Final(LoadError::new(url, format!("redirects more than {REDIRECTS} times"))))
+        Err(wrong_answer(url, format!("redirects more than {REDIRECTS} times")).into())
     }
 
     fn agent(&self) -> &Agent {
@@ -374,7 +376,12 @@ impl<'a> Client<'a> {
         }
         let said: String = answer.header("x-error-message").unwrap_or_default().chars().take(200).collect();
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        let error = LoadError::new(shown(&answer.url), format!("answered {status}{said}"));
+        let kind = match (status, answer.header("x-error-code")) {
+            (404, _) | (401, Some("RepoNotFound")) => RequestErrorKind::NotFound,
+            (401 | 403, _) if at_hub => RequestErrorKind::Unauthorized,
+            _ => RequestErrorKind::Refused,
+        };
+        let error = RequestError::new(kind, shown(&answer.url), format!("answered {status}{said}"));
         let page = self.page();
         let error = match (status, answer.header("x-error-code")) {
             (401 | 404, Some("RepoNotFound")) => error
@@ -398,14 +405,15 @@ impl<'a> Client<'a> {
             // new one.
             (401 | 403 | 408 | 425 | 429 | 500.., _) => {
                 let wait = answer.header("retry-after").and_then(|s| s.parse().ok()).map(Duration::from_secs);
-                return Err(Failure::Passing(error.remedy("try again later: what has come so far is kept"), wait));
+                let error = error.remedy("try again later: what has come so far is kept");
+                return Err(Failure::Passing(error.into(), wait));
             }
             _ => error,
         };
-        Err(Failure::Final(error))
+        Err(error.into())
     }
 
-    fn again<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, LoadError> {
+    fn again<T>(&self, mut attempt: impl FnMut() -> Result<T, Failure>) -> Result<T, HubError> {
         let mut failures = 0;
         loop {
             match attempt() {
@@ -419,7 +427,7 @@ impl<'a> Client<'a> {
     }
 
     /// Waits before the next attempt, or returns the error of the failure.
-    fn pause(&self, attempt: u32, failure: Failure) -> Result<(), LoadError> {
+    fn pause(&self, attempt: u32, failure: Failure) -> Result<(), HubError> {
         const LONGEST: Duration = Duration::from_secs(60);
         match failure {
             Failure::Final(error) => Err(error),
@@ -435,17 +443,22 @@ impl<'a> Client<'a> {
     }
 }
 
-fn page_instead(url: &str) -> LoadError {
-    LoadError::new(url, "is answered with an HTML page")
+fn wrong_answer(url: &str, problem: impl Into<String>) -> RequestError {
+    RequestError::new(RequestErrorKind::WrongAnswer, url, problem)
+}
+
+fn page_instead(url: &str) -> RequestError {
+    wrong_answer(url, "is answered with an HTML page")
         .expected("the file itself")
         .remedy("a proxy's or a network's login page stands before the Hub, or HF_ENDPOINT names something else")
 }
 
 fn cut(url: &str, problem: &dyn std::fmt::Display) -> Failure {
     Failure::Passing(
-        LoadError::new(url, format!("was cut: {problem}"))
+        RequestError::new(RequestErrorKind::Interrupted, url, format!("was cut: {problem}"))
             .expected("the whole file")
-            .remedy("run the same again: it goes on where it stopped; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
+            .remedy("run the same again: it goes on where it stopped; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last")
+            .into(),
         None,
     )
 }
@@ -456,17 +469,17 @@ fn unanswered(url: &str, error: &ureq::Error, credentials: Option<&String>) -> F
     if let Some(credentials) = credentials {
         problem = problem.replace(credentials.as_str(), "...");
     }
-    let found = LoadError::new(url, format!("does not answer: {problem}"));
+    let found = RequestError::new(RequestErrorKind::Unanswered, url, format!("does not answer: {problem}"));
     let certificate = ["ertificate", "UnknownIssuer", "tls", "TLS"].iter().any(|word| problem.contains(word));
     match error {
-        _ if certificate => Failure::Final(found.expected("a certificate that this system trusts").remedy(
+        _ if certificate => found.expected("a certificate that this system trusts").remedy(
             "behind a proxy that inspects traffic, set SSL_CERT_FILE to a file with its certificate authority; an image without certificates needs ca-certificates",
-        )),
+        ).into(),
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::InvalidProxyUrl => {
-            Failure::Final(found.remedy("check HF_ENDPOINT and the proxy variables"))
+            found.remedy("check HF_ENDPOINT and the proxy variables").into()
         }
         _ => Failure::Passing(
-            found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last"),
+            found.remedy("check the network, HTTPS_PROXY and HF_ENDPOINT; HF_HUB_OFFLINE=1 uses what the cache has; HF_HUB_DOWNLOAD_TIMEOUT is how many seconds a silence may last").into(),
             None,
         ),
     }

@@ -9,7 +9,7 @@ use safetensors::tensor::Metadata;
 
 use super::client::Client;
 use crate::checkpoint::weights::{self, Index, format_of};
-use crate::error::LoadError;
+use crate::error::{ExtractError, HubError, LoadError, RequestError, RequestErrorKind};
 use crate::extract::card::Origin;
 use crate::extract::source::{Sink, Source, TensorInfo};
 use layer0_files::LfsPointer;
@@ -51,7 +51,7 @@ impl<'a> RemoteSource<'a> {
         dir: PathBuf,
         origin: Origin,
         entry: String,
-    ) -> Result<Self, LoadError> {
+    ) -> Result<Self, HubError> {
         let weights = if weights::is_index(&entry) {
             let path = dir.join(&entry);
             let index = Index::open(&path)?;
@@ -59,8 +59,8 @@ impl<'a> RemoteSource<'a> {
                 file.ends_with(".safetensors") && file.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             };
             if let Some(outside) = index.weight_map.values().find(|file| !plain(file)) {
-                return Err(LoadError::new(&path, format!("names the shard {outside:?}"))
-                    .expected("plain names of safetensors files"));
+                let error = LoadError::malformed(&path, format!("names the shard {outside:?}"));
+                return Err(error.expected("plain names of safetensors files").into());
             }
             RemoteWeights::Sharded(index)
         } else {
@@ -74,7 +74,7 @@ impl<'a> RemoteSource<'a> {
     ///
     /// # Errors
     /// Returns an error if the header of a file cannot be fetched.
-    pub fn share(&self, tensors: &[TensorInfo]) -> Result<Vec<(String, u64, u64)>, LoadError> {
+    pub fn share(&self, tensors: &[TensorInfo]) -> Result<Vec<(String, u64, u64)>, HubError> {
         let mut shares: Vec<(String, u64, u64)> = Vec::new();
         for tensor in tensors {
             let Some(file) = self.file(&tensor.name) else { continue };
@@ -94,7 +94,7 @@ impl<'a> RemoteSource<'a> {
         }
     }
 
-    fn with_header<T>(&self, file: &str, read: impl FnOnce(&Header) -> T) -> Result<T, LoadError> {
+    fn with_header<T>(&self, file: &str, read: impl FnOnce(&Header) -> T) -> Result<T, HubError> {
         if let Some(header) = self.headers.borrow().get(file) {
             return Ok(read(header));
         }
@@ -106,16 +106,21 @@ impl<'a> RemoteSource<'a> {
 
     /// Fetches the header of `file` in two requests: eight bytes with the length of the header, then exactly the
     /// header.
-    fn fetch_header(&self, file: &str) -> Result<Header, LoadError> {
+    fn fetch_header(&self, file: &str) -> Result<Header, HubError> {
         // The limit is that of the safetensors library.
         const LONGEST: u64 = 100_000_000;
         let url = self.client.file_url(self.commit, file);
         let (length, size) = self.client.bytes(&url, 0, 8)?;
         if LfsPointer::begins_like(&length) {
-            return Err(LoadError::lfs_pointer(&url));
+            let error = RequestError::new(RequestErrorKind::WrongAnswer, &url, LfsPointer.to_string());
+            return Err(error.remedy(LfsPointer::REMEDY).into());
         }
         let length = length.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        let invalid = |problem: String| LoadError::new(&url, problem).expected("a safetensors file");
+        let invalid = |problem: String| {
+            HubError::from(
+                RequestError::new(RequestErrorKind::WrongAnswer, &url, problem).expected("a safetensors file"),
+            )
+        };
         if length > LONGEST.min(size) {
             return Err(invalid(format!("begins with a header length of {length} bytes")));
         }
@@ -139,27 +144,27 @@ impl Source for RemoteSource<'_> {
         &self.dir
     }
 
-    fn names(&self) -> Result<Vec<String>, LoadError> {
+    fn names(&self) -> Result<Vec<String>, ExtractError> {
         match &self.weights {
             RemoteWeights::Single(file) => {
-                self.with_header(file, |header| header.metadata.tensors().into_keys().collect())
+                Ok(self.with_header(file, |header| header.metadata.tensors().into_keys().collect())?)
             }
             RemoteWeights::Sharded(index) => Ok(index.weight_map.keys().cloned().collect()),
         }
     }
 
-    fn aliases(&self) -> Result<HashMap<String, String>, LoadError> {
+    fn aliases(&self) -> Result<HashMap<String, String>, ExtractError> {
         match &self.weights {
             RemoteWeights::Single(file) => {
-                self.with_header(file, |header| header.metadata.metadata().clone().unwrap_or_default())
+                Ok(self.with_header(file, |header| header.metadata.metadata().clone().unwrap_or_default())?)
             }
             RemoteWeights::Sharded(index) => Ok(index.aliases()),
         }
     }
 
-    fn info(&self, name: &str) -> Result<Option<TensorInfo>, LoadError> {
+    fn info(&self, name: &str) -> Result<Option<TensorInfo>, ExtractError> {
         let Some(file) = self.file(name) else { return Ok(None) };
-        self.with_header(&file, |header| {
+        let found = self.with_header(&file, |header| {
             header.metadata.info(name).map(|info| TensorInfo {
                 name: name.to_owned(),
                 dtype: info.dtype,
@@ -167,18 +172,20 @@ impl Source for RemoteSource<'_> {
                 len: (info.data_offsets.1 - info.data_offsets.0) as u64,
                 format: format_of(&header.metadata),
             })
-        })
+        })?;
+        Ok(found)
     }
 
-    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), LoadError> {
-        let gone = || LoadError::new(&self.dir, format!("has no tensor {}", tensor.name));
+    fn copy(&self, tensor: &TensorInfo, from: u64, sink: &mut Sink<'_>) -> Result<(), ExtractError> {
+        let gone = || LoadError::missing(&self.dir, format!("has no tensor {}", tensor.name));
         let file = self.file(&tensor.name).ok_or_else(gone)?;
         let range = self.with_header(&file, |header| {
             let (start, end) = header.metadata.info(&tensor.name)?.data_offsets;
             Some((header.data_start + start as u64, header.data_start + end as u64, header.size))
         })?;
         let (start, end, size) = range.ok_or_else(gone)?;
-        self.client.copy(&self.client.file_url(self.commit, &file), (start + from, end), size, false, sink)
+        let url = self.client.file_url(self.commit, &file);
+        Ok(self.client.copy(&url, (start + from, end), size, false, sink)?)
     }
 
     /// A commit never changes, so a download can be continued.

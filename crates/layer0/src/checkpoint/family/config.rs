@@ -151,14 +151,14 @@ impl ModelConfig {
     /// Returns an error if the file is missing, is not a JSON object, or names no model type.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let bytes = files::read(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => LoadError::new(path, "is missing")
+            std::io::ErrorKind::NotFound => LoadError::missing(path, "is missing")
                 .expected("the model's config.json: its model_type tells the norm")
                 .remedy(
                     "copy it from the model (mergekit leaves it out when it fails), or set config to where it lies",
                 ),
             _ => LoadError::io(path, &e),
         })?;
-        let invalid = |problem: String| LoadError::new(path, problem).expected("the config.json of a model");
+        let invalid = |problem: String| LoadError::malformed(path, problem).expected("the config.json of a model");
         let whole = json::object(&bytes).map_err(|e| invalid(format!("is not a JSON object: {e}")))?;
         Ok(Self::of(path, whole))
     }

@@ -20,7 +20,7 @@ const KEY: &str = "layer0";
 pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, LoadError> {
     let Some(written) = config.setting(KEY) else { return Ok(overrides.clone()) };
     let wrong = || {
-        LoadError::new(config.path(), format!("has {written} as {KEY:?}"))
+        LoadError::malformed(config.path(), format!("has {written} as {KEY:?}"))
             .expected("an object of norm, norm_eps and embedding_scale, as `embedding-server extract` writes it")
     };
     let written = written.as_object().ok_or_else(wrong)?;

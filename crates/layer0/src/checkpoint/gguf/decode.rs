@@ -66,7 +66,8 @@ pub fn table(file: &Gguf, tensor: &TensorInfo) -> Result<(EmbeddingTable, TableS
 /// Returns an error if the tensor has another shape or holds a number that is not finite.
 pub fn vector(file: &Gguf, tensor: &TensorInfo, count: usize) -> Result<Vec<f32>, LoadError> {
     let row = TensorInfo { shape: [&[1], tensor.shape.as_slice()].concat(), ..tensor.clone() };
-    let wrong = |problem: String| LoadError::new(file.path(), problem).expected(format!("{count} finite numbers"));
+    let wrong =
+        |problem: String| LoadError::malformed(file.path(), problem).expected(format!("{count} finite numbers"));
     if tensor.shape != [count as u64] {
         return Err(wrong(format!("holds {} with shape {:?}", tensor.name, tensor.shape)));
     }
@@ -92,7 +93,7 @@ fn checked(file: &Gguf, tensor: &TensorInfo) -> Result<(&'static str, Stored, us
         return Err(no_table(file, tensor));
     };
     let (name, stored) = stored(tensor.dtype).ok_or_else(|| {
-        LoadError::new(file.path(), format!("holds {} as ggml type {}", tensor.name, tensor.dtype))
+        LoadError::unsupported(file.path(), format!("holds {} as ggml type {}", tensor.name, tensor.dtype))
             .expected("F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K or Q6_K")
             .remedy("take another quantization of the model, such as Q8_0")
     })?;
@@ -115,7 +116,7 @@ fn size(
 }
 
 fn no_table(file: &Gguf, tensor: &TensorInfo) -> LoadError {
-    LoadError::new(file.path(), format!("holds {} with shape {:?}", tensor.name, tensor.shape))
+    LoadError::malformed(file.path(), format!("holds {} with shape {:?}", tensor.name, tensor.shape))
         .expected("a table of shape [vocabulary, dimensions], neither zero, in whole blocks of its type")
         .remedy("set embedding_tensor if another tensor is meant")
 }

@@ -66,13 +66,13 @@ impl Gguf {
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         let map = Map::open(path)?;
         let (metadata, tensors) = Cursor { bytes: map.bytes(), at: 0 }.header().map_err(|problem| {
-            LoadError::new(path, problem)
+            LoadError::malformed(path, problem)
                 .expected("a complete little-endian GGUF file of version 2 or 3")
                 .remedy("download it again, or convert the model again with llama.cpp's convert_hf_to_gguf.py")
         })?;
         let file = Self { path: path.to_owned(), map, metadata, tensors };
         if file.number("split.count").is_some_and(|count| count > 1.0) {
-            return Err(LoadError::new(path, "is one part of a split GGUF file")
+            return Err(LoadError::unsupported(path, "is one part of a split GGUF file")
                 .expected("the whole model in one file")
                 .remedy("merge the parts with `llama-gguf-split --merge`"));
         }
@@ -94,7 +94,7 @@ impl Gguf {
     /// Returns the tensor `name`, or an error that names the `setting` with which the user can choose another tensor.
     pub fn require(&self, name: &str, setting: &str) -> Result<&TensorInfo, LoadError> {
         self.tensor(name).ok_or_else(|| {
-            LoadError::new(&self.path, format!("has no tensor {name}"))
+            LoadError::missing(&self.path, format!("has no tensor {name}"))
                 .expected(format!("a language model's GGUF file; this one has {} tensors", self.tensors.len()))
                 .remedy(format!("set {setting} if it is named otherwise"))
         })
@@ -109,7 +109,7 @@ impl Gguf {
         let start = usize::try_from(tensor.start).ok();
         let range = start.and_then(|start| Some(start..start.checked_add(length)?)).filter(|r| r.end <= all.len());
         range.map(|range| all.slice(range)).ok_or_else(|| {
-            LoadError::new(
+            LoadError::malformed(
                 &self.path,
                 format!("is {} bytes long, but {} takes {length} from byte {}", all.len(), tensor.name, tensor.start),
             )
@@ -184,7 +184,8 @@ impl Gguf {
     }
 
     fn not_utf8(&self, key: &str) -> LoadError {
-        LoadError::new(&self.path, format!("holds text in {key} that is not UTF-8")).expected("a GGUF file's text")
+        LoadError::malformed(&self.path, format!("holds text in {key} that is not UTF-8"))
+            .expected("a GGUF file's text")
     }
 }
 

@@ -78,7 +78,7 @@ const SPLITS: &[(&[&str], Split)] = &[
 /// Returns an error if the metadata do not determine the tokenizer. The remedy is the setting `tokenizer`.
 pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError> {
     let refused = |problem: &str| {
-        LoadError::new(file.path(), format!("{problem}, so its tokenizer cannot be rebuilt exactly"))
+        LoadError::unsupported(file.path(), format!("{problem}, so its tokenizer cannot be rebuilt exactly"))
             .expected("tokenizer.ggml.model \"llama\" (SentencePiece), or \"gpt2\" with pre llama-bpe, qwen2 or smollm")
             .remedy("set tokenizer to the model's tokenizer.json")
     };
@@ -106,7 +106,7 @@ pub fn rebuild(file: &Gguf, architecture: &str) -> Result<HfTokenizer, LoadError
         other => return Err(refused(&format!("has tokenizer.ggml.model {other:?}"))),
     };
     built.map(HfTokenizer::from).map_err(|e| {
-        LoadError::new(file.path(), format!("describes no tokenizer that can be built: {e}"))
+        LoadError::malformed(file.path(), format!("describes no tokenizer that can be built: {e}"))
             .expected("tokenizer.ggml.* as llama.cpp's converter writes them")
             .remedy("set tokenizer to the model's tokenizer.json")
     })
@@ -129,7 +129,7 @@ impl<'a> Metadata<'a> {
     /// the character, so that two tabs can be merged, unless the vocabulary has the character as well.
     fn read(file: &'a Gguf, gemma: bool) -> Result<Self, LoadError> {
         let tokens = file.texts("tokenizer.ggml.tokens")?.filter(|tokens| !tokens.is_empty()).ok_or_else(|| {
-            LoadError::new(file.path(), "has no tokenizer.ggml.tokens")
+            LoadError::missing(file.path(), "has no tokenizer.ggml.tokens")
                 .expected("the model's vocabulary")
                 .remedy("set tokenizer to the model's tokenizer.json")
         })?;
