@@ -79,6 +79,11 @@ struct Search {
     largest: usize,
 }
 
+/// The error for an address that is not that of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidUrl(String);
+
 impl Client {
     /// Creates a client of the endpoint at `base`. The URL is written as for OpenAI's SDKs (`https://host/v1`) and may
     /// have a query. The key is sent as a bearer token, or in the header `api-key` if the query contains Azure's
@@ -86,16 +91,18 @@ impl Client {
     ///
     /// # Errors
     /// Fails if `base` is not an HTTP URL.
-    pub fn new(base: &str, model: &str, key: Option<String>) -> Result<Self, String> {
+    pub fn new(base: &str, model: &str, key: Option<String>) -> Result<Self, InvalidUrl> {
         let base = base.trim();
         let tls = cfg!(feature = "hub");
         let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://").filter(|_| tls));
         let Some(rest) = rest else {
             let schemes = if tls { "http:// or https://" } else { "http:// (this build has no TLS)" };
-            return Err(format!("{base:?} is no {schemes} address, such as http://127.0.0.1:8080/v1"));
+            let problem = format!("{base:?} is no {schemes} address, such as http://127.0.0.1:8080/v1");
+            return Err(InvalidUrl(problem));
         };
         if rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
-            return Err("the address holds a name or a password; give a key in the environment instead".to_owned());
+            let problem = "the address holds a name or a password; give a key in the environment instead";
+            return Err(InvalidUrl(problem.to_owned()));
         }
         let base = base.split('#').next().unwrap_or(base);
         let (path, query) = base.split_once('?').map_or((base, None), |(path, query)| (path, Some(query)));

@@ -19,6 +19,7 @@ pub mod units;
 pub mod values;
 pub mod variables;
 
+use layers::ConfigError;
 use std::collections::BTreeSet;
 
 use toml::{Table, Value};
@@ -83,16 +84,16 @@ impl Config {
     ///
     /// # Errors
     /// A sentence about the first mistake.
-    pub fn validate(&self) -> Result<(), String> {
+    pub fn validate(&self) -> Result<(), ConfigError> {
         if self.models.is_empty() {
-            return Err("no model is configured: add a [[models]] section, or --model NAME=PATH".to_owned());
+            return Err("no model is configured: add a [[models]] section, or --model NAME=PATH".into());
         }
         self.validate_values()?;
         let mut names = BTreeSet::new();
         for model in &self.models {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
                 if !names.insert(name.as_str()) {
-                    return Err(format!("the model name {name:?} is given twice; ids and aliases must differ"));
+                    return Err(format!("the model name {name:?} is given twice; ids and aliases must differ").into());
                 }
             }
         }
@@ -101,24 +102,28 @@ impl Config {
                 "default_model is {:?}, but no model has this name; the models are {}",
                 self.default_model(),
                 names.into_iter().collect::<Vec<_>>().join(", ")
-            ));
+            )
+            .into());
         }
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
-            return Err("server.tls_cert and server.tls_key must be set together".to_owned());
+            return Err("server.tls_cert and server.tls_key must be set together".into());
         }
         Ok(())
     }
 
     /// Checks that every value is in the range of its setting.
-    fn validate_values(&self) -> Result<(), String> {
-        let table = Table::try_from(self).map_err(|e| e.to_string())?;
+    fn validate_values(&self) -> Result<(), ConfigError> {
+        let table = Table::try_from(self).map_err(|e| ConfigError(e.to_string()))?;
         let check = |section: &str, place: &str, keys: &Table| {
             for (key, value) in keys {
                 if let Some(setting) = settings::find(section, key) {
-                    setting.check.from_value(value).map_err(|advice| format!("{place}{key} is {value}: {advice}"))?;
+                    setting
+                        .check
+                        .from_value(value)
+                        .map_err(|advice| ConfigError(format!("{place}{key} is {value}: {advice}")))?;
                 }
             }
-            Ok::<_, String>(())
+            Ok::<_, ConfigError>(())
         };
         check("", "", &table)?;
         for (section, value) in &table {

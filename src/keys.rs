@@ -82,18 +82,35 @@ impl<'de> Deserialize<'de> for ApiKeys {
     }
 }
 
+/// Why the API keys cannot be used: a sentence for the operator. It never quotes a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeysError(pub String);
+
+impl From<String> for KeysError {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for KeysError {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
 impl Keys {
     /// Reads the keys of the configuration and of the key file, which has one key per line. `#` begins a comment.
     ///
     /// # Errors
     /// If the file cannot be read or contains no key, if an entry is not a key, if two entries give the same key
     /// different models or options, or if two keys have the same name. No error message quotes a key.
-    pub fn read(keys: &ApiKeys, file: Option<&Path>) -> Result<Self, String> {
+    pub fn read(keys: &ApiKeys, file: Option<&Path>) -> Result<Self, KeysError> {
         let mut known = Self { keys: Vec::new(), file: None };
         for (n, entry) in keys.0.iter().enumerate() {
             let place = format!("entry {} of server.api_keys", n + 1);
             if !known.add(entry, &place)? {
-                return Err(format!("{place} is empty: remove it, or write a key"));
+                return Err(format!("{place} is empty: remove it, or write a key").into());
             }
         }
         if let Some(path) = file {
@@ -106,7 +123,8 @@ impl Keys {
                 return Err(format!(
                     "server.api_key_file, {}: the file contains no key; write one key per line, or remove the setting",
                     path.display()
-                ));
+                )
+                .into());
             }
             let complete = text.ends_with('\n');
             known.file = Some(KeyFile { path: path.to_owned(), digest: Sha256::digest(&text).into(), complete });
@@ -116,7 +134,7 @@ impl Keys {
     }
 
     /// Checks that names are unique, and that no name, which the log and the metrics show, is itself a key.
-    fn check_names(&self) -> Result<(), String> {
+    fn check_names(&self) -> Result<(), KeysError> {
         let is_key = |digest: [u8; 32]| self.keys.iter().any(|key| key.digest == digest);
         let mut places = HashMap::new();
         for key in &self.keys {
@@ -125,21 +143,23 @@ impl Keys {
                 return Err(format!(
                     "{} and {place} give the same name to different keys: choose another name",
                     key.place
-                ));
+                )
+                .into());
             }
             if is_key(Sha256::digest(name).into()) || digest_of_hex(name).is_some_and(is_key) {
                 return Err(format!(
                     "{} has a key or the digest of a key as its name, which the log and the metrics would show: choose \
                      another name",
                     key.place
-                ));
+                )
+                .into());
             }
         }
         Ok(())
     }
 
     /// Adds the key of `line`. Returns whether the line contains one.
-    fn add(&mut self, line: &str, place: &str) -> Result<bool, String> {
+    fn add(&mut self, line: &str, place: &str) -> Result<bool, KeysError> {
         let Some(key) = Key::parse(line, place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
         let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
         if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
@@ -148,13 +168,15 @@ impl Keys {
                     "{place} and {} are the same key with different models: keep one of them, with all models that it \
                      may use",
                     same.place
-                ));
+                )
+                .into());
             }
             if same.options != key.options {
                 return Err(format!(
                     "{place} and {} are the same key with different options: keep one of them",
                     same.place
-                ));
+                )
+                .into());
             }
             return Ok(true);
         }
@@ -166,21 +188,23 @@ impl Keys {
     ///
     /// # Errors
     /// If a key may use a model that is not configured, or if the name of a model stands where a key should be.
-    pub fn check_models<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), String> {
+    pub fn check_models<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), KeysError> {
         for key in &self.keys {
             if let Some(name) = key.models.iter().find(|name| !names.clone().any(|known| known == *name)) {
                 return Err(format!(
                     "{} allows the model {name:?}, which is not configured; the configured models are {}",
                     key.place,
                     names.collect::<Vec<_>>().join(", ")
-                ));
+                )
+                .into());
             }
             if let Some(name) = names.clone().find(|name| key.digest == <[u8; 32]>::from(Sha256::digest(name))) {
                 return Err(format!(
                     "{} has the model name {name:?} where the key should be: write KEY MODEL MODEL, and separate keys \
                      from each other, not models, by commas",
                     key.place
-                ));
+                )
+                .into());
             }
         }
         Ok(())
@@ -191,14 +215,15 @@ impl Keys {
     /// # Errors
     /// If the key file has changed and its last line has no line break. The file may be only half written, and half
     /// a line is another key, or a key with more rights.
-    pub fn may_replace(&self, before: &Self) -> Result<(), String> {
+    pub fn may_replace(&self, before: &Self) -> Result<(), KeysError> {
         match &self.file {
             Some(file) if !file.complete && before.file.as_ref().is_none_or(|old| old.digest != file.digest) => {
                 Err(format!(
                     "server.api_key_file, {}: the last line does not end with a line break, so the file may be half \
                      written: end its last line, and reload again",
                     file.path.display()
-                ))
+                )
+                .into())
             }
             _ => Ok(()),
         }
@@ -239,24 +264,24 @@ impl Keys {
 impl Key {
     /// Parses an entry, or returns `None` if it is empty. Error messages continue a sentence that begins with the
     /// place.
-    fn parse(line: &str, place: &str) -> Result<Option<Self>, String> {
+    fn parse(line: &str, place: &str) -> Result<Option<Self>, KeysError> {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let Some(key) = words.next() else { return Ok(None) };
         if key.starts_with(['"', '\'', '[']) || key.ends_with(['"', '\'']) {
-            return Err("has quotation marks or brackets around the key: write the key alone".to_owned());
+            return Err("has quotation marks or brackets around the key: write the key alone".into());
         }
         if options::is_known(key) {
-            return Err("begins with an option: write the key first and its options after it".to_owned());
+            return Err("begins with an option: write the key first and its options after it".into());
         }
         if key.chars().any(is_invisible) {
-            return Err("has an invisible character in the key: remove it".to_owned());
+            return Err("has an invisible character in the key: remove it".into());
         }
         let digest = match key.strip_prefix("sha256:") {
             Some(hex) => digest_of_hex(hex).ok_or("does not have 64 hexadecimal digits after sha256:")?,
             None => Sha256::digest(key).into(),
         };
         if digest == <[u8; 32]>::from(Sha256::digest("")) {
-            return Err("is the digest of an empty text: compute the digest of a key".to_owned());
+            return Err("is the digest of an empty text: compute the digest of a key".into());
         }
         let (mut models, mut options) = (Vec::new(), KeyOptions::default());
         for word in words {
@@ -312,7 +337,7 @@ mod tests {
 
     use super::*;
 
-    fn keys(lines: &[&str]) -> Result<Keys, String> {
+    fn keys(lines: &[&str]) -> Result<Keys, KeysError> {
         Keys::read(&ApiKeys::new(lines.iter().copied()), None)
     }
 
@@ -337,12 +362,12 @@ mod tests {
     fn a_key_file_has_one_key_per_line_and_at_least_one() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let read = |file: &tempfile::NamedTempFile| Keys::read(&ApiKeys::default(), Some(file.path()));
-        assert!(read(&file).err().unwrap().contains("contains no key"));
+        assert!(read(&file).err().unwrap().to_string().contains("contains no key"));
         file.write_all(b"# ours\n\nsk-one\r\n  sk-two  m  # a comment\n").unwrap();
         let known = read(&file).unwrap();
         assert_eq!((known.iter().count(), known.find(b"sk-one"), known.find(b"sk-two")), (2, Some(0), Some(1)));
         assert_eq!(known.find(b"#"), None);
-        let error = Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap();
+        let error = Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap().to_string();
         assert!(error.contains("server.api_key_file, /nowhere: the file does not exist"), "{error}");
     }
 
@@ -364,10 +389,10 @@ mod tests {
             (b"sk-one\n\"sk-two\"\n", "line 2 of server.api_key_file"),
             (b"sk-\xe2\x80\x8bone\n", "invisible"),
         ] {
-            let error = read(content).err().unwrap();
+            let error = read(content).err().unwrap().to_string();
             assert!(error.contains(part) && !error.contains("sk-"), "{error}");
         }
-        let error = Keys::read(&ApiKeys::default(), Some(dir.path())).err().unwrap();
+        let error = Keys::read(&ApiKeys::default(), Some(dir.path())).err().unwrap().to_string();
         assert!(error.contains("server.api_key_file") && error.contains("directory"), "{error}");
     }
 
@@ -375,7 +400,7 @@ mod tests {
     fn a_key_has_one_set_of_models() {
         let hello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         for lines in [["sk-one a", "sk-one"], ["sk-one", "sk-one a"], ["sk-one a", "sk-one b"], ["hello a", hello]] {
-            let error = keys(&lines).err().unwrap();
+            let error = keys(&lines).err().unwrap().to_string();
             assert!(error.contains("entry 1") && error.contains("entry 2") && !error.contains("sk-"), "{error}");
         }
         let known = keys(&["sk-one a b", "sk-one b a", "sk-two"]).unwrap();
@@ -412,7 +437,7 @@ mod tests {
             (&["sk-one", "sk-two name=sk-two"], "entry 2 of server.api_keys has a key"),
             (&["hello", &format!("sk-two name={digest}")], "entry 2 of server.api_keys has a key or the digest"),
         ] {
-            let error = keys(lines).err().unwrap();
+            let error = keys(lines).err().unwrap().to_string();
             assert!(error.contains(part), "{lines:?}: {error}");
             assert!(!error.contains("sk-") && !error.contains("secret") && !error.contains(digest), "{error}");
         }
@@ -423,7 +448,7 @@ mod tests {
         let names = || ["small", "big"].into_iter();
         assert_eq!(keys(&["sk-one small", "sk-two"]).unwrap().check_models(names()), Ok(()));
         for (line, part) in [("sk-one other", "\"other\""), ("small", "\"small\""), ("big small", "\"big\"")] {
-            let error = keys(&[line]).unwrap().check_models(names()).unwrap_err();
+            let error = keys(&[line]).unwrap().check_models(names()).unwrap_err().to_string();
             assert!(error.contains("entry 1") && error.contains(part) && !error.contains("sk-"), "{error}");
         }
     }
@@ -438,7 +463,7 @@ mod tests {
         };
         let (whole, half) = (read("sk-one small\n"), read("sk-one"));
         assert!(whole.warning().is_none() && half.warning().unwrap().contains("line break"));
-        let error = half.may_replace(&whole).unwrap_err();
+        let error = half.may_replace(&whole).unwrap_err().to_string();
         assert!(error.contains("line break") && !error.contains("sk-"), "{error}");
         let none = Keys::read(&ApiKeys::default(), None).unwrap();
         assert!(half.may_replace(&none).is_err());
@@ -457,14 +482,16 @@ mod tests {
             let error = serde_json::from_str::<ApiKeys>(&wrong).unwrap_err().to_string();
             assert!(error.contains("a list of API keys") && !error.contains(secret), "{error}");
         }
-        let error = keys(&["sha256:sk-secret"]).err().unwrap();
+        let error = keys(&["sha256:sk-secret"]).err().unwrap().to_string();
         assert!(error.contains("entry 1") && !error.contains("secret"), "{error}");
         for entry in [" ", "", "# a"] {
-            assert!(keys(&["sk-one", entry]).err().unwrap().contains("entry 2 of server.api_keys is empty"));
+            assert!(
+                keys(&["sk-one", entry]).err().unwrap().to_string().contains("entry 2 of server.api_keys is empty")
+            );
         }
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         for entry in ["'sk-secret'", "[\"sk-secret\"]", "\"sk-secret", "sk-secret\"", "sk-\u{feff}secret", empty] {
-            let error = keys(&[entry]).err().unwrap();
+            let error = keys(&[entry]).err().unwrap().to_string();
             assert!(error.contains("entry 1 of server.api_keys") && !error.contains("secret"), "{error}");
         }
     }

@@ -10,11 +10,28 @@ const LARGEST: u64 = 64 << 20;
 
 const BYTE_ORDER_MARK: &str = "\u{feff}";
 
+/// Why a file is not readable text: a sentence without the path. It never quotes the content, which may be secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TextFileError(pub String);
+
+impl From<String> for TextFileError {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for TextFileError {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
 /// Reads the file at `path` as text.
 ///
 /// # Errors
 /// A sentence without the path, if the file cannot be read, is a directory, is too large, or is not UTF-8.
-pub fn read(path: &Path) -> Result<String, String> {
+pub fn read(path: &Path) -> Result<String, TextFileError> {
     decode(read_bytes(path)?)
 }
 
@@ -22,10 +39,10 @@ pub fn read(path: &Path) -> Result<String, String> {
 ///
 /// # Errors
 /// A sentence that names the encoding, if it can be recognized. It never quotes the bytes, which may be secret.
-pub fn decode(bytes: Vec<u8>) -> Result<String, String> {
+pub fn decode(bytes: Vec<u8>) -> Result<String, TextFileError> {
     // ASCII text in UTF-16 has a zero byte next to each letter. Text in UTF-8 never has a zero byte.
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.iter().take(64).any(|b| *b == 0) {
-        return Err("the file is not UTF-8 text; it looks like UTF-16: save it as UTF-8".to_owned());
+        return Err("the file is not UTF-8 text; it looks like UTF-16: save it as UTF-8".into());
     }
     let mut text = String::from_utf8(bytes).map_err(|error| {
         let valid = error.utf8_error().valid_up_to();
@@ -38,20 +55,20 @@ pub fn decode(bytes: Vec<u8>) -> Result<String, String> {
     Ok(text)
 }
 
-fn read_bytes(path: &Path) -> Result<Vec<u8>, String> {
+fn read_bytes(path: &Path) -> Result<Vec<u8>, TextFileError> {
     let bytes = files::read(path).map_err(|e| reason(&e))?;
     if bytes.len() as u64 > LARGEST {
-        return Err(format!("the file is larger than {} MiB", LARGEST >> 20));
+        return Err(format!("the file is larger than {} MiB", LARGEST >> 20).into());
     }
     Ok(bytes)
 }
 
-fn reason(error: &std::io::Error) -> String {
+fn reason(error: &std::io::Error) -> TextFileError {
     match error.kind() {
-        ErrorKind::NotFound => "the file does not exist".to_owned(),
-        ErrorKind::PermissionDenied => "this user has no permission to read the file".to_owned(),
-        ErrorKind::NotADirectory => "a part of the path is a file and not a directory".to_owned(),
-        _ => error.to_string(),
+        ErrorKind::NotFound => "the file does not exist".into(),
+        ErrorKind::PermissionDenied => "this user has no permission to read the file".into(),
+        ErrorKind::NotADirectory => "a part of the path is a file and not a directory".into(),
+        _ => error.to_string().into(),
     }
 }
 
@@ -65,21 +82,21 @@ mod tests {
         assert_eq!(decode(b"\xef\xbb\xbf\xef\xbb\xbfa".to_vec()).unwrap(), "\u{feff}a");
         assert_eq!(decode("grün".into()).unwrap(), "grün");
         for utf16 in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a", b"a\0b\0", b"\0a\0b"] {
-            assert!(decode(utf16.to_vec()).unwrap_err().contains("UTF-16"), "{utf16:?}");
+            assert!(decode(utf16.to_vec()).unwrap_err().to_string().contains("UTF-16"), "{utf16:?}");
         }
-        let error = decode(b"a\nsk-\xff".to_vec()).unwrap_err();
+        let error = decode(b"a\nsk-\xff".to_vec()).unwrap_err().to_string();
         assert!(error.contains("line 2") && error.contains("UTF-8") && !error.contains("sk-"), "{error}");
     }
 
     #[test]
     fn a_path_that_is_not_a_file_is_refused_with_a_reason() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(dir.path()).unwrap_err().contains("directory"));
-        assert!(read(&dir.path().join("none")).unwrap_err().contains("does not exist"));
+        assert!(read(dir.path()).unwrap_err().to_string().contains("directory"));
+        assert!(read(&dir.path().join("none")).unwrap_err().to_string().contains("does not exist"));
         let file = dir.path().join("file");
         std::fs::write(&file, "a").unwrap();
         assert_eq!(read(&file).unwrap(), "a");
-        assert!(read(&file.join("b")).unwrap_err().contains("not a directory"));
+        assert!(read(&file.join("b")).unwrap_err().to_string().contains("not a directory"));
     }
 
     #[cfg(unix)]
@@ -89,7 +106,7 @@ mod tests {
         let pipe = dir.path().join("pipe");
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         for path in [pipe.as_path(), Path::new("/dev/zero")] {
-            let error = read(path).unwrap_err();
+            let error = read(path).unwrap_err().to_string();
             assert!(error.contains("regular file"), "{}: {error}", path.display());
         }
     }

@@ -192,7 +192,7 @@ fn models(args: &EvalArgs) -> Result<Vec<Model>, Failure> {
     }
     if let (Some(url), Some(name)) = (&args.url, &args.api_model) {
         let key = std::env::var("OPENAI_API_KEY").ok().filter(|key| !key.is_empty());
-        let client = Client::new(url, name, key)?.with_notify(|text| warn(&text));
+        let client = Client::new(url, name, key).map_err(Failure::run)?.with_notify(|text| warn(&text));
         models.push((name.clone(), Box::new(client)));
     }
     let mut names: Vec<&str> = models.iter().map(|(name, _)| name.as_str()).collect();

@@ -10,6 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::output::Failure;
 use crate::config::LogFormat;
+use crate::config::layers::ConfigError;
 use crate::config::layers::EffectiveConfig;
 use crate::line_queue::LineQueue;
 #[cfg(feature = "otlp")]
@@ -28,7 +29,7 @@ pub struct Spans {
 ///
 /// # Errors
 /// If the environment's settings for spans are invalid.
-pub fn start(effective: &EffectiveConfig, stderr: LineQueue) -> Result<Spans, String> {
+pub fn start(effective: &EffectiveConfig, stderr: LineQueue) -> Result<Spans, ConfigError> {
     log_panics();
     let log = &effective.config.log;
     JSON.store(log.format == LogFormat::Json, Ordering::Relaxed);

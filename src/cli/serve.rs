@@ -40,7 +40,7 @@ fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<Exit
     let signals = runtime.block_on(async { Ok((StopSignals::listen()?, reload::hangup()?)) }).map_err(cannot_start)?;
     let effective = args.effective().map_err(Failure::configuration)?;
     let dimensions = preflight::check(&effective.config).map_err(Failure::configuration)?;
-    let _spans = log::start(&effective, stderr.clone()).map_err(Failure::Configuration)?;
+    let _spans = log::start(&effective, stderr.clone()).map_err(Failure::configuration)?;
     // Each connection needs a descriptor, and the usual soft limit is 1024.
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let state = ServerState::new(effective.config).map(Arc::new).map_err(Failure::configuration)?;
@@ -62,7 +62,7 @@ async fn serve(
         .map_err(|error| Failure::Run(format!("cannot listen on a socket that was passed to this process: {error}")))?;
     let listeners = match passed {
         Some(passed) => passed,
-        None => server::bind(&state.config).await.map_err(Failure::Run)?,
+        None => server::bind(&state.config).await.map_err(Failure::run)?,
     };
     let scheme = if state.config.server.tls_cert.is_some() { "https" } else { "http" };
     // The addresses are printed for people and scripts, whatever the format of the log. A closed standard output is

@@ -1,5 +1,6 @@
 //! The setting `server.cors_origins`: origins as browsers send them (RFC 6454, section 6, and the Fetch standard).
 
+use super::values::InvalidValue;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The entry that allows any origin.
@@ -9,42 +10,42 @@ pub const ANY: &str = "*";
 ///
 /// # Errors
 /// A phrase that says what to write.
-pub fn parse(text: &str) -> Result<String, String> {
+pub fn parse(text: &str) -> Result<String, InvalidValue> {
     if text == ANY || text.eq_ignore_ascii_case("null") {
         return Ok(text.to_ascii_lowercase());
     }
     let Some((scheme, rest)) = text.split_once("://") else {
         return Err(match text.contains(['/', ':', ' ']) || text.is_empty() {
-            true => "write scheme://host, such as https://page.example".to_owned(),
-            false => format!("write the scheme too, such as https://{text}"),
+            true => "write scheme://host, such as https://page.example".into(),
+            false => format!("write the scheme too, such as https://{text}").into(),
         });
     };
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'));
     if !is_scheme {
-        return Err("write scheme://host, such as https://page.example".to_owned());
+        return Err("write scheme://host, such as https://page.example".into());
     }
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     if let (Some(authority), Some(path)) = (rest.get(..end), rest.get(end..))
         && !path.is_empty()
     {
-        return Err(format!("an origin has no path and no slash at its end: write {scheme}://{authority}"));
+        return Err(format!("an origin has no path and no slash at its end: write {scheme}://{authority}").into());
     }
     if rest.contains('@') {
-        return Err("an origin has no user name: write scheme://host".to_owned());
+        return Err("an origin has no user name: write scheme://host".into());
     }
     if rest.contains('*') {
-        return Err(format!("an origin has no wildcard: list each origin, or write {ANY:?} alone for any"));
+        return Err(format!("an origin has no wildcard: list each origin, or write {ANY:?} alone for any").into());
     }
     if !rest.is_ascii() {
-        return Err("write the host in ASCII, as browsers send it (xn--...)".to_owned());
+        return Err("write the host in ASCII, as browsers send it (xn--...)".into());
     }
     let (host, port) = match rest.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (rest, None),
     };
     if !is_host(host) {
-        return Err("write scheme://host, such as https://page.example".to_owned());
+        return Err("write scheme://host, such as https://page.example".into());
     }
     let (scheme, host) = (scheme.to_ascii_lowercase(), host.to_ascii_lowercase());
     let port = match port {
@@ -112,7 +113,7 @@ mod tests {
             ("page.example:80", "scheme://host"),
             ("", "scheme://host"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

@@ -1,5 +1,6 @@
 //! The setting `server.host`: an IP address, a host name, or the path of a Unix socket.
 
+use super::values::InvalidValue;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -30,7 +31,7 @@ impl Host {
     ///
     /// # Errors
     /// A sentence if the name does not resolve, or if the host is a Unix socket.
-    pub fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, String> {
+    pub fn addresses(&self, port: u16) -> Result<Vec<SocketAddr>, InvalidValue> {
         match self {
             Self::Address(address) => Ok(vec![SocketAddr::new(*address, port)]),
             Self::Name(_) if self.is_localhost() => Ok(vec![
@@ -48,11 +49,13 @@ impl Host {
                     }
                 }
                 match found.is_empty() {
-                    true => Err(format!("server.host is {name:?}, which resolves to no address")),
+                    true => Err(format!("server.host is {name:?}, which resolves to no address").into()),
                     false => Ok(found),
                 }
             }
-            Self::Unix(path) => Err(format!("server.host is the Unix socket {}, not an address", path.display())),
+            Self::Unix(path) => {
+                Err(format!("server.host is the Unix socket {}, not an address", path.display()).into())
+            }
         }
     }
 
@@ -60,7 +63,7 @@ impl Host {
     ///
     /// # Errors
     /// A sentence if it does not resolve.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), InvalidValue> {
         match self {
             Self::Name(_) => self.addresses(0).map(drop),
             Self::Address(_) | Self::Unix(_) => Ok(()),
@@ -101,16 +104,16 @@ impl fmt::Display for Host {
 }
 
 impl FromStr for Host {
-    type Err = String;
+    type Err = InvalidValue;
 
     /// Parses a host. Errors say what to write.
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         if let Some(path) = text.strip_prefix("unix:") {
             return socket_path(path).map(Self::Unix);
         }
         if text.starts_with('/') {
-            return Err(format!("write unix:{text} for a Unix socket"));
+            return Err(format!("write unix:{text} for a Unix socket").into());
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse() {
@@ -125,7 +128,8 @@ impl FromStr for Host {
             return Err(format!(
                 "write the host without a scheme, such as {host}, and the port as the setting \
                                 server.port"
-            ));
+            )
+            .into());
         }
         if let Some((host, port)) = text.rsplit_once(':')
             && port.bytes().all(|b| b.is_ascii_digit())
@@ -133,16 +137,16 @@ impl FromStr for Host {
         {
             let host = if matches!(host, "*" | "") { "0.0.0.0" } else { host };
             let port = if port.is_empty() { "the port" } else { port };
-            return Err(format!("write {host} alone, and {port} as the setting server.port (--port)"));
+            return Err(format!("write {host} alone, and {port} as the setting server.port (--port)").into());
         }
         if text == "*" {
-            return Err("write 0.0.0.0 for all IPv4 addresses of this machine, or :: for IPv6 and IPv4".to_owned());
+            return Err("write 0.0.0.0 for all IPv4 addresses of this machine, or :: for IPv6 and IPv4".into());
         }
         match is_name(text) {
             true => Ok(Self::Name(text.trim_end_matches('.').to_ascii_lowercase())),
             false => Err(
                 "write an IP address or a host name, such as 127.0.0.1, ::1, localhost or 0.0.0.0, or unix: and a path"
-                    .to_owned(),
+                    .into(),
             ),
         }
     }
@@ -152,32 +156,36 @@ impl FromStr for Host {
 const LONGEST_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 
 /// Parses the path after `unix:`, or after `unix://` as in a URL.
-fn socket_path(text: &str) -> Result<PathBuf, String> {
+fn socket_path(text: &str) -> Result<PathBuf, InvalidValue> {
     const EXAMPLE: &str = "unix:/run/embedding-server.sock";
     let path = text.strip_prefix("//").unwrap_or(text);
     if cfg!(not(unix)) {
-        return Err("this system has no Unix sockets: write an IP address or a host name".to_owned());
+        return Err("this system has no Unix sockets: write an IP address or a host name".into());
     }
     if path.is_empty() {
-        return Err(format!("the path of the Unix socket is empty: write an absolute path, such as {EXAMPLE}"));
+        return Err(format!("the path of the Unix socket is empty: write an absolute path, such as {EXAMPLE}").into());
     }
     if !path.starts_with('/') {
         return Err(format!(
             "the path of the Unix socket, {path:?}, is relative: write an absolute path, such as {EXAMPLE}"
-        ));
+        )
+        .into());
     }
     if path.contains(char::is_control) {
-        return Err(format!("the path of the Unix socket, {path:?}, contains a control character: remove it"));
+        return Err(format!("the path of the Unix socket, {path:?}, contains a control character: remove it").into());
     }
     if matches!(path.rsplit('/').next(), None | Some("" | "." | "..")) {
-        return Err(format!("{path:?} is a directory: write the path of the Unix socket itself, such as {EXAMPLE}"));
+        return Err(
+            format!("{path:?} is a directory: write the path of the Unix socket itself, such as {EXAMPLE}").into()
+        );
     }
     if path.len() > LONGEST_PATH {
         return Err(format!(
             "the path of the Unix socket has {} bytes, and the system allows at most {LONGEST_PATH}: write \
                          a shorter path",
             path.len()
-        ));
+        )
+        .into());
     }
     Ok(path.into())
 }
@@ -197,9 +205,9 @@ fn is_name(text: &str) -> bool {
 }
 
 impl TryFrom<String> for Host {
-    type Error = String;
+    type Error = InvalidValue;
 
-    fn try_from(text: String) -> Result<Self, String> {
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
         text.parse()
     }
 }
@@ -220,12 +228,12 @@ impl From<IpAddr> for Host {
 ///
 /// # Errors
 /// A phrase that says what to write.
-pub fn parse_allowed(text: &str) -> Result<String, String> {
+pub fn parse_allowed(text: &str) -> Result<String, InvalidValue> {
     if text == "*" {
         return Ok(text.to_owned());
     }
     match text.parse::<Host>()? {
-        Host::Unix(_) => Err("write a host name, such as embeddings.example".to_owned()),
+        Host::Unix(_) => Err("write a host name, such as embeddings.example".into()),
         host => Ok(host.to_string()),
     }
 }
@@ -261,10 +269,10 @@ mod tests {
     fn the_length_of_a_socket_path_is_limited() {
         let of = |bytes: usize| format!("unix:/{}", "x".repeat(bytes - 1)).parse::<Host>();
         assert!(of(LONGEST_PATH).is_ok());
-        let error = of(LONGEST_PATH + 1).unwrap_err();
+        let error = of(LONGEST_PATH + 1).unwrap_err().to_string();
         assert!(error.contains(&format!("has {} bytes", LONGEST_PATH + 1)), "{error}");
         // The limit is in bytes, and not in characters.
-        let error = format!("unix:/{}", "é".repeat(LONGEST_PATH / 2 + 1)).parse::<Host>().unwrap_err();
+        let error = format!("unix:/{}", "é".repeat(LONGEST_PATH / 2 + 1)).parse::<Host>().unwrap_err().to_string();
         assert!(error.contains("bytes"), "{error}");
         assert_eq!("unix:///run/es.sock".parse(), Ok(Host::Unix("/run/es.sock".into())));
     }
@@ -273,7 +281,7 @@ mod tests {
     fn localhost_means_both_loopback_addresses() {
         let addresses = "localhost".parse::<Host>().unwrap().addresses(7).unwrap();
         assert_eq!(addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:7", "[::1]:7"]);
-        let error = "no-such-host.invalid".parse::<Host>().unwrap().addresses(7).unwrap_err();
+        let error = "no-such-host.invalid".parse::<Host>().unwrap().addresses(7).unwrap_err().to_string();
         assert!(error.contains("no-such-host.invalid") && error.contains("does not resolve"), "{error}");
     }
 
@@ -309,7 +317,7 @@ mod tests {
             ("unix:/a\0b", "control character"),
             ("/run/x.sock", "write unix:/run/x.sock"),
         ] {
-            let error = text.parse::<Host>().unwrap_err();
+            let error = text.parse::<Host>().unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

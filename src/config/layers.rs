@@ -1,5 +1,7 @@
 //! Merges the layers of the configuration key by key, and records which layer each value came from.
 
+use super::values::InvalidValue;
+use crate::keys::KeysError;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -37,6 +39,30 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
+
+impl From<String> for ConfigError {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for ConfigError {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
+impl From<InvalidValue> for ConfigError {
+    fn from(error: InvalidValue) -> Self {
+        Self(error.0)
+    }
+}
+
+impl From<KeysError> for ConfigError {
+    fn from(error: KeysError) -> Self {
+        Self(error.0)
+    }
+}
 
 /// The command-line flags that were given.
 #[derive(Debug, Clone, Default)]
@@ -137,7 +163,7 @@ impl Layers {
     /// Sets the value of an environment variable or a flag.
     fn text(&mut self, setting: &'static Setting, text: &str, origin: &Origin) -> Result<(), ConfigError> {
         let value = if text.is_empty() {
-            Err("it is empty: write a value, or leave it out".to_owned())
+            Err("it is empty: write a value, or leave it out".into())
         } else {
             setting.check.from_text(text)
         };
@@ -228,7 +254,7 @@ impl Layers {
         }
         self.table.insert("models".to_owned(), Value::Array(self.models.into_iter().map(Value::Table).collect()));
         let config: Config = self.table.try_into().map_err(|e: toml::de::Error| ConfigError(e.message().to_owned()))?;
-        config.validate().map_err(ConfigError)?;
+        config.validate()?;
         warnings.extend(config.warnings());
         Ok(EffectiveConfig { config, origins: self.origins, file, warnings })
     }

@@ -1,6 +1,7 @@
 //! The setting `log.level`: a level, or a filter in the syntax of `tracing`. A word that is neither is an error,
 //! because as a filter it would match nothing.
 
+use super::values::InvalidValue;
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Names of levels in other programs.
@@ -33,7 +34,7 @@ const ADVICE: &str = "write off, error, warn, info, debug or trace, or a filter 
 ///
 /// A phrase that says what to write.
 /// What to write.
-pub fn parse(text: &str) -> Result<String, String> {
+pub fn parse(text: &str) -> Result<String, InvalidValue> {
     let mut directives = Vec::new();
     let mut has_default = false;
     for directive in text.split(',') {
@@ -51,7 +52,7 @@ pub fn parse(text: &str) -> Result<String, String> {
         }
     }
     if directives.is_empty() {
-        return Err(ADVICE.to_owned());
+        return Err(ADVICE.into());
     }
     if !has_default {
         directives.insert(0, "error".to_owned());
@@ -59,7 +60,7 @@ pub fn parse(text: &str) -> Result<String, String> {
     let filter = directives.join(",");
     match tracing_subscriber::EnvFilter::builder().parse(&filter) {
         Ok(_) => Ok(filter),
-        Err(_) => Err(ADVICE.to_owned()),
+        Err(_) => Err(ADVICE.into()),
     }
 }
 
@@ -70,20 +71,20 @@ fn level(word: &str) -> Option<&'static str> {
 }
 
 /// Parses a directive for a target: `hyper=debug`, `embedding_server::server`, `[span]=debug`.
-fn target(directive: &str) -> Result<String, String> {
+fn target(directive: &str) -> Result<String, InvalidValue> {
     let (target, named_level) = match directive.rsplit_once('=') {
         Some((target, level)) if !level.contains([']', '}']) => (target.trim(), Some(level.trim())),
         _ => (directive, None),
     };
     let name = target.split('[').next().unwrap_or_default();
     if name.contains('-') {
-        return Err(format!("write {:?}: the names of targets have underscores", name.replace('-', "_")));
+        return Err(format!("write {:?}: the names of targets have underscores", name.replace('-', "_")).into());
     }
     if let Some(first) = name.split("::").next()
         && first != env!("CARGO_CRATE_NAME")
         && strsim::jaro_winkler(first, env!("CARGO_CRATE_NAME")) > 0.92
     {
-        return Err(format!("did you mean {:?}?", env!("CARGO_CRATE_NAME")));
+        return Err(format!("did you mean {:?}?", env!("CARGO_CRATE_NAME")).into());
     }
     match named_level {
         None => Ok(target.to_owned()),
@@ -91,7 +92,7 @@ fn target(directive: &str) -> Result<String, String> {
     }
 }
 
-fn did_you_mean(word: &str) -> String {
+fn did_you_mean(word: &str) -> InvalidValue {
     let lower = word.to_ascii_lowercase();
     let suggested = SUGGESTIONS.iter().find(|(name, _)| *name == lower).map(|(_, level)| *level);
     let nearest = || {
@@ -100,8 +101,8 @@ fn did_you_mean(word: &str) -> String {
         rated.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(likeness, _)| *likeness > 0.75).map(|(_, level)| level)
     };
     match suggested.or_else(nearest) {
-        Some(level) => format!("did you mean {level}? Otherwise {ADVICE}"),
-        None => ADVICE.to_owned(),
+        Some(level) => format!("did you mean {level}? Otherwise {ADVICE}").into(),
+        None => ADVICE.into(),
     }
 }
 
@@ -150,7 +151,7 @@ mod tests {
             ("info,embeding_server=debug", "did you mean \"embedding_server\"?"),
             ("info,[span", "write off, error"),
         ] {
-            let error = parse(text).unwrap_err();
+            let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
     }

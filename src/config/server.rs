@@ -31,7 +31,7 @@ pub(super) const DEVICE: ValueKind = Form {
         let device = DeviceChoice::try_from(text.to_ascii_lowercase()).ok();
         let device = device.filter(|device| !matches!(device, DeviceChoice::Cuda(256..) | DeviceChoice::Metal(256..)));
         device.map(String::from).ok_or_else(|| {
-            "write auto, cpu, cuda, cuda:N, metal or metal:N, where N is a device number up to 255".to_owned()
+            "write auto, cpu, cuda, cuda:N, metal or metal:N, where N is a device number up to 255".into()
         })
     },
 };

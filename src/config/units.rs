@@ -1,5 +1,6 @@
 //! Values with a unit, such as "32 MiB" and "30s".
 
+use super::values::InvalidValue;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,22 +29,22 @@ impl fmt::Display for Seconds {
 }
 
 impl FromStr for ByteCount {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(s: &str) -> Result<Self, String> {
+    fn from_str(s: &str) -> Result<Self, InvalidValue> {
         s.parse::<ByteSize>()
             .map(|size| Self(size.0))
-            .map_err(|_| format!("{s:?} is not a size: write one such as \"32 MiB\""))
+            .map_err(|_| InvalidValue(format!("{s:?} is not a size: write one such as \"32 MiB\"")))
     }
 }
 
 impl FromStr for Seconds {
-    type Err = String;
+    type Err = InvalidValue;
 
-    fn from_str(s: &str) -> Result<Self, String> {
+    fn from_str(s: &str) -> Result<Self, InvalidValue> {
         humantime::parse_duration(s)
             .map(Self)
-            .map_err(|_| format!("{s:?} is not a length of time: write one such as \"30s\""))
+            .map_err(|_| InvalidValue(format!("{s:?} is not a length of time: write one such as \"30s\"")))
     }
 }
 
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_missing_unit_is_an_error_with_an_example() {
-        assert!("fast".parse::<Seconds>().unwrap_err().contains("30s"));
-        assert!("big".parse::<ByteCount>().unwrap_err().contains("32 MiB"));
+        assert!("fast".parse::<Seconds>().unwrap_err().to_string().contains("30s"));
+        assert!("big".parse::<ByteCount>().unwrap_err().to_string().contains("32 MiB"));
     }
 }

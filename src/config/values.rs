@@ -7,6 +7,23 @@ use toml::Value;
 
 use super::units::{ByteCount, Seconds};
 
+/// Why the value of a setting cannot be used: a phrase that says what to write.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub String);
+
+impl From<String> for InvalidValue {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for InvalidValue {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
 /// The kind of values that a setting accepts.
 pub enum ValueKind {
     /// A name: text on one line, without white space around it.
@@ -37,11 +54,11 @@ pub enum ValueKind {
     /// Text that `parse` checks and normalizes. `values` names the values that it accepts.
     Form {
         values: &'static str,
-        parse: fn(&str) -> Result<String, String>,
+        parse: fn(&str) -> Result<String, InvalidValue>,
     },
     /// A list. `none` says whether a variable may be `none` for the empty list.
     List {
-        item: fn(&str) -> Result<String, String>,
+        item: fn(&str) -> Result<String, InvalidValue>,
         example: &'static str,
         none: bool,
     },
@@ -54,7 +71,7 @@ impl ValueKind {
     ///
     /// # Errors
     /// A phrase that says what to write.
-    pub fn from_text(&self, text: &str) -> Result<Value, String> {
+    pub fn from_text(&self, text: &str) -> Result<Value, InvalidValue> {
         match self {
             Self::Truth => match text.to_ascii_lowercase().as_str() {
                 "true" | "1" | "yes" | "on" => Ok(Value::Boolean(true)),
@@ -71,13 +88,13 @@ impl ValueKind {
                 let items: Vec<Value> =
                     text.split(',').map(unquoted).filter(|s| !s.is_empty()).map(Value::from).collect();
                 if items.is_empty() {
-                    return Err(match self {
+                    return Err(InvalidValue(match self {
                         Self::List { example, none: true, .. } => {
                             format!("it contains no entry: write {example}, or none")
                         }
                         Self::List { example, .. } => format!("it contains no entry: write {example}"),
                         _ => "it contains no API key: write keys separated by commas, or unset it".to_owned(),
-                    });
+                    }));
                 }
                 self.from_value(&Value::Array(items))
             }
@@ -89,15 +106,15 @@ impl ValueKind {
     ///
     /// # Errors
     /// A phrase that says what to write.
-    pub fn from_value(&self, value: &Value) -> Result<Value, String> {
+    pub fn from_value(&self, value: &Value) -> Result<Value, InvalidValue> {
         match (self, value) {
             (Self::Name, Value::String(text)) => name(text).map(Value::from),
             (Self::Path, Value::String(text)) if text.is_empty() => {
-                Err("write a path, or leave the setting out".to_owned())
+                Err("write a path, or leave the setting out".into())
             }
             (Self::Path, Value::String(text)) if text.contains('\0') => Err("a path cannot contain a zero \
                                                                              byte"
-                .to_owned()),
+                .into()),
             (Self::Path, Value::String(_)) | (Self::Truth, Value::Boolean(_)) => Ok(value.clone()),
             (Self::Whole { least, most }, Value::Integer(number))
                 if u64::try_from(*number).is_ok_and(|n| (*least..=*most).contains(&n)) =>
@@ -107,7 +124,7 @@ impl ValueKind {
             (Self::Whole { .. } | Self::Number { .. } | Self::Truth, Value::String(text))
                 if self.from_text(text.trim()).is_ok() =>
             {
-                Err(format!("write {} without quotation marks", text.trim()))
+                Err(format!("write {} without quotation marks", text.trim()).into())
             }
             (Self::Number { least, most }, Value::Float(number)) if (*least..=*most).contains(number) => {
                 Ok(value.clone())
@@ -121,7 +138,9 @@ impl ValueKind {
                 let size = size.filter(|size| (*least..=*most).contains(&size.0)).ok_or_else(|| self.advice())?;
                 Ok(Value::from(size.exact()))
             }
-            (Self::Time { .. }, Value::Integer(number)) => Err(format!("write a unit too, such as \"{number}s\"")),
+            (Self::Time { .. }, Value::Integer(number)) => {
+                Err(format!("write a unit too, such as \"{number}s\"").into())
+            }
             (Self::Time { zero, least, most }, Value::String(text)) => {
                 let range = Duration::from_millis(*least)..=Duration::from_millis(*most);
                 let time = text.trim().parse::<Seconds>().ok();
@@ -129,7 +148,7 @@ impl ValueKind {
                 match time {
                     Some(time) => Ok(Value::from(time.to_string())),
                     None if text.trim().parse::<u64>().is_ok_and(|n| n > 0) => {
-                        Err(format!("write a unit too, such as {}s", text.trim()))
+                        Err(format!("write a unit too, such as {}s", text.trim()).into())
                     }
                     None => Err(self.advice()),
                 }
@@ -153,8 +172,8 @@ impl ValueKind {
     }
 
     /// Returns a phrase that says what to write.
-    fn advice(&self) -> String {
-        match self {
+    fn advice(&self) -> InvalidValue {
+        InvalidValue(match self {
             Self::Name => "write a name in quotation marks".to_owned(),
             Self::Path => "write a path in quotation marks".to_owned(),
             Self::Truth => "write true or false".to_owned(),
@@ -175,7 +194,7 @@ impl ValueKind {
             Self::Form { .. } => "write text in quotation marks".to_owned(),
             Self::List { example, .. } => format!("write a list: [{example:?}]"),
             Self::Keys => "write a list of API keys: [\"KEY\", \"KEY MODEL\"]".to_owned(),
-        }
+        })
     }
 
     /// Returns whether error messages must not show the value.
@@ -188,12 +207,12 @@ impl ValueKind {
 ///
 /// # Errors
 /// A phrase that says what to write.
-pub fn name(text: &str) -> Result<String, String> {
+pub fn name(text: &str) -> Result<String, InvalidValue> {
     if text.is_empty() {
-        return Err("write a name that is not empty".to_owned());
+        return Err("write a name that is not empty".into());
     }
     if text.trim() != text || text.chars().any(char::is_control) {
-        return Err("write a name on one line, without white space around it".to_owned());
+        return Err("write a name on one line, without white space around it".into());
     }
     Ok(text.to_owned())
 }
@@ -215,15 +234,15 @@ pub fn unquoted(text: &str) -> &str {
 ///
 /// # Errors
 /// A phrase that says what to write.
-pub fn path_prefix(text: &str) -> Result<String, String> {
+pub fn path_prefix(text: &str) -> Result<String, InvalidValue> {
     if matches!(text, "" | "/") {
         return Ok(String::new());
     }
     if text.len() > 1 && text.ends_with('/') {
-        return Err("leave out the slash at the end".to_owned());
+        return Err("leave out the slash at the end".into());
     }
     if matches!(text, "/health" | "/ready" | "/metrics") {
-        return Err("this is the path of a probe: write another one".to_owned());
+        return Err("this is the path of a probe: write another one".into());
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~');
     let is_segment = |segment: &str| !matches!(segment, "" | "." | "..") && segment.chars().all(is_plain);
@@ -232,7 +251,7 @@ pub fn path_prefix(text: &str) -> Result<String, String> {
     }
     let advice = "write a path such as /models/a: each segment has a slash before it, is neither . nor .., and consists of \
                   letters, digits and - . _ ~";
-    Err(advice.to_owned())
+    Err(advice.into())
 }
 
 #[cfg(test)]
@@ -247,12 +266,18 @@ mod tests {
         for text in ["false", "FALSE", "0", "no", "off"] {
             assert_eq!(ValueKind::Truth.from_text(text), Ok(Value::Boolean(false)), "{text}");
         }
-        assert!(ValueKind::Truth.from_text("2").unwrap_err().contains("true or false"));
-        assert!(ValueKind::Truth.from_value(&Value::from("true")).unwrap_err().contains("without quotation marks"));
+        assert!(ValueKind::Truth.from_text("2").unwrap_err().to_string().contains("true or false"));
+        assert!(
+            ValueKind::Truth
+                .from_value(&Value::from("true"))
+                .unwrap_err()
+                .to_string()
+                .contains("without quotation marks")
+        );
         let word = ValueKind::Word(&["text", "json"]);
         assert_eq!(word.from_text("JSON"), Ok(Value::from("json")));
         assert_eq!(word.from_value(&Value::from(" Text ")), Ok(Value::from("text")));
-        assert_eq!(word.from_text("xml"), Err("write text or json".to_owned()));
+        assert_eq!(word.from_text("xml"), Err("write text or json".into()));
     }
 
     #[test]
@@ -260,13 +285,16 @@ mod tests {
         let whole = ValueKind::Whole { least: 1, most: 100 };
         assert_eq!(whole.from_text("100"), Ok(Value::Integer(100)));
         for text in ["0", "101", "-1", "+1", "1.0", "1e2", "99999999999999999999", "many", "0x10"] {
-            assert_eq!(whole.from_text(text), Err("write a whole number from 1 to 100".to_owned()), "{text}");
+            assert_eq!(whole.from_text(text), Err("write a whole number from 1 to 100".into()), "{text}");
         }
-        assert_eq!(whole.from_value(&Value::from("7")), Err("write 7 without quotation marks".to_owned()));
+        assert_eq!(whole.from_value(&Value::from("7")), Err("write 7 without quotation marks".into()));
         let number = ValueKind::Number { least: 0.0, most: 1.0 };
         assert_eq!(number.from_value(&Value::Integer(1)), Ok(Value::Float(1.0)));
         for value in [f64::NAN, f64::INFINITY, -0.1, 1.1, 1e300] {
-            assert!(number.from_value(&Value::Float(value)).unwrap_err().contains("from 0 to 1"), "{value}");
+            assert!(
+                number.from_value(&Value::Float(value)).unwrap_err().to_string().contains("from 0 to 1"),
+                "{value}"
+            );
         }
     }
 
@@ -276,16 +304,16 @@ mod tests {
         assert_eq!(size.from_text("2 MiB"), Ok(Value::from("2.0 MiB")));
         assert_eq!(size.from_value(&Value::Integer(1500)), Ok(Value::from("1500")));
         for text in ["32", "0", "5 GiB", "99999999999 GiB", "-1 MiB", "1e300", "MiB", "32 MBytes", "many"] {
-            let error = size.from_text(text).unwrap_err();
+            let error = size.from_text(text).unwrap_err().to_string();
             assert_eq!(error, "write a size from 1.0 KiB to 4.0 GiB, such as \"32 MiB\"", "{text}");
         }
         let time = ValueKind::Time { zero: false, least: 1, most: 86_400_000 };
         assert_eq!(time.from_text("90s"), Ok(Value::from("1m 30s")));
         for text in ["0s", "1ns", "2days", "1e300s", "99999999999999999999s", "-1s", "18446744073709551615s", "soon"] {
-            assert!(time.from_text(text).unwrap_err().contains("from 1ms to 1day"), "{text}");
+            assert!(time.from_text(text).unwrap_err().to_string().contains("from 1ms to 1day"), "{text}");
         }
         for value in [Value::Integer(30), Value::from("30")] {
-            assert!(time.from_value(&value).unwrap_err().contains("30s"), "{value}");
+            assert!(time.from_value(&value).unwrap_err().to_string().contains("30s"), "{value}");
         }
         let zero = ValueKind::Time { zero: true, least: 1, most: 1000 };
         assert_eq!(zero.from_text("0s"), Ok(Value::from("0s")));
@@ -303,13 +331,13 @@ mod tests {
     #[test]
     fn lists_have_no_empty_entries() {
         let list = ValueKind::List { item: name, example: "a", none: true };
-        let texts = |value: Result<Value, String>| value.unwrap().as_array().unwrap().len();
+        let texts = |value: Result<Value, InvalidValue>| value.unwrap().as_array().unwrap().len();
         assert_eq!(texts(list.from_text("a, \"b\" ,'c',")), 3);
         assert_eq!(texts(list.from_text("None")), 0);
-        assert!(list.from_text(" , ,").unwrap_err().contains("or none"));
-        assert!(ValueKind::Keys.from_text(", ,").unwrap_err().contains("no API key"));
-        assert!(list.from_value(&Value::Array(vec![Value::from("")])).unwrap_err().contains("entry 1"));
-        let keys = ValueKind::Keys.from_value(&Value::from("sk-secret")).unwrap_err();
+        assert!(list.from_text(" , ,").unwrap_err().to_string().contains("or none"));
+        assert!(ValueKind::Keys.from_text(", ,").unwrap_err().to_string().contains("no API key"));
+        assert!(list.from_value(&Value::Array(vec![Value::from("")])).unwrap_err().to_string().contains("entry 1"));
+        let keys = ValueKind::Keys.from_value(&Value::from("sk-secret")).unwrap_err().to_string();
         assert!(keys.contains("a list of API keys") && !keys.contains("sk-"), "{keys}");
     }
 

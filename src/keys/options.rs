@@ -1,5 +1,6 @@
 //! The options of API keys: words of the form `option=value` in a key's entry.
 
+use super::KeysError;
 use std::num::NonZeroU64;
 
 /// The options of one key.
@@ -32,18 +33,20 @@ impl KeyOptions {
     /// # Errors
     /// If the option is unknown or its value is invalid. The message continues a sentence that begins with the
     /// place of the key. It does not quote the word, which may be a key in the wrong place.
-    pub fn take(&mut self, word: &str) -> Result<bool, String> {
+    pub fn take(&mut self, word: &str) -> Result<bool, KeysError> {
         let Some((option, value)) = split(word) else { return Ok(false) };
         let given_before = match option {
             NAME => self.name.replace(name(value)?).is_some(),
             REQUESTS => self.rates.requests.replace(rate(REQUESTS, value)?).is_some(),
             TOKENS => self.rates.tokens.replace(rate(TOKENS, value)?).is_some(),
             _ => {
-                return Err(format!("has an unknown option: the options of a key are {NAME}, {REQUESTS} and {TOKENS}"));
+                return Err(
+                    format!("has an unknown option: the options of a key are {NAME}, {REQUESTS} and {TOKENS}").into()
+                );
             }
         };
         if given_before {
-            return Err(format!("has the option {option} twice: remove one of them"));
+            return Err(format!("has the option {option} twice: remove one of them").into());
         }
         Ok(true)
     }
@@ -67,27 +70,29 @@ fn split(word: &str) -> Option<(&str, &str)> {
     is_option.then_some((option, value))
 }
 
-fn name(value: &str) -> Result<String, String> {
+fn name(value: &str) -> Result<String, KeysError> {
     let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     if value.is_empty() || value.len() > LONGEST_NAME || !value.bytes().all(is_fine) {
         return Err(format!(
             "has an invalid {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces around \
                          the '='"
-        ));
+        ).into());
     }
     if value == UNNAMED {
-        return Err(format!("has the name {UNNAMED}, which stands for all keys without a name: choose another name"));
+        return Err(
+            format!("has the name {UNNAMED}, which stands for all keys without a name: choose another name").into()
+        );
     }
     Ok(value.to_owned())
 }
 
-fn rate(option: &str, value: &str) -> Result<NonZeroU64, String> {
+fn rate(option: &str, value: &str) -> Result<NonZeroU64, KeysError> {
     let number = if value.bytes().all(|b| b.is_ascii_digit()) { value.parse().ok() } else { None };
     number.filter(|rate: &NonZeroU64| rate.get() <= HIGHEST_RATE).ok_or_else(|| {
-        format!(
+        KeysError(format!(
                         "has an invalid {option}: write a whole number from 1 to {HIGHEST_RATE} without separators, or leave the option \
                          out"
-        )
+        ))
     })
 }
 
@@ -95,7 +100,7 @@ fn rate(option: &str, value: &str) -> Result<NonZeroU64, String> {
 mod tests {
     use super::*;
 
-    fn options(words: &[&str]) -> Result<KeyOptions, String> {
+    fn options(words: &[&str]) -> Result<KeyOptions, KeysError> {
         let mut options = KeyOptions::default();
         for word in words {
             assert!(options.take(word)?, "{word} is no option");
@@ -143,7 +148,7 @@ mod tests {
             (&["tokens_per_minute=7.7"], "from 1 to"),
             (&["tokens_per_minute=77k"], "from 1 to"),
         ] {
-            let error = options(words).unwrap_err();
+            let error = options(words).unwrap_err().to_string();
             assert!(error.contains(part), "{words:?}: {error}");
             assert!(!error.contains("secret") && !error.contains("77"), "{error}");
         }

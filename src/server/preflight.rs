@@ -15,9 +15,9 @@ use layer0::location::Location;
 /// # Errors
 /// If `config` cannot be served.
 pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
-    config.server.host.check().map_err(ConfigError)?;
+    config.server.host.check()?;
     read_keys(config)?;
-    TlsConfig::read(&config.server).map_err(ConfigError)?;
+    TlsConfig::read(&config.server)?;
     let models = config.models.iter().map(|model| {
         let model = model.clone().on(&config.server);
         dimensions(&model).map_err(|error| ConfigError(format!("model {:?}: {error}", model.id)))

@@ -76,7 +76,7 @@ impl ServerState {
         if let Some(warning) = keys.warning() {
             tracing::warn!("{warning}");
         }
-        let tls = Arc::new(TlsConfig::read(&config.server).map_err(ConfigError)?);
+        let tls = Arc::new(TlsConfig::read(&config.server)?);
         let process = ProcessState {
             workers: Arc::new(Workers::start(config.server.threads).map_err(threads)?),
             metrics: Arc::default(),
@@ -103,13 +103,13 @@ impl ServerState {
     /// If the keys or the certificate that `config` names cannot be read, or the key file may be only half written.
     pub fn with_config(&self, config: Config) -> Result<Self, ConfigError> {
         let keys = read_keys(&config)?;
-        keys.may_replace(&self.keys).map_err(ConfigError)?;
+        keys.may_replace(&self.keys)?;
         Ok(Self {
             registry: self.registry.reconfigured(&config),
             usage: self.usage.for_keys(&keys, Instant::now()),
             limiter: None,
             keys: Arc::new(keys),
-            tls: Arc::new(TlsConfig::read(&config.server).map_err(ConfigError)?),
+            tls: Arc::new(TlsConfig::read(&config.server)?),
             process: Arc::clone(&self.process),
             config: Arc::new(config),
         })
@@ -158,9 +158,9 @@ impl ServerState {
 /// Reads the API keys and checks that they name only configured models.
 pub(in crate::server) fn read_keys(config: &Config) -> Result<Keys, ConfigError> {
     let server = &config.server;
-    let keys = Keys::read(&server.api_keys, server.api_key_file.as_deref()).map_err(ConfigError)?;
+    let keys = Keys::read(&server.api_keys, server.api_key_file.as_deref())?;
     let names = config.models.iter().flat_map(|m| std::iter::once(&m.id).chain(&m.aliases)).map(String::as_str);
-    keys.check_models(names).map_err(ConfigError)?;
+    keys.check_models(names)?;
     if server.metrics && server.metrics_need_key && keys.is_empty() {
         let message = "server.metrics_need_key is true, but no API key is configured: set server.api_keys or \
                        server.api_key_file, or set server.metrics_need_key to false";

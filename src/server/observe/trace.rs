@@ -78,7 +78,7 @@ pub mod otlp {
     ///
     /// # Errors
     /// If the environment's settings do not make a valid exporter.
-    pub fn provider() -> Result<Option<SdkTracerProvider>, String> {
+    pub fn provider() -> Result<Option<SdkTracerProvider>, ConfigError> {
         if !ENDPOINTS.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
             return Ok(None);
         }

@@ -9,19 +9,37 @@ use crate::config::Config;
 #[cfg(unix)]
 use crate::config::host::Host;
 
+/// Why the server cannot listen: a sentence with the address and the setting that changes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BindError(pub String);
+
+impl From<String> for BindError {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for BindError {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
 /// Binds the configured address or Unix socket. For `localhost` it binds both loopback addresses that the machine has,
 /// because clients try either of them first.
 ///
 /// # Errors
 /// A sentence with the address and the setting that changes it.
-pub async fn bind(config: &Config) -> Result<Listeners, String> {
+pub async fn bind(config: &Config) -> Result<Listeners, BindError> {
     let (host, port) = (&config.server.host, config.server.port);
     #[cfg(unix)]
     if let Host::Unix(path) = host {
-        return unix::bind(path).map_err(|reason| format!("cannot listen on {host}: {reason}"));
+        return unix::bind(path).map_err(|reason| BindError(format!("cannot listen on {host}: {reason}")));
     }
-    let failed = |e: &std::io::Error| format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(e, port));
-    let addresses = host.addresses(port)?;
+    let failed =
+        |e: &std::io::Error| BindError(format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(e, port)));
+    let addresses = host.addresses(port).map_err(|error| BindError(error.0))?;
     if !host.is_localhost() {
         let listener = TcpListener::bind(addresses.as_slice()).await.map_err(|e| failed(&e))?;
         return Ok(listener.into());
@@ -35,7 +53,9 @@ pub async fn bind(config: &Config) -> Result<Listeners, String> {
         match TcpListener::bind(address).await {
             Ok(listener) => listeners.push(Listener::Tcp(listener)),
             Err(error) if is_missing(&error) => tracing::debug!(%address, %error, "this machine has no such address"),
-            Err(error) => return Err(format!("cannot listen on {address}: {error}{}", advice(&error, address.port()))),
+            Err(error) => {
+                return Err(format!("cannot listen on {address}: {error}{}", advice(&error, address.port())).into());
+            }
         }
     }
     match listeners.is_empty() {
@@ -84,6 +104,7 @@ mod unix {
     use tokio::net::UnixListener;
 
     use super::super::listen::{Listener, Listeners};
+    use super::BindError;
 
     /// How long to wait for another process that locks the directory. After that the socket is bound without the lock.
     const LOCK: Duration = Duration::from_secs(1);
@@ -117,7 +138,7 @@ mod unix {
     ///
     /// # Errors
     /// A sentence with what is wrong with `path`, and the remedy.
-    pub fn bind(path: &Path) -> Result<Listeners, String> {
+    pub fn bind(path: &Path) -> Result<Listeners, BindError> {
         // Two servers that start at the same time must not each remove the other's socket: between bind(2) and
         // listen(2) a socket refuses connections and looks as if no process listened on it.
         let _lock = path.parent().and_then(lock);
@@ -148,7 +169,7 @@ mod unix {
         }
     }
 
-    fn remove_stale(path: &Path) -> Result<(), String> {
+    fn remove_stale(path: &Path) -> Result<(), BindError> {
         let file = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
         if !file.file_type().is_socket() {
             let kind = match file.file_type() {
@@ -159,22 +180,23 @@ mod unix {
             return Err(format!(
                 "the path is {kind}, which the server does not remove; remove it, or set server.host or --host to \
                  another path"
-            ));
+            )
+            .into());
         }
         match connect(path) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
                 tracing::info!(path = %path.display(), "removing a Unix socket on which no process listens");
-                std::fs::remove_file(path).map_err(|error| format!("the old socket cannot be removed: {error}"))
+                std::fs::remove_file(path)
+                    .map_err(|error| BindError(format!("the old socket cannot be removed: {error}")))
             }
             // A socket with a full queue (WouldBlock), or of another type, also belongs to another process.
             Ok(()) | Err(_) if is_gone(path) => Ok(()),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
                 "there is a socket already, and this process may not check whether another process listens on it: {error}; \
                  remove it, or set server.host or --host to another path"
-            )),
+            ).into()),
             Ok(()) | Err(_) => {
-                Err("another process listens on it; stop that process, or set server.host or --host to another path"
-                    .to_owned())
+                Err("another process listens on it; stop that process, or set server.host or --host to another path".into())
             }
         }
     }
@@ -230,7 +252,7 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(taken) = TcpListener::bind(address).await else { continue };
             let port = taken.local_addr().unwrap().port();
-            let error = bind(&on_localhost(port)).await.err().unwrap();
+            let error = bind(&on_localhost(port)).await.err().unwrap().to_string();
             assert!(error.contains(&port.to_string()) && error.contains("server.port"), "{error}");
         }
     }

@@ -8,13 +8,15 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
+use super::tls::TlsError;
+
 /// Reads the certificate chain from `cert` and its private key from `key`, both in PEM format.
 ///
 /// # Errors
 /// A sentence with the setting and the file that are wrong, and the remedy.
-pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, String> {
-    let in_cert = |problem: &dyn Display| format!("server.tls_cert, {}: {problem}", cert.display());
-    let in_key = |problem: &dyn Display| format!("server.tls_key, {}: {problem}", key.display());
+pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
+    let in_cert = |problem: &dyn Display| TlsError(format!("server.tls_cert, {}: {problem}", cert.display()));
+    let in_key = |problem: &dyn Display| TlsError(format!("server.tls_key, {}: {problem}", key.display()));
     let (cert_text, key_text) =
         (text(cert, "x509").map_err(|e| in_cert(&e))?, text(key, "pkey").map_err(|e| in_key(&e))?);
 
@@ -177,7 +179,7 @@ mod tests {
             ("cert", "ssh", "tls_key", "ssh-keygen"),
             ("cert", "public", "tls_key", "PUBLIC KEY"),
         ] {
-            let error = read(&at(cert), &at(key)).unwrap_err();
+            let error = read(&at(cert), &at(key)).unwrap_err().to_string();
             assert!(error.starts_with(&format!("server.{setting}, ")) && error.contains(why), "{cert}, {key}: {error}");
         }
     }

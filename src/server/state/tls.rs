@@ -1,6 +1,30 @@
 //! The TLS configuration of the listening sockets. A build without the feature `tls` refuses a configured certificate.
 
 use crate::config::ServerConfig;
+use crate::config::layers::ConfigError;
+
+/// Why the certificate or its key cannot be used: a sentence with the setting, the file and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsError(pub String);
+
+impl From<String> for TlsError {
+    fn from(problem: String) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<&str> for TlsError {
+    fn from(problem: &str) -> Self {
+        Self(problem.to_owned())
+    }
+}
+
+impl From<TlsError> for ConfigError {
+    fn from(error: TlsError) -> Self {
+        Self(error.0)
+    }
+}
 
 /// The certificate chain and the private key for HTTPS, if the configuration names them.
 #[cfg(feature = "tls")]
@@ -12,7 +36,7 @@ impl TlsConfig {
     ///
     /// # Errors
     /// If they cannot be read, or do not belong together.
-    pub fn read(server: &ServerConfig) -> Result<Self, String> {
+    pub fn read(server: &ServerConfig) -> Result<Self, TlsError> {
         let (Some(cert), Some(key)) = (&server.tls_cert, &server.tls_key) else { return Ok(Self(None)) };
         let mut config = super::certificate::read(cert, key)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -35,9 +59,9 @@ impl TlsConfig {
     ///
     /// # Errors
     /// If `server` names a certificate.
-    pub fn read(server: &ServerConfig) -> Result<Self, String> {
+    pub fn read(server: &ServerConfig) -> Result<Self, TlsError> {
         match &server.tls_cert {
-            Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".to_owned()),
+            Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".into()),
             None => Ok(Self),
         }
     }
