@@ -44,6 +44,9 @@ impl From<ExtractError> for Failure {
                     format!("if the model has another name for it, give --{flag} (in a configuration file: {setting})");
                 with_remedy(&problem, Some(&remedy))
             }
+            ExtractError::MissingTokenizer { problem, remedy } => {
+                with_remedy(&problem, Some(&format!("{remedy} give --tokenizer FILE")))
+            }
             error => Self::Run(error.to_string()),
         }
     }

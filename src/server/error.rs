@@ -354,9 +354,31 @@ impl ApiError {
     }
 }
 
+/// Returns how the message about an input continues: with what the client can send instead, and the setting of the model
+/// that decides.
+fn advice(error: &EmbedError) -> Option<&'static str> {
+    Some(match error {
+        EmbedError::NotCl100k { .. } => {
+            "; send text, or set token_input = \"model\" for this model if these are IDs of its own vocabulary"
+        }
+        EmbedError::TokenIdsRejected { .. } => {
+            " (token_input = \"reject\"); with LangChain, set check_embedding_ctx_length=False"
+        }
+        EmbedError::Empty { .. } => {
+            "; send a text with at least one token (the setting empty_input = \"reject\" of this model refuses empty \
+             inputs)"
+        }
+        EmbedError::TooManyTokens { .. } => {
+            "; please shorten it (the limit is the setting max_input_tokens of this model)"
+        }
+        _ => return None,
+    })
+}
+
 impl From<EmbedError> for ApiError {
     fn from(error: EmbedError) -> Self {
-        let bad_request = |param| Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, error.to_string()).param(param);
+        let message = advice(&error).map_or_else(|| error.to_string(), |advice| format!("{error}{advice}"));
+        let bad_request = |param| Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message.clone()).param(param);
         match &error {
             EmbedError::Dimensions { .. } => bad_request("dimensions"),
             EmbedError::TokenIdOutOfRange { .. }

@@ -127,6 +127,74 @@ fn the_hub_is_all_that_knows_the_network_and_one_file_leads_to_it() {
     only_in("layer0::hub", &["src/cli/extract.rs", "src/cli/fetch.rs"], "src/");
 }
 
+/// Returns the signatures of the functions in `code` that other modules can call, each with its line breaks replaced by
+/// spaces, and the types of public fields.
+fn public_signatures(code: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let lines: Vec<&str> = code.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
+    for (at, line) in lines.iter().enumerate() {
+        let is_public = line.starts_with("pub ") || line.starts_with("pub(");
+        if is_public && line.contains("fn ") {
+            let signature = lines[at..].iter().take_while(|line| !line.contains("where"));
+            let mut text = String::new();
+            for part in signature {
+                text += part;
+                text.push(' ');
+                if part.ends_with('{') || part.ends_with(';') {
+                    break;
+                }
+            }
+            found.push(text);
+        } else if is_public || line.starts_with("type Err ") || line.starts_with("type Error ") {
+            found.push((*line).to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn an_error_that_another_module_sees_has_a_type() {
+    // The implementations of tokenizers are private, and `choose` shows their reasons as text.
+    let inner = |name: &str| {
+        let public = ["lib.rs", "choose.rs", "error.rs", "reference.rs", "yield_point.rs"];
+        name.strip_prefix("crates/tokenizers/src/").is_some_and(|file| !public.contains(&file))
+    };
+    for (name, code) in sources().into_iter().filter(|(name, _)| !inner(name)) {
+        for signature in public_signatures(&code) {
+            // The error of a result follows its last comma.
+            let untyped = signature.contains("Result<") && signature.contains(", String>") && !is_map(&signature);
+            let associated = signature.starts_with("type Err") && signature.contains("= String;");
+            assert!(!untyped && !associated, "{name}: {signature}");
+        }
+    }
+}
+
+/// Returns whether every `, String>` of a signature ends a map or a pair and not a result.
+fn is_map(signature: &str) -> bool {
+    signature.match_indices(", String>").all(|(at, _)| {
+        let before = &signature[..at];
+        let opened = before.rfind('<').map_or("", |open| &before[..open]);
+        opened.ends_with("HashMap") || opened.ends_with("BTreeMap")
+    })
+}
+
+/// The flags of other programs, in remedies.
+const FLAGS_OF_OTHERS: [&str; 4] = ["`cargo build ", "`--gpus all`", "`nvidia-smi ", "`llama-gguf-split "];
+
+#[test]
+fn no_text_of_a_library_names_a_flag() {
+    for (name, code) in sources().into_iter().filter(|(name, _)| name.starts_with("crates/")) {
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let names_flag = line.match_indices("--").any(|(at, _)| {
+                let word = line[at + 2..].starts_with(|c: char| c.is_ascii_lowercase());
+                word && !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric())
+            });
+            let of_others = FLAGS_OF_OTHERS.iter().any(|command| line.contains(command));
+            assert!(!names_flag || of_others, "{name} names a flag: {line}");
+        }
+    }
+}
+
 #[test]
 fn no_file_needs_a_table_of_contents() {
     for (name, text) in sources() {

@@ -1,6 +1,8 @@
 //! Tests `refine`: its results against numpy's in float64 (`tests/fixtures/make_refined.py`), the format that it
 //! writes, and the command.
 
+use layer0::error::FileErrorKind;
+use layer0_tuning::RefineError;
 use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -373,8 +375,8 @@ fn an_existing_directory_is_replaced_only_by_force() {
     let description = Description { made: refinement.description(&frequencies), card: None };
     let write = |existing, dtype| write::write(&out, existing, dtype, &source, &refinement, &description, &Silent);
     write(Existing::Refuse, RowDtype::F32).unwrap();
-    let error = write(Existing::Refuse, RowDtype::Int8).unwrap_err().to_string();
-    assert!(error.contains("--force"), "{error}");
+    let error = write(Existing::Refuse, RowDtype::Int8).unwrap_err();
+    assert!(matches!(&error, RefineError::File(error) if error.kind() == FileErrorKind::Exists), "{error}");
     assert_eq!(open(&out).table.dtype().name(), "f32");
     write(Existing::Replace, RowDtype::Int8).unwrap();
     assert_eq!(open(&out).table.dtype().name(), "int8");

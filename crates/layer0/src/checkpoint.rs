@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 
-use crate::error::LoadError;
+use crate::error::{Diagnostic, LoadError};
 use crate::norm::{CollapsedNorm, FinalNorm, NormKind};
 use crate::table::EmbeddingTable;
 pub use embedded::EmbeddedCheckpoint;
@@ -282,22 +282,21 @@ fn tokenizer_file(dir: &Path, overrides: &Overrides) -> Result<PathBuf, LoadErro
     if path.try_exists().map_err(|e| LoadError::io(&path, &e))? {
         return Ok(path);
     }
-    Err(missing_tokenizer(path, dir))
+    let (problem, remedy) = missing_tokenizer(path, dir);
+    Err(LoadError::from_missing(problem.remedy(format!("{remedy} set tokenizer to where it lies"))))
 }
 
-/// Returns the error for a `path` at which there is no tokenizer.json. The error names a tokenizer of another format if
-/// `dir` holds one, and `give` says how to name a tokenizer.json elsewhere.
-pub fn missing_tokenizer(path: PathBuf, dir: &Path) -> LoadError {
-    match other_tokenizer(dir) {
-        Some((file, format)) => {
-            LoadError::missing(path, format!("is missing: the directory has {file}, {format}, which is another format"))
-                .expected("the model's tokenizer.json")
-                .remedy("AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes a tokenizer.json; then set tokenizer to where it lies")
-        }
-        None => LoadError::missing(path, "is missing")
-            .expected("the model's tokenizer.json")
-            .remedy("copy it from the model, or set tokenizer to where it lies"),
-    }
+/// Returns the problem of a tokenizer.json that is missing at `path`, and the beginning of the remedy, which ends in how
+/// to name another file. `dir` is the directory of the model.
+pub(crate) fn missing_tokenizer(path: PathBuf, dir: &Path) -> (Diagnostic, &'static str) {
+    let (problem, remedy) = match other_tokenizer(dir) {
+        Some((file, format)) => (
+            format!("is missing: the directory has {file}, {format}, which is another format"),
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes a tokenizer.json; then",
+        ),
+        None => ("is missing".to_owned(), "copy it from the model, or"),
+    };
+    (Diagnostic::new(path, problem).expected("the model's tokenizer.json"), remedy)
 }
 
 /// Returns the name of a file in `dir` that holds a tokenizer in a format other than tokenizer.json, and the name of

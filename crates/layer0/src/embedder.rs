@@ -497,7 +497,7 @@ impl Embedder {
         let (special, tokenizer) = (self.conventions.special_tokens, self.tokenizer.load());
         let encoded = match at.is_needed() {
             true => tokenizer.encode_in_steps(text, special, &mut ids, &Steps::new(&reached)),
-            false => tokenizer.implementation.encode(text, special, &mut ids).map_err(EncodeError::Failed),
+            false => tokenizer.implementation.encode(text, special, &mut ids),
         };
         encoded.map_err(|error| match (error, over.get()) {
             (EncodeError::Failed(message), _) => EmbedError::Tokenizer { input: index, message },

@@ -74,6 +74,10 @@ impl LoadError {
         Self::new(LoadErrorKind::Missing, path, problem)
     }
 
+    pub(crate) fn from_missing(diagnostic: Diagnostic) -> Self {
+        Self { kind: LoadErrorKind::Missing, diagnostic }
+    }
+
     pub(crate) fn malformed(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::new(LoadErrorKind::Malformed, path, problem)
     }
@@ -150,6 +154,14 @@ pub enum ExtractError {
         setting: &'static str,
         /// What is missing, and where.
         problem: Diagnostic,
+    },
+    /// The model has no tokenizer.json.
+    #[error("{problem} ({remedy} set tokenizer to where it lies)")]
+    MissingTokenizer {
+        /// What is missing, and where.
+        problem: Diagnostic,
+        /// The beginning of the remedy, which ends in how to name another file.
+        remedy: &'static str,
     },
     /// The model is not on this machine, and cannot be read from where it is.
     #[error("{0}")]
@@ -266,33 +278,37 @@ pub enum Damage {
 }
 
 /// Why an input has no vector. `input` is its index among the inputs of one call.
+///
+/// # Examples
+///
+/// ```
+/// use layer0::{EmbedError, Embedder};
+///
+/// # let path = "../../tests/fixtures/checkpoints/llama";
+/// let embedder = Embedder::builder(path).max_input_tokens(2).open()?;
+/// match embedder.embed(&["short", "a text of more than two tokens"]) {
+///     Err(EmbedError::TooManyTokens { input: 1, max: 2, .. }) => {}
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), layer0::LoadError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
     /// The input contains a token ID of the model's own vocabulary that has no row.
     #[error("token ID {id} at position {position} of input {input} is not in this model's vocabulary of {rows} tokens")]
     TokenIdOutOfRange { input: usize, position: usize, id: u32, rows: usize },
     /// The input contains a token ID that cl100k_base does not have.
-    #[error(
-        "token ID {id} at position {position} of input {input} is not a cl100k_base token; \
-         send text, or set token_input = \"model\" for this model if these are IDs of its own vocabulary"
-    )]
+    #[error("token ID {id} at position {position} of input {input} is not a cl100k_base token")]
     NotCl100k { input: usize, position: usize, id: u32 },
     /// The input is an array of token IDs, and the model is configured to accept only text.
-    #[error(
-        "input {input} is an array of token IDs, and this model accepts only text (token_input = \"reject\"); \
-         with LangChain, set check_embedding_ctx_length=False"
-    )]
+    #[error("input {input} is an array of token IDs, and this model accepts only text")]
     TokenIdsRejected { input: usize },
     /// The input has no tokens, and the model is configured to refuse empty inputs.
-    #[error(
-        "input {input} is empty or has no tokens; send a text with at least one token \
-         (the setting empty_input = \"reject\" of this model refuses empty inputs)"
-    )]
+    #[error("input {input} is empty or has no tokens")]
     Empty { input: usize },
     /// The input has more tokens than `max_input_tokens`. Inputs are never truncated.
     #[error(
-        "this model's maximum input length is {max} tokens, and input {input} has {}; \
-         please shorten it (the limit is the setting max_input_tokens of this model)",
+        "this model's maximum input length is {max} tokens, and input {input} has {}",
         .tokens.map_or_else(|| "more".to_owned(), |tokens| tokens.to_string())
     )]
     TooManyTokens {

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::family::{self, ModelConfig, overridden};
 use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
-use crate::error::{ExtractError, LoadError};
+use crate::error::{ExtractError, FileError};
 use crate::progress::Progress;
 use crate::table::TableDtype;
 pub use card::Origin;
@@ -142,9 +142,9 @@ pub fn is_tokenizer_file(name: &str) -> bool {
 }
 
 /// Returns the paths of the tokenizer's files and the names that they have in the output.
-fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, String)>, LoadError> {
+fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, String)>, ExtractError> {
     let from = overrides.tokenizer.as_deref().filter(|tokenizer| tokenizer.is_dir()).unwrap_or(dir);
-    let entries = std::fs::read_dir(from).map_err(|e| LoadError::io(from, &e))?;
+    let entries = std::fs::read_dir(from).map_err(|e| FileError::reading(from, &e))?;
     let mut files: Vec<(PathBuf, String)> = entries
         .filter_map(|entry| Some((entry.as_ref().ok()?.path(), entry.ok()?.file_name().into_string().ok()?)))
         .filter(|(path, name)| is_tokenizer_file(name) && path.is_file())
@@ -157,5 +157,6 @@ fn tokenizer_files(dir: &Path, overrides: &Overrides) -> Result<Vec<(PathBuf, St
     if files.iter().any(|(_, name)| name == "tokenizer.json") {
         return Ok(files);
     }
-    Err(missing_tokenizer(from.join("tokenizer.json"), from))
+    let (problem, remedy) = missing_tokenizer(from.join("tokenizer.json"), from);
+    Err(ExtractError::MissingTokenizer { problem, remedy })
 }

@@ -252,7 +252,7 @@ impl Choice {
         steps: &Steps<'_>,
     ) -> Result<(), EncodeError> {
         if text.len() <= long::LONG {
-            return self.implementation.encode(text, special, ids).map_err(EncodeError::Failed);
+            return self.implementation.encode(text, special, ids);
         }
         let able = self.in_steps.as_ref().unwrap_or(&self.implementation);
         match able.takes_steps() {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     impl Tokenize for Wrong {
-        fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
+        fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
             assert!(!self.trigger.is_empty(), "cannot do it");
             if text.contains(self.trigger) {
                 ids.push(0);

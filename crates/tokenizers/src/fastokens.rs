@@ -1,6 +1,6 @@
 //! Byte-level BPE (Llama 3, Qwen, GPT) by the fastokens crate.
 
-use super::Tokenize;
+use super::{EncodeError, Tokenize};
 
 pub struct Fastokens(fastokens::Tokenizer);
 
@@ -27,8 +27,8 @@ impl Fastokens {
 }
 
 impl Tokenize for Fastokens {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        ids.extend(self.0.encode_with_special_tokens(text, special).map_err(|e| e.to_string())?);
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        ids.extend(self.0.encode_with_special_tokens(text, special).map_err(|e| EncodeError::Failed(e.to_string()))?);
         Ok(())
     }
 

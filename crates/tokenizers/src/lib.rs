@@ -56,7 +56,7 @@ pub trait Tokenize: Send + Sync {
     ///
     /// # Errors
     /// When the tokenizer has neither a token for a part of the text nor an unknown token.
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String>;
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError>;
 
     /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
     /// between or the work can be stopped.
@@ -70,7 +70,7 @@ pub trait Tokenize: Send + Sync {
         ids: &mut Vec<u32>,
         _steps: &Steps<'_>,
     ) -> Result<(), EncodeError> {
-        self.encode(text, special, ids).map_err(EncodeError::Failed)
+        self.encode(text, special, ids)
     }
 
     /// Returns whether [`Tokenize::encode_in_steps`] calls `steps` while it works, and not only at the end.

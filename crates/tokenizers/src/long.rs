@@ -70,7 +70,7 @@ pub fn encode_beside(
     loop {
         match result.recv_timeout(PAUSE) {
             Ok(encoded) => {
-                ids.append(&mut encoded.map_err(EncodeError::Failed)?);
+                ids.append(&mut encoded?);
                 return Ok(());
             }
             Err(RecvTimeoutError::Timeout) => steps.now(ids.len())?,

@@ -6,7 +6,7 @@ use tokenizers::ModelWrapper;
 
 use super::panics;
 use super::pieces::{Pieces, Spelling};
-use super::{AddedToken, Tokenize, Vocabulary};
+use super::{AddedToken, EncodeError, Tokenize, Vocabulary};
 use crate::TokenizerError;
 
 /// The tokenizer of the `tokenizers` library.
@@ -20,8 +20,8 @@ impl fmt::Debug for HfTokenizer {
 }
 
 impl Tokenize for HfTokenizer {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        let encoding = self.0.encode_fast(text, special).map_err(|e| e.to_string())?;
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        let encoding = self.0.encode_fast(text, special).map_err(|e| EncodeError::Failed(e.to_string()))?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())
     }

@@ -222,8 +222,8 @@ fn spelled<'d>(
 }
 
 impl Tokenize for Unigram {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), String> {
-        self.encode_in_steps(text, special, ids, &Steps::unlimited()).map_err(|error| error.to_string())
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        self.encode_in_steps(text, special, ids, &Steps::unlimited())
     }
 
     fn encode_in_steps(

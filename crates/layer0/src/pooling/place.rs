@@ -25,10 +25,15 @@ pub enum DeviceChoice {
     CandleCpu,
 }
 
-impl TryFrom<String> for DeviceChoice {
-    type Error = String;
+/// The error for a text that names no device.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidDevice(String);
 
-    fn try_from(s: String) -> Result<Self, String> {
+impl TryFrom<String> for DeviceChoice {
+    type Error = InvalidDevice;
+
+    fn try_from(s: String) -> Result<Self, InvalidDevice> {
         let (kind, number) = s.split_once(':').map_or((s.as_str(), None), |(kind, number)| (kind, Some(number)));
         let digits = number.unwrap_or("0");
         let parsed = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
@@ -38,9 +43,10 @@ impl TryFrom<String> for DeviceChoice {
             ("candle-cpu", None, _) => Ok(Self::CandleCpu),
             ("cuda", _, Some(n)) => Ok(Self::Cuda(n)),
             ("metal", _, Some(n)) => Ok(Self::Metal(n)),
-            ("cuda" | "metal", _, None) => Err(format!("{s:?} has no device number after \"{kind}:\"")),
+            ("cuda" | "metal", _, None) => Err(InvalidDevice(format!("{s:?} has no device number after \"{kind}:\""))),
             _ => {
-                Err(format!("{s:?} is not a device: \"auto\", \"cpu\", \"cuda\", \"cuda:N\", \"metal\" or \"metal:N\""))
+                let known = "\"auto\", \"cpu\", \"cuda\", \"cuda:N\", \"metal\" or \"metal:N\"";
+                Err(InvalidDevice(format!("{s:?} is not a device: {known}")))
             }
         }
     }
@@ -133,11 +139,11 @@ mod tests {
         assert_eq!(DeviceChoice::try_from("cuda".to_owned()), Ok(DeviceChoice::Cuda(0)));
         assert_eq!(DeviceChoice::try_from("metal".to_owned()), Ok(DeviceChoice::Metal(0)));
         for text in ["", "gpu", "CUDA", "cpu:0", "auto:0", ":0", "cuda0"] {
-            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err();
+            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err().to_string();
             assert!(error.contains("is not a device") && error.contains("\"cuda:N\""), "{error}");
         }
         for text in ["cuda:", "cuda:x", "cuda:-1", "cuda:+1", "metal: 0", "cuda:99999999999999999999"] {
-            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err();
+            let error = DeviceChoice::try_from(text.to_owned()).unwrap_err().to_string();
             assert!(error.contains("no device number"), "{error}");
         }
     }

@@ -205,7 +205,7 @@ pub fn read(
 /// Returns the tokens of `text` that have a row and are pooled.
 fn encode(checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>, String> {
     let mut ids = Vec::new();
-    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids)?;
+    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|error| error.to_string())?;
     ids.retain(|&id| (id as usize) < checkpoint.table.rows() && Some(id) != checkpoint.conventions.left_out);
     Ok(ids)
 }

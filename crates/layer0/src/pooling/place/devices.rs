@@ -101,7 +101,7 @@ fn diagnose(choice: DeviceChoice, error: &str, table: usize) -> Unavailable {
         (
             &["OUT_OF_MEMORY"],
             "its memory is full",
-            "free memory on it, or make the table smaller: `embedding-server refine --dtype int8` halves one of bf16",
+            "free memory on it, or make the table smaller: refining it to int8 halves one of bf16",
         ),
         (
             &["INVALID_DEVICE"],
@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn what_cuda_says_becomes_what_to_do() {
         for (error, meaning, remedy) in [
-            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "memory is full", "--dtype int8"),
+            ("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")", "memory is full", "int8"),
             (
                 "DriverError(CUDA_ERROR_INVALID_DEVICE, \"invalid device ordinal\")",
                 "no device of that number",
