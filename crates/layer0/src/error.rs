@@ -285,9 +285,10 @@ pub enum Damage {
 /// use layer0::{EmbedError, Embedder};
 ///
 /// # let path = "../../tests/fixtures/checkpoints/llama";
-/// let embedder = Embedder::builder(path).max_input_tokens(2).open()?;
-/// match embedder.embed(&["short", "a text of more than two tokens"]) {
-///     Err(EmbedError::TooManyTokens { input: 1, max: 2, .. }) => {}
+/// let embedder = Embedder::builder(path).max_input_tokens(100).open()?;
+/// let long = "a long text ".repeat(1000);
+/// match embedder.embed(&["a short text", &long]) {
+///     Err(EmbedError::TooManyTokens { input: 1, max: 100, .. }) => {}
 ///     other => panic!("{other:?}"),
 /// }
 /// # Ok::<(), layer0::LoadError>(())
