@@ -66,6 +66,7 @@ pub mod otlp {
     use tracing_subscriber::registry::LookupSpan;
 
     use super::Trace;
+    use crate::config::layers::ConfigError;
 
     /// The target of the spans, by which the log leaves them out.
     pub const TARGET: &str = "embedding_server::trace";
