@@ -1,7 +1,7 @@
 -- The candidates for a question in a Parquet file that `embedding-server embed --sparse` wrote, by DuckDB.
 --
 -- $passages is the file. $embedding is the question's vector of POST /v1/embeddings (with the file's dimensions); $indices and $values are its
--- sparse vector of POST /v1/sparse-embeddings with "input_type": "query". The 50 candidates are meant for POST /v1/rerank.
+-- sparse vector of POST /v1/sparse-embeddings with "input_type": "query". The 200 candidates are meant for POST /v1/rerank.
 WITH query AS (
   SELECT unnest($indices::INTEGER[]) AS token, unnest($values::FLOAT[]) AS weight
 ),
@@ -17,4 +17,4 @@ dense AS (
 SELECT dense.id, dense.text, 0.8 * coalesce(sparse.score, 0) / (SELECT max(score) FROM sparse) + 0.2 * dense.score AS score
 FROM dense LEFT JOIN sparse USING (id)
 ORDER BY score DESC
-LIMIT 50;
+LIMIT 200;

@@ -2,7 +2,8 @@
 --
 -- $1 is the question's vector of POST /v1/embeddings, such as '[0.1,0.2]'. $2 is its sparse vector of POST /v1/sparse-embeddings with
 -- "input_type": "query", such as '{8:1.8,7848:12.9}/92000'. pgvector counts indices from 1, so each is the token ID plus 1, and the number
--- after the slash is that of the model's tokens. The 50 candidates are meant for POST /v1/rerank.
+-- after the slash is that of the model's tokens. The candidates, up to 200, are meant for POST
+-- /v1/rerank: the order of this query is good within a language, and poor across languages.
 WITH candidates AS (
   (SELECT id FROM passages ORDER BY embedding <=> $1::vector LIMIT 100)
   UNION
@@ -16,4 +17,4 @@ scored AS (
 SELECT id, text, 0.8 * sparse / nullif(max(sparse) OVER (), 0) + 0.2 * dense AS score
 FROM scored
 ORDER BY score DESC NULLS LAST
-LIMIT 50;
+LIMIT 200;

@@ -71,7 +71,7 @@ def main() -> None:
                 reranked.append(ndcg([place[candidates[result["index"]]] for result in ranked], right))
             milliseconds = sorted(answer["milliseconds"])[len(questions) // 2]
             print(
-                f"{language}: one SQL query {100 * mean(first):.1f}, reranked {100 * mean(reranked):.1f}, recall@50 {100 * mean(found):.1f}, "
+                f"{language}: one SQL query {100 * mean(first):.1f}, reranked {100 * mean(reranked):.1f}, recall of the candidates {100 * mean(found):.1f}, "
                 f"median {milliseconds} ms, n {len(questions)}", flush=True,
             )
 

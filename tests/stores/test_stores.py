@@ -55,7 +55,7 @@ def test_duckdb(ask, embedded, reranked):
     for embedding, indices, values in vectors(ask):
         parameters = {"passages": str(embedded), "embedding": embedding, "indices": indices, "values": values}
         found.append([text for _, text, _ in duckdb.execute(query, parameters).fetchall()])
-    assert all(len(candidates) == 50 for candidates in found)
+    assert all(len(candidates) == 200 for candidates in found)
     reranked(found)
 
 
