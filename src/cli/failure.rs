@@ -8,6 +8,7 @@ use crate::model_error::ModelError;
 use layer0::error::{EmbedError, ExtractError, FileError, FileErrorKind, HubError, LoadError};
 
 /// Returns the failure at run time whose message is the error and, in parentheses, what the user can do.
+#[cfg_attr(not(any(feature = "bulk", feature = "refine")), allow(dead_code))]
 fn with_remedy(error: &dyn Display, remedy: Option<&str>) -> Failure {
     Failure::Run(match remedy {
         Some(remedy) => format!("{error} ({remedy})"),
