@@ -42,7 +42,7 @@ fn only_in(word: &str, allowed: &[&str], within: &str) {
 }
 
 /// Modules that serve others and are not worth a place on the map.
-const SMALL_MODULES: [&str; 16] = [
+const SMALL_MODULES: [&str; 17] = [
     "added",
     "decimal",
     "diagnostic",
@@ -52,6 +52,7 @@ const SMALL_MODULES: [&str; 16] = [
     "line_queue",
     "logged_progress",
     "main",
+    "max_skipped",
     "model_error",
     "panics",
     "prefetch",

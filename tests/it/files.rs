@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::common::{checkpoint, copy_of};
+use crate::common::{broken, checkpoint, copy_of};
 
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_embedding-server"));
@@ -275,6 +275,50 @@ fn usage_lines_work_as_they_are_printed() {
         "f",
     ];
     succeeds(dir.path(), &fit);
+}
+
+/// The libraries name no flags, so the command line must add them to the remedies.
+#[test]
+fn a_remedy_names_the_flag_of_the_command() {
+    let dir = workplace();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("t.csv"), "a,b\n1,2\n").unwrap();
+    fs::write(at("two.csv"), "text,text\n1,2\n").unwrap();
+    fs::write(at("t.jsonl"), "{\"other\": \"x\"}\n").unwrap();
+    fs::write(at("taken.jsonl"), "{\"text\": \"x\", \"embedding\": 1}\n").unwrap();
+    fs::write(at("bad.txt"), b"one\n\xff\n").unwrap();
+    fs::write(at("there.jsonl"), "").unwrap();
+    let lacks = |name: &str| broken(name).display().to_string();
+    let (no_tokenizer, no_table) = (lacks("no-tokenizer"), lacks("no-table"));
+    for (line, part) in [
+        ("embed t.csv --model m", "expected one of its columns: a, b (name the column of the texts with --field)"),
+        ("embed two.csv --model m", "(rename one of them, or name another column with --field)"),
+        (
+            "embed t.jsonl --model m",
+            "t.jsonl:1: has no field \"text\" (name the field of the texts with --field, or leave bad records out with \
+             --on-error skip)",
+        ),
+        ("embed taken.jsonl --model m", "has a field \"embedding\" already (name another with --embedding-field"),
+        ("embed corpus.txt --model m -o there.jsonl", "exists already (give --force to replace it, or another name)"),
+        ("refine m out --corpus bad.txt", "(mend the file, or allow a larger share with --max-skipped)"),
+        ("refine m out --corpus t.jsonl --max-skipped 1", "(name the field of the texts with --field)"),
+        ("refine m m2 --corpus corpus.txt", "m2: exists (give --force to replace it)"),
+        (&format!("extract {} m2", checkpoint("llama").display()), "m2: exists (give --force to replace it)"),
+        (&format!("extract {no_tokenizer} out"), "then give --tokenizer FILE)"),
+        (
+            &format!("extract {no_table} out"),
+            "(if the model has another name for it, give --embedding-tensor (in a configuration file: embedding_tensor))",
+        ),
+        (
+            "fit m out --corpus corpus.txt --teacher-vectors vectors.jsonl",
+            "(give --lambda 0.02, more text, or a larger --held-out)",
+        ),
+    ] {
+        if !at("m2").exists() {
+            succeeds(dir.path(), &["refine", "m", "m2"]);
+        }
+        refused(dir.path(), &line.split(' ').collect::<Vec<_>>(), part);
+    }
 }
 
 /// A FIFO without a writer is put in each place where a path is read. The result must be an immediate error that names

@@ -340,3 +340,10 @@ pub enum EmbedError {
     #[error("the device failed: {message}")]
     Device { message: String },
 }
+
+/// Errors must be able to cross threads and to become a boxed error of the caller.
+const fn is_portable<E: std::error::Error + Send + Sync + 'static>() {}
+const _: () = is_portable::<LoadError>();
+const _: () = is_portable::<EmbedError>();
+const _: () = is_portable::<ExtractError>();
+const _: () = is_portable::<HubError>();

@@ -11,13 +11,13 @@
 pub mod delimited;
 mod error;
 pub mod json;
+mod max_skipped;
 pub mod open;
 pub mod table;
 
 use std::fs::{File, Metadata};
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::{BadRecord, RecordsError, RecordsErrorKind, TableError};
 use layer0_files::{self as files, FileError, FileErrorKind};
+pub use max_skipped::{InvalidShare, MaxSkipped};
 use open::Compression;
 
 /// The size of the longest record, in bytes. A longer record counts as bad and is skipped without being held in memory.
@@ -547,51 +548,6 @@ impl<E> Pending<'_, '_, E> {
         }
         self.is_over = !(self.emit)(Chunk { rows: Rows::Lines { json: self.json, lines }, bytes })?;
         Ok(!self.is_over)
-    }
-}
-
-/// The largest share of the records of a file that may be bad and left out.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MaxSkipped(f64);
-
-/// The error for a text that is no share between 0 and 1.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no share: write 10%, or 0.1")]
-pub struct InvalidShare(String);
-
-impl Default for MaxSkipped {
-    fn default() -> Self {
-        Self(0.1)
-    }
-}
-
-impl FromStr for MaxSkipped {
-    type Err = InvalidShare;
-
-    fn from_str(text: &str) -> Result<Self, InvalidShare> {
-        let share = match text.strip_suffix('%') {
-            Some(percent) => percent.trim().parse::<f64>().map(|percent| percent / 100.0),
-            None => text.trim().parse(),
-        };
-        let valid = share.ok().filter(|share| (0.0..=1.0).contains(share));
-        valid.map(Self).ok_or_else(|| InvalidShare(text.to_owned()))
-    }
-}
-
-impl MaxSkipped {
-    /// Checks whether `skipped` of the `records` records of the file `name` may be left out. `first` describes the
-    /// problem of the first of them for the error message.
-    ///
-    /// # Errors
-    /// Fails if too many records were left out.
-    pub fn check(self, name: &Path, skipped: u64, records: u64, first: &str) -> Result<(), RecordsError> {
-        if skipped as f64 <= self.0 * records as f64 {
-            return Ok(());
-        }
-        let limit = 100.0 * self.0;
-        let first = if first.is_empty() { String::new() } else { format!("; the first one {first}") };
-        let problem = format!("has {skipped} bad records among {records}, more than {limit} %{first}");
-        Err(RecordsError::new(RecordsErrorKind::TooManySkipped, name, problem))
     }
 }
 
