@@ -9,8 +9,8 @@
 //! 1. `observe`: the access log, metrics, stage times and traces;
 //! 2. `error`: every error of the API and every status code;
 //! 3. `state`: what all requests share;
-//! 4. `request`: what a request passes before its response begins;
-//! 5. `response`: how a response is written and sent;
+//! 4. `response`: how a response is written and sent;
+//! 5. `request`: what a request passes before its response begins;
 //! 6. `routes`: the resources of the API, one file each;
 //! 7. `router`: the list of all routes, and the steps that every request passes;
 //! 8. `socket`: connections, below HTTP;

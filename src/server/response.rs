@@ -2,6 +2,7 @@
 
 pub mod accounted;
 pub mod guarded_body;
+pub mod slices;
 pub mod stream;
 pub mod weighed_body;
 pub mod write;

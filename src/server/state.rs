@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod clients;
 pub mod rates;
 pub mod tls;
+pub mod tls_error;
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Returns the path and the text of every source file of the workspace, without the tests at its end.
-fn sources() -> Vec<(String, String)> {
+pub fn sources() -> Vec<(String, String)> {
     fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -30,7 +30,7 @@ fn sources() -> Vec<(String, String)> {
 }
 
 /// Asserts that `word` stands in the code of no file but `allowed`.
-fn only_in(word: &str, allowed: &[&str], within: &str) {
+pub fn only_in(word: &str, allowed: &[&str], within: &str) {
     for (name, text) in sources() {
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         let found = code.filter(|line| line.contains(word)).count() > 0;

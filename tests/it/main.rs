@@ -47,6 +47,7 @@ mod refused;
 mod reload;
 mod rerank;
 mod retrieval;
+mod rooms;
 mod sparse;
 mod static_tables;
 mod stop;

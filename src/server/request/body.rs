@@ -12,7 +12,7 @@ use hyper::body::Body as _;
 use crate::config::units::{ByteCount, Seconds};
 use crate::server::error::ApiError;
 use crate::server::state::admission::RequestWeight;
-use crate::server::state::clients::{MINIMUM_RATE, WINDOW};
+use crate::server::state::clients::{BudgetedRequest, MINIMUM_RATE, WINDOW};
 
 /// The most memory, in bytes, that is allocated for a body before any of it has arrived.
 const FIRST_CAPACITY: usize = 64 << 10;

@@ -14,6 +14,7 @@ use crate::server::error::ApiError;
 use crate::server::observe::accounting::ResponseAccounting;
 use crate::server::observe::stages::{SERVER_TIMING, Stage, Stages};
 use crate::server::response::accounted::AccountedResponse;
+use crate::server::response::slices::split_by_size;
 use crate::server::state::ServerState;
 use crate::workers;
 use layer0::embedder::{Embedder, Input, PooledTokens};
@@ -165,36 +166,4 @@ fn tokenize_range(
 ) -> Result<Vec<PooledTokens>, EmbedError> {
     let inputs = inputs.get(range.clone()).unwrap_or_default();
     range.zip(inputs).map(|(index, input)| embedder.tokens_in_steps(index, input, at)).collect()
-}
-
-/// Splits items of the given sizes into ranges. A range holds at least one item; further items are added while their
-/// total size is at most `max`.
-pub fn split_by_size(sizes: impl Iterator<Item = usize>, max: usize) -> Vec<Range<usize>> {
-    let mut slices: Vec<Range<usize>> = Vec::new();
-    let mut filled = 0;
-    for (i, size) in sizes.enumerate() {
-        match slices.last_mut() {
-            Some(last) if filled + size <= max => {
-                last.end = i + 1;
-                filled += size;
-            }
-            _ => {
-                slices.push(i..i + 1);
-                filled = size;
-            }
-        }
-    }
-    slices
-}
-
-#[cfg(test)]
-mod tests {
-    use super::split_by_size;
-
-    #[test]
-    fn slices_cover_every_item_once_and_hold_at_most_the_limit_or_one_item() {
-        assert!(split_by_size(std::iter::empty(), 10).is_empty());
-        assert_eq!(split_by_size([0, 0, 11].into_iter(), 10), [0..2, 2..3]);
-        assert_eq!(split_by_size([4, 6, 1, 100, 3, 3].into_iter(), 10), [0..2, 2..3, 3..4, 4..6]);
-    }
 }

@@ -23,22 +23,13 @@ use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::request::model_id::ModelId;
 use crate::server::response::accounted::AccountedResponse;
+use crate::server::response::slices::{DEVICE_POOL_SLICE, DEVICE_WRITE_SLICE, POOL_SLICE, WRITE_SLICE, split_by_size};
 use crate::server::response::{stream, write};
 use crate::server::state::ServerState;
 use crate::workers;
 use layer0::embedder::{Embedder, PooledTokens};
 use layer0::error::EmbedError;
 use layer0::yield_point::{Undisturbed, YieldPoint};
-
-/// The limits of a pooling slice: how many table numbers it reads (about 1 ms at 4 billion per second), and how many
-/// bytes of response it writes, so that the pieces stay small.
-pub const POOL_SLICE: usize = 4 << 20;
-pub const WRITE_SLICE: usize = 64 << 10;
-
-/// The same limits for a device, which reads far more in that time, and for which every call costs tens of
-/// microseconds.
-pub const DEVICE_POOL_SLICE: usize = 1 << 30;
-const DEVICE_WRITE_SLICE: usize = 4 << 20;
 
 /// The longest response, in bytes, that is written on the socket thread: about 0.1 ms in the worst case.
 const INLINE_RESPONSE_BYTES: usize = 64 << 10;
@@ -164,7 +155,7 @@ impl EmbeddingsResponse {
             let pooled = tokens.len().saturating_mul(self.dimensions).saturating_mul(WHOLE / pool_slice);
             pooled.max(answer_size * (WHOLE / write_slice))
         };
-        let slices = inputs::split_by_size(self.tokens.iter().map(share), WHOLE);
+        let slices = split_by_size(self.tokens.iter().map(share), WHOLE);
         let queued = self.stages.queued();
         let longest = inputs::longest_to_pool(&self.tokens, self.dimensions);
         stream::respond(&state.process.workers, slices.len(), longest, move |slice, at| {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::embeddings::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE};
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
@@ -11,6 +10,7 @@ use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::accounted::AccountedResponse;
+use crate::server::response::slices::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE, split_by_size};
 use crate::server::response::{stream, write};
 use crate::server::state::ServerState;
 use layer0::embedder::PooledTokens;
@@ -62,7 +62,7 @@ pub async fn create(
     let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
     let size = write::size_of_embedding(columns, crate::openai::EncodingFormat::Float);
     let cost = columns.saturating_mul(dimensions).saturating_mul(WRITE_SLICE) / POOL_SLICE;
-    let slices = inputs::split_by_size(rows.map(|_| size.max(cost)), WRITE_SLICE);
+    let slices = split_by_size(rows.map(|_| size.max(cost)), WRITE_SLICE);
     let last = slices.len().saturating_sub(1);
     let (stages, queued) = (Arc::clone(&requested.stages), requested.stages.queued());
     let longest = Duration::from_micros((columns as u64).saturating_mul(dimensions as u64) / PRODUCTS_PER_MICROSECOND);
@@ -101,8 +101,7 @@ async fn unit_vectors(
     dimensions: usize,
 ) -> Result<Vec<f32>, ApiError> {
     let slice = if requested.embedder.wants_whole_batches() { DEVICE_POOL_SLICE } else { POOL_SLICE };
-    let slices =
-        inputs::split_by_size(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
+    let slices = split_by_size(tokens.iter().map(|tokens| tokens.len().max(1).saturating_mul(dimensions)), slice);
     let mut vectors = Vec::with_capacity(tokens.len() * dimensions);
     let (embedder, stages, queued) =
         (Arc::clone(&requested.embedder), Arc::clone(&requested.stages), requested.stages.queued());

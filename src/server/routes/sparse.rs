@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::embeddings::WRITE_SLICE;
 use crate::openai::{
     CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseValue,
 };
@@ -18,6 +17,7 @@ use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::accounted::AccountedResponse;
+use crate::server::response::slices::{WRITE_SLICE, split_by_size};
 use crate::server::response::{stream, write};
 use layer0::embedder::{Embedder, Input, PooledTokens};
 use layer0::error::EmbedError;
@@ -101,7 +101,7 @@ async fn answer(
     };
     // Slices are sent while later ones are written, so only the longest vector is in memory.
     context.add_weight(response.tokens.iter().map(|tokens| response.bytes(tokens)).max().unwrap_or(0) as u64)?;
-    let slices = inputs::split_by_size(response.tokens.iter().map(|tokens| response.size(tokens)), WRITE_SLICE);
+    let slices = split_by_size(response.tokens.iter().map(|tokens| response.size(tokens)), WRITE_SLICE);
     let longest = response.longest(requested.embedder.rows());
     let queued = response.stages.queued();
     let written = stream::respond(&state.process.workers, slices.len(), longest, move |slice, at| {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::embeddings::WRITE_SLICE;
 use crate::openai::{CreateTokensRequest, CreateTokensResponse};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::{Stage, Stages};
@@ -14,6 +13,7 @@ use crate::server::request::context::RequestContext;
 use crate::server::request::inputs::{self, RequestedModel};
 use crate::server::request::json::Json;
 use crate::server::response::accounted::AccountedResponse;
+use crate::server::response::slices::{WRITE_SLICE, split_by_size};
 use crate::server::response::{stream, write};
 use layer0::embedder::{Embedder, PooledTokens};
 
@@ -48,7 +48,7 @@ pub async fn create(
     let tokens = requested.tokenize(state, inputs, short).await?;
     let usage = inputs::charge(state, &tokens)?;
     let parts = parts(&tokens);
-    let slices = inputs::split_by_size(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
+    let slices = split_by_size(parts.iter().map(|part| part.tokens.len() * BYTES_PER_TOKEN + 64), WRITE_SLICE);
     let answer = TokensResponse {
         embedder: Arc::clone(&requested.embedder),
         stages: Arc::clone(&requested.stages),

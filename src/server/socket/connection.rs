@@ -26,14 +26,14 @@ use std::time::Duration;
 use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use tokio::sync::Semaphore;
 
 use super::activity::{Activity, TrackedBody};
 use super::descriptors;
 use super::drain::{Drain, Watcher};
 use super::listen::Socket;
+use super::protocol;
 use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
 use super::threads::SocketThreads;
@@ -43,7 +43,7 @@ use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
 use crate::server::observe::peer::Peer;
 use crate::server::router::active::ActiveRoutes;
-use crate::server::state::clients::{StreamExecutor, abortable};
+use crate::server::state::clients::abortable;
 use crate::server::state::tls::TlsConfig;
 
 /// The time limit of a TLS handshake.
@@ -154,7 +154,7 @@ async fn serve(
             Ok::<_, Infallible>(response.map(|body| TrackedBody::new(body, in_flight, version)))
         }
     });
-    let builder = protocol(header_timeout);
+    let builder = protocol::builder(header_timeout);
     let connection = async {
         let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
         tokio::select! {
@@ -203,12 +203,4 @@ async fn handshake(
 async fn give_up(watcher: &mut Watcher, activity: &Activity) {
     watcher.draining().await;
     watcher.given_up(activity).await;
-}
-
-pub fn protocol(header_timeout: Duration) -> auto::Builder<StreamExecutor> {
-    let mut builder = auto::Builder::new(StreamExecutor);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
-    // This finds clients that disappeared without closing the connection while no request would notice it.
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(header_timeout);
-    builder
 }

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::net::{UnixListener, UnixStream};
 
 #[cfg(unix)]
-use super::bind::SocketFile;
+use super::socket_file::SocketFile;
 use super::transport::limit_unsent;
 use crate::server::observe::peer::Peer;
 

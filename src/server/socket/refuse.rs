@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::connection::protocol;
+use super::protocol;
 use super::request_body::RequestBody;
 use super::transport::{SocketStream, Transport};
 use crate::server::error::ApiError;
@@ -157,7 +157,7 @@ async fn serve_once<F: Future<Output = Response<Body>> + Send + 'static>(
         let answer = answer(RequestBody::wrap(request, &received));
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let mut builder = protocol(REFUSAL_TIMEOUT);
+    let mut builder = protocol::builder(REFUSAL_TIMEOUT);
     builder.http1().keep_alive(false);
     let _ = tokio::time::timeout(REFUSAL_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
 }

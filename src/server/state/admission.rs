@@ -27,12 +27,12 @@
 //! 4. The response to A is sent. Its 900 KiB are free again, so a retry of B now fits.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clients::{ClientWait, WINDOW, WaitingRequests};
+use super::clients::{BudgetedRequest, ClientWait, WINDOW, WaitingRequests};
 use crate::server::error::ApiError;
 
 /// The weight of one input in addition to the bytes of its text, in bytes: the size of 768 dimensions in base64.
@@ -224,25 +224,10 @@ impl RequestWeight {
         self.in_flight.announced.fetch_sub(weight, Ordering::Relaxed);
     }
 
-    pub fn weight(&self) -> u64 {
-        self.own.load(Ordering::Relaxed)
-    }
-
-    /// Returns the time over which a client's transfer rate is averaged.
-    pub fn window(&self) -> Duration {
-        WINDOW.min(self.timeout)
-    }
-
     /// Registers the request as one that may wait long for its client. It may be abandoned to make room for others.
     pub fn register_waiting(self: &Arc<Self>) {
-        self.in_flight.waiting.add(self);
-    }
-
-    /// Abandons the request: frees its weight and ends it.
-    pub fn abandon(&self) {
-        let own = self.own.swap(0, Ordering::Relaxed);
-        self.in_flight.all.fetch_sub(own, Ordering::Relaxed);
-        self.wait.abandon();
+        let request: Weak<Self> = Arc::downgrade(self);
+        self.in_flight.waiting.add(request, &self.wait);
     }
 
     /// Resolves when the server has worked on the request for longer than `timeout` after the body had arrived, or when
@@ -262,6 +247,26 @@ impl RequestWeight {
                 return;
             }
         }
+    }
+}
+
+impl BudgetedRequest for RequestWeight {
+    fn wait(&self) -> &ClientWait {
+        &self.wait
+    }
+
+    fn weight(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    fn window(&self) -> Duration {
+        WINDOW.min(self.timeout)
+    }
+
+    fn abandon(&self) {
+        let own = self.own.swap(0, Ordering::Relaxed);
+        self.in_flight.all.fetch_sub(own, Ordering::Relaxed);
+        self.wait.abandon();
     }
 }
 

@@ -8,7 +8,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
-use super::tls::TlsError;
+use super::tls_error::TlsError;
 
 /// Reads the certificate chain from `cert` and its private key from `key`, both in PEM format.
 ///

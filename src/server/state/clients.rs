@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{AbortHandle, Abortable, Aborted};
 
-use super::admission::RequestWeight;
-
 /// The minimum transfer rate of a client in bytes per second, averaged over [`WINDOW`].
 pub const MINIMUM_RATE: u64 = 4 << 10;
 pub const WINDOW: Duration = Duration::from_secs(30);
@@ -122,6 +120,21 @@ impl ClientWait {
     }
 }
 
+/// A request that holds a part of the in-flight budget and may have to wait for its client.
+pub trait BudgetedRequest: std::fmt::Debug + Send + Sync {
+    /// Returns whether, and since when, the request waits for its client.
+    fn wait(&self) -> &ClientWait;
+
+    /// Returns the bytes that the request holds of the budget.
+    fn weight(&self) -> u64;
+
+    /// Returns the time over which the client's transfer rate is averaged.
+    fn window(&self) -> Duration;
+
+    /// Frees the weight of the request, and ends it.
+    fn abandon(&self);
+}
+
 /// The requests that wait, or may wait, long for their clients.
 #[derive(Debug, Default)]
 pub struct WaitingRequests {
@@ -140,7 +153,7 @@ struct WaitingList {
 #[derive(Debug)]
 struct WaitingEntry {
     since: u64,
-    request: Weak<RequestWeight>,
+    request: Weak<dyn BudgetedRequest>,
 }
 
 impl WaitingRequests {
@@ -150,12 +163,12 @@ impl WaitingRequests {
 
     /// Adds a request, which leaves the list when it is dropped. As long as the list is not empty, a task on the
     /// current runtime checks it every second for clients that are too slow.
-    pub fn add(self: &Arc<Self>, request: &Arc<RequestWeight>) {
-        if request.wait.listed.swap(true, Ordering::Relaxed) {
+    pub fn add(self: &Arc<Self>, request: Weak<dyn BudgetedRequest>, wait: &ClientWait) {
+        if wait.listed.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut list = self.list();
-        list.requests.push(WaitingEntry { since: now(), request: Arc::downgrade(request) });
+        list.requests.push(WaitingEntry { since: now(), request });
         if !list.swept {
             list.swept = true;
             let sweep = SlowClientSweep { waiting: Arc::clone(self), ended: false };
@@ -176,7 +189,7 @@ impl WaitingRequests {
         let mut list = self.list();
         list.requests.retain(|listed| {
             let Some(request) = listed.request.upgrade() else { return false };
-            if request.wait.overdue(request.window(), MINIMUM_RATE).is_none() {
+            if request.wait().overdue(request.window(), MINIMUM_RATE).is_none() {
                 return true;
             }
             tracing::info!("a client receives its response too slowly: the connection is closed");
@@ -198,9 +211,9 @@ impl WaitingRequests {
         for listed in &self.list().requests {
             if let Some(request) = listed.request.upgrade()
                 && now.saturating_sub(listed.since) >= milliseconds(GRACE_PERIOD)
-                && request.wait.waits()
+                && request.wait().waits()
             {
-                found.push((request.wait.overdue(GRACE_PERIOD, NORMAL_RATE), request.weight(), request));
+                found.push((request.wait().overdue(GRACE_PERIOD, NORMAL_RATE), request.weight(), request));
             }
         }
         let all: u64 = found.iter().map(|(_, weight, _)| weight).sum();

@@ -1,30 +1,7 @@
 //! The TLS configuration of the listening sockets. A build without the feature `tls` refuses a configured certificate.
 
+use super::tls_error::TlsError;
 use crate::config::ServerConfig;
-use crate::config::layers::ConfigError;
-
-/// Why the certificate or its key cannot be used: a sentence with the setting, the file and the remedy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TlsError(pub String);
-
-impl From<String> for TlsError {
-    fn from(problem: String) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<&str> for TlsError {
-    fn from(problem: &str) -> Self {
-        Self(problem.to_owned())
-    }
-}
-
-impl From<TlsError> for ConfigError {
-    fn from(error: TlsError) -> Self {
-        Self(error.0)
-    }
-}
 
 /// The certificate chain and the private key for HTTPS, if the configuration names them.
 #[cfg(feature = "tls")]
