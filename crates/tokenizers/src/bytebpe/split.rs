@@ -52,7 +52,7 @@ pub struct Splitter {
     steps: Vec<Expression>,
     /// For each byte, its bits [`LETTER`] to [`BEYOND_ASCII`].
     kinds: [u8; 256],
-    /// Whether letters make one word only if all but the first are in lower case.
+    /// Whether a word ends before an upper-case letter behind a letter that is not in upper case.
     by_case: bool,
     /// The role of each code point in a run of letters, up to the last one that has one.
     roles: Vec<Role>,
@@ -181,28 +181,41 @@ impl Splitter {
         let others: Vec<char> = ascii().filter(|c| !c.is_ascii_alphabetic() && *c != '\'').collect();
         let is_word_before_all =
             |word: &str| length(word) == word.len() && others.iter().all(|&behind| is_word(word, behind));
-        let (mut by_case, mut apostrophe) = (false, false);
+        let (mut any_case, mut camel_case, mut apostrophe) = (false, false, false);
         let mut kinds = [0; 256];
         for (kinds, first) in kinds.iter_mut().zip(ascii()).filter(|(_, first)| *first != '\'') {
             let is_letter = first.is_ascii_alphabetic();
             let lower = |letters: &str| is_word_before_all(&format!("{first}{letters}"));
             // No expression counts further than to 64.
-            if lower("k")
-                && lower("kk")
-                && lower(&"k".repeat(70))
-                && (is_letter || lower("K") && lower("Kk"))
-                && (!is_letter || lower(""))
-            {
-                *kinds |= if is_letter { LETTER } else { BEFORE_LETTERS };
-                by_case |= !(lower("K") && lower("kK") && lower("KK") && lower("Kk"));
-                apostrophe |= !(is_word(&format!("{first}k"), '\'') && length(&format!("{first}k's")) == 2);
+            let is_run =
+                lower("k") && lower("kk") && lower(&"k".repeat(70)) && (is_letter || lower("K") && lower("KKk"));
+            if !is_run || is_letter && !lower("") {
+                continue;
             }
+            let is_any_case = lower("K") && lower("kK") && lower("KK") && lower("Kk");
+            // The word ends before an upper-case letter behind a lower-case one.
+            let cut = |letters: &str, at: usize| length(&format!("{first}{letters}")) == at;
+            let is_upper = first.is_ascii_uppercase() || !is_letter;
+            let is_camel = cut("kK", 2)
+                && cut("kKk", 2)
+                && cut("kkKK", 3)
+                && (is_upper && lower("K") && lower("KK") && lower("Kk") && cut("KkK", 3) && cut("KkKk", 3)
+                    || first.is_ascii_lowercase() && cut("K", 1) && cut("Kk", 1));
+            any_case |= !is_camel;
+            camel_case |= !is_any_case;
+            *kinds |= if is_letter { LETTER } else { BEFORE_LETTERS };
+            apostrophe |= !(is_word(&format!("{first}k"), '\'') && length(&format!("{first}k's")) == 2);
         }
+        // The rule must be the same for all.
+        if any_case && camel_case {
+            return;
+        }
+        let by_case = camel_case;
         let all_letters = kinds.iter().filter(|&&kinds| kinds & LETTER != 0).count() == 52;
         let roles = if all_letters { self.learn_roles(by_case) } else { Vec::new() };
         let short = ShortWords::learn(&self.sets, length);
         for (kinds, byte) in kinds.iter_mut().zip(0..=u8::MAX) {
-            if byte >= 0x80 || byte == b'\'' && apostrophe || byte.is_ascii_uppercase() && by_case {
+            if byte >= 0x80 || byte == b'\'' && apostrophe {
                 *kinds |= MAY_CONTINUE;
             }
             if byte >= 0x80 {

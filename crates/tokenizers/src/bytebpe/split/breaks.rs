@@ -86,18 +86,23 @@ impl Breaks {
     }
 
     /// Finds breaks from `start` on. `text` is followed by at least 64 zeros. `role` tells the role of a code point beyond ASCII. With
-    /// `by_case`, an upper-case letter behind another letter is a break.
+    /// `by_case`, an upper-case letter behind a letter that is not in upper case is a break, as in `camelCase`.
     #[inline]
     pub fn find(&mut self, text: &[u8], start: usize, by_case: bool, role: impl Fn(u32) -> Role) {
         (self.base, self.count, self.next) = (start, 0, 0);
         let rest = text.get(start..).unwrap_or_default();
         let blocks = rest.as_chunks::<64>().0;
-        // The letters of this block whose code point began in the block before, and whether that block ended with a letter.
-        let (mut begun, mut behind_letter) = (0, 0);
+        // The bytes of this block that belong to a code point that began in the block before: those of letters, and those of upper-case
+        // letters.
+        let (mut begun, mut begun_upper) = (0, 0);
+        // Whether the block before ended with a letter that is not in upper case.
+        let mut behind_lower = 0;
         let mut filled = 0;
         for block in blocks.iter().take(COVERED / 64) {
-            let mut classes = Classes::of(block, by_case);
+            let classes = Classes::of(block, by_case);
             let mut letters = u128::from(classes.letters | begun);
+            let mut upper = u128::from(classes.upper | begun_upper);
+            let mut upper_starts = classes.upper;
             let mut leads = classes.others;
             while leads != 0 {
                 let at = leads.trailing_zeros() as usize;
@@ -107,15 +112,20 @@ impl Breaks {
                 let Some((code_point, length)) = bytes.and_then(decode) else { continue };
                 let role = role(code_point);
                 if role != Role::Other {
-                    letters |= u128::from((1_u64 << length) - 1) << at;
-                    classes.upper |= u64::from(role == Role::Upper) << at;
+                    let bytes = u128::from((1_u64 << length) - 1) << at;
+                    letters |= bytes;
+                    if role == Role::Upper {
+                        upper |= bytes;
+                        upper_starts |= 1 << at;
+                    }
                 }
             }
-            begun = (letters >> 64) as u64;
+            (begun, begun_upper) = ((letters >> 64) as u64, (upper >> 64) as u64);
             let letters = letters as u64;
-            let inner_upper = if by_case { classes.upper & (letters << 1 | behind_letter) } else { 0 };
-            self.push(filled, !letters | inner_upper);
-            behind_letter = letters >> 63;
+            let lower = letters & !(upper as u64);
+            let humps = if by_case { upper_starts & (lower << 1 | behind_lower) } else { 0 };
+            self.push(filled, !letters | humps);
+            behind_lower = lower >> 63;
             filled += 64;
         }
         self.set_end();
@@ -173,15 +183,15 @@ mod tests {
             let start = (0..text.len().min(90)).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
             for by_case in [false, true] {
                 let mut expected = Vec::new();
-                let mut behind_letter = false;
+                let mut behind_lower = false;
                 for (at, c) in text[start..].char_indices() {
                     let is_upper = matches!(c, 'B' | 'Ä' | '𐐀');
                     let is_letter = is_upper || matches!(c, 'a' | 'ä' | '日' | '𐐨');
                     match is_letter {
-                        true => expected.extend((by_case && is_upper && behind_letter).then_some(start + at)),
+                        true => expected.extend((by_case && is_upper && behind_lower).then_some(start + at)),
                         false => expected.extend((0..c.len_utf8()).map(|byte| start + at + byte)),
                     }
-                    behind_letter = is_letter;
+                    behind_lower = is_letter && !is_upper;
                 }
                 let mut breaks = Breaks::default();
                 breaks.find(&padded, start, by_case, role);
