@@ -48,8 +48,7 @@ fn main() {
 async fn run(models: Vec<ModelConfig>) {
     let config = Config { models, ..Config::default() };
     let state = Arc::new(ServerState::new(config.clone()).unwrap());
-    let pending_tokenizers = state.load().await.unwrap();
-    state.load_faster_tokenizers(pending_tokenizers).await;
+    state.load().await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let ours = listener.local_addr().unwrap().to_string();
     tokio::spawn(server::serve(listener, Arc::clone(&state), std::future::pending(), std::future::pending()));

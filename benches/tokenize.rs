@@ -1,5 +1,4 @@
-//! Measures tokenization of unseen text in bytes per second: the chosen implementation, the one that serves until that is loaded, fastokens,
-//! and the reference.
+//! Measures tokenization of unseen text in bytes per second: the chosen implementation and the reference.
 //!
 //!     REAL_DIR=target/real cargo bench --bench tokenize
 //!
@@ -17,14 +16,11 @@ use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use layer0::checkpoint::tokenizer_json;
 use layer0_tokenizers::Tokenize;
-use layer0_tokenizers::fastokens::Fastokens;
 use layer0_tokenizers::reference::HfTokenizer;
 
 const NAMES: [&str; 7] = ["llama2", "mistral", "gemma", "gemma3", "llama3", "qwen3", BUILTIN];
-/// The built-in model. It is a Unigram model, which fastokens does not support.
+/// The built-in model, a Unigram model.
 const BUILTIN: &str = "builtin";
-const BPE: &[&str] = NAMES.split_last().unwrap().1;
-const BYTE_LEVEL: [&str; 2] = ["llama3", "qwen3"];
 const SENTENCE: usize = 58;
 const DOCUMENT: usize = 2048;
 const HOSTILE: [&str; 6] = ["a", " ", "=", "人人生而自由", "xqzvjk", "\u{1f600}"];
@@ -46,8 +42,6 @@ fn path(name: &str) -> PathBuf {
 struct Loaded {
     name: String,
     chosen: Arc<dyn Tokenize>,
-    at_once: Arc<dyn Tokenize>,
-    fastokens: Option<Arc<dyn Tokenize>>,
     reference: Arc<dyn Tokenize>,
     words: Arc<Vec<String>>,
 }
@@ -78,9 +72,7 @@ fn with<T>(name: &str, work: impl FnOnce(&Loaded) -> T) -> T {
             let opened = tokenizer_json::open(&path).unwrap();
             *loaded = Some(Loaded {
                 name: name.to_owned(),
-                at_once: Arc::clone(&opened.choice.implementation),
-                chosen: opened.settle().choice.implementation,
-                fastokens: Fastokens::from_json(&json).ok().map(|f| Arc::new(f) as Arc<dyn Tokenize>),
+                chosen: opened.choice.implementation,
                 reference: Arc::new(HfTokenizer::from_json(&json).unwrap()),
                 words: Arc::new(words.collect()),
             });
@@ -156,16 +148,6 @@ macro_rules! lengths {
             #[divan::bench(args = NAMES, sample_size = 1)]
             fn chosen(bencher: Bencher<'_, '_>, name: &str) {
                 unseen(bencher, name, $length, |loaded| &loaded.chosen);
-            }
-
-            #[divan::bench(args = BYTE_LEVEL, sample_size = 1)]
-            fn at_once(bencher: Bencher<'_, '_>, name: &str) {
-                unseen(bencher, name, $length, |loaded| &loaded.at_once);
-            }
-
-            #[divan::bench(args = BPE, sample_size = 1)]
-            fn fastokens(bencher: Bencher<'_, '_>, name: &str) {
-                unseen(bencher, name, $length, |loaded| loaded.fastokens.as_ref().unwrap());
             }
 
             #[divan::bench(args = NAMES, sample_size = 1)]

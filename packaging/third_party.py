@@ -22,8 +22,6 @@ LICENCE_FILE = re.compile(r"(licen[cs]e|copying|unlicense|notice|copyright)", re
 NOT_A_TEXT = {".rs", ".py", ".toml", ".html", ".json", ".c", ".h", ".sh", ".yml"}
 # zstd offers two licenses. The chosen one is in LICENSE.
 NOT_CHOSEN = {"zstd/COPYING"}
-# The license of PCRE2 is only in a comment of its sources.
-IN_A_COMMENT = {"pcre2-sys": "upstream/src/pcre2_compile.c"}
 HEADER = """\
 embedding-server is under the MIT license (LICENSE). The program contains the following works, each under its own license.
 
@@ -68,9 +66,6 @@ def texts(package):
     if package["license_file"]:
         found.append(directory / package["license_file"])
     of = [path.read_text(errors="replace") for path in dict.fromkeys(found)]
-    if package["name"] in IN_A_COMMENT:
-        source = (directory / IN_A_COMMENT[package["name"]]).read_text()
-        of.append(re.search(r"/\* (PCRE is .*?)-*\n\*/", source, re.DOTALL)[1])
     return ["\n".join(line.rstrip() for line in text.splitlines()).strip("\n") for text in of]
 
 

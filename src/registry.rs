@@ -4,7 +4,7 @@ mod loading;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::builtin::{BUILTIN, open_checkpoint};
@@ -15,8 +15,6 @@ use crate::stamp::Stamp;
 use layer0::embedder::Embedder;
 use layer0::location::Location;
 use layer0::retrieval::sparse::SparseEncoder;
-use layer0_tokenizers::choose::Search;
-pub use loading::PendingTokenizers;
 
 /// The configured models.
 #[derive(Clone)]
@@ -83,14 +81,6 @@ impl Registry {
         &self.models
     }
 
-    /// Returns whether `embedder` is one of the loaded models.
-    pub fn contains(&self, embedder: &Weak<Embedder>) -> bool {
-        let is_it = |entry: &Arc<RegisteredModel>| {
-            entry.embedder().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), embedder.as_ptr()))
-        };
-        self.models.iter().any(is_it)
-    }
-
     /// Returns the IDs of the models that are not loaded yet.
     pub fn loading(&self) -> Vec<&str> {
         self.models.iter().filter(|entry| entry.embedder().is_none()).map(|entry| entry.id()).collect()
@@ -145,11 +135,11 @@ impl RegisteredModel {
     }
 
     /// Downloads the checkpoint if it is a Hub ID, opens it, and reads its table once. The result is not served before
-    /// [`RegisteredModel::publish`]. The search, if there is one, is for a faster tokenizer (see [`Embedder::start`]).
+    /// [`RegisteredModel::publish`].
     ///
     /// # Errors
     /// If the model cannot be served as configured.
-    pub fn load(&self) -> Result<(Arc<Embedder>, Option<Search>), ModelError> {
+    pub fn load(&self) -> Result<Arc<Embedder>, ModelError> {
         let started = std::time::Instant::now();
         let overrides = self.config.overrides();
         let path = Location::of(&self.config.path).directory(&overrides, &LoggedProgress)?;
@@ -162,7 +152,7 @@ impl RegisteredModel {
         }
         let (model_type, dtype, rows) =
             (checkpoint.model_type.clone(), checkpoint.table.dtype().name(), checkpoint.table.rows());
-        let (embedder, search) = Embedder::start(checkpoint, self.config.settings())?;
+        let embedder = Embedder::new(checkpoint, self.config.settings())?;
         tracing::info!(
             model = self.id(),
             path = %path.display(),
@@ -178,10 +168,10 @@ impl RegisteredModel {
         if let Some(reason) = embedder.why_cpu() {
             tracing::warn!(model = self.id(), reason, "device = \"auto\" has chosen the CPU");
         }
-        if let (None, Some(remark)) = (&search, embedder.choice().remark()) {
+        if let Some(remark) = embedder.choice().remark() {
             tracing::info!(model = self.id(), "{remark}");
         }
-        Ok((Arc::new(embedder), search))
+        Ok(Arc::new(embedder))
     }
 
     /// Makes the loaded model available to requests.

@@ -12,7 +12,7 @@ use super::progress::Bar;
 use super::refine::existing;
 use crate::builtin::open_checkpoint;
 use crate::client::Client;
-use layer0::checkpoint::{Checkpoint, Overrides};
+use layer0::checkpoint::Overrides;
 use layer0::extract::staging;
 use layer0::progress::{Progress, counted};
 use layer0_files::FileError;
@@ -108,7 +108,6 @@ pub fn run(args: &FitArgs) -> Result<String, Failure> {
     // meantime.
     existing.check(&args.out)?;
     let checkpoint = open_checkpoint(&args.checkpoint, &Overrides::default())?;
-    let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);
     }

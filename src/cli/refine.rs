@@ -10,7 +10,6 @@ use super::output::{Failure, warn};
 use super::progress::Bar;
 use super::setting_flags::OverrideFlags;
 use crate::builtin::open_checkpoint;
-use layer0::checkpoint::Checkpoint;
 use layer0::extract::staging::{self, Existing};
 use layer0_records::MaxSkipped;
 use layer0_tuning::corpus::Fields;
@@ -69,7 +68,6 @@ pub fn run(args: &RefineArgs) -> Result<String, Failure> {
     let started = Instant::now();
     let overrides = args.overrides.overrides();
     let checkpoint = open_checkpoint(&args.checkpoint, &overrides)?;
-    let checkpoint = Checkpoint { tokenizer: checkpoint.tokenizer.settle(), ..checkpoint };
     for warning in &checkpoint.warnings {
         warn(warning);
     }

@@ -118,16 +118,14 @@ async fn load(
     args: ServeArgs,
     failed: oneshot::Sender<ModelError>,
 ) {
-    let pending_tokenizers = match state.load().await {
-        Ok(pending_tokenizers) => pending_tokenizers,
-        Err(error) => {
-            let _ = failed.send(error);
-            return;
-        }
-    };
+    if let Err(error) = state.load().await {
+        let _ = failed.send(error);
+        return;
+    }
     tracing::info!("ready");
     systemd::ready();
-    tokio::spawn(async move { state.load_faster_tokenizers(pending_tokenizers).await });
+    // A reload frees the models that it replaces once nothing refers to this state any more.
+    drop(state);
     let file = args.effective().ok().and_then(|effective| effective.file);
     reload::watch(active, hangup, file.as_deref(), move || read(&args)).await;
 }

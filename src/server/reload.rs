@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::config::layers::ConfigError;
 use crate::config::{Config, settings};
-use crate::registry::{self, PendingTokenizers};
+use crate::registry;
 use crate::server::observe::metrics::{REFUSED, RELOADED};
 use crate::server::router::active::ActiveRoutes;
 use crate::server::socket::systemd;
@@ -80,12 +80,10 @@ where
         let reloaded = reload(&active, &state, read.clone()).await;
         systemd::ready();
         match reloaded {
-            Ok((next, pending_tokenizers)) => {
+            Ok(next) => {
                 next.process.metrics.reloaded(RELOADED);
                 state = next;
                 seen = stamp(&state.config, file);
-                let background_state = Arc::clone(&state);
-                tokio::spawn(async move { background_state.load_faster_tokenizers(pending_tokenizers).await });
             }
             Err(error) => {
                 state.process.metrics.reloaded(REFUSED);
@@ -100,7 +98,7 @@ async fn reload(
     active: &ActiveRoutes,
     state: &ServerState,
     read: impl Fn() -> Result<Config, ConfigError> + Send + 'static,
-) -> Result<(Arc<ServerState>, PendingTokenizers), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<Arc<ServerState>, Box<dyn std::error::Error + Send + Sync>> {
     // Reading files and their headers can be slow, and this thread also accepts connections.
     let config = tokio::task::spawn_blocking(read).await??;
     for setting in settings::needing_restart(&state.config, &config) {
@@ -108,10 +106,10 @@ async fn reload(
     }
     let next = Arc::new(state.with_config(config)?);
     let to_load = next.registry.loading().len();
-    let pending_tokenizers = next.load().await?;
+    next.load().await?;
     active.activate(&next);
     tracing::info!(models = next.registry.models().len(), loaded = to_load, "configuration reloaded");
-    Ok((next, pending_tokenizers))
+    Ok(next)
 }
 
 /// Finds models whose files were overwritten in place. The models read these files directly, so their requests are

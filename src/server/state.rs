@@ -12,22 +12,18 @@ pub mod rates;
 pub mod tls;
 pub mod tls_error;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
 use std::time::Instant;
-
-use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::config::layers::ConfigError;
 use crate::keys::{Key, Keys};
 use crate::model_error::ModelError;
-use crate::registry::{PendingTokenizers, Registry};
+use crate::registry::Registry;
 use crate::server::observe::metrics::Metrics;
 use crate::workers::Workers;
 use admission::Admission;
-use layer0::embedder::Embedder;
 use rates::{KeyLimiter, KeyUsage};
 use tls::TlsConfig;
 
@@ -60,10 +56,6 @@ pub struct ProcessState {
     pub admission: Arc<Admission>,
     /// Whether the server was asked to stop.
     pub draining: AtomicBool,
-    /// The models of the configuration that answers new requests.
-    active_models: Arc<ArcSwapOption<Registry>>,
-    /// Held while a thread loads a faster tokenizer, so that only one such thread runs at a time.
-    tokenizer_load: Arc<Mutex<()>>,
 }
 
 impl ServerState {
@@ -83,8 +75,6 @@ impl ServerState {
             metrics: Arc::default(),
             admission: Arc::default(),
             draining: AtomicBool::new(false),
-            active_models: Arc::default(),
-            tokenizer_load: Arc::default(),
         };
         Ok(Self {
             registry: Registry::new(&config),
@@ -116,26 +106,16 @@ impl ServerState {
         })
     }
 
-    /// Loads the models that are not loaded yet. Pass the result to [`ServerState::load_faster_tokenizers`].
+    /// Loads the models that are not loaded yet.
     ///
     /// # Errors
     /// The error of the first model that cannot be loaded.
-    pub async fn load(&self) -> Result<PendingTokenizers, ModelError> {
+    pub async fn load(&self) -> Result<(), ModelError> {
         self.registry.load(&self.process.workers).await
     }
 
-    /// Replaces the tokenizers of models by faster ones that take longer to load. A model that a reload has replaced in
-    /// the meantime is skipped.
-    pub async fn load_faster_tokenizers(&self, pending_tokenizers: PendingTokenizers) {
-        let active = Arc::clone(&self.process.active_models);
-        let is_wanted =
-            move |model: &Weak<Embedder>| active.load().as_ref().is_none_or(|models| models.contains(model));
-        pending_tokenizers.load(&self.process.workers, &self.process.tokenizer_load, is_wanted).await;
-    }
-
-    /// Records that this state answers new requests from now on, and warns if it lets everybody in.
+    /// Warns if this state, which answers new requests from now on, lets everybody in.
     pub(in crate::server) fn activated(&self) {
-        self.process.active_models.store(Some(Arc::new(self.registry.clone())));
         let host = &self.config.server.host;
         if !host.is_loopback() && self.keys.is_empty() {
             tracing::warn!(

@@ -73,8 +73,7 @@ impl TestApp {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let state = Arc::new(ServerState::new(config).unwrap());
-            let pending_tokenizers = state.load().await.unwrap();
-            state.load_faster_tokenizers(pending_tokenizers).await;
+            state.load().await.unwrap();
             let stopped = async {
                 let _ = stopped.await;
             };

@@ -8,7 +8,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
 pub use builder::EmbedderBuilder;
@@ -20,7 +19,7 @@ use crate::error::{Damage, EmbedError, LoadError};
 use crate::pooling::Pooling;
 use crate::pooling::place::{DeviceChoice, check_built, place};
 use layer0_tokenizers::EncodeError;
-use layer0_tokenizers::choose::{Choice, Search};
+use layer0_tokenizers::choose::Choice;
 use layer0_tokenizers::pieces::Pieces;
 use layer0_tokenizers::yield_point::{Steps, Stopped, Undisturbed, YieldPoint};
 
@@ -181,9 +180,7 @@ impl PooledTokens {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Embedder {
-    /// The tokenizer. It is replaced at most once, by one that returns the same IDs faster. Reading the field takes no
-    /// lock.
-    tokenizer: ArcSwap<Choice>,
+    tokenizer: Arc<Choice>,
     pieces: Pieces,
     pooling: Box<dyn Pooling>,
     /// The reason why [`DeviceChoice::Auto`] selected the CPU.
@@ -239,28 +236,12 @@ impl Embedder {
     }
 
     /// Creates an embedder. The function reads the whole table once, to compute the norm as one number per row and to
-    /// find rows that are not finite. It waits for the fastest tokenizer, which takes a second longer than
-    /// [`Embedder::start`] for byte-level BPE.
+    /// find rows that are not finite.
     ///
     /// # Errors
     /// Returns an error if the table is not finite, `settings` do not fit the table, or the device cannot be used.
     #[doc(hidden)]
     pub fn new(checkpoint: Checkpoint, settings: Settings) -> Result<Self, LoadError> {
-        let (embedder, search) = Self::start(checkpoint, settings)?;
-        if let Some(search) = search {
-            embedder.adopt(search.run());
-        }
-        Ok(embedder)
-    }
-
-    /// Creates an embedder like [`Embedder::new`], but with the tokenizer that loads first. If a [`Search`] for a
-    /// faster tokenizer is returned, pass its result to [`Embedder::adopt`], from any thread. The vectors stay the same
-    /// and are computed faster.
-    ///
-    /// # Errors
-    /// Returns the same errors as [`Embedder::new`].
-    #[doc(hidden)]
-    pub fn start(checkpoint: Checkpoint, settings: Settings) -> Result<(Self, Option<Search>), LoadError> {
         if let Some(map) = &checkpoint.table_source.map {
             map.guard();
         }
@@ -290,10 +271,8 @@ impl Embedder {
         let mapped = table_source.map.filter(|_| reads_the_file).map(|map| (table_source.path, map));
         let pieces = std::mem::take(&mut tokenizer.pieces);
         let pools_every_token = conventions.left_out.is_none() && tokenizer.vocabulary.max_id() < rows as u64;
-        let (choice, search) = tokenizer.split();
-        let tokenizer = ArcSwap::from_pointee(choice);
-        let embedder = Self {
-            tokenizer,
+        Ok(Self {
+            tokenizer: Arc::new(tokenizer.choice),
             pieces,
             pooling,
             why_cpu,
@@ -307,15 +286,7 @@ impl Embedder {
             prompt,
             pools_every_token,
             template: OnceLock::new(),
-        };
-        Ok((embedder, search))
-    }
-
-    /// Replaces the tokenizer by `choice`, the result of the [`Search`] that [`Embedder::start`] returned. Returns the
-    /// previous tokenizer, so that the caller decides on which thread it is freed.
-    #[doc(hidden)]
-    pub fn adopt(&self, choice: impl Into<Arc<Choice>>) -> Arc<Choice> {
-        self.tokenizer.swap(choice.into())
+        })
     }
 
     /// Returns the length of vectors for requests that do not ask for a number of dimensions.
@@ -354,7 +325,7 @@ impl Embedder {
 
     /// Returns the name of the tokenizer's implementation, for messages.
     pub fn tokenizer(&self) -> &'static str {
-        self.tokenizer.load().implementation.name()
+        self.tokenizer.implementation.name()
     }
 
     /// Returns what each token stands for in a text.
@@ -393,7 +364,7 @@ impl Embedder {
     /// Returns the tokenizer in use, with the reason why no faster one is used.
     #[doc(hidden)]
     pub fn choice(&self) -> Arc<Choice> {
-        self.tokenizer.load_full()
+        Arc::clone(&self.tokenizer)
     }
 
     /// Returns the length of the vectors for a request that asks for `requested` dimensions.
@@ -494,7 +465,7 @@ impl Embedder {
         };
         // In most languages a token has more than three bytes.
         let mut ids = Vec::with_capacity(text.len() / 3 + 4);
-        let (special, tokenizer) = (self.conventions.special_tokens, self.tokenizer.load());
+        let (special, tokenizer) = (self.conventions.special_tokens, &self.tokenizer);
         let encoded = match at.is_needed() {
             true => tokenizer.encode_in_steps(text, special, &mut ids, &Steps::new(&reached)),
             false => tokenizer.implementation.encode(text, special, &mut ids),

@@ -7,8 +7,6 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::bounds;
 use super::bytebpe::ByteBpe;
-#[cfg(feature = "fastokens")]
-use super::fastokens::Fastokens;
 use super::panics;
 use super::pieces::Pieces;
 use super::probe;
@@ -46,8 +44,6 @@ pub struct Tokenizer {
     pub pieces: Pieces,
     /// The content of the tokenizer.json, if the tokenizer was not read from a file.
     pub rebuilt: Option<Cow<'static, str>>,
-    /// The search for a faster implementation, if there are implementations that have not been tried yet.
-    search: Option<Search>,
 }
 
 /// The chosen implementation of a tokenizer.
@@ -55,25 +51,8 @@ pub struct Tokenizer {
 pub struct Choice {
     /// The implementation.
     pub implementation: Arc<dyn Tokenize>,
-    /// A slower implementation that supports steps. It tokenizes long texts if `implementation` does not support steps.
-    in_steps: Option<Arc<dyn Tokenize>>,
     /// The faster implementations that were not chosen, with the reasons.
     pub refused: Vec<Refused>,
-}
-
-/// The implementations that are still to be tried because they take longer to load than the reference. Another implementation
-/// serves in the meantime. [`Search::run`] tries them.
-#[must_use]
-#[derive(Debug)]
-#[doc(hidden)]
-pub struct Search {
-    json: Vec<u8>,
-    /// The implementation to use if no candidate gives the IDs of the reference.
-    fallback: Arc<dyn Tokenize>,
-    reference: Arc<HfTokenizer>,
-    vocabulary: Vocabulary,
-    refused: Vec<Refused>,
-    candidates: Vec<Candidate>,
 }
 
 /// An implementation that was not chosen.
@@ -97,18 +76,10 @@ struct Candidate {
 }
 
 /// The implementations that load no slower than the reference, fastest first. They are loaded at the same time as the reference.
-const AT_ONCE: &[Candidate] = &[
+const CANDIDATES: &[Candidate] = &[
     Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) },
     Candidate { name: ByteBpe::NAME, load: |json| Ok(Arc::new(ByteBpe::from_json(json)?)) },
     Candidate { name: Unigram::NAME, load: |json| Ok(Arc::new(Unigram::from_json(json)?)) },
-];
-
-/// The implementations that are left to a [`Search`]. fastokens takes a second longer to load than the reference and up to 100 MB
-/// of caches for each thread. Once its caches are filled, it is up to twice as fast as [`ByteBpe`] on English; on other languages
-/// it is about as fast.
-const LATER: &[Candidate] = &[
-    #[cfg(feature = "fastokens")]
-    Candidate { name: Fastokens::NAME, load: |json| Ok(Arc::new(Fastokens::from_json(json)?)) },
 ];
 
 /// Shows the chosen implementation and the size of the vocabulary.
@@ -122,15 +93,14 @@ impl fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a tokenizer.json. Loads the reference and the implementations that load no slower, and compares the first
-    /// implementation that can read the file with the reference on the probe texts. Implementations that take longer to load wait
-    /// for [`Tokenizer::settle`].
+    /// Reads a tokenizer.json. Loads the reference, and compares the first implementation that can read the file with the reference on
+    /// the probe texts.
     ///
     /// # Errors
     /// When the file is missing, or is not a tokenizer.json.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
         bounds::check(json)?;
-        Self::choose(json, || HfTokenizer::from_json(json), AT_ONCE, LATER)
+        Self::choose(json, || HfTokenizer::from_json(json), CANDIDATES)
     }
 
     /// Like [`Tokenizer::from_json`], for a tokenizer that was built in memory.
@@ -139,7 +109,7 @@ impl Tokenizer {
     /// When the tokenizer cannot be written as a tokenizer.json.
     pub fn from_reference(reference: HfTokenizer) -> Result<Self, TokenizerError> {
         let json = reference.to_json()?;
-        let chosen = Self::choose(json.as_bytes(), || Ok(reference), AT_ONCE, LATER)?;
+        let chosen = Self::choose(json.as_bytes(), || Ok(reference), CANDIDATES)?;
         Ok(Self { rebuilt: Some(json.into()), ..chosen })
     }
 
@@ -150,34 +120,21 @@ impl Tokenizer {
     /// When `json` is not a tokenizer.json.
     pub fn from_static_json(json: &'static str) -> Result<Self, TokenizerError> {
         if let Ok((implementation, vocabulary, pieces)) = Unigram::with_vocabulary(json.as_bytes()) {
-            let choice = Choice::new(Arc::new(implementation), None, Vec::new());
-            return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()), search: None });
+            let choice = Choice { implementation: Arc::new(implementation), refused: Vec::new() };
+            return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()) });
         }
         let reference = || HfTokenizer::from_json(json.as_bytes());
-        let chosen = Self::choose(json.as_bytes(), reference, AT_ONCE, LATER)?;
+        let chosen = Self::choose(json.as_bytes(), reference, CANDIDATES)?;
         Ok(Self { rebuilt: Some(json.into()), ..chosen })
-    }
-
-    /// Runs the search for a faster implementation, if there is one. This may take seconds.
-    #[must_use]
-    pub fn settle(self) -> Self {
-        let Self { choice, search, .. } = self;
-        Self { choice: search.map_or(choice, Search::run), search: None, ..self }
-    }
-
-    /// Returns the current choice, and the search that [`Tokenizer::settle`] would run.
-    pub fn split(self) -> (Choice, Option<Search>) {
-        (self.choice, self.search)
     }
 
     fn choose(
         json: &[u8],
         reference: impl FnOnce() -> Result<HfTokenizer, TokenizerError> + Send,
-        at_once: &[Candidate],
-        later: &[Candidate],
+        candidates: &[Candidate],
     ) -> Result<Self, TokenizerError> {
         let mut refused = Vec::new();
-        let mut candidates = at_once.iter().copied();
+        let mut candidates = candidates.iter().copied();
         let (reference, candidate) = thread::scope(|scope| {
             let reference = scope.spawn(|| panics::catch(reference));
             let candidate = first(&mut candidates, json, &mut refused);
@@ -190,55 +147,12 @@ impl Tokenizer {
         })?;
         let (vocabulary, pieces) = (reference.vocabulary(), reference.pieces());
         let found = agreeing(candidate, candidates, json, &reference, &vocabulary, &mut refused);
-        let search_on = found.as_ref().is_none_or(|found| found.name() == ByteBpe::NAME);
-        let reference = Arc::new(reference);
-        let implementation = found.unwrap_or_else(|| Arc::clone(&reference) as Arc<dyn Tokenize>);
-        let search = (search_on && !later.is_empty()).then(|| Search {
-            json: json.to_owned(),
-            fallback: Arc::clone(&implementation),
-            reference,
-            vocabulary: vocabulary.clone(),
-            refused: refused.clone(),
-            candidates: later.to_owned(),
-        });
-        let choice = Choice::new(implementation, None, refused);
-        Ok(Self { choice, vocabulary, pieces, rebuilt: None, search })
-    }
-}
-
-impl Search {
-    /// Returns the fastest implementation that gives the IDs of the reference, or the current one if no candidate does.
-    pub fn run(mut self) -> Choice {
-        let mut candidates = std::mem::take(&mut self.candidates).into_iter();
-        let candidate = first(&mut candidates, &self.json, &mut self.refused);
-        self.choose(candidate, candidates)
-    }
-
-    /// Like [`Search::run`], but stops early and returns `None` once `is_wanted` returns false.
-    pub fn run_while(mut self, is_wanted: impl Fn() -> bool) -> Option<Choice> {
-        if !is_wanted() {
-            return None;
-        }
-        let mut candidates = std::mem::take(&mut self.candidates).into_iter();
-        let candidate = first(&mut candidates, &self.json, &mut self.refused);
-        is_wanted().then(|| self.choose(candidate, candidates))
-    }
-
-    fn choose(mut self, candidate: Option<Arc<dyn Tokenize>>, candidates: impl Iterator<Item = Candidate>) -> Choice {
-        let found = agreeing(candidate, candidates, &self.json, &self.reference, &self.vocabulary, &mut self.refused);
-        match found {
-            Some(found) => Choice::new(found, Some(self.fallback), self.refused),
-            None => Choice::new(self.fallback, None, self.refused),
-        }
+        let implementation = found.unwrap_or_else(|| Arc::new(reference));
+        Ok(Self { choice: Choice { implementation, refused }, vocabulary, pieces, rebuilt: None })
     }
 }
 
 impl Choice {
-    fn new(implementation: Arc<dyn Tokenize>, slower: Option<Arc<dyn Tokenize>>, refused: Vec<Refused>) -> Self {
-        let in_steps = slower.filter(|slower| slower.takes_steps() && !implementation.takes_steps());
-        Self { implementation, in_steps, refused }
-    }
-
     /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
     /// between.
     ///
@@ -254,10 +168,9 @@ impl Choice {
         if text.len() <= long::LONG {
             return self.implementation.encode(text, special, ids);
         }
-        let able = self.in_steps.as_ref().unwrap_or(&self.implementation);
-        match able.takes_steps() {
-            true => able.encode_in_steps(text, special, ids, steps),
-            false => long::encode_beside(able, text, special, ids, steps),
+        match self.implementation.takes_steps() {
+            true => self.implementation.encode_in_steps(text, special, ids, steps),
+            false => long::encode_beside(&self.implementation, text, special, ids, steps),
         }
     }
 
@@ -347,18 +260,10 @@ mod tests {
         Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/checkpoints/llama/tokenizer.json"))
     }
 
-    /// Chooses with the candidate loaded at once and loaded later: both must give the same result.
     fn choose(load: Load) -> Choice {
         let json = std::fs::read(path()).unwrap();
-        let reference = || HfTokenizer::from_json(&json);
         let candidates = [Candidate { name: "wrong", load }];
-        let at_once = Tokenizer::choose(&json, reference, &candidates, &[]).unwrap().choice;
-        let later = Tokenizer::choose(&json, reference, &[], &candidates).unwrap();
-        assert_eq!((later.choice.implementation.name(), &later.choice.refused), ("tokenizers", &Vec::new()));
-        let later = later.settle().choice;
-        assert_eq!(later.refused, at_once.refused);
-        assert_eq!(later.implementation.name(), at_once.implementation.name());
-        later
+        Tokenizer::choose(&json, || HfTokenizer::from_json(&json), &candidates).unwrap().choice
     }
 
     fn wrong(json: &[u8], trigger: &'static str) -> Result<Arc<dyn Tokenize>, String> {
@@ -385,7 +290,7 @@ mod tests {
         assert_eq!((refused.reason.as_str(), refused.differs), ("panicked: cannot do it", true));
     }
 
-    /// An implementation without steps runs on a separate thread, unless a slower implementation supports steps.
+    /// An implementation without steps runs on a separate thread.
     #[test]
     fn long_texts_take_steps_whatever_tokenizes_them() {
         use crate::yield_point::Stopped;
@@ -393,8 +298,8 @@ mod tests {
         let text = "hello world, 안녕 ".repeat(20_000);
         let stepless = choose(|json| wrong(json, "not in any probe text"));
         let able: Arc<dyn Tokenize> = Arc::new(SentencePieceBpe::from_json(&json).unwrap());
-        let both = Choice::new(Arc::clone(&stepless.implementation), Some(able), Vec::new());
-        for choice in [stepless, both] {
+        let able = Choice { implementation: able, refused: Vec::new() };
+        for choice in [stepless, able] {
             let (mut expected, mut found) = (Vec::new(), Vec::new());
             choice.implementation.encode(&text, true, &mut expected).unwrap();
             let steps = std::cell::Cell::new(0);
@@ -413,19 +318,6 @@ mod tests {
             expected.clear();
             choice.implementation.encode("hello", false, &mut expected).unwrap();
             assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn a_search_that_is_no_longer_wanted_ends_before_its_next_step() {
-        let json = std::fs::read(path()).unwrap();
-        let candidates = [Candidate { name: "wrong", load: |json| wrong(json, "not in any probe text") }];
-        for (looks, found) in [(0, false), (1, false), (2, true)] {
-            let reference = || HfTokenizer::from_json(&json);
-            let search = Tokenizer::choose(&json, reference, &[], &candidates).unwrap().split().1.unwrap();
-            let looked = std::cell::Cell::new(0);
-            let choice = search.run_while(|| looked.replace(looked.get() + 1) < looks);
-            assert_eq!((choice.is_some(), looked.get()), (found, (looks + 1).min(2)));
         }
     }
 

@@ -22,9 +22,6 @@ mod bpe;
 pub mod bytebpe;
 pub mod choose;
 mod error;
-#[cfg(feature = "fastokens")]
-#[doc(hidden)]
-pub mod fastokens;
 mod json;
 #[doc(hidden)]
 pub mod large_pages;

@@ -115,7 +115,7 @@ impl Embedder {
         let template = self.template.get_or_init(|| {
             let mut ids = Vec::new();
             // A tokenizer that fails on an empty text is treated as one without a template.
-            let _ = self.tokenizer.load().implementation.encode("", self.conventions.special_tokens, &mut ids);
+            let _ = self.tokenizer.implementation.encode("", self.conventions.special_tokens, &mut ids);
             ids.retain(|&id| (id as usize) < self.rows && Some(id) != self.conventions.left_out);
             ids
         });
