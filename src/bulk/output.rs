@@ -52,6 +52,14 @@ impl OutputFormat {
         }
     }
 
+    /// Returns whether numbers are written as decimals. Such files are several times as large, and have no data type of numbers.
+    pub const fn is_text(self) -> bool {
+        match self {
+            Self::Jsonl => true,
+            Self::Parquet | Self::Npy | Self::Safetensors => false,
+        }
+    }
+
     /// Returns the format of files with this extension.
     pub fn from_extension(extension: &str) -> Option<Self> {
         let named = Self::ALL.into_iter().find(|format| format.name() == extension);
@@ -118,7 +126,10 @@ impl Layout {
 
     /// Tells whether the output holds the records beside the vectors.
     pub fn writes_records(&self) -> bool {
-        matches!(self.format, OutputFormat::Jsonl | OutputFormat::Parquet)
+        match self.format {
+            OutputFormat::Jsonl | OutputFormat::Parquet => true,
+            OutputFormat::Npy | OutputFormat::Safetensors => false,
+        }
     }
 
     /// Returns JSON lines: each record is a JSON object, to which its vector is added.

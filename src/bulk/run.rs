@@ -177,7 +177,7 @@ impl<'a> Run<'a> {
 
     fn limits(&self) -> Limits {
         let layout = &self.options.layout;
-        let vectors = if layout.format == OutputFormat::Jsonl { CHUNK_JSON } else { CHUNK_VECTORS };
+        let vectors = if layout.format.is_text() { CHUNK_JSON } else { CHUNK_VECTORS };
         Limits { rows: (vectors / (4 * layout.dimensions)).clamp(1, CHUNK_ROWS), bytes: CHUNK_TEXT }
     }
 

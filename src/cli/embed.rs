@@ -168,7 +168,7 @@ fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failu
     if output.is_none() && format != OutputFormat::Jsonl {
         return Err("standard output takes JSON lines only: give --output FILE".into());
     }
-    if format == OutputFormat::Jsonl && args.embedding_dtype == FloatType::Float16 {
+    if format.is_text() && args.embedding_dtype == FloatType::Float16 {
         return Err("--embedding-dtype is for Parquet, npy and safetensors; JSON's numbers have no size".into());
     }
     if format == OutputFormat::Npy && args.sparse.is_some() {

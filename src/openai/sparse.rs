@@ -44,7 +44,7 @@ impl InputType {
 }
 
 /// The response of POST /v1/sparse-embeddings.
-// `server/write.rs` writes the bytes of this response without creating these types.
+// `server/response/write.rs` writes the bytes of this response without creating these types.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",

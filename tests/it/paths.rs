@@ -73,6 +73,24 @@ fn paths_may_lack_v1_begin_with_openai_or_end_in_a_slash() {
     assert!(counted.iter().all(|route| known.contains(&route.as_str()) || route == "/metrics"), "{counted:?}");
 }
 
+/// What a description lists, clients may also call without `/v1`, and the documentation lists it too.
+#[test]
+fn every_described_path_works_without_v1_and_is_documented() {
+    let app = start(|_| {});
+    let described = app.get("/openapi.json").body;
+    let paths = described["paths"].as_object().unwrap();
+    let documentation = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/api.md")).unwrap();
+    assert!(paths.len() > 10);
+    for (path, operations) in paths {
+        let segment = path.trim_start_matches("/v1").split('{').next().unwrap().trim_end_matches('/');
+        assert!(documentation.contains(segment), "docs/api.md does not mention {path}");
+        let Some(short) = path.strip_prefix("/v1").filter(|path| !path.contains('{')) else { continue };
+        let method = operations.as_object().unwrap().keys().next().unwrap();
+        let status = if method == "post" { post(&app, short).status } else { app.get(short).status };
+        assert!(![404, 405].contains(&status), "{short} answers {status}, and {path} is described");
+    }
+}
+
 #[test]
 fn cors_applies_to_every_spelling_of_a_path() {
     let app = start(|_| {});

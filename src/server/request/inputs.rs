@@ -1,5 +1,4 @@
-//! Resolves the model of a request and tokenizes its inputs, for all three POST routes (embeddings, tokenize,
-//! similarity).
+//! Resolves the model of a request and tokenizes its inputs, for every route that has inputs.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -88,21 +88,8 @@ fn describe_keys(api: &mut Value, protected: &[String]) {
     }
 }
 
-/// JSON pointers to the model names in the examples of the schemas.
-const MODELS_IN_EXAMPLES: [&str; 12] = [
-    "CreateEmbeddingRequest/example/model",
-    "CreateEmbeddingResponse/example/model",
-    "CreateTokensRequest/example/model",
-    "CreateTokensResponse/example/model",
-    "CreateSimilarityRequest/example/model",
-    "CreateSimilarityResponse/example/model",
-    "CreateRerankRequest/example/model",
-    "CreateRerankResponse/example/model",
-    "CreateSparseEmbeddingRequest/example/model",
-    "CreateSparseEmbeddingResponse/example/model",
-    "Model/example/id",
-    "ListModelsResponse/example/data/0/id",
-];
+/// JSON pointers to the names of models in the example of a schema.
+const MODELS_IN_EXAMPLES: [&str; 2] = ["/example/model", "/example/data/0/id"];
 
 /// Returns the description for this server: its examples name the default model, and its schemas have the server's
 /// limits and those of the models that are loaded. Without a known API key, on a server that has keys, the examples
@@ -110,9 +97,12 @@ const MODELS_IN_EXAMPLES: [&str; 12] = [
 pub fn description(mut api: Value, state: &ServerState, context: &RequestContext) -> JsonResponse<Bytes> {
     let may_see_names = context.may_see_names();
     let model = json!(if may_see_names { state.config.default_model() } else { DEFAULT_MODEL_ID });
-    for pointer in MODELS_IN_EXAMPLES {
-        if let Some(name) = api.pointer_mut(&format!("/components/schemas/{pointer}")) {
-            *name = model.clone();
+    for (name, schema) in api.pointer_mut("/components/schemas").and_then(Value::as_object_mut).into_iter().flatten() {
+        let of_model = (name == "Model").then_some("/example/id");
+        for pointer in MODELS_IN_EXAMPLES.into_iter().chain(of_model) {
+            if let Some(name) = schema.pointer_mut(pointer) {
+                *name = model.clone();
+            }
         }
     }
     if let Some(Value::Object(paths)) = api.get_mut("paths") {
