@@ -29,7 +29,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    #[cfg(feature = "bulk")]
     pub fn run(error: impl Display) -> Self {
         Self::Run(error.to_string())
     }
