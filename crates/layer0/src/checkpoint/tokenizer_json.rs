@@ -5,6 +5,7 @@ use std::path::Path;
 
 use layer0_files::json::{self, NonFinite};
 use layer0_tokenizers::TokenizerError;
+use layer0_tokenizers::bounds;
 use layer0_tokenizers::choose::Tokenizer;
 use layer0_tokenizers::reference::HfTokenizer;
 
@@ -27,7 +28,11 @@ pub fn reference(checkpoint: &Checkpoint) -> Result<HfTokenizer, LoadError> {
     let path = &checkpoint.tokenizer_path;
     match &checkpoint.tokenizer.rebuilt {
         Some(json) => HfTokenizer::from_json(json.as_bytes()).map_err(|error| load_error(path, &error)),
-        None => read(path, HfTokenizer::from_json),
+        None => read(path, |json| {
+            // The file may have changed since it was opened.
+            bounds::check(json)?;
+            HfTokenizer::from_json(json)
+        }),
     }
 }
 
