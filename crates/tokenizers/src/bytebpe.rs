@@ -230,10 +230,6 @@ fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Resu
 }
 
 impl Tokenize for ByteBpe {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        self.encode_in_steps(text, special, ids, &Steps::unlimited())
-    }
-
     fn encode_in_steps(
         &self,
         text: &str,

@@ -75,7 +75,7 @@ struct Candidate {
     load: Load,
 }
 
-/// The implementations that load no slower than the reference, fastest first. They are loaded at the same time as the reference.
+/// The implementations of this crate, which are tried in this order. They are loaded at the same time as the reference.
 const CANDIDATES: &[Candidate] = &[
     Candidate { name: SentencePieceBpe::NAME, load: |json| Ok(Arc::new(SentencePieceBpe::from_json(json)?)) },
     Candidate { name: ByteBpe::NAME, load: |json| Ok(Arc::new(ByteBpe::from_json(json)?)) },
@@ -97,7 +97,7 @@ impl Tokenizer {
     /// the probe texts.
     ///
     /// # Errors
-    /// When the file is missing, or is not a tokenizer.json.
+    /// When `json` is not a tokenizer.json, or asks for more memory or work than the length of a text explains.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizerError> {
         bounds::check(json)?;
         Self::choose(json, || HfTokenizer::from_json(json), CANDIDATES)
@@ -243,7 +243,13 @@ mod tests {
     }
 
     impl Tokenize for Wrong {
-        fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        fn encode_in_steps(
+            &self,
+            text: &str,
+            special: bool,
+            ids: &mut Vec<u32>,
+            _steps: &Steps<'_>,
+        ) -> Result<(), EncodeError> {
             assert!(!self.trigger.is_empty(), "cannot do it");
             if text.contains(self.trigger) {
                 ids.push(0);

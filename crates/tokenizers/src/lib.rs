@@ -53,7 +53,9 @@ pub trait Tokenize: Send + Sync {
     ///
     /// # Errors
     /// When the tokenizer has neither a token for a part of the text nor an unknown token.
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError>;
+    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+        self.encode_in_steps(text, special, ids, &Steps::unlimited())
+    }
 
     /// Like [`Tokenize::encode`], for texts that may take seconds: `steps` is called regularly, so that other work can run in
     /// between or the work can be stopped.
@@ -65,10 +67,8 @@ pub trait Tokenize: Send + Sync {
         text: &str,
         special: bool,
         ids: &mut Vec<u32>,
-        _steps: &Steps<'_>,
-    ) -> Result<(), EncodeError> {
-        self.encode(text, special, ids)
-    }
+        steps: &Steps<'_>,
+    ) -> Result<(), EncodeError>;
 
     /// Returns whether [`Tokenize::encode_in_steps`] calls `steps` while it works, and not only at the end.
     fn takes_steps(&self) -> bool {

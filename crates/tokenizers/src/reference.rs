@@ -8,6 +8,7 @@ use super::panics;
 use super::pieces::{Pieces, Spelling};
 use super::{AddedToken, EncodeError, Tokenize, Vocabulary};
 use crate::TokenizerError;
+use crate::yield_point::Steps;
 
 /// The tokenizer of the `tokenizers` library.
 pub struct HfTokenizer(tokenizers::Tokenizer);
@@ -20,7 +21,13 @@ impl fmt::Debug for HfTokenizer {
 }
 
 impl Tokenize for HfTokenizer {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
+    fn encode_in_steps(
+        &self,
+        text: &str,
+        special: bool,
+        ids: &mut Vec<u32>,
+        _steps: &Steps<'_>,
+    ) -> Result<(), EncodeError> {
         let encoding = self.0.encode_fast(text, special).map_err(|e| EncodeError::Failed(e.to_string()))?;
         ids.extend_from_slice(encoding.get_ids());
         Ok(())

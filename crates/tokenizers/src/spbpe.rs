@@ -186,10 +186,6 @@ impl Alphabet for Characters {
 const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
 
 impl Tokenize for SentencePieceBpe {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        self.encode_in_steps(text, special, ids, &Steps::unlimited())
-    }
-
     fn encode_in_steps(
         &self,
         text: &str,

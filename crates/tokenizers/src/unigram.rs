@@ -222,10 +222,6 @@ fn spelled<'d>(
 }
 
 impl Tokenize for Unigram {
-    fn encode(&self, text: &str, special: bool, ids: &mut Vec<u32>) -> Result<(), EncodeError> {
-        self.encode_in_steps(text, special, ids, &Steps::unlimited())
-    }
-
     fn encode_in_steps(
         &self,
         text: &str,
