@@ -1,13 +1,15 @@
 //! Runs a server inside the test process on a free port, and gives access to the committed checkpoints.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use embedding_server::config::{Config, ModelConfig};
 use embedding_server::server::{self, ServerState};
 use layer0::pooling::place::DeviceChoice;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -110,6 +112,39 @@ impl TestApp {
 
     pub fn get(&self, path: &str) -> Answer {
         Answer::read(agent().get(self.url(path)).call().unwrap())
+    }
+
+    /// Returns the value of a metric. `name` includes the labels.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = agent().get(self.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect(&text).parse().unwrap()
+    }
+
+    /// Sends `body` to `path` twice at the same time, waits until more than `weight` bytes are in flight, and asserts that small requests are
+    /// answered before both end. Then asserts that their work ends when their clients disconnect.
+    pub fn assert_that_large_requests_yield(&self, path: &str, body: &str, weight: f64) {
+        let in_flight = || self.metric("embedding_server_bytes_in_flight");
+        let wait = |what: &dyn Fn() -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while !what() {
+                assert!(Instant::now() < deadline);
+                std::thread::yield_now();
+            }
+        };
+        let begin = || {
+            let mut stream = TcpStream::connect(&self.address).unwrap();
+            let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n");
+            write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+            stream
+        };
+        let clients = [begin(), begin()];
+        wait(&|| in_flight() > weight);
+        for _ in 0..20 {
+            assert_eq!(self.embed(&json!({"input": "word ".repeat(300)})).status, 200);
+        }
+        assert!(in_flight() > 0.0, "the small requests waited for the large ones");
+        drop(clients);
+        wait(&|| in_flight() == 0.0);
     }
 
     /// Returns the vectors of a request that must succeed.

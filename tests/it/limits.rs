@@ -10,15 +10,10 @@ use embedding_server::config::ModelConfig;
 use embedding_server::config::units::{ByteCount, Seconds};
 use serde_json::{Value, json};
 
-use crate::common::{TestApp, agent};
+use crate::common::TestApp;
 use crate::models;
 
 const SHORT: Seconds = Seconds(Duration::from_millis(300));
-
-fn metric(app: &TestApp, name: &str) -> f64 {
-    let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect(&text).parse().unwrap()
-}
 
 fn wait(what: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -64,7 +59,7 @@ impl Held {
             stream.get_mut().write_all(end.as_bytes()).unwrap();
             rest(stream)
         });
-        wait(|| metric(app, "embedding_server_bytes_in_flight") >= length as f64 - 2.0);
+        wait(|| app.metric("embedding_server_bytes_in_flight") >= length as f64 - 2.0);
         Self { go_on, thread }
     }
 
@@ -105,10 +100,10 @@ fn requests_over_the_in_flight_budget_are_refused_in_every_shape_until_there_is_
     let answer = held.finish();
     assert!(answer.contains("HTTP/1.1 200"), "{answer}");
     // This request is larger than the limit, and the only one.
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+    wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
     for body in shapes(20) {
         assert_eq!(app.embed(&body).status, 200);
-        wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+        wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
     }
 }
 
@@ -133,7 +128,7 @@ fn a_body_that_has_stopped_arriving_is_abandoned_to_make_room() {
     let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(20_000));
     let mut stopped = in_flight(&app, 19_000);
     stopped.get_mut().write_all(&[b' '; 18_000]).unwrap();
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 18_000.0);
+    wait(|| app.metric("embedding_server_bytes_in_flight") == 18_000.0);
     wait(|| app.embed(&json!({"input": "a"})).status == 200);
     let answer = rest(stopped);
     assert!(answer.contains("HTTP/1.1 408"), "{answer}");
@@ -239,7 +234,7 @@ fn a_body_that_does_not_arrive_in_time_is_answered_with_408() {
     stream.get_mut().write_all(b"{").unwrap();
     let answer = rest(stream);
     assert!(answer.contains("HTTP/1.1 408") && answer.contains("request_timeout"), "{answer}");
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+    wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
 }
 
 #[test]
@@ -285,11 +280,11 @@ fn the_work_for_a_disconnected_client_is_dropped() {
     let app = TestApp::start(|c| c.server.threads = 1);
     let texts: Vec<String> = (0..2048).map(|i| format!("{i} words of a text ").repeat(120)).collect();
     let stream = send(&app, "/v1/embeddings", &json!({"input": texts}));
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") > 4e6);
+    wait(|| app.metric("embedding_server_bytes_in_flight") > 4e6);
     drop(stream);
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
-    assert_eq!(metric(&app, "embedding_server_queue_depth"), 0.0);
-    assert_eq!(metric(&app, "embedding_server_inputs_total{model=\"text-embedding-3-small\"}"), 0.0);
+    wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
+    assert_eq!(app.metric("embedding_server_queue_depth"), 0.0);
+    assert_eq!(app.metric("embedding_server_inputs_total{model=\"text-embedding-3-small\"}"), 0.0);
     assert_eq!(app.embed(&json!({"input": "a"})).status, 200);
 }
 
@@ -309,7 +304,7 @@ fn unread_responses_are_abandoned_to_make_room() {
         } else {
             (0..3).map(|_| send(&app, "/v1/embeddings", &body)).collect()
         };
-        wait(|| metric(&app, "embedding_server_bytes_in_flight") > f64::from(24 << 20));
+        wait(|| app.metric("embedding_server_bytes_in_flight") > f64::from(24 << 20));
         wait(|| app.embed(&body).status == 200);
     }
 }
@@ -343,9 +338,9 @@ fn a_client_that_does_not_read_its_response_is_disconnected() {
         c.server.request_timeout = Seconds(Duration::from_secs(5));
     });
     let _stream = send(&app, "/v1/similarity", &json!({"input": batch(2048), "dimensions": 2}));
-    wait(|| metric(&app, "embedding_server_bytes_in_flight") > 0.0);
+    wait(|| app.metric("embedding_server_bytes_in_flight") > 0.0);
     let deadline = Instant::now() + Duration::from_secs(60);
-    while metric(&app, "embedding_server_bytes_in_flight") > 0.0 {
+    while app.metric("embedding_server_bytes_in_flight") > 0.0 {
         assert!(Instant::now() < deadline);
         std::thread::yield_now();
     }
@@ -368,13 +363,13 @@ fn a_long_text_yields_to_small_requests_and_ends_with_its_client() {
             stream
         };
         let clients = [begin(&app), begin(&app)];
-        wait(|| metric(&app, "embedding_server_bytes_in_flight") > (16 << 20) as f64);
+        wait(|| app.metric("embedding_server_bytes_in_flight") > (16 << 20) as f64);
         // This is more text than is tokenized on the socket thread.
         for _ in 0..20 {
             assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
         }
         drop(clients);
-        wait(|| metric(&app, "embedding_server_bytes_in_flight") == 0.0);
+        wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
         assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
     }
 }

@@ -1,9 +1,5 @@
 //! POST /v1/rerank: the shapes of its requests and responses, and what it refuses.
 
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
-
 use embedding_server::config::ModelConfig;
 use embedding_server::keys::ApiKeys;
 use embedding_server::openai::{CreateRerankResponse, CreateSimilarityResponse};
@@ -176,34 +172,9 @@ fn a_large_request_yields_to_small_ones_and_ends_with_its_client() {
         c.server.threads = 2;
         c.models = vec![ModelConfig::new("m", checkpoint("llama"))];
     });
-    let in_flight = || {
-        let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix("embedding_server_bytes_in_flight "));
-        value.unwrap().parse::<f64>().unwrap()
-    };
-    let wait = |what: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !what() {
-            assert!(Instant::now() < deadline);
-            std::thread::yield_now();
-        }
-    };
     let document = "hello world a b c ".repeat(1 << 15);
     let long = json!({"query": document, "documents": vec![&document; 16]}).to_string();
-    let begin = || {
-        let mut stream = TcpStream::connect(&app.address).unwrap();
-        let head = "POST /v1/rerank HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-        write!(stream, "{head}content-length: {}\r\n\r\n{long}", long.len()).unwrap();
-        stream
-    };
-    let clients = [begin(), begin()];
-    wait(&|| in_flight() > (16 << 20) as f64);
-    for _ in 0..20 {
-        assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
-    }
-    assert!(in_flight() > 0.0, "the small requests waited for the large ones");
-    drop(clients);
-    wait(&|| in_flight() == 0.0);
+    app.assert_that_large_requests_yield("/v1/rerank", &long, (16 << 20) as f64);
 }
 
 #[test]

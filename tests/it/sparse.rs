@@ -1,9 +1,6 @@
 //! POST /v1/sparse-embeddings and POST /embed_sparse: their vectors, their forms, and what they refuse.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use embedding_server::config::ModelConfig;
 use embedding_server::keys::ApiKeys;
@@ -192,34 +189,9 @@ fn a_large_request_yields_to_small_ones_and_ends_with_its_client() {
         c.server.threads = 2;
         c.models = vec![ModelConfig::new("m", "builtin:default")];
     });
-    let in_flight = || {
-        let text = agent().get(app.url("/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix("embedding_server_bytes_in_flight "));
-        value.unwrap().parse::<f64>().unwrap()
-    };
-    let wait = |what: &dyn Fn() -> bool| {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !what() {
-            assert!(Instant::now() < deadline);
-            std::thread::yield_now();
-        }
-    };
     // Token IDs of all kinds, so that no query's neighbors are known from another.
     let query = |i: u32| (0..200).map(|j| format!(" {}", (i * 200 + j) * 7919 % 1_000_003)).collect::<String>();
     let queries: Vec<String> = (0..1000).map(query).collect();
     let body = json!({"input": queries, "input_type": "query"}).to_string();
-    let begin = || {
-        let mut stream = TcpStream::connect(&app.address).unwrap();
-        let head = "POST /v1/sparse-embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-        write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
-        stream
-    };
-    let clients = [begin(), begin()];
-    wait(&|| in_flight() > 1e6);
-    for _ in 0..20 {
-        assert_eq!(app.embed(&json!({"input": "word ".repeat(300)})).status, 200);
-    }
-    assert!(in_flight() > 0.0, "the small requests waited for the large ones");
-    drop(clients);
-    wait(&|| in_flight() == 0.0);
+    app.assert_that_large_requests_yield("/v1/sparse-embeddings", &body, 1e6);
 }
