@@ -106,6 +106,11 @@ impl ServerState {
         })
     }
 
+    /// Returns the compute threads. Tests occupy them to decide when the work of a request begins.
+    pub fn workers(&self) -> &Arc<Workers> {
+        &self.process.workers
+    }
+
     /// Loads the models that are not loaded yet.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use embedding_server::config::{Config, ModelConfig};
 use embedding_server::server::{self, ServerState};
+use embedding_server::workers::{Slices, Workers};
 use layer0::pooling::place::DeviceChoice;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -54,6 +56,7 @@ pub fn copy_of(name: &str) -> tempfile::TempDir {
 /// A running server, which stops when it is dropped.
 pub struct TestApp {
     pub address: String,
+    workers: Arc<Workers>,
     runtime: Option<Runtime>,
     stop: Option<oneshot::Sender<()>>,
 }
@@ -71,18 +74,19 @@ impl TestApp {
         config.validate().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let address = runtime.block_on(async {
+        let (address, workers) = runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let state = Arc::new(ServerState::new(config).unwrap());
             state.load().await.unwrap();
+            let workers = Arc::clone(state.workers());
             let stopped = async {
                 let _ = stopped.await;
             };
             tokio::spawn(server::serve(listener, state, stopped, std::future::pending()));
-            address
+            (address, workers)
         });
-        Self { address, runtime: Some(runtime), stop: Some(stop) }
+        Self { address, workers, runtime: Some(runtime), stop: Some(stop) }
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -120,6 +124,23 @@ impl TestApp {
         text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).expect(&text).parse().unwrap()
     }
 
+    /// Occupies all compute threads, so that no work of a request begins before the returned value is dropped.
+    pub fn occupy_workers(&self) -> OccupiedWorkers {
+        let threads = self.workers.threads();
+        let (release, released) = channel::<()>();
+        let (start, started) = channel();
+        let released = Mutex::new(released);
+        let slices = self.workers.run(threads, move |_| {
+            start.send(()).unwrap();
+            // The other end sends nothing. It is dropped to release the threads.
+            let _ = released.lock().unwrap().recv();
+        });
+        for _ in 0..threads {
+            started.recv().unwrap();
+        }
+        OccupiedWorkers { _slices: slices, _release: release }
+    }
+
     /// Sends `body` to `path` twice at the same time, waits until more than `weight` bytes are in flight, and asserts that small requests are
     /// answered before both end. Then asserts that their work ends when their clients disconnect.
     pub fn assert_that_large_requests_yield(&self, path: &str, body: &str, weight: f64) {
@@ -137,14 +158,17 @@ impl TestApp {
             write!(stream, "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
             stream
         };
+        let occupied = self.occupy_workers();
         let clients = [begin(), begin()];
         wait(&|| in_flight() > weight);
+        drop(occupied);
         for _ in 0..20 {
             assert_eq!(self.embed(&json!({"input": "word ".repeat(300)})).status, 200);
         }
         assert!(in_flight() > 0.0, "the small requests waited for the large ones");
         drop(clients);
         wait(&|| in_flight() == 0.0);
+        assert_eq!(self.embed(&json!({"input": "word ".repeat(300)})).status, 200);
     }
 
     /// Returns the vectors of a request that must succeed.
@@ -153,6 +177,12 @@ impl TestApp {
         assert_eq!(answer.status, 200, "{body}: {}", answer.body);
         answer.vectors()
     }
+}
+
+/// The compute threads of a server, which do nothing until this is dropped.
+pub struct OccupiedWorkers {
+    _slices: Slices<()>,
+    _release: Sender<()>,
 }
 
 impl Drop for TestApp {
