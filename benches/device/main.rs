@@ -65,7 +65,8 @@ fn main() {
     let mut out = vec![0.0; texts * dimensions];
     for dtype in [TableDtype::Bf16, TableDtype::F16, TableDtype::F32, TableDtype::Int8, TableDtype::Int4] {
         let (table, norm) = model(rows, dimensions, dtype);
-        let pooling = place(choice, Some(0), table.clone(), norm.clone()).map_err(|e| e.problem).unwrap().0;
+        let pooling =
+            place(choice, Some(0), CpuPooling::new(table.clone(), norm.clone())).map_err(|e| e.problem).unwrap().0;
         let cpu = CpuPooling::new(table, norm);
         for pooling in [&*pooling, &cpu] {
             let time = rounds(|| pooling.mean(&ids, dimensions, black_box(&mut out)).unwrap());

@@ -47,8 +47,13 @@ pub fn run(args: &ExtractArgs) -> Result<String, Failure> {
     }
     let source: Box<dyn Source> = if gguf::is_gguf(&dir) {
         let source = GgufSource::open(&dir, &overrides)?;
-        // The remaining overrides were applied when the source was opened, so only these two are passed on.
-        overrides = Overrides { config: overrides.config, tokenizer: overrides.tokenizer, ..Overrides::default() };
+        // The overrides of tensors and of the norm were applied when the source was opened, so only the others are passed on.
+        overrides = Overrides {
+            config: overrides.config,
+            tokenizer: overrides.tokenizer,
+            token_count_exponent: overrides.token_count_exponent,
+            ..Overrides::default()
+        };
         Box::new(source)
     } else {
         Box::new(LocalSource::open(&dir, origin)?)

@@ -64,6 +64,13 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         "the plain mean"
     };
     lines.push(("vectors", format!("{length}; the template's special tokens are {pooled}")));
+    let exponent = checkpoint.conventions.token_count_exponent;
+    let counts = if exponent == 1.0 {
+        "every occurrence of a token counts".to_owned()
+    } else {
+        format!("a token that occurs n times weighs n^{exponent}")
+    };
+    lines.push(("token counts", counts));
     lines.extend(checkpoint.prompt.iter().map(|prompt| ("prompt", format!("{prompt:?} is put before each text"))));
     lines.extend(checkpoint.remarks.iter().map(|remark| ("remark", remark.clone())));
     lines.extend(checkpoint.warnings.iter().map(|warning| ("warning", warning.clone())));

@@ -127,6 +127,14 @@ declare_settings! {
             unset: "the model's own",
             example: "1.0",
         }
+        /// The exponent of token counts, from 0 to 1. A token that occurs n times in a text weighs n to this power in the
+        /// mean of the text's tokens. 1: every occurrence counts. 0: every distinct token counts once.
+        token_count_exponent: Option<f64> {
+            check: Number { least: 0.0, most: 1.0 },
+            flag: Flag::new("--token-count-exponent", "EXPONENT"),
+            unset: "the model's own, which is 1 unless its config.json says otherwise",
+            example: "0.7",
+        }
         /// The name of the tensor that holds the embedding table.
         embedding_tensor: Option<String> {
             check: Name,
@@ -182,6 +190,7 @@ impl ModelConfig {
             embedding_scale: self.embedding_scale,
             embedding_tensor: self.embedding_tensor.clone(),
             norm_tensor: self.norm_tensor.clone(),
+            token_count_exponent: self.token_count_exponent,
         }
     }
 }

@@ -211,7 +211,8 @@ fn a_real_device_makes_the_cpus_vectors() {
             let (table, norm) = model(&mut rng, dtype, rows, dimensions);
             // With this mapping, the scales are indexed by token ID and the numbers by row.
             let table = table.with_mapping((0..rows as u32).rev().collect()).unwrap();
-            let (device, _) = place(choice, Some(0), table.clone(), norm.clone()).map_err(|e| e.problem).unwrap();
+            let (device, _) =
+                place(choice, Some(0), CpuPooling::new(table.clone(), norm.clone())).map_err(|e| e.problem).unwrap();
             assert!(!device.reads_the_table(), "{}", device.device());
             let cpu = CpuPooling::new(table, norm);
             for lengths in [vec![0, 1, 500, 9000, 0, 3], vec![2; if dimensions < 100 { 5000 } else { 200 }], vec![]] {

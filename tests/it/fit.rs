@@ -25,6 +25,7 @@ struct Case {
     held_out_share: f64,
     texts: usize,
     held_out: usize,
+    token_count_exponent: f64,
     rows: Vec<Vec<f32>>,
     cosine_before: f64,
     cosine_after: f64,
@@ -74,8 +75,9 @@ fn rows(fitted: &Fitted<'_>) -> Vec<Vec<f32>> {
 
 #[test]
 fn rows_equal_the_formulas_in_float64() {
-    let source = table();
     for case in golden() {
+        let overrides = Overrides { token_count_exponent: Some(case.token_count_exponent), ..Overrides::default() };
+        let source = Checkpoint::open(&fixtures("refined").join("table"), &overrides).unwrap();
         let options =
             Options { gamma: case.gamma, lambda: Some(case.lambda), steps: 100, dimensions: Some(case.dimensions) };
         for (file, tolerance) in [("vectors.npy", 2e-4), ("vectors.jsonl", 2e-4), ("vectors-f2.npy", 2e-2)] {

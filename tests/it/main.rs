@@ -57,6 +57,7 @@ mod teacher;
 mod texts;
 #[cfg(feature = "tls")]
 mod tls;
+mod token_counts;
 mod tokenize;
 mod tools;
 mod unix_socket;

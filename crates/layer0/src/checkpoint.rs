@@ -57,6 +57,8 @@ pub struct Overrides {
     pub embedding_tensor: Option<String>,
     /// The name of the tensor of the final norm's weight.
     pub norm_tensor: Option<String>,
+    /// The exponent of token counts: see [`Conventions::token_count_exponent`].
+    pub token_count_exponent: Option<f64>,
 }
 
 /// The format of a checkpoint.
@@ -91,8 +93,8 @@ impl Kind {
     }
 }
 
-/// How the library that saves this kind of checkpoint treats a text. The user's settings take precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How the checkpoint, or the library that saves this kind of checkpoint, treats a text. The user's settings take precedence.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Conventions {
     /// Whether the special tokens of the tokenizer's template are pooled.
     pub special_tokens: bool,
@@ -100,12 +102,16 @@ pub struct Conventions {
     pub normalize: bool,
     /// A token that is never pooled. Model2Vec leaves out the unknown token.
     pub left_out: Option<u32>,
+    /// The exponent of token counts, from 0 to 1. A token that occurs `n` times in a text weighs `n` to this power in the mean of the text's
+    /// tokens. 1 is the plain mean. config.json sets it for refined, fitted and extracted checkpoints.
+    pub token_count_exponent: f64,
 }
 
 impl Conventions {
     /// The conventions of LLM checkpoints: the tokens are those of the transformers library, and vectors have length 1
     /// as OpenAI's have.
-    pub const TRANSFORMERS: Self = Self { special_tokens: true, normalize: true, left_out: None };
+    pub const TRANSFORMERS: Self =
+        Self { special_tokens: true, normalize: true, left_out: None, token_count_exponent: 1.0 };
 }
 
 /// The tensor that a table was read from.
@@ -186,7 +192,7 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError`] says which file is at fault, what was expected, and, if an override helps, which one.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
-        map::guarded(|| Self::open_kind(path, overrides))
+        map::guarded(|| Self::open_kind(path, overrides)?.overridden(overrides))
     }
 
     /// Checks that the table's file is still whole. A caller that has read the table calls this method before it uses
@@ -200,11 +206,20 @@ impl Checkpoint {
 
     fn open_kind(path: &Path, overrides: &Overrides) -> Result<Self, LoadError> {
         match Source::of(path, overrides)? {
-            Source::Refined { dimensions } => refined::open(path, dimensions, overrides),
+            Source::Refined(header) => refined::open(path, &header, overrides),
             Source::Static(found) => found.open(path, overrides),
             Source::HuggingFace => hf::open(path, overrides),
             Source::Gguf => gguf::open(path, overrides),
         }
+    }
+
+    /// Returns the checkpoint with the conventions that the user sets.
+    fn overridden(mut self, overrides: &Overrides) -> Result<Self, LoadError> {
+        if let Some(exponent) = overrides.token_count_exponent {
+            check_token_count_exponent(&self.path, exponent)?;
+            self.conventions.token_count_exponent = exponent;
+        }
+        Ok(self)
     }
 
     /// Returns the norm as one number per row. The method reads the whole table once, on `threads` threads.
@@ -222,9 +237,21 @@ impl Checkpoint {
     }
 }
 
+/// Checks an exponent of token counts, which is written in the file `path` or set for the checkpoint `path`.
+///
+/// # Errors
+/// Returns an error unless the exponent is a number from 0 to 1.
+fn check_token_count_exponent(path: &Path, exponent: f64) -> Result<(), LoadError> {
+    if (0.0..=1.0).contains(&exponent) {
+        return Ok(());
+    }
+    Err(LoadError::setting(path, format!("cannot have token_count_exponent = {exponent}"))
+        .expected("between 0 (every distinct token counts once) and 1 (every occurrence counts)"))
+}
+
 /// The format of the files at a path.
 enum Source {
-    Refined { dimensions: usize },
+    Refined(refined::Header),
     Static(StaticTable),
     HuggingFace,
     Gguf,
@@ -258,8 +285,8 @@ impl Source {
         }
         // This check comes before the others: a refined directory whose table holds floats is a Model2Vec directory as
         // well.
-        if let Some(dimensions) = refined::recognize(path, overrides)? {
-            return Ok(Self::Refined { dimensions });
+        if let Some(header) = refined::recognize(path, overrides)? {
+            return Ok(Self::Refined(header));
         }
         Ok(static_table::recognize(path, overrides)?.map_or(Self::HuggingFace, Self::Static))
     }

@@ -16,8 +16,8 @@ use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{Damage, EmbedError, LoadError};
-use crate::pooling::Pooling;
 use crate::pooling::place::{DeviceChoice, check_built, place};
+use crate::pooling::{CpuPooling, Pooling};
 use layer0_tokenizers::EncodeError;
 use layer0_tokenizers::choose::Choice;
 use layer0_tokenizers::pieces::Pieces;
@@ -261,7 +261,8 @@ impl Embedder {
         let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
-        let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, table, collapsed)
+        let cpu = CpuPooling::new(table, collapsed).with_token_count_exponent(conventions.token_count_exponent);
+        let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, cpu)
             .map_err(|why| LoadError::device(&path, why.problem).remedy(why.remedy))?;
         check()?;
         if let Some(map) = &table_source.map {

@@ -48,6 +48,7 @@ pub mod hub;
 pub mod location;
 #[doc(hidden)]
 pub mod norm;
+mod places;
 #[doc(hidden)]
 pub mod pooling;
 pub mod progress;

@@ -1,6 +1,7 @@
 //! Mean pooling: from token IDs to vectors.
 
 mod compare;
+mod counts;
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -10,6 +11,7 @@ pub mod kernel;
 pub mod place;
 
 pub use compare::Comparison;
+pub use counts::CountWeights;
 pub use cpu::CpuPooling;
 #[cfg(feature = "candle")]
 pub use device::DevicePooling;

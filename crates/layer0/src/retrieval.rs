@@ -33,7 +33,6 @@
 //! ```
 
 pub mod lexical;
-mod places;
 mod similar;
 pub mod soft;
 mod spans;

@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! F0  the checkpoint's rows [V x d0], scaled to a mean square of 1 over the tokens that occur in the corpus
-//! X   the texts' token counts [N x V], each row scaled so that its prediction X F0 has length 1
+//! X   the texts' token counts to the power p [N x V], each row scaled so that its prediction X F0 has length 1
 //! Y   the teacher's vectors [N x d] of length 1;  U diag(v) U^T is their covariance, v in descending order
 //! Z   unit( (Y - mean) U[:, :k] diag(v + 1e-3 * mean(v))^(-gamma/2) )
 //! M   argmin |X F0 M - Z|^2 + 1e-3 (N / d0) |M|^2         one linear map
 //! D   argmin |X (F0 M + D) - Z|^2 + lambda |D|^2          conjugate gradients; zero for tokens that the corpus lacks
 //! F   F0 M + D
 //! ```
+//!
+//! `p` is the checkpoint's exponent of token counts, which is 1 for most. The fitted table keeps it.
 //!
 //! As in `refine`, the vector of a text is the sum of the rows of `F` of its tokens, scaled to length 1, and the
 //! columns are ordered by `v`.
@@ -150,7 +152,7 @@ impl Source<'_> {
         vector
     }
 
-    /// Writes the mean of the rows of `ids` to `out`.
+    /// Writes the weighted mean of the rows of `ids` to `out`.
     fn mean(&self, ids: &[u32], out: &mut [f32]) {
         // Pooling on the CPU cannot fail.
         let _ = self.pooling.mean(&[ids], out.len(), out);
@@ -187,7 +189,8 @@ pub fn fit<'a>(
 ) -> Result<Fitted<'a>, FitError> {
     check(checkpoint, corpus, options)?;
     let threads = rayon::current_num_threads();
-    let pooling = CpuPooling::new(checkpoint.table.clone(), checkpoint.collapsed_norm(threads)?);
+    let pooling = CpuPooling::new(checkpoint.table.clone(), checkpoint.collapsed_norm(threads)?)
+        .with_token_count_exponent(checkpoint.conventions.token_count_exponent);
     let read = texts::read(checkpoint, corpus, teacher, scratch, progress)?;
     let counts = &read.counts;
     let held_out = counts.held_out();
@@ -302,7 +305,7 @@ fn linear_map(
                 for x in row {
                     *x = (f64::from(*x) * weight) as f32;
                 }
-                (inverse / ids.len().max(1) as f64) as f32
+                (inverse / counts.text(text).total().max(1.0)) as f32
             })
             .collect();
         scales.extend(found);

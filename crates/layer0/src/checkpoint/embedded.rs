@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use super::map::Map;
 use super::weights::Weights;
 use super::{Checkpoint, Overrides, open_tokenizer, refined, tokenizer_json};
@@ -23,18 +21,9 @@ pub struct EmbeddedCheckpoint {
     pub weights: &'static [u8],
 }
 
-#[derive(Deserialize)]
-struct Config {
-    refined: Shape,
-}
-
-#[derive(Deserialize)]
-struct Shape {
-    dimensions: usize,
-}
-
 impl EmbeddedCheckpoint {
-    /// Opens the checkpoint. Only the tokenizer override applies: a refined table has no norm and no scale to override.
+    /// Opens the checkpoint. Only the overrides of the tokenizer and of the token counts apply: a refined table has no norm and no scale to
+    /// override.
     ///
     /// # Errors
     /// Returns an error if the user's tokenizer cannot be read or has another vocabulary, or if the program was built
@@ -49,17 +38,17 @@ impl EmbeddedCheckpoint {
                 (tokenizer.map_err(|error| tokenizer_json::load_error(path, &error))?, PathBuf::from(path))
             }
         };
-        refined::join(path, self.dimensions()?, &weights, tokenizer)
+        refined::join(path, &self.header()?, &weights, tokenizer)?.overridden(overrides)
     }
 
-    /// Returns the number of columns of the table.
+    /// Returns what config.json says about the table.
     ///
     /// # Errors
     /// Returns an error if the program was built with a config.json that is not one.
-    pub fn dimensions(&self) -> Result<usize, LoadError> {
-        let config: Config = serde_json::from_str(self.config).map_err(|e| {
+    pub fn header(&self) -> Result<refined::Header, LoadError> {
+        let config: refined::Config = serde_json::from_str(self.config).map_err(|e| {
             LoadError::malformed(self.name, format!("was built with a config.json that is not one: {e}"))
         })?;
-        Ok(config.refined.dimensions)
+        Ok(config.refined)
     }
 }

@@ -19,6 +19,7 @@ struct Parts {
     table: EmbeddingTable,
     norm: FinalNorm,
     norm_source: Option<String>,
+    token_count_exponent: Option<f64>,
     warnings: Vec<String>,
 }
 
@@ -27,7 +28,9 @@ struct Parts {
 /// # Errors
 /// Returns an error if a file or tensor is missing or broken, or if the model type is not known.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    let Parts { config, tensor, table, norm, norm_source, mut warnings } = Parts::read(path, overrides)?;
+    let Parts { config, tensor, table, norm, norm_source, token_count_exponent, mut warnings } =
+        Parts::read(path, overrides)?;
+    let conventions = Conventions::TRANSFORMERS;
     warnings.extend(prompt::default_prompt(path)?.map(|prompt| prompt::ignored(&prompt)));
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
     let mut remarks = Vec::new();
@@ -42,7 +45,10 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         norm_source,
         tokenizer,
         tokenizer_path,
-        conventions: Conventions::TRANSFORMERS,
+        conventions: Conventions {
+            token_count_exponent: token_count_exponent.unwrap_or(conventions.token_count_exponent),
+            ..conventions
+        },
         prompt: None,
         warnings,
         remarks,
@@ -76,7 +82,8 @@ impl Parts {
         let warnings = family.warnings(&config, overrides);
         let embedding_scale = overrides.embedding_scale.unwrap_or(scale);
         let norm = FinalNorm { embedding_scale, embedding_norm, norm, row_weights: None };
-        Ok(Self { config, tensor, table, norm, norm_source, warnings })
+        let token_count_exponent = overrides.token_count_exponent;
+        Ok(Self { config, tensor, table, norm, norm_source, token_count_exponent, warnings })
     }
 }
 

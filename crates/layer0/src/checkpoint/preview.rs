@@ -25,9 +25,9 @@ impl Checkpoint {
         }
         let source = Source::of(path, overrides)?;
         let (dimensions, tokenizer_dir) = match &source {
-            Source::Refined { dimensions } => {
-                super::refined::check(path, *dimensions)?;
-                (*dimensions, Some(path))
+            Source::Refined(header) => {
+                super::refined::check(path, header)?;
+                (header.dimensions, Some(path))
             }
             Source::Static(found) => (found.dimensions(path, overrides)?, Some(found.dir())),
             Source::HuggingFace => (hf::dimensions(path, overrides)?, Some(path)),
@@ -45,7 +45,7 @@ impl EmbeddedCheckpoint {
     /// Returns the errors of [`EmbeddedCheckpoint::open`] that can be found without reading the tokenizer and the table.
     pub fn preview(&self, overrides: &Overrides) -> Result<Preview, LoadError> {
         check_tokenizer(Path::new(self.name), None, overrides)?;
-        Ok(Preview { dimensions: self.dimensions()? })
+        Ok(Preview { dimensions: self.header()?.dimensions })
     }
 }
 

@@ -8,16 +8,19 @@
 //!   four bits, each stored plus 8.
 //! * `scales`: F32 `[rows]`, the step size of each row, for I8 and U8.
 //!
-//! The rows already include the norm, the token weights and the whitening.
+//! The rows already include the norm, the token weights and the whitening. The object `refined` holds `dimensions` and, unless it is 1,
+//! `token_count_exponent` (see [`Conventions`]); everything else in it is a record of how the table was made.
 
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::weights::{StoredTensor, Weights};
-use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
+use super::{
+    Checkpoint, Conventions, Kind, Overrides, TableSource, check_token_count_exponent, check_vocabulary, open_tokenizer,
+};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
@@ -30,23 +33,33 @@ pub const SCALES: &str = "scales";
 /// The key of config.json that identifies the refined format. It also records what the table was fitted on.
 pub const KEY: &str = "refined";
 
-#[derive(Deserialize)]
-struct Config {
-    refined: Refined,
-}
+/// The key of [`Header::token_count_exponent`].
+pub const TOKEN_COUNT_EXPONENT: &str = "token_count_exponent";
 
 #[derive(Deserialize)]
-struct Refined {
-    dimensions: usize,
-    #[serde(flatten)]
-    _provenance: Map<String, Value>,
+pub(super) struct Config {
+    pub refined: Header,
 }
 
-/// Returns the number of dimensions of the table in `path` if its config.json says that the checkpoint is refined.
+/// What config.json says about the table.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct Header {
+    /// The number of columns.
+    pub dimensions: usize,
+    /// The exponent of token counts that the table was made for: see [`Conventions::token_count_exponent`].
+    #[serde(default = "one")]
+    pub token_count_exponent: f64,
+}
+
+const fn one() -> f64 {
+    1.0
+}
+
+/// Returns what config.json says about the table in `path` if it says that the checkpoint is refined.
 ///
 /// # Errors
 /// Returns an error if config.json has the key but its value is not understood.
-pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, LoadError> {
+pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<Header>, LoadError> {
     let config_path = overrides.config.clone().unwrap_or_else(|| path.join("config.json"));
     // The reader of ordinary checkpoints reports a file that is missing or broken.
     let Ok(text) = files::read(&config_path) else { return Ok(None) };
@@ -58,25 +71,26 @@ pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<usize>, Lo
         LoadError::malformed(&config_path, format!("has {KEY:?}, but {e}"))
             .expected("the config.json that `embedding-server refine` wrote")
     })?;
-    Ok(Some(config.refined.dimensions))
+    check_token_count_exponent(&config_path, config.refined.token_count_exponent)?;
+    Ok(Some(config.refined))
 }
 
-/// Opens the checkpoint `path`, in which [`recognize`] found a table with this number of dimensions.
+/// Opens the checkpoint `path`, in which [`recognize`] found a table.
 ///
 /// # Errors
 /// Returns an error if a part is missing or does not fit.
-pub fn open(path: &Path, dimensions: usize, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
+pub fn open(path: &Path, header: &Header, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
     let weights = Weights::open(path)?;
     let tokenizer = open_tokenizer(path, overrides)?;
-    join(path, dimensions, &weights, tokenizer)
+    join(path, header, &weights, tokenizer)
 }
 
 /// Checks the parts of the checkpoint that can be read quickly: all except the tokenizer and the numbers of the table.
 ///
 /// # Errors
 /// Returns an error if the table is missing or does not fit.
-pub fn check(path: &Path, dimensions: usize) -> Result<(), LoadError> {
-    read_table(&Weights::open(path)?, dimensions).map(|_| ())
+pub fn check(path: &Path, header: &Header) -> Result<(), LoadError> {
+    read_table(&Weights::open(path)?, header.dimensions).map(|_| ())
 }
 
 /// Builds a refined table from its parts, wherever they are stored.
@@ -85,11 +99,11 @@ pub fn check(path: &Path, dimensions: usize) -> Result<(), LoadError> {
 /// Returns an error if the parts do not fit each other.
 pub(super) fn join(
     path: &Path,
-    dimensions: usize,
+    header: &Header,
     weights: &Weights,
     (tokenizer, tokenizer_path): (Tokenizer, PathBuf),
 ) -> Result<Checkpoint, LoadError> {
-    let (table, table_source) = read_table(weights, dimensions)?;
+    let (table, table_source) = read_table(weights, header.dimensions)?;
     let mut remarks = Vec::new();
     check_vocabulary(&tokenizer.vocabulary, &table, &table_source.name, &tokenizer_path, &mut remarks)?;
     Ok(Checkpoint {
@@ -108,7 +122,12 @@ pub(super) fn join(
         tokenizer,
         tokenizer_path,
         prompt: None,
-        conventions: Conventions { special_tokens: false, normalize: true, left_out: None },
+        conventions: Conventions {
+            special_tokens: false,
+            normalize: true,
+            left_out: None,
+            token_count_exponent: header.token_count_exponent,
+        },
         warnings: Vec::new(),
         remarks,
     })

@@ -224,7 +224,7 @@ impl StaticTable {
     /// also leaves out the unknown token.
     fn conventions(&self, vocabulary: &Vocabulary) -> Conventions {
         let left_out = if self.kind == Kind::Model2Vec { vocabulary.unknown } else { None };
-        Conventions { special_tokens: false, normalize: self.normalize, left_out }
+        Conventions { special_tokens: false, normalize: self.normalize, left_out, ..Conventions::TRANSFORMERS }
     }
 
     fn refuse_norms(&self, path: &Path, overrides: &Overrides) -> Result<(), LoadError> {

@@ -73,6 +73,23 @@ impl EmbedderBuilder {
         self
     }
 
+    /// Sets the exponent of token counts, from 0 to 1: a token that occurs `n` times in a text weighs `n` to this power. The default is what the
+    /// checkpoint says, which is 1 for most: the vector is the mean of the tokens.
+    ///
+    /// ```
+    /// # use layer0::Embedder;
+    /// # let path = "../../tests/fixtures/checkpoints/llama";
+    /// // With the exponent 0, every distinct token counts once, and a text that is repeated has the same vector.
+    /// let embedder = Embedder::builder(path).token_count_exponent(0.0).open()?;
+    /// let vectors = embedder.embed(&["hello hello", "hello hello hello"])?;
+    /// assert_eq!(vectors[0], vectors[1]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn token_count_exponent(mut self, exponent: f64) -> Self {
+        self.overrides.token_count_exponent = Some(exponent);
+        self
+    }
+
     /// Sets the meaning of token IDs in place of a text. The default is cl100k_base, as in OpenAI's API.
     pub const fn token_input(mut self, token_input: TokenInput) -> Self {
         self.settings.token_input = token_input;

@@ -1,5 +1,6 @@
 //! Pooling on the CPU: gathers rows from the table as stored, scales them and adds them.
 
+use super::counts::{CountWeights, WeightedTokens};
 use super::kernel::{self, GROUP, Kernel};
 use super::{Comparison, Pooling};
 use crate::error::EmbedError;
@@ -16,12 +17,25 @@ const GROUPS_OF_A_BLOCK: usize = 32;
 pub struct CpuPooling {
     pub(super) table: EmbeddingTable,
     pub(super) norm: CollapsedNorm,
+    counts: CountWeights,
     kernel: Kernel,
 }
 
 impl CpuPooling {
     pub fn new(table: EmbeddingTable, norm: CollapsedNorm) -> Self {
-        Self { table, norm, kernel: kernel::best() }
+        Self { table, norm, counts: CountWeights::default(), kernel: kernel::best() }
+    }
+
+    /// Returns the same pooling with an exponent of token counts: a token that occurs `n` times in a text weighs `n^exponent`. The exponent
+    /// is 1 otherwise.
+    #[must_use]
+    pub fn with_token_count_exponent(self, exponent: f64) -> Self {
+        Self { counts: CountWeights::new(exponent), ..self }
+    }
+
+    /// Returns the setting that only the CPU supports, with its value, or `None` if a device computes the same vectors.
+    pub(super) fn only_on_the_cpu(&self) -> Option<String> {
+        (!self.counts.is_linear()).then(|| format!("token_count_exponent = {}", self.counts.exponent()))
     }
 
     /// Returns the same pooling with another kernel, to compare kernels.
@@ -29,17 +43,28 @@ impl CpuPooling {
         Self { kernel, ..self }
     }
 
-    /// Writes the mean of one text to `out`.
-    fn mean_of(&self, ids: &[u32], out: &mut [f32], at: &dyn YieldPoint) -> Result<(), Stopped> {
+    /// Calls `f` with the tokens of one text and their weights.
+    fn weigh<R>(
+        &self,
+        ids: &[u32],
+        at: &dyn YieldPoint,
+        f: impl FnOnce(&WeightedTokens<'_>) -> Result<R, Stopped>,
+    ) -> Result<R, Stopped> {
+        self.counts.weigh(ids, self.table.rows(), at, f)
+    }
+
+    /// Writes the weighted mean of the tokens of one text to `out`.
+    fn mean_of(&self, tokens: &WeightedTokens<'_>, out: &mut [f32], at: &dyn YieldPoint) -> Result<(), Stopped> {
         out.fill(0.0);
         // The sums of the blocks before the one in `out`.
         let mut totals: Vec<f64> = Vec::new();
         let mut in_block = 0;
-        let mut groups = ids.chunks(GROUP);
-        let mut next = groups.next().map_or_else(Rows::default, |ids| self.rows(ids));
+        let (mut groups, mut weights) = (tokens.ids.chunks(GROUP), tokens.weights.chunks(GROUP));
+        let mut group = || groups.next().map_or_else(Rows::default, |ids| self.rows(ids, weights.next()));
+        let mut next = group();
         while !next.is_empty() {
             let rows = next;
-            next = groups.next().map_or_else(Rows::default, |ids| self.rows(ids));
+            next = group();
             let (now, scales) = rows.get();
             self.kernel.add(self.table.dtype(), now, scales, next.get().0, out);
             in_block += 1;
@@ -52,44 +77,82 @@ impl CpuPooling {
                 at.reached()?;
             }
         }
-        let mut share = 1.0 / ids.len().max(1) as f32;
+        let mut share = 1.0 / tokens.total.max(1.0) as f32;
         if !totals.is_empty() {
             for (total, sum) in totals.iter().zip(&mut *out) {
-                *sum = ((total + f64::from(*sum)) / ids.len() as f64) as f32;
+                *sum = ((total + f64::from(*sum)) / tokens.total) as f32;
             }
             share = 1.0;
         }
         self.kernel.order(self.table.dtype(), out);
-        self.finish(ids, share, out);
+        self.finish(tokens, share, out);
         Ok(())
     }
 
-    /// Returns the mean of each correction's scalars, with its direction.
-    fn corrections(&self, ids: &[u32]) -> impl Iterator<Item = (f64, &[f32])> {
-        let count = ids.len().max(1) as f64;
-        self.norm.corrections.iter().map(move |correction| {
-            let numbers = ids.iter().filter_map(|&id| correction.per_row.get(id as usize));
-            (numbers.map(|&c| f64::from(c)).sum::<f64>() / count, correction.direction.as_slice())
+    /// Returns the weighted mean of each correction's scalars, with its direction.
+    fn corrections<'a>(&'a self, tokens: &'a WeightedTokens<'_>) -> impl Iterator<Item = (f64, &'a [f32])> {
+        self.norm.corrections.iter().map(|correction| {
+            let weighted =
+                |(id, weight): (u32, f32)| Some(f64::from(weight) * f64::from(*correction.per_row.get(id as usize)?));
+            let sum = tokens.iter().filter_map(weighted).sum::<f64>();
+            (sum / tokens.total.max(1.0), correction.direction.as_slice())
         })
     }
 
-    /// Returns the rows and scales of up to [`GROUP`] IDs. An ID past the table gives an empty row.
-    fn rows(&self, ids: &[u32]) -> Rows<'_> {
+    /// Returns the rows of up to [`GROUP`] IDs with their scales, which are multiplied by the weights if there are any. An ID past the table
+    /// gives an empty row.
+    fn rows(&self, ids: &[u32], weights: Option<&[f32]>) -> Rows<'_> {
         let mut rows = Rows { count: ids.len().min(GROUP), ..Rows::default() };
         for ((row, scale), &id) in rows.rows.iter_mut().zip(&mut rows.scales).zip(ids) {
             *row = self.table.row(id).unwrap_or_default();
             *scale = self.norm.scale.get(id as usize).copied().unwrap_or_default();
         }
+        for (scale, weight) in rows.scales.iter_mut().zip(weights.unwrap_or_default()) {
+            *scale *= weight;
+        }
         rows
     }
 
+    /// Returns the weighted mean of the tokens of one text, computed in f64.
+    fn exact_mean_of(
+        &self,
+        tokens: &WeightedTokens<'_>,
+        dimensions: usize,
+        at: &dyn YieldPoint,
+    ) -> Result<Vec<f64>, Stopped> {
+        let mut totals = vec![0.0f64; dimensions];
+        let mut row = vec![0.0f32; dimensions];
+        for (index, (id, weight)) in (1..).zip(tokens.iter()) {
+            let scale = f64::from(self.norm.scale.get(id as usize).copied().unwrap_or_default()) * f64::from(weight);
+            for_each(self.table.dtype(), self.table.row(id).unwrap_or_default(), &mut row, |to, x| *to = x);
+            for (total, &x) in totals.iter_mut().zip(&row) {
+                *total += scale * f64::from(x);
+            }
+            if index % (GROUP * GROUPS_OF_A_BLOCK) == 0 || index == tokens.ids.len() {
+                at.reached()?;
+            }
+        }
+        for (total, &weight) in totals.iter_mut().zip(&self.norm.weight) {
+            *total = *total / tokens.total.max(1.0) * f64::from(weight);
+        }
+        for (mean, direction) in self.corrections(tokens) {
+            for (total, &direction) in totals.iter_mut().zip(direction) {
+                *total += mean * f64::from(direction);
+            }
+        }
+        for (total, &b) in totals.iter_mut().zip(self.norm.bias.iter().flatten()) {
+            *total += f64::from(b);
+        }
+        Ok(totals)
+    }
+
     /// Turns sums into the mean: multiplies by `share` and the norm's weight, and adds the corrections and the bias.
-    fn finish(&self, ids: &[u32], share: f32, out: &mut [f32]) {
-        if ids.is_empty() {
+    fn finish(&self, tokens: &WeightedTokens<'_>, share: f32, out: &mut [f32]) {
+        if tokens.ids.is_empty() {
             return;
         }
         self.kernel.weigh(out, &self.norm.weight, share);
-        for (mean, direction) in self.corrections(ids) {
+        for (mean, direction) in self.corrections(tokens) {
             let mean = mean as f32;
             for (x, direction) in out.iter_mut().zip(direction) {
                 *x += mean * direction;
@@ -132,37 +195,13 @@ impl Pooling for CpuPooling {
         at: &dyn YieldPoint,
     ) -> Result<(), EmbedError> {
         for (ids, out) in texts.iter().zip(out.chunks_mut(dimensions.max(1))) {
-            self.mean_of(ids, out, at)?;
+            self.weigh(ids, at, |tokens| self.mean_of(tokens, out, at))?;
         }
         Ok(())
     }
 
     fn exact_mean(&self, ids: &[u32], dimensions: usize, at: &dyn YieldPoint) -> Result<Option<Vec<f64>>, Stopped> {
-        let mut totals = vec![0.0f64; dimensions];
-        let mut row = vec![0.0f32; dimensions];
-        for ids in ids.chunks(GROUP * GROUPS_OF_A_BLOCK) {
-            for &id in ids {
-                let scale = f64::from(self.norm.scale.get(id as usize).copied().unwrap_or_default());
-                for_each(self.table.dtype(), self.table.row(id).unwrap_or_default(), &mut row, |to, x| *to = x);
-                for (total, &x) in totals.iter_mut().zip(&row) {
-                    *total += scale * f64::from(x);
-                }
-            }
-            at.reached()?;
-        }
-        let count = ids.len().max(1) as f64;
-        for (total, &weight) in totals.iter_mut().zip(&self.norm.weight) {
-            *total = *total / count * f64::from(weight);
-        }
-        for (mean, direction) in self.corrections(ids) {
-            for (total, &direction) in totals.iter_mut().zip(direction) {
-                *total += mean * f64::from(direction);
-            }
-        }
-        for (total, &b) in totals.iter_mut().zip(self.norm.bias.iter().flatten()) {
-            *total += f64::from(b);
-        }
-        Ok(Some(totals))
+        self.weigh(ids, at, |tokens| self.exact_mean_of(tokens, dimensions, at)).map(Some)
     }
 
     fn comparison(&self, ids: &[u32]) -> Option<Comparison<'_>> {
@@ -180,6 +219,8 @@ impl Pooling for CpuPooling {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::norm::Correction;
     use crate::pooling::normalize;
@@ -231,13 +272,101 @@ mod tests {
         let ids: Vec<u32> = (0..256).map(|_| rng.u32(..9)).collect();
         let mut sums = vec![0.0; WIDTH];
         for ids in ids.chunks(GROUP) {
-            let rows = pooling.rows(ids);
+            let rows = pooling.rows(ids, None);
             pooling.kernel.add(TableDtype::F32, rows.get().0, rows.get().1, &[], &mut sums);
         }
         let expected: Vec<f32> = sums.iter().map(|x| x * (1.7 * (1.0 / 256.0)) + 0.3).collect();
         let mut found = vec![0.0; WIDTH];
         pooling.mean(&[&ids], WIDTH, &mut found).unwrap();
         assert_eq!(found, expected);
+    }
+
+    /// The mean as a loop over the IDs of one text, in the order in which it was defined before tokens had weights.
+    fn plain_mean(pooling: &CpuPooling, ids: &[u32]) -> Vec<f32> {
+        let (mut totals, mut sums) = (vec![0.0f64; WIDTH], vec![0.0f32; WIDTH]);
+        let blocks: Vec<&[u32]> = ids.chunks(GROUP * GROUPS_OF_A_BLOCK).collect();
+        for (i, block) in blocks.iter().enumerate() {
+            for ids in block.chunks(GROUP) {
+                let rows: Vec<&[u8]> = ids.iter().map(|&id| pooling.table.row(id).unwrap()).collect();
+                let scales: Vec<f32> = ids.iter().map(|&id| pooling.norm.scale[id as usize]).collect();
+                pooling.kernel.add(TableDtype::F32, &rows, &scales, &[], &mut sums);
+            }
+            if i + 1 < blocks.len() {
+                totals.iter_mut().zip(&mut sums).for_each(|(total, sum)| *total += f64::from(std::mem::take(sum)));
+            }
+        }
+        let mut share = 1.0 / ids.len() as f32;
+        if blocks.len() > 1 {
+            sums = totals.iter().zip(&sums).map(|(t, s)| ((t + f64::from(*s)) / ids.len() as f64) as f32).collect();
+            share = 1.0;
+        }
+        let correction = &pooling.norm.corrections[0];
+        let along = ids.iter().map(|&id| f64::from(correction.per_row[id as usize])).sum::<f64>() / ids.len() as f64;
+        let finished = |(x, direction): (&f32, &f32)| x * (1.7 * share) + along as f32 * direction + 0.3;
+        sums.iter().zip(&correction.direction).map(finished).collect()
+    }
+
+    #[test]
+    fn the_exponent_one_gives_the_bits_of_the_plain_mean() {
+        let mut rng = fastrand::Rng::with_seed(13);
+        let correction = Correction { per_row: random(9, &mut rng), direction: random(WIDTH, &mut rng) };
+        let pooling = pooling(&random(9 * WIDTH, &mut rng), vec![correction]).with_token_count_exponent(1.0);
+        for length in [1, 2, 7, 8, 9, 127, 128, 129, 256, 257, 512, 513, 3000] {
+            let ids: Vec<u32> = (0..length).map(|_| rng.u32(..9)).collect();
+            let mut found = vec![9.0; WIDTH];
+            pooling.mean(&[&ids], WIDTH, &mut found).unwrap();
+            assert_eq!(found, plain_mean(&pooling, &ids), "{length}");
+        }
+    }
+
+    proptest! {
+        /// The weighted mean by its definition, in f64, on every kernel, for short texts and for long ones, alone and in a batch.
+        #[test]
+        fn tokens_weigh_a_power_of_their_counts(
+            seed in any::<u64>(), length in prop_oneof![1usize..40, 100usize..400], rows in 1u32..60,
+            exponent in prop_oneof![Just(0.0), Just(0.5), Just(0.7), Just(1.0), 0.0f64..1.0],
+        ) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let numbers = random(rows as usize * WIDTH, &mut rng);
+            let correction = Correction { per_row: random(rows as usize, &mut rng), direction: random(WIDTH, &mut rng) };
+            let ids: Vec<u32> = (0..length).map(|_| rng.u32(..rows)).collect();
+            let mut counts = vec![0u32; rows as usize];
+            ids.iter().for_each(|&id| counts[id as usize] += 1);
+            let weights: Vec<f64> =
+                counts.iter().map(|&n| if n == 0 { 0.0 } else { f64::from(n).powf(exponent) }).collect();
+            let total: f64 = weights.iter().sum();
+            let pooled = pooling(&numbers, vec![correction.clone()]).with_token_count_exponent(exponent);
+            let expected: Vec<f64> = (0..WIDTH)
+                .map(|column| {
+                    let along = f64::from(correction.direction[column]);
+                    let sum: f64 = weights
+                        .iter()
+                        .enumerate()
+                        .map(|(row, weight)| {
+                            let scaled = f64::from(numbers[row * WIDTH + column]) * f64::from(pooled.norm.scale[row]);
+                            weight * (scaled * f64::from(1.7f32) + along * f64::from(correction.per_row[row]))
+                        })
+                        .sum();
+                    sum / total + f64::from(0.3f32)
+                })
+                .collect();
+            let exact = pooled.exact_mean(&ids, WIDTH, &Undisturbed).unwrap().unwrap();
+            for (exact, expected) in exact.iter().zip(&expected) {
+                prop_assert!((exact - expected).abs() < 1e-6 * (1.0 + f64::from(rows)), "{exact} {expected}");
+            }
+            for kernel in kernel::available() {
+                let pooled = pooling(&numbers, vec![correction.clone()])
+                    .with_token_count_exponent(exponent)
+                    .with_kernel(kernel);
+                let (mut alone, mut batch) = (vec![0.0; WIDTH], vec![0.0; 3 * WIDTH]);
+                pooled.mean(&[&ids], WIDTH, &mut alone).unwrap();
+                pooled.mean(&[&ids[..1], &ids, &ids[..length / 2]], WIDTH, &mut batch).unwrap();
+                prop_assert_eq!(&alone, &batch[WIDTH..2 * WIDTH]);
+                for (found, expected) in alone.iter().zip(&expected) {
+                    prop_assert!((f64::from(*found) - expected).abs() < 1e-5 * (1.0 + f64::from(rows)), "{}", kernel.name);
+                }
+            }
+        }
     }
 
     #[test]

@@ -6,8 +6,6 @@ mod devices;
 use serde::{Deserialize, Serialize};
 
 use super::{CpuPooling, Pooling};
-use crate::norm::CollapsedNorm;
-use crate::table::EmbeddingTable;
 
 /// The device on which the table is stored and the means are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -72,22 +70,27 @@ pub struct Unavailable {
     pub remedy: String,
 }
 
-/// Creates the pooling of `table` on the device that `choice` names. For [`DeviceChoice::Auto`], also returns why the CPU was
+/// Places the pooling of `cpu` on the device that `choice` names. For [`DeviceChoice::Auto`], also returns why the CPU was
 /// chosen, if it was.
 ///
 /// Batches of fewer than `min_tokens` tokens stay on the CPU, which then continues to read the table. With `None`, both are
 /// measured, which takes a fraction of a second.
 ///
 /// # Errors
-/// When the device does not exist, or does not accept the table.
+/// When the device does not exist, or does not accept the table, or does not support a setting of `cpu`.
 pub fn place(
     choice: DeviceChoice,
     min_tokens: Option<usize>,
-    table: EmbeddingTable,
-    norm: CollapsedNorm,
+    cpu: CpuPooling,
 ) -> Result<(Box<dyn Pooling>, Option<String>), Unavailable> {
     check_built(choice)?;
-    let cpu = CpuPooling::new(table, norm);
+    if let Some(setting) = cpu.only_on_the_cpu().filter(|_| choice != DeviceChoice::Cpu) {
+        let problem = format!("cannot use device = \"{}\": devices do not support {setting}", String::from(choice));
+        return match choice {
+            DeviceChoice::Auto => Ok((Box::new(cpu), Some(format!("devices do not support {setting}")))),
+            _ => Err(Unavailable { problem, remedy: "set device = \"cpu\" or \"auto\"".to_owned() }),
+        };
+    }
     #[cfg(feature = "candle")]
     return devices::place(choice, min_tokens, cpu);
     #[cfg(not(feature = "candle"))]

@@ -22,10 +22,10 @@
 use foldhash::HashMap;
 
 use super::lexical::idf;
-use super::places::Places;
 use super::similar::{BLOCK, QueryComparison};
 use crate::embedder::Embedder;
 use crate::error::EmbedError;
+use crate::places::Places;
 use crate::pooling::kernel::{self, integers::LANES};
 use layer0_tokenizers::yield_point::YieldPoint;
 

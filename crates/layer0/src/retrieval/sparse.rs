@@ -20,11 +20,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::places::Places;
 use super::similar::{BLOCK, QueryComparison};
 use super::soft::MAX_QUERY_TOKENS;
 use crate::embedder::{Embedder, PooledTokens};
 use crate::error::EmbedError;
+use crate::places::Places;
 use crate::pooling::kernel::{self, integers::LANES};
 use layer0_tokenizers::yield_point::YieldPoint;
 

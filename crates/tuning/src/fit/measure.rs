@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::Source;
 use super::spool::Spooled;
-use super::texts::TokenCounts;
+use super::texts::{Occurrences, TokenCounts};
 use crate::eval::metrics::{cosine, spearman};
 
 /// The largest number of texts that are measured. This many texts determine three digits. The first held-out texts of
@@ -130,12 +130,12 @@ fn pairs(texts: usize) -> Vec<(usize, usize)> {
     pairs
 }
 
-fn sum(rows: &[f32], columns: &[u32], dimensions: usize) -> Vec<f32> {
+fn sum(rows: &[f32], columns: Occurrences<'_>, dimensions: usize) -> Vec<f32> {
     let mut sum = vec![0.0; dimensions];
-    for &column in columns {
+    for (column, weight) in columns.iter() {
         let start = column as usize * dimensions;
         for (sum, x) in sum.iter_mut().zip(rows.get(start..start + dimensions).unwrap_or_default()) {
-            *sum += x;
+            *sum += weight * x;
         }
     }
     sum

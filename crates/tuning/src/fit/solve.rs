@@ -1,13 +1,13 @@
 //! Solves many ridge regressions that share one sparse matrix, by conjugate gradients.
 //!
 //! Minimizing `|X D - R|^2 + lambda |D|^2` means solving `(X^T X + lambda) D = X^T R`, for each column of `R`
-//! separately (Hestenes and Stiefel 1952, <https://doi.org/10.6028/jres.049.044>). A row of `X` is the token counts of
-//! a text times the scale of the text. All cores work on the same panel of columns. Every sum is added in a fixed
+//! separately (Hestenes and Stiefel 1952, <https://doi.org/10.6028/jres.049.044>). A row of `X` is the weighted token
+//! counts of a text times the scale of the text. All cores work on the same panel of columns. Every sum is added in a fixed
 //! order, so the result does not depend on the number of cores.
 
 use rayon::prelude::*;
 
-use super::texts::TokenCounts;
+use super::texts::{Occurrences, TokenCounts};
 
 /// The number of columns that are solved at once. The numbers of one token then fill two cache lines.
 pub const PANEL: usize = 32;
@@ -94,11 +94,11 @@ impl Matrix<'_> {
     }
 }
 
-fn sum(rows: &[Lane], indices: &[u32]) -> Lane {
+fn sum(rows: &[Lane], occurrences: Occurrences<'_>) -> Lane {
     let mut sum = ZERO;
-    for row in indices.iter().filter_map(|&index| rows.get(index as usize)) {
+    for (row, weight) in occurrences.iter().filter_map(|(index, weight)| Some((rows.get(index as usize)?, weight))) {
         for (sum, x) in sum.iter_mut().zip(row) {
-            *sum += x;
+            *sum += weight * x;
         }
     }
     sum

@@ -28,7 +28,7 @@ pub struct Corpus<'a> {
     pub held_out: f64,
 }
 
-/// The texts of a corpus as token positions, in 8 bytes per token. The position of a token is its index among the
+/// The texts of a corpus as token positions, in 8 bytes per token, or 16 if the occurrences have weights. The position of a token is its index among the
 /// tokens that occur in the corpus.
 pub struct TokenCounts {
     /// The tokens that occur in the corpus, as row indices of the table in ascending order.
@@ -36,12 +36,37 @@ pub struct TokenCounts {
     /// The start of each text in `columns`: text `i` is `columns[starts[i]..starts[i + 1]]`.
     starts: Vec<usize>,
     columns: Vec<u32>,
+    /// The weight of each entry of `columns`, or nothing if every occurrence weighs 1.
+    weights: Vec<f32>,
     /// The start of each token's entries in `texts`. Token `t` occurs in the texts
     /// `texts[token_starts[t]..token_starts[t + 1]]`, in ascending order and once per occurrence. Held-out texts are
     /// left out.
     token_starts: Vec<usize>,
     texts: Vec<u32>,
+    /// The weight of each entry of `texts`, or nothing if every occurrence weighs 1.
+    text_weights: Vec<f32>,
     held_out: Vec<bool>,
+}
+
+/// The occurrences of the tokens of a text, or of a token in texts, with their weights.
+#[derive(Clone, Copy)]
+pub struct Occurrences<'a> {
+    /// Positions of tokens, or indices of texts.
+    indices: &'a [u32],
+    /// The weight of each, or nothing if each weighs 1.
+    weights: &'a [f32],
+}
+
+impl<'a> Occurrences<'a> {
+    /// Returns the index and the weight of each occurrence.
+    pub fn iter(self) -> impl Iterator<Item = (u32, f32)> + 'a {
+        self.indices.iter().copied().zip(self.weights.iter().copied().chain(std::iter::repeat(1.0)))
+    }
+
+    /// Returns the sum of the weights.
+    pub fn total(self) -> f64 {
+        self.iter().map(|(_, weight)| f64::from(weight)).sum()
+    }
 }
 
 /// A corpus that was read, with the teacher's vectors of its texts.
@@ -59,19 +84,26 @@ impl TokenCounts {
         self.held_out.len()
     }
 
-    /// Returns the tokens of text `index`, as positions in `tokens`.
-    pub fn text(&self, index: usize) -> &[u32] {
-        slice(&self.columns, &self.starts, index)
+    /// Returns the tokens of text `index`, as positions in `tokens`, once per occurrence.
+    pub fn text(&self, index: usize) -> Occurrences<'_> {
+        Occurrences {
+            indices: slice(&self.columns, &self.starts, index),
+            weights: slice(&self.weights, &self.starts, index),
+        }
     }
 
     /// Returns the tokens of text `index`, as row indices of the table.
     pub fn ids(&self, index: usize) -> impl Iterator<Item = u32> {
-        self.text(index).iter().filter_map(|&column| self.tokens.get(column as usize).copied())
+        let columns = slice(&self.columns, &self.starts, index);
+        columns.iter().filter_map(|&column| self.tokens.get(column as usize).copied())
     }
 
     /// Returns the fitted texts that contain the token at position `column`, once per occurrence.
-    pub fn texts_with(&self, column: usize) -> &[u32] {
-        slice(&self.texts, &self.token_starts, column)
+    pub fn texts_with(&self, column: usize) -> Occurrences<'_> {
+        Occurrences {
+            indices: slice(&self.texts, &self.token_starts, column),
+            weights: slice(&self.text_weights, &self.token_starts, column),
+        }
     }
 
     pub fn is_held_out(&self, index: usize) -> bool {
@@ -82,8 +114,9 @@ impl TokenCounts {
         self.held_out.iter().filter(|held_out| **held_out).count()
     }
 
-    /// Builds the counts from the token IDs of all texts, one text after another. `rows` is larger than every ID.
-    fn of(ids: &[u32], starts: Vec<usize>, held_out: Vec<bool>, rows: usize) -> Self {
+    /// Builds the counts from the token IDs of all texts, one text after another. `rows` is larger than every ID. The `n` occurrences of a
+    /// token in a text weigh `n^exponent` together.
+    fn of(ids: &[u32], starts: Vec<usize>, held_out: Vec<bool>, rows: usize, exponent: f64) -> Self {
         let mut column_of = vec![u32::MAX; rows];
         for &id in ids {
             if let Some(column) = column_of.get_mut(id as usize) {
@@ -98,7 +131,17 @@ impl TokenCounts {
             }
         }
         let columns: Vec<u32> = ids.iter().filter_map(|&id| column_of.get(id as usize).copied()).collect();
-        let mut counts = Self { tokens, starts, columns, token_starts: Vec::new(), texts: Vec::new(), held_out };
+        let weights = if exponent == 1.0 { Vec::new() } else { weights(&columns, &starts, tokens.len(), exponent) };
+        let mut counts = Self {
+            tokens,
+            starts,
+            columns,
+            weights,
+            token_starts: Vec::new(),
+            texts: Vec::new(),
+            text_weights: Vec::new(),
+            held_out,
+        };
         counts.transpose();
         counts
     }
@@ -106,7 +149,7 @@ impl TokenCounts {
     fn transpose(&mut self) {
         let fitted = |index: &usize| !self.is_held_out(*index);
         let mut ends = vec![0usize; self.tokens.len() + 1];
-        for &column in (0..self.len()).filter(fitted).flat_map(|index| self.text(index)) {
+        for (column, _) in (0..self.len()).filter(fitted).flat_map(|index| self.text(index).iter()) {
             if let Some(count) = ends.get_mut(column as usize + 1) {
                 *count += 1;
             }
@@ -118,20 +161,46 @@ impl TokenCounts {
         }
         let mut next = ends.clone();
         let mut texts = vec![0u32; sum];
+        let mut text_weights = vec![1.0; if self.weights.is_empty() { 0 } else { sum }];
         for index in (0..self.len()).filter(fitted) {
-            for &column in self.text(index) {
+            for (column, weight) in self.text(index).iter() {
                 let Some(next) = next.get_mut(column as usize) else { continue };
                 if let Some(text) = texts.get_mut(*next) {
                     *text = u32::try_from(index).unwrap_or(u32::MAX);
                 }
+                if let Some(to) = text_weights.get_mut(*next) {
+                    *to = weight;
+                }
                 *next += 1;
             }
         }
-        (self.token_starts, self.texts) = (ends, texts);
+        (self.token_starts, self.texts, self.text_weights) = (ends, texts, text_weights);
     }
 }
 
-fn slice<'a>(all: &'a [u32], starts: &[usize], index: usize) -> &'a [u32] {
+/// Returns the weight of each occurrence in `columns`: `n^(exponent - 1)` for each of the `n` occurrences of a token in a text.
+fn weights(columns: &[u32], starts: &[usize], tokens: usize, exponent: f64) -> Vec<f32> {
+    let mut weights = Vec::with_capacity(columns.len());
+    let mut counts = vec![0u32; tokens];
+    for text in 0..starts.len().saturating_sub(1) {
+        let text = slice(columns, starts, text);
+        for &column in text {
+            if let Some(count) = counts.get_mut(column as usize) {
+                *count += 1;
+            }
+        }
+        let count = |column: u32| counts.get(column as usize).copied().unwrap_or(1);
+        weights.extend(text.iter().map(|&column| f64::from(count(column)).powf(exponent - 1.0) as f32));
+        for &column in text {
+            if let Some(count) = counts.get_mut(column as usize) {
+                *count = 0;
+            }
+        }
+    }
+    weights
+}
+
+fn slice<'a, T>(all: &'a [T], starts: &[usize], index: usize) -> &'a [T] {
     match starts.get(index..index + 2) {
         Some(&[start, end]) => all.get(Range { start, end }).unwrap_or_default(),
         _ => &[],
@@ -198,7 +267,8 @@ pub fn read(
     progress.finish();
     let Some(spool) = spool else { return Err(corpus::without_text(&files, corpus.files, corpus.fields).into()) };
     teacher.finish()?;
-    let counts = TokenCounts::of(&ids, starts, held_out, rows);
+    let exponent = checkpoint.conventions.token_count_exponent;
+    let counts = TokenCounts::of(&ids, starts, held_out, rows, exponent);
     Ok(Read { counts, vectors: spool.finish()?, files, without_tokens })
 }
 
@@ -225,13 +295,37 @@ mod tests {
     #[test]
     fn texts_and_tokens_are_each_others_transpose() {
         let ids = [7, 3, 3, 9, 7, 0];
-        let counts = TokenCounts::of(&ids, vec![0, 3, 4, 6], vec![false, true, false], 10);
+        let counts = TokenCounts::of(&ids, vec![0, 3, 4, 6], vec![false, true, false], 10, 1.0);
         assert_eq!(counts.tokens, [0, 3, 7, 9]);
-        assert_eq!((counts.text(0), counts.text(1), counts.text(2)), (&[2, 1, 1][..], &[3][..], &[2, 0][..]));
+        let [texts, with] = read(&counts);
+        assert_eq!(texts, [vec![(2, 1.0), (1, 1.0), (1, 1.0)], vec![(3, 1.0)], vec![(2, 1.0), (0, 1.0)]]);
         // Text 1 is held out.
-        let with: Vec<&[u32]> = (0..4).map(|column| counts.texts_with(column)).collect();
-        assert_eq!(with, [&[2][..], &[0, 0], &[0, 2], &[]]);
+        assert_eq!(with, [vec![(2, 1.0)], vec![(0, 1.0), (0, 1.0)], vec![(0, 1.0), (2, 1.0)], vec![]]);
         assert_eq!((counts.len(), counts.held_out()), (3, 1));
+        assert!(counts.weights.is_empty() && counts.text_weights.is_empty());
+        assert_eq!(counts.text(0).total(), 3.0);
+    }
+
+    /// Returns the occurrences in each text, and of each token.
+    fn read(counts: &TokenCounts) -> [Vec<Vec<(u32, f32)>>; 2] {
+        let texts = (0..counts.len()).map(|index| counts.text(index).iter().collect());
+        let tokens = (0..counts.tokens.len()).map(|column| counts.texts_with(column).iter().collect());
+        [texts.collect(), tokens.collect()]
+    }
+
+    #[test]
+    fn the_occurrences_of_a_token_in_a_text_weigh_a_power_of_their_number() {
+        let ids = [3, 7, 3, 3, 3, 7, 3];
+        let counts = TokenCounts::of(&ids, vec![0, 5, 7], vec![false, false], 10, 0.5);
+        let half = 0.5;
+        assert_eq!(
+            read(&counts),
+            [
+                vec![vec![(0, half), (1, 1.0), (0, half), (0, half), (0, half)], vec![(1, 1.0), (0, 1.0)]],
+                vec![vec![(0, half), (0, half), (0, half), (0, half), (1, 1.0)], vec![(0, 1.0), (1, 1.0)]],
+            ]
+        );
+        assert_eq!(counts.text(0).total(), 3.0, "4^0.5 + 1");
     }
 
     #[test]

@@ -21,7 +21,9 @@ pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, Lo
     let Some(written) = config.setting(KEY) else { return Ok(overrides.clone()) };
     let wrong = || {
         LoadError::malformed(config.path(), format!("has {written} as {KEY:?}"))
-            .expected("an object of norm, norm_eps and embedding_scale, as `embedding-server extract` writes it")
+            .expected(
+                "an object of norm, norm_eps, embedding_scale and token_count_exponent, as `embedding-server extract` writes it",
+            )
     };
     let written = written.as_object().ok_or_else(wrong)?;
     let number = |key: &str, least: f64, most: f64| match written.get(key) {
@@ -36,6 +38,7 @@ pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, Lo
         norm: overrides.norm.or(norm),
         norm_eps: overrides.norm_eps.or(number("norm_eps", 0.0, 1.0)?),
         embedding_scale: overrides.embedding_scale.or(number("embedding_scale", 1e-6, 1e6)?),
+        token_count_exponent: overrides.token_count_exponent.or(number("token_count_exponent", 0.0, 1.0)?),
         ..overrides.clone()
     })
 }
@@ -50,6 +53,7 @@ pub fn write(config: &mut Map<String, Value>, family: &Family, overrides: &Overr
     let numbers = [
         ("norm_eps", family.eps_key(), overrides.norm_eps),
         ("embedding_scale", family.scale_key(), overrides.embedding_scale),
+        ("token_count_exponent", None, overrides.token_count_exponent),
     ];
     for (name, key, number) in numbers {
         let Some(number) = number else { continue };

@@ -1,4 +1,4 @@
-//! Numbers the distinct tokens of many documents.
+//! Numbers the distinct tokens of texts.
 
 use foldhash::{HashMap, HashMapExt};
 
@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashMapExt};
 const ROWS_PER_TOKEN: usize = 16;
 
 /// For each token ID, its number. Numbers begin at 0, in the order in which tokens were first seen.
-pub(super) struct Places {
+pub(crate) struct Places {
     /// The token IDs in the order of their numbers.
     ids: Vec<u32>,
     map: Map,
