@@ -19,7 +19,7 @@ static FILES: EmbeddedCheckpoint = EmbeddedCheckpoint {
     name: BUILTIN,
     config: include_str!("../models/default/config.json"),
     tokenizer: include_str!("../models/default/tokenizer.json"),
-    weights: include_bytes!("../models/default/model.safetensors"),
+    weights: include_bytes!(concat!(env!("OUT_DIR"), "/model.safetensors")),
 };
 
 /// Opens a checkpoint like [`Checkpoint::open`], or the model inside the program for the path [`BUILTIN`].
