@@ -3,6 +3,7 @@
 A text's vector is the sum over its distinct tokens of n^p times the token's row, scaled to length 1. n is how often the token occurs in the text.
 """
 
+import os
 import pickle
 from pathlib import Path
 
@@ -24,11 +25,15 @@ class Bags:
         self.weights = np.empty(0, np.float32)
         self.starts = np.zeros(1, np.int64)
         self.names = np.empty(0, np.int64)
-        self._named: dict[str, int] = {}
+        self._named: dict[str, int] | None = {}
 
     def add(self, texts: list[str]) -> np.ndarray:
         """Returns the indices of the texts, and tokenizes those that are new."""
         new = [text for text in dict.fromkeys(texts) if text not in self.index]
+        if not new:
+            return np.array([self.index[text] for text in texts], np.int64)
+        if self._named is None:
+            self._named = {key(text) or text: name for text, name in zip(self.texts, self.names.tolist())}
         ids, weights, lengths, names = [self.ids], [self.weights], [], []
         for start in range(0, len(new), 20_000):
             part = new[start:start + 20_000]
@@ -43,12 +48,12 @@ class Bags:
             self.index[text] = len(self.texts)
             self.texts.append(text)
         self.ids, self.weights = np.concatenate(ids), np.concatenate(weights)
-        self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths, dtype=np.int64)]) if new else self.starts
+        self.starts = np.concatenate([self.starts, self.starts[-1] + np.cumsum(lengths, dtype=np.int64)])
         self.names = np.concatenate([self.names, np.array(names, np.int64)])
         return np.array([self.index[text] for text in texts], np.int64)
 
     def save(self, file: Path) -> None:
-        partial = file.with_suffix(".part")
+        partial = file.with_suffix(f".{os.getpid()}.part")
         with open(partial, "wb") as f:
             pickle.dump((self.exponent, self.texts, self.ids, self.weights, self.starts, self.names), f, protocol=5)
         partial.rename(file)
@@ -58,9 +63,7 @@ class Bags:
         with open(file, "rb") as f:
             exponent, self.texts, self.ids, weights, self.starts, self.names = pickle.load(f)
         self.weights = np.rint(weights ** np.float32(1 / exponent)) ** np.float32(self.exponent)
-        self.index = {text: at for at, text in enumerate(self.texts)}
-        for text, name in zip(self.texts, self.names.tolist()):
-            self._named.setdefault(key(text) or text, name)
+        self.index, self._named = {text: at for at, text in enumerate(self.texts)}, None
 
     def lengths(self, texts: np.ndarray) -> np.ndarray:
         return self.starts[texts + 1] - self.starts[texts]

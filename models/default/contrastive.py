@@ -83,9 +83,9 @@ def contrast(left: torch.Tensor, right: torch.Tensor, names_left: np.ndarray, na
 
 
 class Training:
-    def __init__(self, table: np.ndarray, bags: Bags, pairs: list[Pairs], taught: list[Taught], translations: list[tuple[Pairs, Taught]],
+    def __init__(self, table: np.ndarray, bags: Bags, pairs: list[Pairs], taught: list[Taught], translations: list[Taught],
                  settings: Settings):
-        """`translations` has pairs of a text and of the teacher's vector of its English translation, in the same order."""
+        """`translations` has texts with the teacher's vectors of their English translations."""
         self.start = torch.from_numpy(table.astype(np.float32) / np.sqrt((table ** 2).mean()))
         self.table, self.bags, self.settings = self.start.clone(), bags, settings
         self.squares, self.used = torch.zeros(len(table)), torch.zeros(len(table))
@@ -94,7 +94,7 @@ class Training:
                             * (1.0 if "en" in g.languages or g.languages[0] == g.languages[1] else 0.25) for g in self.pairs])
         self.pair_weights = weights / weights.sum()
         self.kinds = {"english": [t for t in taught if t.language == "en"], "other": [t for t in taught if t.language != "en"],
-                      "mixed": taught, "translations": [t for _, t in translations]}
+                      "mixed": taught, "translations": translations}
         self.step = 0
         self.random = np.random.default_rng(settings.seed)
 

@@ -110,13 +110,13 @@ class Encoder:
             x = norm(x + F.linear(inner, t[f"l{i}.fo.w"], t[f"l{i}.fo.b"]), f"l{i}.oln")
         return x
 
-    def embed(self, texts: list[list[int]], report=lambda done: None) -> np.ndarray:
-        """Returns the means of the last states, [texts, hidden] in f32, not scaled to length 1. IDs have no special tokens, and at most 62
-        of each text are used."""
+    def embed(self, texts: list[list[int]], report=lambda done: None, longest: int = 62) -> np.ndarray:
+        """Returns the means of the last states, [texts, hidden] in f32, not scaled to length 1. IDs have no special tokens, and at most
+        `longest` of each text are used."""
         bos, eos = self.c.specials["<s>"], self.c.specials["</s>"]
         by_length: dict[int, list[int]] = {}
         for i, ids in enumerate(texts):
-            by_length.setdefault(min(len(ids), 62), []).append(i)
+            by_length.setdefault(min(len(ids), longest), []).append(i)
         out, done = np.empty((len(texts), self.c.hidden), np.float32), 0
         for length, members in sorted(by_length.items()):
             step = max(1, 8192 // (length + 2))

@@ -29,9 +29,9 @@ class Teacher:
     def file(self, texts: list[str]) -> Path:
         return self.work / (hashlib.sha256("\n".join(texts).encode()).hexdigest()[:24] + ".npy")
 
-    def embed(self, texts: list[str], prefix: str = "query: ") -> np.ndarray:
+    def embed(self, texts: list[str], prefix: str = "query: ", longest: int = 62) -> np.ndarray:
         encodings = self.tokenizer.encode_batch_fast([f"{prefix}{text}".translate(self.own) for text in texts], add_special_tokens=False)
-        return self.encoder.embed([encoding.ids for encoding in encodings])
+        return self.encoder.embed([encoding.ids for encoding in encodings], longest=longest)
 
     def slices(self, texts: list[str]) -> list[list[str]]:
         return [texts[at:at + SLICE] for at in range(0, len(texts), SLICE)]

@@ -43,7 +43,7 @@ from teacher import Teacher
 from texts import key
 
 HELD_OUT = {of: 1000 for of in ["de", "es", "fr", "it", "nl", "pl", "pt", "tr", "ar", "ja", "ru", "zh"]} | {"hi": 500, "ko": 500}
-NEIGHBOURS, CHUNK = 7, 12_000
+NEIGHBOURS, CHUNK = 7, 6_000
 
 
 def rows_of(file: Path) -> tuple[np.ndarray, Tokenizer, dict]:
@@ -97,14 +97,14 @@ def teacher_of(args: argparse.Namespace) -> Teacher:
     return Teacher(file, args.work / "teacher")
 
 
-def held_out(pairs: list[tuple]) -> tuple[dict[str, list[tuple[str, str]]], set[str]]:
-    """Returns pairs of Tatoeba for development by language, and the keys of their texts, which no training text may have."""
+def held_out(pairs: list[tuple]) -> dict[str, list[tuple[str, str]]]:
+    """Returns pairs of Tatoeba for development by language. No training text may equal one of theirs."""
     groups = defaultdict(list)
     for source, one, a, other, b in pairs:
         if source == "tatoeba" and "en" in (one, other):
             text, english, of = (b, a, other) if one == "en" else (a, b, one)
             groups[of].append((hashlib.sha256(f"held out {text}".encode()).digest(), text, english))
-    found, keys = {}, set()
+    found = {}
     for of, count in HELD_OUT.items():
         some, texts = [], set()
         for _, text, english in sorted(groups[of]):
@@ -112,8 +112,7 @@ def held_out(pairs: list[tuple]) -> tuple[dict[str, list[tuple[str, str]]], set[
                 texts |= {key(text), key(english)}
                 some.append((text, english))
         found[of] = some
-        keys |= texts
-    return found, keys
+    return found
 
 
 def neighbours(vectors: np.ndarray) -> np.ndarray:
@@ -131,7 +130,8 @@ def neighbours(vectors: np.ndarray) -> np.ndarray:
 class Data:
     """Everything that a stage trains on, tokenized once."""
 
-    def __init__(self, args: argparse.Namespace, tokenizer: Tokenizer, exponent: float, without: set[str], report=print):
+    def __init__(self, args: argparse.Namespace, tokenizer: Tokenizer, exponent: float, without: set[str], gamma: float = 1.0,
+                 nearest: bool = True, report=print):
         started = time.time()
 
         def say(what: str) -> None:
@@ -142,64 +142,62 @@ class Data:
             self.bags.load(tokens)
         known = len(self.bags.texts)
         pairs = read_pairs(args.work)
-        tatoeba, held = held_out(pairs)
+        tatoeba = held_out(pairs)
+        excluded = [text for some in tatoeba.values() for pair in some for text in pair]
         if "tatoeba" in without:
-            # Neither the pairs nor any other text that is a sentence of Tatoeba.
-            held |= {key(text) for source, _, a, _, b in pairs if source == "tatoeba" for text in (a, b)}
+            # Neither its pairs, nor paraphrases that follow from them, nor any other text that is a sentence of Tatoeba.
+            excluded += [text for source, _, a, _, b in pairs if source == "tatoeba" for text in (a, b)]
             without = without | {"paraphrases"}
-        names: dict[str, str] = {}
-
-        def name(text: str) -> str:
-            if text not in names:
-                names[text] = key(text)
-            return names[text]
-
         groups = defaultdict(list)
         for source, one, a, other, b in pairs:
-            if source not in without and name(a) not in held and name(b) not in held:
+            if source not in without:
                 groups[source, one, other].append((a, b))
-        say(f"{sum(map(len, groups.values()))} of {len(pairs)} pairs")
-        teacher = teacher_of(args)
-        self.pairs = [Pairs(source, (one, other), self.bags.add([a for a, _ in some]), self.bags.add([b for _, b in some]))
-                      for (source, one, other), some in sorted(groups.items())]
-        say(f"{len(self.bags.texts)} texts of pairs tokenized")
-        texts, vectors = defaultdict(list), defaultdict(list)
-        for (source, of), some in read_sentences(args.work).items():
+        indices = {name: tuple(self.bags.add([pair[side] for pair in some]) for side in (0, 1)) for name, some in sorted(groups.items())}
+        excluded = self.bags.names[self.bags.add(excluded)]
+        texts, vectors, teacher = defaultdict(list), defaultdict(list), teacher_of(args)
+        for (_, of), some in read_sentences(args.work).items():
             have, z = teacher.vectors(some)
-            keep = np.array([name(text) not in held for text in have], bool)
+            if have:
+                texts[of].append(self.bags.add(have))
+                vectors[of].append(z.astype(np.float16))
+        names = self.bags.names
+        kept = np.ones(names.max() + 1, bool)
+        kept[excluded] = False
+        self.pairs = []
+        for (source, one, other), (left, right) in indices.items():
+            keep = kept[names[left]] & kept[names[right]]
             if keep.any():
-                texts[of] += [text for text, kept in zip(have, keep) if kept]
-                vectors[of].append(z[keep].astype(np.float16))
-        raw = {of: np.concatenate(parts) for of, parts in vectors.items()}
+                self.pairs.append(Pairs(source, (one, other), left[keep], right[keep]))
+        say(f"{sum(len(group.left) for group in self.pairs)} of {len(pairs)} pairs, {len(self.bags.texts)} texts tokenized")
+        where = {of: np.concatenate(parts) for of, parts in texts.items()}
+        raw = {of: np.concatenate(parts)[kept[names[where[of]]]] for of, parts in vectors.items()}
+        where = {of: at[kept[names[at]]] for of, at in where.items()}
         del vectors
         # Centered by language, and whitened by the covariance over languages.
         means = {of: z.astype(np.float32).mean(0) for of, z in raw.items()}
         sample = np.concatenate([z[:3000].astype(np.float32) - means[of] for of, z in sorted(raw.items())])
         variances, axes = np.linalg.eigh(np.cov(sample, rowvar=False, dtype=np.float64))
-        whitening = (axes * (variances + 1e-3 * variances.mean()) ** -0.5).astype(np.float32)
-        self.taught, english = [], {}
+        whitening = (axes * (variances + 1e-3 * variances.mean()) ** (-gamma / 2)).astype(np.float32)
+        self.taught = []
         for of, z in sorted(raw.items()):
             white = fit.unit((z.astype(np.float32) - means[of]) @ whitening).astype(np.float16)
-            t = Taught(of, self.bags.add(texts[of]), white, neighbours(white) if len(white) > 500 else None)
-            self.taught.append(t)
-            if of == "en":
-                english = {name(text): at for at, text in enumerate(texts[of])}
-                english_vectors = white
+            self.taught.append(Taught(of, where[of], white, neighbours(white) if nearest and len(white) > 500 else None))
         say(f"{sum(len(t.texts) for t in self.taught)} texts with the teacher's vectors")
-        self.translations = []
+        english = next(t for t in self.taught if t.language == "en")
+        taught_at = np.full(names.max() + 1, -1, np.int64)
+        taught_at[names[english.texts]] = np.arange(len(english.texts))
         by_language = defaultdict(list)
         for group in self.pairs:
             if "en" in group.languages and group.languages[0] != group.languages[1] and group.source not in pair_sources.WORDS:
                 text, original = (group.left, group.right) if group.languages[1] == "en" else (group.right, group.left)
-                at = np.array([english.get(name(self.bags.texts[i]), -1) for i in original])
-                of = next(language for language in group.languages if language != "en")
-                by_language[of].append((group, text[at >= 0], at[at >= 0]))
+                at = taught_at[names[original]]
+                by_language[next(of for of in group.languages if of != "en")].append((text[at >= 0], at[at >= 0]))
+        self.translations = []
         for of, some in sorted(by_language.items()):
-            where = np.concatenate([text for _, text, _ in some])
-            at = np.concatenate([at for _, _, at in some])
-            if len(where) > 500:
-                self.translations.append((some[0][0], Taught(of, where, english_vectors[at])))
-        say(f"{sum(len(t.texts) for _, t in self.translations)} translations of texts with the teacher's vectors")
+            text, at = (np.concatenate([one[side] for one in some]) for side in (0, 1))
+            if len(text) > 500:
+                self.translations.append(Taught(of, text, english.vectors[at]))
+        say(f"{sum(len(t.texts) for t in self.translations)} translations of texts with the teacher's vectors")
         self.development = Development(args.evaluation, self.bags, tatoeba)
         if len(self.bags.texts) > known:
             self.bags.save(tokens)
@@ -213,7 +211,8 @@ def quantized(table: np.ndarray) -> np.ndarray:
 def train(args: argparse.Namespace) -> None:
     start, tokenizer, _ = rows_of(args.start)
     plan = json.loads(args.stages.read_text())
-    data = Data(args, tokenizer, plan["exponent"], set(plan.get("without", [])))
+    data = Data(args, tokenizer, plan["exponent"], set(plan.get("without", [])), plan.get("gamma", 1.0),
+                any(Settings(**stage).neighbours for stage in plan["stages"]))
     table = start
     print(f"start: {short(data.development.measure(table))}", flush=True)
     for number, stage in enumerate(plan["stages"], 1):
@@ -251,8 +250,7 @@ def export(args: argparse.Namespace) -> None:
                       "pairs": {source: one["kept"] for source, one in about["pairs"].items()},
                       "texts": {source: one["kept"] for source, one in about["sentences"].items()},
                       "languages": first["fitted_on"]["languages"],
-                      "sha256": {part: hashlib.sha256("".join(one["sha256"] for one in about[part].values()).encode()).hexdigest()
-                                 for part in ("pairs", "sentences")}},
+                      "sha256": build.sha256("".join(one["sha256"] for part in ("pairs", "sentences") for one in about[part].values()).encode())},
         "first_edition": {"fitted_on": first["fitted_on"], "made_by": first["made_by"]},
         "made_by": "models/default/train.py",
     }
