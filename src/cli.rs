@@ -31,7 +31,8 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::layers::{self, ConfigError, EffectiveConfig, Flags};
+use crate::config::error::ConfigError;
+use crate::config::layers::{self, EffectiveConfig, Flags};
 use crate::server::preflight;
 use choice::choice;
 use layer0::table::TableDtype;

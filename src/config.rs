@@ -7,6 +7,7 @@
 
 pub mod cors;
 mod declare;
+pub mod error;
 mod file;
 pub mod host;
 pub mod layers;
@@ -19,12 +20,12 @@ pub mod units;
 pub mod values;
 pub mod variables;
 
-use layers::ConfigError;
 use std::collections::BTreeSet;
 
 use toml::{Table, Value};
 
 use declare::declare_settings;
+use error::ConfigError;
 use host::Host;
 pub use log::{LogConfig, LogFormat};
 pub use models::ModelConfig;
@@ -86,41 +87,42 @@ impl Config {
     /// A sentence about the first mistake.
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.models.is_empty() {
-            return Err("no model is configured: add a [[models]] section, or --model NAME=PATH".into());
+            return Err(ConfigError::value("no model is configured: add a [[models]] section, or --model NAME=PATH"));
         }
         self.validate_values()?;
         let mut names = BTreeSet::new();
         for model in &self.models {
             for name in std::iter::once(&model.id).chain(&model.aliases) {
                 if !names.insert(name.as_str()) {
-                    return Err(format!("the model name {name:?} is given twice; ids and aliases must differ").into());
+                    return Err(ConfigError::conflict(format!(
+                        "the model name {name:?} is given twice; ids and aliases must differ"
+                    )));
                 }
             }
         }
         if !names.contains(self.default_model()) {
-            return Err(format!(
+            return Err(ConfigError::conflict(format!(
                 "default_model is {:?}, but no model has this name; the models are {}",
                 self.default_model(),
                 names.into_iter().collect::<Vec<_>>().join(", ")
-            )
-            .into());
+            )));
         }
         if self.server.tls_cert.is_some() != self.server.tls_key.is_some() {
-            return Err("server.tls_cert and server.tls_key must be set together".into());
+            return Err(ConfigError::conflict("server.tls_cert and server.tls_key must be set together"));
         }
         Ok(())
     }
 
     /// Checks that every value is in the range of its setting.
     fn validate_values(&self) -> Result<(), ConfigError> {
-        let table = Table::try_from(self).map_err(|e| ConfigError(e.to_string()))?;
+        let table = Table::try_from(self).map_err(|e| ConfigError::value(e.to_string()))?;
         let check = |section: &str, place: &str, keys: &Table| {
             for (key, value) in keys {
                 if let Some(setting) = settings::find(section, key) {
                     setting
                         .check
                         .from_value(value)
-                        .map_err(|advice| ConfigError(format!("{place}{key} is {value}: {advice}")))?;
+                        .map_err(|advice| ConfigError::value(format!("{place}{key} is {value}: {advice}")))?;
                 }
             }
             Ok::<_, ConfigError>(())

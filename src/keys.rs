@@ -2,6 +2,7 @@
 //!
 //! Mistakes never open the server: an entry that cannot be read as a key is an error, and is never ignored.
 
+mod error;
 mod options;
 
 use std::collections::{BTreeSet, HashMap};
@@ -13,6 +14,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::text_file;
+pub use error::{KeysError, KeysErrorKind};
 use options::KeyOptions;
 pub use options::{KeyRates, UNNAMED};
 
@@ -82,23 +84,6 @@ impl<'de> Deserialize<'de> for ApiKeys {
     }
 }
 
-/// Why the API keys cannot be used: a sentence for the operator. It never quotes a key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct KeysError(pub String);
-
-impl From<String> for KeysError {
-    fn from(problem: String) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<&str> for KeysError {
-    fn from(problem: &str) -> Self {
-        Self(problem.to_owned())
-    }
-}
-
 impl Keys {
     /// Reads the keys of the configuration and of the key file, which has one key per line. `#` begins a comment.
     ///
@@ -110,21 +95,28 @@ impl Keys {
         for (n, entry) in keys.0.iter().enumerate() {
             let place = format!("entry {} of server.api_keys", n + 1);
             if !known.add(entry, &place)? {
-                return Err(format!("{place} is empty: remove it, or write a key").into());
+                return Err(KeysError::new(
+                    KeysErrorKind::Empty,
+                    format!("{place} is empty: remove it, or write a key"),
+                ));
             }
         }
         if let Some(path) = file {
-            let text = text_file::read(path).map_err(|e| format!("server.api_key_file, {}: {e}", path.display()))?;
+            let text = text_file::read(path).map_err(|e| {
+                KeysError::new(KeysErrorKind::File, format!("server.api_key_file, {}: {e}", path.display()))
+            })?;
             let mut holds_key = false;
             for (n, line) in text.lines().enumerate() {
                 holds_key |= known.add(line, &format!("line {} of server.api_key_file, {}", n + 1, path.display()))?;
             }
             if !holds_key {
-                return Err(format!(
-                    "server.api_key_file, {}: the file contains no key; write one key per line, or remove the setting",
-                    path.display()
-                )
-                .into());
+                return Err(KeysError::new(
+                    KeysErrorKind::Empty,
+                    format!(
+                        "server.api_key_file, {}: the file contains no key; write one key per line, or remove the setting",
+                        path.display()
+                    ),
+                ));
             }
             let complete = text.ends_with('\n');
             known.file = Some(KeyFile { path: path.to_owned(), digest: Sha256::digest(&text).into(), complete });
@@ -140,19 +132,20 @@ impl Keys {
         for key in &self.keys {
             let Some(name) = key.name() else { continue };
             if let Some(place) = places.insert(name, &key.place) {
-                return Err(format!(
-                    "{} and {place} give the same name to different keys: choose another name",
-                    key.place
-                )
-                .into());
+                return Err(KeysError::new(
+                    KeysErrorKind::Conflict,
+                    format!("{} and {place} give the same name to different keys: choose another name", key.place),
+                ));
             }
             if is_key(Sha256::digest(name).into()) || digest_of_hex(name).is_some_and(is_key) {
-                return Err(format!(
-                    "{} has a key or the digest of a key as its name, which the log and the metrics would show: choose \
+                return Err(KeysError::new(
+                    KeysErrorKind::Exposed,
+                    format!(
+                        "{} has a key or the digest of a key as its name, which the log and the metrics would show: choose \
                      another name",
-                    key.place
-                )
-                .into());
+                        key.place
+                    ),
+                ));
             }
         }
         Ok(())
@@ -160,23 +153,24 @@ impl Keys {
 
     /// Adds the key of `line`. Returns whether the line contains one.
     fn add(&mut self, line: &str, place: &str) -> Result<bool, KeysError> {
-        let Some(key) = Key::parse(line, place).map_err(|e| format!("{place} {e}"))? else { return Ok(false) };
+        let Some(key) = Key::parse(line, place).map_err(|e| e.at(place))? else { return Ok(false) };
         let models = |key: &Key| key.models.iter().cloned().collect::<BTreeSet<_>>();
         if let Some(same) = self.keys.iter().find(|other| other.digest == key.digest) {
             if models(same) != models(&key) {
-                return Err(format!(
-                    "{place} and {} are the same key with different models: keep one of them, with all models that it \
+                return Err(KeysError::new(
+                    KeysErrorKind::Conflict,
+                    format!(
+                        "{place} and {} are the same key with different models: keep one of them, with all models that it \
                      may use",
-                    same.place
-                )
-                .into());
+                        same.place
+                    ),
+                ));
             }
             if same.options != key.options {
-                return Err(format!(
-                    "{place} and {} are the same key with different options: keep one of them",
-                    same.place
-                )
-                .into());
+                return Err(KeysError::new(
+                    KeysErrorKind::Conflict,
+                    format!("{place} and {} are the same key with different options: keep one of them", same.place),
+                ));
             }
             return Ok(true);
         }
@@ -191,20 +185,24 @@ impl Keys {
     pub fn check_models<'a>(&self, names: impl Iterator<Item = &'a str> + Clone) -> Result<(), KeysError> {
         for key in &self.keys {
             if let Some(name) = key.models.iter().find(|name| !names.clone().any(|known| known == *name)) {
-                return Err(format!(
-                    "{} allows the model {name:?}, which is not configured; the configured models are {}",
-                    key.place,
-                    names.collect::<Vec<_>>().join(", ")
-                )
-                .into());
+                return Err(KeysError::new(
+                    KeysErrorKind::UnknownModel,
+                    format!(
+                        "{} allows the model {name:?}, which is not configured; the configured models are {}",
+                        key.place,
+                        names.collect::<Vec<_>>().join(", ")
+                    ),
+                ));
             }
             if let Some(name) = names.clone().find(|name| key.digest == <[u8; 32]>::from(Sha256::digest(name))) {
-                return Err(format!(
-                    "{} has the model name {name:?} where the key should be: write KEY MODEL MODEL, and separate keys \
+                return Err(KeysError::new(
+                    KeysErrorKind::Malformed,
+                    format!(
+                        "{} has the model name {name:?} where the key should be: write KEY MODEL MODEL, and separate keys \
                      from each other, not models, by commas",
-                    key.place
-                )
-                .into());
+                        key.place
+                    ),
+                ));
             }
         }
         Ok(())
@@ -218,12 +216,14 @@ impl Keys {
     pub fn may_replace(&self, before: &Self) -> Result<(), KeysError> {
         match &self.file {
             Some(file) if !file.complete && before.file.as_ref().is_none_or(|old| old.digest != file.digest) => {
-                Err(format!(
-                    "server.api_key_file, {}: the last line does not end with a line break, so the file may be half \
+                Err(KeysError::new(
+                    KeysErrorKind::Incomplete,
+                    format!(
+                        "server.api_key_file, {}: the last line does not end with a line break, so the file may be half \
                      written: end its last line, and reload again",
-                    file.path.display()
-                )
-                .into())
+                        file.path.display()
+                    ),
+                ))
             }
             _ => Ok(()),
         }
@@ -268,20 +268,31 @@ impl Key {
         let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
         let Some(key) = words.next() else { return Ok(None) };
         if key.starts_with(['"', '\'', '[']) || key.ends_with(['"', '\'']) {
-            return Err("has quotation marks or brackets around the key: write the key alone".into());
+            return Err(KeysError::new(
+                KeysErrorKind::Malformed,
+                "has quotation marks or brackets around the key: write the key alone",
+            ));
         }
         if options::is_known(key) {
-            return Err("begins with an option: write the key first and its options after it".into());
+            return Err(KeysError::new(
+                KeysErrorKind::Malformed,
+                "begins with an option: write the key first and its options after it",
+            ));
         }
         if key.chars().any(is_invisible) {
-            return Err("has an invisible character in the key: remove it".into());
+            return Err(KeysError::new(KeysErrorKind::Malformed, "has an invisible character in the key: remove it"));
         }
         let digest = match key.strip_prefix("sha256:") {
-            Some(hex) => digest_of_hex(hex).ok_or("does not have 64 hexadecimal digits after sha256:")?,
+            Some(hex) => digest_of_hex(hex).ok_or_else(|| {
+                KeysError::new(KeysErrorKind::Malformed, "does not have 64 hexadecimal digits after sha256:")
+            })?,
             None => Sha256::digest(key).into(),
         };
         if digest == <[u8; 32]>::from(Sha256::digest("")) {
-            return Err("is the digest of an empty text: compute the digest of a key".into());
+            return Err(KeysError::new(
+                KeysErrorKind::Malformed,
+                "is the digest of an empty text: compute the digest of a key",
+            ));
         }
         let (mut models, mut options) = (Vec::new(), KeyOptions::default());
         for word in words {

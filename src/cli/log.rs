@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, Layer};
 
 use super::output::Failure;
 use crate::config::LogFormat;
-use crate::config::layers::ConfigError;
+use crate::config::error::ConfigError;
 use crate::config::layers::EffectiveConfig;
 use crate::line_queue::LineQueue;
 #[cfg(feature = "otlp")]
@@ -47,7 +47,7 @@ pub fn start(effective: &EffectiveConfig, stderr: LineQueue) -> Result<Spans, Co
     #[cfg(feature = "otlp")]
     if let Some(provider) = &spans.provider {
         // The log line of a request contains the same information as its span, so spans are kept out of the log.
-        let off = format!("{}=off", otlp::TARGET).parse().map_err(|e| format!("{e}"))?;
+        let off = format!("{}=off", otlp::TARGET).parse().map_err(|e| ConfigError::value(format!("{e}")))?;
         subscriber.with(lines.with_filter(filter.add_directive(off))).with(otlp::layer(provider)).init();
         warn(effective);
         return Ok(spans);

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use super::{Cli, Command, ServeArgs};
-use crate::config::layers::{ConfigError, EffectiveConfig};
+use crate::config::error::ConfigError;
+use crate::config::layers::EffectiveConfig;
 use crate::config::values::unquoted;
 use crate::config::variables::{CONFIG, PREFIX};
 

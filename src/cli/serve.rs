@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::output::{Failure, end};
 use super::{ServeArgs, log, welcome};
-use crate::config::layers::ConfigError;
+use crate::config::error::ConfigError;
 use crate::config::{Config, LogFormat};
 use crate::line_queue::LineQueue;
 use crate::model_error::ModelError;

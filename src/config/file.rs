@@ -7,7 +7,8 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::layers::{ConfigError, nearest};
+use super::error::{ConfigError, ConfigErrorKind};
+use super::layers::nearest;
 use super::settings::{self, SECTIONS, Setting};
 use crate::text_file;
 
@@ -24,26 +25,45 @@ pub struct ConfigFile {
 /// # Errors
 /// A sentence with the path and the line. It never quotes an API key.
 pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
-    let failed = |e: String| ConfigError(format!("{}{e}", path.display()));
-    let text = text_file::read(path).map_err(|e| failed(format!(": {e}")))?;
-    parse(&text).map_err(|(line, problem)| {
+    let failed = |kind, e: String| ConfigError::new(kind, format!("{}{e}", path.display()));
+    let text = text_file::read(path).map_err(|e| failed(ConfigErrorKind::File, format!(": {e}")))?;
+    parse(&text).map_err(|Problem { kind, line, message }| {
         let line = line.map_or_else(String::new, |line| format!(", line {line}"));
-        failed(format!("{line}: {problem}"))
+        failed(kind, format!("{line}: {message}"))
     })
 }
 
-/// The line of a mistake, if it is known, and a description.
-type Problem = (Option<usize>, String);
+/// A mistake in the file.
+struct Problem {
+    kind: ConfigErrorKind,
+    /// The line of the mistake, if it is known.
+    line: Option<usize>,
+    message: String,
+}
+
+impl Problem {
+    fn new(kind: ConfigErrorKind, line: usize, message: impl Into<String>) -> Self {
+        Self { kind, line: Some(line), message: message.into() }
+    }
+
+    fn syntax(line: usize, message: impl Into<String>) -> Self {
+        Self::new(ConfigErrorKind::Syntax, line, message)
+    }
+}
 
 fn parse(text: &str) -> Result<ConfigFile, Problem> {
     let text = &Lines { text };
     let table = DeTable::parse(text.text).map_err(|error| {
         // The text of the line is not quoted, because it may be a secret.
-        (error.span().map(|span| text.line(&span)), format!("this is not valid TOML: {}", syntax(error.message())))
+        Problem {
+            kind: ConfigErrorKind::Syntax,
+            line: error.span().map(|span| text.line(&span)),
+            message: format!("this is not valid TOML: {}", syntax(error.message())),
+        }
     })?;
     let mut file = ConfigFile::default();
     for (key, value) in table.get_ref() {
-        let (name, at) = (key.get_ref().as_ref(), Some(text.line(&key.span())));
+        let (name, at) = (key.get_ref().as_ref(), text.line(&key.span()));
         match (settings::find("", name), name, value.get_ref()) {
             (Some(setting), ..) => file.settings.push((setting, text.value(setting, value)?)),
             (None, "models", DeValue::Array(models)) => {
@@ -51,31 +71,40 @@ fn parse(text: &str) -> Result<ConfigFile, Problem> {
                 let mut names = BTreeMap::new();
                 for model in models {
                     let DeValue::Table(keys) = model.get_ref() else {
-                        return Err((
-                            Some(text.line(&model.span())),
-                            "write each model as a section [[models]]".to_owned(),
+                        return Err(Problem::syntax(
+                            text.line(&model.span()),
+                            "write each model as a section [[models]]",
                         ));
                     };
                     tables.push(text.model(keys, text.line(&model.span()), &mut names)?);
                 }
                 file.models = Some(tables);
             }
-            (None, "models", _) => return Err((at, "write [[models]], with two brackets on each side".to_owned())),
+            (None, "models", _) => {
+                return Err(Problem::syntax(at, "write [[models]], with two brackets on each side"));
+            }
             (None, section, DeValue::Table(keys)) if settings::section(section).is_some() => {
                 for (setting, value) in text.section(section, keys)? {
                     file.settings.push((setting, value));
                 }
             }
             (None, section, DeValue::Array(_)) if settings::section(section).is_some() => {
-                return Err((at, format!("write [{section}], with one bracket on each side")));
+                return Err(Problem::syntax(at, format!("write [{section}], with one bracket on each side")));
             }
             (None, section, _) if settings::section(section).is_some() => {
-                return Err((at, format!("{section} is a section: write [{section}], and its keys below it")));
+                return Err(Problem::syntax(
+                    at,
+                    format!("{section} is a section: write [{section}], and its keys below it"),
+                ));
             }
             (None, name, DeValue::Table(_) | DeValue::Array(_)) if !is_key_of_a_section(name) => {
-                return Err((at, format!("unknown section [{name}]{}", section_like(name))));
+                return Err(Problem::new(
+                    ConfigErrorKind::Unknown,
+                    at,
+                    format!("unknown section [{name}]{}", section_like(name)),
+                ));
             }
-            (None, name, _) => return Err((at, unknown_key("", name))),
+            (None, name, _) => return Err(Problem::new(ConfigErrorKind::Unknown, at, unknown_key("", name))),
         }
     }
     Ok(file)
@@ -96,8 +125,9 @@ impl Lines<'_> {
         let mut found = Vec::new();
         for (key, value) in keys {
             let name = key.get_ref().as_ref();
-            let setting = settings::find(section, name)
-                .ok_or_else(|| (Some(self.line(&key.span())), unknown_key(section, name)))?;
+            let setting = settings::find(section, name).ok_or_else(|| {
+                Problem::new(ConfigErrorKind::Unknown, self.line(&key.span()), unknown_key(section, name))
+            })?;
             found.push((setting, self.value(setting, value)?));
         }
         Ok(found)
@@ -110,14 +140,19 @@ impl Lines<'_> {
             self.section("models", keys)?.into_iter().map(|(setting, value)| (setting.key.to_owned(), value)).collect();
         for key in ["id", "path"] {
             if !model.contains_key(key) {
-                return Err((Some(line), format!("this [[models]] section has no {key}: write {key} = \"...\"")));
+                return Err(Problem::new(
+                    ConfigErrorKind::Value,
+                    line,
+                    format!("this [[models]] section has no {key}: write {key} = \"...\""),
+                ));
             }
         }
         let aliases = model.get("aliases").and_then(Value::as_array).into_iter().flatten();
         for name in model.get("id").into_iter().chain(aliases).filter_map(Value::as_str) {
             if let Some(before) = names.insert(name.to_owned(), line) {
-                return Err((
-                    Some(line),
+                return Err(Problem::new(
+                    ConfigErrorKind::Conflict,
+                    line,
                     format!(
                         "the model name {name:?} is given twice, here and in the section of line {before}; ids and aliases \
                          must differ"
@@ -136,7 +171,7 @@ impl Lines<'_> {
                 () if written.len() > 80 || written.contains('\n') => " has an invalid value".to_owned(),
                 () => format!(" is {written}"),
             };
-            (Some(self.line(&value.span())), format!("{}{is}: {advice}", setting.name()))
+            Problem::new(ConfigErrorKind::Value, self.line(&value.span()), format!("{}{is}: {advice}", setting.name()))
         })
     }
 }

@@ -1,7 +1,5 @@
 //! Merges the layers of the configuration key by key, and records which layer each value came from.
 
-use super::values::InvalidValue;
-use crate::keys::KeysError;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -9,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
+use super::error::{ConfigError, ConfigErrorKind};
 use super::settings::{self, Setting};
 use super::variables::Variables;
 use super::{Config, DEFAULT_MODEL_ID, ModelConfig, OPENAI_MODELS, file};
@@ -32,35 +31,6 @@ impl fmt::Display for Origin {
             Self::Environment(name) => write!(f, "environment {name}"),
             Self::Flag(name) => write!(f, "flag {name}"),
         }
-    }
-}
-
-/// Why a configuration cannot be used: a sentence for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct ConfigError(pub String);
-
-impl From<String> for ConfigError {
-    fn from(problem: String) -> Self {
-        Self(problem)
-    }
-}
-
-impl From<&str> for ConfigError {
-    fn from(problem: &str) -> Self {
-        Self(problem.to_owned())
-    }
-}
-
-impl From<InvalidValue> for ConfigError {
-    fn from(error: InvalidValue) -> Self {
-        Self(error.0)
-    }
-}
-
-impl From<KeysError> for ConfigError {
-    fn from(error: KeysError) -> Self {
-        Self(error.0)
     }
 }
 
@@ -107,7 +77,8 @@ pub fn effective(
     layers.models(&variables.models, &Origin::Environment(super::variables::MODELS.to_owned()))?;
     for (flag, text) in &flags.settings {
         let setting = settings::of_server().find(|setting| setting.flag.is_some_and(|declared| declared.long == *flag));
-        let setting = setting.ok_or_else(|| ConfigError(format!("no setting has the flag {flag}")))?;
+        let setting = setting
+            .ok_or_else(|| ConfigError::new(ConfigErrorKind::Unknown, format!("no setting has the flag {flag}")))?;
         layers.text(setting, text.trim(), &Origin::Flag(flag))?;
     }
     layers.models(&flags.models, &Origin::Flag("--model"))?;
@@ -126,7 +97,7 @@ struct Layers {
 
 impl Layers {
     fn defaults() -> Result<Self, ConfigError> {
-        let mut table = Table::try_from(Config::default()).map_err(|e| ConfigError(e.to_string()))?;
+        let mut table = Table::try_from(Config::default()).map_err(|e| ConfigError::value(e.to_string()))?;
         table.remove("models");
         let mut layers =
             Self { table, models: Vec::new(), origins: BTreeMap::new(), default_models: true, unnamed: false };
@@ -169,7 +140,7 @@ impl Layers {
         };
         let value = value.map_err(|advice| {
             let shown = if setting.check.is_secret() { String::new() } else { format!(" is {}", shown(text)) };
-            ConfigError(format!("{origin}: {}{shown}: {advice}", setting.name()))
+            ConfigError::value(format!("{origin}: {}{shown}: {advice}", setting.name()))
         })?;
         self.set(setting, value, origin);
         Ok(())
@@ -193,7 +164,8 @@ impl Layers {
         let mut named = BTreeMap::new();
         for text in texts {
             let (id, path) = name_and_path(text);
-            let wrong = |advice: String| ConfigError(format!("{origin}: the model is {}: {advice}", shown(text)));
+            let wrong =
+                |advice: String| ConfigError::value(format!("{origin}: the model is {}: {advice}", shown(text)));
             let unnamed = id.is_none();
             let id = match id {
                 Some(id) => super::values::name(id).map_err(|advice| wrong(format!("{advice}: NAME=PATH")))?,
@@ -203,7 +175,7 @@ impl Layers {
                 return Err(wrong("write NAME=PATH, or PATH alone".to_owned()));
             }
             if let Some(other) = named.insert(id.clone(), path) {
-                return Err(ConfigError(format!(
+                return Err(ConfigError::conflict(format!(
                     "{origin}: two models have the name {id:?}, {other} and {path}; give each a name: --model NAME=PATH, or \
                                          EMBEDDING_SERVER_MODELS=\"NAME=PATH,NAME=PATH\""
                 )));
@@ -253,7 +225,7 @@ impl Layers {
             model.entry("aliases").or_insert_with(|| Value::Array(others.map(Value::from).collect()));
         }
         self.table.insert("models".to_owned(), Value::Array(self.models.into_iter().map(Value::Table).collect()));
-        let config: Config = self.table.try_into().map_err(|e: toml::de::Error| ConfigError(e.message().to_owned()))?;
+        let config: Config = self.table.try_into().map_err(|e: toml::de::Error| ConfigError::value(e.message()))?;
         config.validate()?;
         warnings.extend(config.warnings());
         Ok(EffectiveConfig { config, origins: self.origins, file, warnings })
@@ -262,7 +234,7 @@ impl Layers {
 
 /// Returns the table of a model that has only an ID and a path.
 fn model_table(model: &ModelConfig) -> Result<Table, ConfigError> {
-    let mut table = Table::try_from(model).map_err(|e| ConfigError(e.to_string()))?;
+    let mut table = Table::try_from(model).map_err(|e| ConfigError::value(e.to_string()))?;
     table.retain(|key, _| key == "id" || key == "path");
     Ok(table)
 }

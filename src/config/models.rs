@@ -166,18 +166,17 @@ impl ModelConfig {
 
     /// Returns the settings that determine how the model's vectors are computed.
     pub fn settings(&self) -> Settings {
-        Settings {
-            normalize: self.normalize,
-            special_tokens: self.special_tokens,
-            dimensions: self.dimensions,
-            token_input: self.token_input,
-            empty_input: self.empty_input,
-            max_input_tokens: self.max_input_tokens,
-            device: self.device.unwrap_or_default(),
-            device_min_tokens: self.device_min_tokens,
-            memory: self.memory,
-            ..Settings::default()
-        }
+        let mut settings = Settings::default();
+        settings.normalize = self.normalize;
+        settings.special_tokens = self.special_tokens;
+        settings.dimensions = self.dimensions;
+        settings.token_input = self.token_input;
+        settings.empty_input = self.empty_input;
+        settings.max_input_tokens = self.max_input_tokens;
+        settings.device = self.device.unwrap_or_default();
+        settings.device_min_tokens = self.device_min_tokens;
+        settings.memory = self.memory;
+        settings
     }
 
     /// Returns the settings that replace values of the checkpoint.

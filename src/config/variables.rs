@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::layers::{ConfigError, nearest};
+use super::error::{ConfigError, ConfigErrorKind};
+use super::layers::nearest;
 use super::settings::{self, Setting};
 use super::values::unquoted;
 
@@ -50,7 +51,7 @@ impl Variables {
             let is_known = setting.is_some() || name == CONFIG || name == MODELS;
             let text = match value.to_str() {
                 Some(text) => text,
-                None if is_known => return Err(ConfigError(format!("{name} is not valid UTF-8: set it again"))),
+                None if is_known => return Err(ConfigError::value(format!("{name} is not valid UTF-8: set it again"))),
                 None => continue,
             };
             if set_by_kubernetes(&name, text) {
@@ -71,9 +72,8 @@ impl Variables {
                 let models = text.split(',').map(unquoted).filter(|model| !model.is_empty());
                 found.models.extend(models.map(str::to_owned));
                 if found.models.is_empty() {
-                    return Err(ConfigError(format!(
-                        "{name} contains no model: write NAME=PATH,NAME=PATH, or unset \
-                                                    it"
+                    return Err(ConfigError::value(format!(
+                        "{name} contains no model: write NAME=PATH,NAME=PATH, or unset it"
                     )));
                 }
             }
@@ -95,9 +95,10 @@ impl Variables {
             }
         };
         if !text.is_empty() && PROTECTING.iter().any(|part| short.contains(part)) {
-            return Err(ConfigError(format!(
-                "unknown variable {name}, whose name suggests that it protects the server{meant}"
-            )));
+            return Err(ConfigError::new(
+                ConfigErrorKind::Unknown,
+                format!("unknown variable {name}, whose name suggests that it protects the server{meant}"),
+            ));
         }
         self.warnings.push(format!("unknown variable {name}{meant}"));
         Ok(())

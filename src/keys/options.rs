@@ -1,7 +1,8 @@
 //! The options of API keys: words of the form `option=value` in a key's entry.
 
-use super::KeysError;
 use std::num::NonZeroU64;
+
+use super::{KeysError, KeysErrorKind};
 
 /// The options of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,13 +41,17 @@ impl KeyOptions {
             REQUESTS => self.rates.requests.replace(rate(REQUESTS, value)?).is_some(),
             TOKENS => self.rates.tokens.replace(rate(TOKENS, value)?).is_some(),
             _ => {
-                return Err(
-                    format!("has an unknown option: the options of a key are {NAME}, {REQUESTS} and {TOKENS}").into()
-                );
+                return Err(KeysError::new(
+                    KeysErrorKind::Option,
+                    format!("has an unknown option: the options of a key are {NAME}, {REQUESTS} and {TOKENS}"),
+                ));
             }
         };
         if given_before {
-            return Err(format!("has the option {option} twice: remove one of them").into());
+            return Err(KeysError::new(
+                KeysErrorKind::Option,
+                format!("has the option {option} twice: remove one of them"),
+            ));
         }
         Ok(true)
     }
@@ -73,15 +78,19 @@ fn split(word: &str) -> Option<(&str, &str)> {
 fn name(value: &str) -> Result<String, KeysError> {
     let is_fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.@".contains(&b);
     if value.is_empty() || value.len() > LONGEST_NAME || !value.bytes().all(is_fine) {
-        return Err(format!(
-            "has an invalid {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces around \
+        return Err(KeysError::new(
+            KeysErrorKind::Option,
+            format!(
+                "has an invalid {NAME}: write 1 to {LONGEST_NAME} letters, digits, '-', '_', '.' or '@', without spaces around \
                          the '='"
-        ).into());
+            ),
+        ));
     }
     if value == UNNAMED {
-        return Err(
-            format!("has the name {UNNAMED}, which stands for all keys without a name: choose another name").into()
-        );
+        return Err(KeysError::new(
+            KeysErrorKind::Option,
+            format!("has the name {UNNAMED}, which stands for all keys without a name: choose another name"),
+        ));
     }
     Ok(value.to_owned())
 }
@@ -89,7 +98,7 @@ fn name(value: &str) -> Result<String, KeysError> {
 fn rate(option: &str, value: &str) -> Result<NonZeroU64, KeysError> {
     let number = if value.bytes().all(|b| b.is_ascii_digit()) { value.parse().ok() } else { None };
     number.filter(|rate: &NonZeroU64| rate.get() <= HIGHEST_RATE).ok_or_else(|| {
-        KeysError(format!(
+        KeysError::new(KeysErrorKind::Option, format!(
                         "has an invalid {option}: write a whole number from 1 to {HIGHEST_RATE} without separators, or leave the option \
                          out"
         ))

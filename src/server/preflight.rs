@@ -2,7 +2,7 @@
 //! and each reload call it, so they refuse the same mistakes with the same messages.
 
 use crate::builtin::preview_checkpoint;
-use crate::config::layers::ConfigError;
+use crate::config::error::{ConfigError, ConfigErrorKind};
 use crate::config::{Config, ModelConfig};
 use crate::model_error::ModelError;
 use crate::server::state::read_keys;
@@ -20,7 +20,8 @@ pub fn check(config: &Config) -> Result<Vec<Option<usize>>, ConfigError> {
     TlsConfig::read(&config.server)?;
     let models = config.models.iter().map(|model| {
         let model = model.clone().on(&config.server);
-        dimensions(&model).map_err(|error| ConfigError(format!("model {:?}: {error}", model.id)))
+        dimensions(&model)
+            .map_err(|error| ConfigError::new(ConfigErrorKind::Model, format!("model {:?}: {error}", model.id)))
     });
     models.collect()
 }

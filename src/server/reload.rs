@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::config::layers::ConfigError;
+use crate::config::error::ConfigError;
 use crate::config::{Config, settings};
 use crate::registry;
 use crate::server::observe::metrics::{REFUSED, RELOADED};

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use crate::config::Config;
-use crate::config::layers::ConfigError;
+use crate::config::error::{ConfigError, ConfigErrorKind};
 use crate::keys::{Key, Keys};
 use crate::model_error::ModelError;
 use crate::registry::Registry;
@@ -64,7 +64,9 @@ impl ServerState {
     /// # Errors
     /// If the keys or the certificate cannot be read, or the worker threads cannot be started.
     pub fn new(config: Config) -> Result<Self, ConfigError> {
-        let threads = |e: std::io::Error| ConfigError(format!("cannot start the worker threads (server.threads): {e}"));
+        let threads = |e: std::io::Error| {
+            ConfigError::new(ConfigErrorKind::System, format!("cannot start the worker threads (server.threads): {e}"))
+        };
         let keys = read_keys(&config)?;
         if let Some(warning) = keys.warning() {
             tracing::warn!("{warning}");
@@ -150,7 +152,7 @@ pub(in crate::server) fn read_keys(config: &Config) -> Result<Keys, ConfigError>
     if server.metrics && server.metrics_need_key && keys.is_empty() {
         let message = "server.metrics_need_key is true, but no API key is configured: set server.api_keys or \
                        server.api_key_file, or set server.metrics_need_key to false";
-        return Err(ConfigError(message.to_owned()));
+        return Err(ConfigError::conflict(message));
     }
     Ok(keys)
 }

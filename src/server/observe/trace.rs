@@ -66,7 +66,7 @@ pub mod otlp {
     use tracing_subscriber::registry::LookupSpan;
 
     use super::Trace;
-    use crate::config::layers::ConfigError;
+    use crate::config::error::ConfigError;
 
     /// The target of the spans, by which the log leaves them out.
     pub const TARGET: &str = "embedding_server::trace";
@@ -83,10 +83,9 @@ pub mod otlp {
         if !ENDPOINTS.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty())) {
             return Ok(None);
         }
-        let exporter = SpanExporter::builder()
-            .with_http()
-            .build()
-            .map_err(|e| format!("spans cannot be sent: {e}; check the OTEL_EXPORTER_OTLP_ variables"))?;
+        let exporter = SpanExporter::builder().with_http().build().map_err(|e| {
+            ConfigError::value(format!("spans cannot be sent: {e}; check the OTEL_EXPORTER_OTLP_ variables"))
+        })?;
         let resource = Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
         let resource = match std::env::var_os("OTEL_SERVICE_NAME") {
             Some(_) => resource,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use tokio::net::TcpListener;
 
-use super::bind_error::BindError;
+use super::bind_error::{BindError, BindErrorKind};
 use super::listen::{Listener, Listeners};
 #[cfg(unix)]
 use super::unix_socket;
@@ -21,11 +21,13 @@ pub async fn bind(config: &Config) -> Result<Listeners, BindError> {
     let (host, port) = (&config.server.host, config.server.port);
     #[cfg(unix)]
     if let Host::Unix(path) = host {
-        return unix_socket::bind(path).map_err(|reason| BindError(format!("cannot listen on {host}: {reason}")));
+        return unix_socket::bind(path).map_err(|error| error.at(host));
     }
-    let failed =
-        |e: &std::io::Error| BindError(format!("cannot listen on {}:{port}: {e}{}", host.in_url(), advice(e, port)));
-    let addresses = host.addresses(port).map_err(|error| BindError(error.0))?;
+    let failed = |e: &std::io::Error| {
+        BindError::io(e, format!("{e}{}", advice(e, port))).at(format_args!("{}:{port}", host.in_url()))
+    };
+    let addresses =
+        host.addresses(port).map_err(|error| BindError::new(BindErrorKind::NoSuchAddress, error.to_string()))?;
     if !host.is_localhost() {
         let listener = TcpListener::bind(addresses.as_slice()).await.map_err(|e| failed(&e))?;
         return Ok(listener.into());
@@ -40,7 +42,8 @@ pub async fn bind(config: &Config) -> Result<Listeners, BindError> {
             Ok(listener) => listeners.push(Listener::Tcp(listener)),
             Err(error) if is_missing(&error) => tracing::debug!(%address, %error, "this machine has no such address"),
             Err(error) => {
-                return Err(format!("cannot listen on {address}: {error}{}", advice(&error, address.port())).into());
+                let message = format!("{error}{}", advice(&error, address.port()));
+                return Err(BindError::io(&error, message).at(address));
             }
         }
     }
@@ -103,7 +106,9 @@ mod tests {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(taken) = TcpListener::bind(address).await else { continue };
             let port = taken.local_addr().unwrap().port();
-            let error = bind(&on_localhost(port)).await.err().unwrap().to_string();
+            let error = bind(&on_localhost(port)).await.err().unwrap();
+            assert_eq!(error.kind(), BindErrorKind::InUse);
+            let error = error.to_string();
             assert!(error.contains(&port.to_string()) && error.contains("server.port"), "{error}");
         }
     }

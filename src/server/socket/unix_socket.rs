@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-use super::bind_error::BindError;
+use super::bind_error::{BindError, BindErrorKind};
 use super::listen::{Listener, Listeners};
 use super::socket_file::SocketFile;
 
@@ -31,8 +31,8 @@ pub fn bind(path: &Path) -> Result<Listeners, BindError> {
         }
         bound => bound,
     };
-    let listener = listener.map_err(|error| format!("{error}{}", advice(&error)))?;
-    let file = SocketFile::from_path(path).map_err(|error| error.to_string())?;
+    let listener = listener.map_err(|error| BindError::io(&error, format!("{error}{}", advice(&error))))?;
+    let file = SocketFile::from_path(path).map_err(|error| BindError::io(&error, error.to_string()))?;
     Ok(Listeners::with_file(Listener::Unix(listener), file))
 }
 
@@ -52,34 +52,40 @@ fn lock(directory: &Path) -> Option<File> {
 }
 
 fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let file = std::fs::symlink_metadata(path).map_err(|error| error.to_string())?;
+    let file = std::fs::symlink_metadata(path).map_err(|error| BindError::io(&error, error.to_string()))?;
     if !file.file_type().is_socket() {
         let kind = match file.file_type() {
             kind if kind.is_dir() => "a directory",
             kind if kind.is_symlink() => "a symbolic link",
             _ => "a file that is not a socket",
         };
-        return Err(format!(
-            "the path is {kind}, which the server does not remove; remove it, or set server.host or --host to \
-             another path"
-        )
-        .into());
+        return Err(BindError::new(
+            BindErrorKind::Path,
+            format!(
+                "the path is {kind}, which the server does not remove; remove it, or set server.host or --host to \
+                 another path"
+            ),
+        ));
     }
     match connect(path) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             tracing::info!(path = %path.display(), "removing a Unix socket on which no process listens");
-            std::fs::remove_file(path).map_err(|error| BindError(format!("the old socket cannot be removed: {error}")))
+            std::fs::remove_file(path)
+                .map_err(|error| BindError::io(&error, format!("the old socket cannot be removed: {error}")))
         }
         // A socket with a full queue (WouldBlock), or of another type, also belongs to another process.
         Ok(()) | Err(_) if is_gone(path) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(format!(
-            "there is a socket already, and this process may not check whether another process listens on it: {error}; \
-             remove it, or set server.host or --host to another path"
-        )
-        .into()),
-        Ok(()) | Err(_) => {
-            Err("another process listens on it; stop that process, or set server.host or --host to another path".into())
-        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(BindError::new(
+            BindErrorKind::PermissionDenied,
+            format!(
+                "there is a socket already, and this process may not check whether another process listens on it: \
+                 {error}; remove it, or set server.host or --host to another path"
+            ),
+        )),
+        Ok(()) | Err(_) => Err(BindError::new(
+            BindErrorKind::InUse,
+            "another process listens on it; stop that process, or set server.host or --host to another path",
+        )),
     }
 }
 

@@ -8,64 +8,91 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
-use super::tls_error::TlsError;
+use super::tls_error::{TlsError, TlsErrorKind};
 
 /// Reads the certificate chain from `cert` and its private key from `key`, both in PEM format.
 ///
 /// # Errors
 /// A sentence with the setting and the file that are wrong, and the remedy.
 pub fn read(cert: &Path, key: &Path) -> Result<ServerConfig, TlsError> {
-    let in_cert = |problem: &dyn Display| TlsError(format!("server.tls_cert, {}: {problem}", cert.display()));
-    let in_key = |problem: &dyn Display| TlsError(format!("server.tls_key, {}: {problem}", key.display()));
-    let (cert_text, key_text) =
-        (text(cert, "x509").map_err(|e| in_cert(&e))?, text(key, "pkey").map_err(|e| in_key(&e))?);
+    let in_cert = |Problem { kind, message }: Problem| {
+        TlsError::new(kind, format!("server.tls_cert, {}: {message}", cert.display()))
+    };
+    let in_key = |Problem { kind, message }: Problem| {
+        TlsError::new(kind, format!("server.tls_key, {}: {message}", key.display()))
+    };
+    let (cert_text, key_text) = (text(cert, "x509").map_err(in_cert)?, text(key, "pkey").map_err(in_key)?);
 
-    let chain: Vec<CertificateDer<'_>> = CertificateDer::pem_slice_iter(&cert_text)
-        .collect::<Result<_, _>>()
-        .map_err(|e| in_cert(&format_args!("the PEM is damaged ({e}); write or copy the file again")))?;
+    let damaged = |e: &dyn Display| {
+        Problem::new(TlsErrorKind::Malformed, format!("the PEM is damaged ({e}); write or copy the file again"))
+    };
+    let chain: Vec<CertificateDer<'_>> =
+        CertificateDer::pem_slice_iter(&cert_text).collect::<Result<_, _>>().map_err(|e| in_cert(damaged(&e)))?;
     if chain.is_empty() {
-        return Err(in_cert(&no_certificate(&labels(&cert_text))));
+        return Err(in_cert(no_certificate(&labels(&cert_text))));
     }
     if let Some(problem) = no_key(&labels(&key_text), &key_text) {
-        return Err(in_key(&problem));
+        return Err(in_key(problem));
     }
-    let private = PrivateKeyDer::from_pem_slice(&key_text)
-        .map_err(|e| in_key(&format_args!("the PEM is damaged ({e}); write or copy the file again")))?;
+    let private = PrivateKeyDer::from_pem_slice(&key_text).map_err(|e| in_key(damaged(&e)))?;
 
     let builder = ServerConfig::builder_with_provider(default_provider().into())
         .with_safe_default_protocol_versions()
-        .map_err(|e| in_cert(&e))?
+        .map_err(|e| in_cert(Problem::new(TlsErrorKind::Unsupported, e.to_string())))?
         .with_no_client_auth();
     builder.with_single_cert(chain, private).map_err(|error| match error {
-        Error::InconsistentKeys(_) => in_key(&format_args!(
-            "the private key does not belong to the certificate in {}; set the key that the certificate was made for, \
-             and put the server's own certificate first in its file, before those of the authorities",
-            cert.display()
+        Error::InconsistentKeys(_) => in_key(Problem::new(
+            TlsErrorKind::Mismatch,
+            format!(
+                "the private key does not belong to the certificate in {}; set the key that the certificate was made \
+                 for, and put the server's own certificate first in its file, before those of the authorities",
+                cert.display()
+            ),
         )),
-        Error::InvalidCertificate(error) => {
-            in_cert(&format_args!("the first certificate cannot be read ({error:?}); write or copy the file again"))
-        }
-        error => in_key(&format_args!(
-            "the private key cannot be used ({error}); expected RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or \
-             Ed25519"
+        Error::InvalidCertificate(error) => in_cert(Problem::new(
+            TlsErrorKind::Malformed,
+            format!("the first certificate cannot be read ({error:?}); write or copy the file again"),
+        )),
+        error => in_key(Problem::new(
+            TlsErrorKind::Unsupported,
+            format!(
+                "the private key cannot be used ({error}); expected RSA of 2048 to 4096 bits, ECDSA P-256 or P-384, or \
+                 Ed25519"
+            ),
         )),
     })
 }
 
+/// What is wrong with one of the two files.
+struct Problem {
+    kind: TlsErrorKind,
+    message: String,
+}
+
+impl Problem {
+    fn new(kind: TlsErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+}
+
 /// Reads the file and checks that it is text. `tool` is the openssl command that converts it to PEM.
-fn text(path: &Path, tool: &str) -> Result<Vec<u8>, String> {
-    let bytes = layer0_files::read(path).map_err(|e| e.to_string())?;
+fn text(path: &Path, tool: &str) -> Result<Vec<u8>, Problem> {
+    let bytes = layer0_files::read(path).map_err(|e| Problem::new(TlsErrorKind::File, e.to_string()))?;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).to_vec();
     match bytes.as_slice() {
-        [] => Err("the file is empty".to_owned()),
+        [] => Err(Problem::new(TlsErrorKind::File, "the file is empty")),
         // DER begins with an ASN.1 sequence. In PKCS #12 the number 3 follows.
-        [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x80, 2, 1, 3, ..] => {
-            Err(format!("the file is PKCS #12, not PEM; convert it: openssl pkcs12 -in {} -nodes", path.display()))
-        }
-        [0x30, length, ..] if *length >= 0x20 && !bytes.starts_with(b"0-") => Err(format!(
-            "the file is DER, not PEM; convert it: openssl {tool} -inform der -in {} -out {}.pem",
-            path.display(),
-            path.display()
+        [0x30, 0x82, _, _, 2, 1, 3, ..] | [0x30, 0x80, 2, 1, 3, ..] => Err(Problem::new(
+            TlsErrorKind::Malformed,
+            format!("the file is PKCS #12, not PEM; convert it: openssl pkcs12 -in {} -nodes", path.display()),
+        )),
+        [0x30, length, ..] if *length >= 0x20 && !bytes.starts_with(b"0-") => Err(Problem::new(
+            TlsErrorKind::Malformed,
+            format!(
+                "the file is DER, not PEM; convert it: openssl {tool} -inform der -in {} -out {}.pem",
+                path.display(),
+                path.display()
+            ),
         )),
         _ => Ok(bytes),
     }
@@ -78,46 +105,50 @@ fn labels(text: &[u8]) -> Vec<String> {
     text.lines().filter_map(label).collect()
 }
 
-fn no_certificate(labels: &[String]) -> String {
+fn no_certificate(labels: &[String]) -> Problem {
     let has = |part: &str| labels.iter().any(|label| label.contains(part));
-    if has("PRIVATE KEY") {
-        return "the file holds a private key and no certificate; are server.tls_cert and server.tls_key swapped?"
-            .to_owned();
-    }
-    if has("CERTIFICATE REQUEST") {
-        return "the file holds a certificate request; set the certificate that the authority issued for it".to_owned();
-    }
-    let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
-    format!("the file holds {found}; expected PEM with the certificate chain (-----BEGIN CERTIFICATE-----)")
+    let message = if has("PRIVATE KEY") {
+        "the file holds a private key and no certificate; are server.tls_cert and server.tls_key swapped?".to_owned()
+    } else if has("CERTIFICATE REQUEST") {
+        "the file holds a certificate request; set the certificate that the authority issued for it".to_owned()
+    } else {
+        let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
+        format!("the file holds {found}; expected PEM with the certificate chain (-----BEGIN CERTIFICATE-----)")
+    };
+    Problem::new(TlsErrorKind::Missing, message)
 }
 
 /// Returns why a file with these sections has no usable private key, or `None` if it has one.
-fn no_key(labels: &[String], text: &[u8]) -> Option<String> {
+fn no_key(labels: &[String], text: &[u8]) -> Option<Problem> {
     let has = |part: &str| labels.iter().any(|label| label.contains(part));
     let encrypted = has("ENCRYPTED PRIVATE KEY") || memchr::memmem::find(text, b"Proc-Type: 4,ENCRYPTED").is_some();
     if encrypted {
-        return Some(
+        return Some(Problem::new(
+            TlsErrorKind::Encrypted,
             "the private key is encrypted, and the server cannot ask for its passphrase; write it without one: \
-             openssl pkey -in KEY -out PLAIN"
-                .to_owned(),
-        );
+             openssl pkey -in KEY -out PLAIN",
+        ));
     }
     if has("OPENSSH PRIVATE KEY") {
-        return Some(
-            "the private key is in OpenSSH's own format; convert it: ssh-keygen -p -m PKCS8 -f KEY".to_owned(),
-        );
+        return Some(Problem::new(
+            TlsErrorKind::Unsupported,
+            "the private key is in OpenSSH's own format; convert it: ssh-keygen -p -m PKCS8 -f KEY",
+        ));
     }
     if has("PRIVATE KEY") {
         return None;
     }
     if has("CERTIFICATE") {
-        return Some(
-            "the file holds a certificate and no private key; are server.tls_cert and server.tls_key swapped?"
-                .to_owned(),
-        );
+        return Some(Problem::new(
+            TlsErrorKind::Missing,
+            "the file holds a certificate and no private key; are server.tls_cert and server.tls_key swapped?",
+        ));
     }
     let found = if labels.is_empty() { "no PEM section".to_owned() } else { labels.join(", ") };
-    Some(format!("the file holds {found}; expected PEM with the private key (-----BEGIN PRIVATE KEY-----)"))
+    Some(Problem::new(
+        TlsErrorKind::Missing,
+        format!("the file holds {found}; expected PEM with the private key (-----BEGIN PRIVATE KEY-----)"),
+    ))
 }
 
 #[cfg(test)]
@@ -160,26 +191,28 @@ mod tests {
         for (cert, key) in [("cert", "key"), ("cert with a mark", "key"), ("both", "both")] {
             assert!(read(&at(cert), &at(key)).is_ok(), "{cert}, {key}");
         }
-        for (cert, key, setting, why) in [
-            ("nowhere", "key", "tls_cert", "No such file"),
-            ("cert", "nowhere", "tls_key", "No such file"),
-            ("key", "cert", "tls_cert", "swapped"),
-            ("cert", "cert", "tls_key", "swapped"),
-            ("cert", "other key", "tls_key", "does not belong"),
-            ("der cert", "key", "tls_cert", "openssl x509 -inform der"),
-            ("cert", "der key", "tls_key", "openssl pkey -inform der"),
-            ("empty", "key", "tls_cert", "is empty"),
-            ("text", "key", "tls_cert", "BEGIN CERTIFICATE"),
-            ("cert", "text", "tls_key", "BEGIN PRIVATE KEY"),
-            ("damaged cert", "key", "tls_cert", "damaged"),
-            ("cert", "damaged key", "tls_key", "damaged"),
-            ("request", "key", "tls_cert", "request"),
-            ("cert", "encrypted", "tls_key", "encrypted"),
-            ("cert", "old encrypted", "tls_key", "encrypted"),
-            ("cert", "ssh", "tls_key", "ssh-keygen"),
-            ("cert", "public", "tls_key", "PUBLIC KEY"),
+        for (cert, key, setting, why, kind) in [
+            ("nowhere", "key", "tls_cert", "No such file", TlsErrorKind::File),
+            ("cert", "nowhere", "tls_key", "No such file", TlsErrorKind::File),
+            ("key", "cert", "tls_cert", "swapped", TlsErrorKind::Missing),
+            ("cert", "cert", "tls_key", "swapped", TlsErrorKind::Missing),
+            ("cert", "other key", "tls_key", "does not belong", TlsErrorKind::Mismatch),
+            ("der cert", "key", "tls_cert", "openssl x509 -inform der", TlsErrorKind::Malformed),
+            ("cert", "der key", "tls_key", "openssl pkey -inform der", TlsErrorKind::Malformed),
+            ("empty", "key", "tls_cert", "is empty", TlsErrorKind::File),
+            ("text", "key", "tls_cert", "BEGIN CERTIFICATE", TlsErrorKind::Missing),
+            ("cert", "text", "tls_key", "BEGIN PRIVATE KEY", TlsErrorKind::Missing),
+            ("damaged cert", "key", "tls_cert", "damaged", TlsErrorKind::Malformed),
+            ("cert", "damaged key", "tls_key", "damaged", TlsErrorKind::Malformed),
+            ("request", "key", "tls_cert", "request", TlsErrorKind::Missing),
+            ("cert", "encrypted", "tls_key", "encrypted", TlsErrorKind::Encrypted),
+            ("cert", "old encrypted", "tls_key", "encrypted", TlsErrorKind::Encrypted),
+            ("cert", "ssh", "tls_key", "ssh-keygen", TlsErrorKind::Unsupported),
+            ("cert", "public", "tls_key", "PUBLIC KEY", TlsErrorKind::Missing),
         ] {
-            let error = read(&at(cert), &at(key)).unwrap_err().to_string();
+            let error = read(&at(cert), &at(key)).unwrap_err();
+            assert_eq!(error.kind(), kind, "{cert}, {key}: {error}");
+            let error = error.to_string();
             assert!(error.starts_with(&format!("server.{setting}, ")) && error.contains(why), "{cert}, {key}: {error}");
         }
     }

@@ -1,6 +1,8 @@
 //! The TLS configuration of the listening sockets. A build without the feature `tls` refuses a configured certificate.
 
 use super::tls_error::TlsError;
+#[cfg(not(feature = "tls"))]
+use super::tls_error::TlsErrorKind;
 use crate::config::ServerConfig;
 
 /// The certificate chain and the private key for HTTPS, if the configuration names them.
@@ -38,7 +40,10 @@ impl TlsConfig {
     /// If `server` names a certificate.
     pub fn read(server: &ServerConfig) -> Result<Self, TlsError> {
         match &server.tls_cert {
-            Some(_) => Err("server.tls_cert is set, but this build does not have the feature `tls`".into()),
+            Some(_) => Err(TlsError::new(
+                TlsErrorKind::Unsupported,
+                "server.tls_cert is set, but this build does not have the feature `tls`",
+            )),
             None => Ok(Self),
         }
     }
