@@ -28,8 +28,9 @@ const ROUNDS: usize = 41;
 
 fn main() {
     let checkpoint = open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
-    let embedder =
-        Embedder::new(checkpoint, Settings { token_input: TokenInput::Model, ..Settings::default() }).unwrap();
+    let mut settings = Settings::default();
+    settings.token_input = TokenInput::Model;
+    let embedder = Embedder::new(checkpoint, settings).unwrap();
     let mut rng = fastrand::Rng::with_seed(3);
     let words = words(&embedder);
     let texts: Vec<String> =

@@ -35,7 +35,9 @@ fn embedders() -> &'static [Embedder; 2] {
     EMBEDDERS.get_or_init(|| {
         [TokenInput::Cl100k, TokenInput::Model].map(|token_input| {
             let checkpoint = Checkpoint::open(&llama(), &Overrides::default()).unwrap();
-            Embedder::new(checkpoint, Settings { token_input, ..Settings::default() }).unwrap()
+            let mut settings = Settings::default();
+            settings.token_input = token_input;
+            Embedder::new(checkpoint, settings).unwrap()
         })
     })
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use embedding_server::config::{Config, ModelConfig};
 use embedding_server::server::{self, ServerState};
 use embedding_server::workers::{Slices, Workers};
+use layer0::embedder::Settings;
 use layer0::pooling::place::DeviceChoice;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -35,6 +36,13 @@ pub fn fixtures(kind: &str) -> PathBuf {
 pub fn test_device() -> Option<DeviceChoice> {
     let name = std::env::var("EMBEDDING_SERVER_TEST_DEVICE").ok()?;
     Some(DeviceChoice::try_from(name).unwrap())
+}
+
+/// Returns the default settings of an embedder with a change.
+pub fn settings(change: impl FnOnce(&mut Settings)) -> Settings {
+    let mut settings = Settings::default();
+    change(&mut settings);
+    settings
 }
 
 /// Returns whether two vectors of the same text are the same: in every bit on the CPU, and up to rounding on a device,

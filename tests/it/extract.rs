@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use layer0::checkpoint::{Checkpoint, Overrides};
-use layer0::embedder::{Embedder, Settings};
+use layer0::embedder::Embedder;
 use layer0::extract::card::Origin;
 use layer0::extract::source::LocalSource;
 use layer0::extract::staging::Existing;
@@ -19,7 +19,7 @@ use layer0::table::TableDtype;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::common::{broken, checkpoint, copy_of, difference};
+use crate::common::{broken, checkpoint, copy_of, difference, settings};
 use crate::models::sharded;
 
 fn run(source: &Path, out: &Path, options: &Options) -> Result<(), String> {
@@ -29,7 +29,7 @@ fn run(source: &Path, out: &Path, options: &Options) -> Result<(), String> {
 
 fn vectors(dir: &Path) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(dir, &Overrides::default()).unwrap();
-    let settings = Settings { normalize: Some(false), ..Settings::default() };
+    let settings = settings(|settings| settings.normalize = Some(false));
     let texts = ["hello world", "안녕하세요, 세계!", "  two spaces\n", "<s>the</s><|im_start|>"];
     Embedder::new(checkpoint, settings).unwrap().embed(&texts).unwrap()
 }

@@ -16,7 +16,7 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{checkpoint, difference};
+use crate::common::{checkpoint, difference, settings};
 
 const COLUMNS: usize = 8;
 const TABLE: &str = "model.embed_tokens.weight";
@@ -68,7 +68,7 @@ impl Made {
 }
 
 fn vector(dir: &Path, overrides: &Overrides) -> Result<Vec<f32>, LoadError> {
-    let settings = Settings { normalize: Some(false), ..Settings::default() };
+    let settings = settings(|settings| settings.normalize = Some(false));
     let embedder = Embedder::new(Checkpoint::open(dir, overrides)?, settings)?;
     let tokens = embedder.tokens(0, &Input::Text("hello world".to_owned())).unwrap();
     let mut mean = vec![0.0; COLUMNS];

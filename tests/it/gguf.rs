@@ -14,7 +14,7 @@ use layer0_tokenizers::reference::HfTokenizer;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::common::{TestApp, checkpoint, difference, fixtures, length};
+use crate::common::{TestApp, checkpoint, difference, fixtures, length, settings};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -75,7 +75,7 @@ fn every_type_and_tokenizer_equals_the_judge() {
             !["llama-f32", "llama-bf16"].contains(&name.as_str()),
             "{name}"
         );
-        let settings = Settings { normalize: Some(false), ..Settings::default() };
+        let settings = settings(|settings| settings.normalize = Some(false));
         let embedder = Embedder::new(opened, settings).unwrap();
         for (i, text) in golden.texts.iter().enumerate() {
             let tokens = embedder.tokens(i, &Input::Text(text.clone())).unwrap();
@@ -252,7 +252,7 @@ fn a_server_takes_a_gguf_file_as_path() {
 #[test]
 fn an_extracted_file_is_a_directory_of_the_same_vectors() {
     let vectors = |path: &Path, texts: &[String]| {
-        let settings = Settings { normalize: Some(false), ..Settings::default() };
+        let settings = settings(|settings| settings.normalize = Some(false));
         Embedder::new(open(path), settings).unwrap().embed(texts).unwrap()
     };
     for name in names("gguf") {

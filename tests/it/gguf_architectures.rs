@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use layer0::checkpoint::{Checkpoint, Overrides};
-use layer0::embedder::{Embedder, Settings};
+use layer0::embedder::Embedder;
 use layer0::error::LoadError;
 use layer0::extract::gguf::GgufSource;
 use layer0::extract::{Options, extract};
@@ -16,7 +16,7 @@ use safetensors::tensor::TensorView;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::common::{difference, fixtures};
+use crate::common::{difference, fixtures, settings};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -50,7 +50,7 @@ fn overrides() -> Overrides {
 }
 
 fn vectors(path: &Path, overrides: &Overrides, texts: &[String]) -> Result<Vec<Vec<f32>>, LoadError> {
-    let settings = Settings { normalize: Some(false), ..Settings::default() };
+    let settings = settings(|settings| settings.normalize = Some(false));
     let embedder = Embedder::new(Checkpoint::open(path, overrides)?, settings)?;
     Ok(embedder.embed(texts).unwrap())
 }

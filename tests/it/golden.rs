@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use layer0::checkpoint::{Checkpoint, Overrides};
-use layer0::embedder::{Embedder, Input, Settings};
+use layer0::embedder::{Embedder, Input};
 use layer0::norm::FinalNorm;
 use layer0::pooling::{CpuPooling, DevicePooling, Pooling};
 use serde::Deserialize;
 
-use crate::common::{TestApp, checkpoint, difference, length};
+use crate::common::{TestApp, checkpoint, difference, length, settings};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -42,7 +42,7 @@ fn every_family_equals_transformers() {
     for name in names() {
         let dir = checkpoint(&name);
         let golden = golden(&dir);
-        let settings = Settings { normalize: Some(false), ..Settings::default() };
+        let settings = settings(|settings| settings.normalize = Some(false));
         let embedder = match Checkpoint::open(&dir, &Overrides::default()).and_then(|c| Embedder::new(c, settings)) {
             Ok(embedder) => embedder,
             Err(error) => {

@@ -6,7 +6,7 @@ use layer0::embedder::{Embedder, Settings};
 use layer0::norm::NormKind;
 use layer0::pooling::place::DeviceChoice;
 
-use crate::common::{broken, checkpoint, copy_of, difference};
+use crate::common::{broken, checkpoint, copy_of, difference, settings};
 
 fn load(path: &std::path::Path, overrides: &Overrides, settings: Settings) -> Result<Embedder, LoadError> {
     Embedder::new(Checkpoint::open(path, overrides)?, settings)
@@ -144,7 +144,7 @@ fn a_device_that_this_build_lacks_is_a_clear_error() {
             println!("skipped for {name}: this build has it");
             continue;
         }
-        let settings = Settings { device, ..Settings::default() };
+        let settings = settings(|settings| settings.device = device);
         let error = load(&checkpoint("llama"), &Overrides::default(), settings).err().unwrap().to_string();
         assert!(error.contains(&format!("--features {name}")) && error.contains("device = \"cpu\""), "{error}");
     }
@@ -153,7 +153,7 @@ fn a_device_that_this_build_lacks_is_a_clear_error() {
 #[test]
 fn dimensions_beyond_the_table_are_refused_at_load() {
     for dimensions in [0, 17] {
-        let settings = Settings { dimensions: Some(dimensions), ..Settings::default() };
+        let settings = settings(|settings| settings.dimensions = Some(dimensions));
         let error = load(&checkpoint("llama"), &Overrides::default(), settings).err().unwrap().to_string();
         assert!(error.contains("between 1 and 16"), "{error}");
     }
@@ -162,7 +162,7 @@ fn dimensions_beyond_the_table_are_refused_at_load() {
 /// eps changes the vectors noticeably, because the rows of untrained tokens are small.
 #[test]
 fn eps_and_scale_overrides_change_the_vector() {
-    let settings = || Settings { normalize: Some(false), ..Settings::default() };
+    let settings = || settings(|settings| settings.normalize = Some(false));
     let plain = load(&checkpoint("gemma"), &Overrides::default(), settings()).unwrap().embed(&["hello"]).unwrap();
     let eps = Overrides { norm_eps: Some(0.5), ..Overrides::default() };
     let scale = Overrides { embedding_scale: Some(0.01), ..Overrides::default() };

@@ -3,15 +3,15 @@
 use std::sync::OnceLock;
 
 use layer0::checkpoint::{Checkpoint, Overrides};
-use layer0::embedder::{Embedder, Input, Settings, TokenInput};
+use layer0::embedder::{Embedder, Input, TokenInput};
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::common::{TestApp, checkpoint, difference, length, same};
+use crate::common::{TestApp, checkpoint, difference, length, same, settings};
 
 fn embedder(name: &str, token_input: TokenInput) -> Embedder {
     let opened = Checkpoint::open(&checkpoint(name), &Overrides::default()).unwrap();
-    Embedder::new(opened, Settings { token_input, ..Settings::default() }).unwrap()
+    Embedder::new(opened, settings(|settings| settings.token_input = token_input)).unwrap()
 }
 
 fn app() -> &'static TestApp {

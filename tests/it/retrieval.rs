@@ -11,6 +11,8 @@ use layer0::retrieval::{Method, TokenizedText, scores};
 use layer0::yield_point::Undisturbed;
 use serde::Deserialize;
 
+use crate::common::settings;
+
 #[derive(Deserialize)]
 struct Golden {
     query: String,
@@ -63,7 +65,10 @@ fn every_method_gives_numpys_scores() {
 #[test]
 fn stored_rows_give_the_scores_of_the_vectors() {
     let checkpoint = || open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
-    let device = Settings { device: DeviceChoice::CandleCpu, device_min_tokens: Some(0), ..Settings::default() };
+    let device = settings(|settings| {
+        settings.device = DeviceChoice::CandleCpu;
+        settings.device_min_tokens = Some(0);
+    });
     let [stored, vectors] =
         [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());
     assert!(vectors.comparison(&[7]).unwrap().is_none());

@@ -8,7 +8,7 @@ use layer0::norm::NormKind;
 use layer0::pooling::{CpuPooling, DevicePooling, Pooling};
 use serde::Deserialize;
 
-use crate::common::{TestApp, difference, fixtures, length};
+use crate::common::{TestApp, difference, fixtures, length, settings};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -88,12 +88,8 @@ fn the_rules_are_each_kinds_own() {
     }
     let embed = |settings| Embedder::new(open("sentence-transformers"), settings).unwrap().embed(&["hello"]).unwrap();
     let plain = embed(Settings::default());
-    assert_ne!(
-        embed(Settings { special_tokens: Some(true), ..Settings::default() }),
-        plain,
-        "the user's word is the last"
-    );
-    assert!((length(&embed(Settings { normalize: Some(true), ..Settings::default() })[0]) - 1.0).abs() < 1e-6);
+    assert_ne!(embed(settings(|settings| settings.special_tokens = Some(true))), plain, "the user's word is the last");
+    assert!((length(&embed(settings(|settings| settings.normalize = Some(true)))[0]) - 1.0).abs() < 1e-6);
 }
 
 /// For a text of unknown words, Model2Vec pools no token, and the others pool the unknown token.

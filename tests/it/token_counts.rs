@@ -11,7 +11,7 @@ use layer0::pooling::place::DeviceChoice;
 use layer0::yield_point::Undisturbed;
 use serde_json::{Value, json};
 
-use crate::common::{TestApp, checkpoint, difference, fixtures};
+use crate::common::{TestApp, checkpoint, difference, fixtures, settings};
 use crate::process::command;
 
 const EXPONENT: f64 = 0.7;
@@ -163,7 +163,10 @@ fn an_exponent_outside_of_zero_to_one_is_refused_wherever_it_is_written() {
 #[test]
 fn a_device_refuses_an_exponent_and_auto_goes_on_with_the_cpu() {
     let open = |device| {
-        let settings = Settings { device, device_min_tokens: Some(0), ..Settings::default() };
+        let settings = settings(|settings| {
+            settings.device = device;
+            settings.device_min_tokens = Some(0);
+        });
         Embedder::new(open(&checkpoint("llama"), Some(EXPONENT)), settings)
     };
     #[cfg(feature = "candle")]

@@ -64,6 +64,7 @@ pub enum Memory {
 /// Settings that determine how vectors are computed from a checkpoint. [`EmbedderBuilder`] sets them.
 #[doc(hidden)]
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Settings {
     /// Whether vectors are scaled to length 1, as OpenAI's are. `Some(false)` returns the mean unscaled. `None` follows
     /// the checkpoint's [`Conventions`].

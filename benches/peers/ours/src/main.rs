@@ -17,10 +17,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let threads: usize = threads.parse()?;
     let checkpoint = Checkpoint::open(checkpoint.as_ref(), &Default::default())?;
     // The other libraries pool no special tokens either, and also copy their tables into memory.
-    let embedder = Embedder::new(
-        checkpoint,
-        Settings { special_tokens: Some(false), memory: Memory::Copy, ..Settings::default() },
-    )?;
+    let mut settings = Settings::default();
+    settings.special_tokens = Some(false);
+    settings.memory = Memory::Copy;
+    let embedder = Embedder::new(checkpoint, settings)?;
 
     for path in files {
         let file = std::fs::read_to_string(path)?;
