@@ -9,12 +9,10 @@ English paragraphs. `+ dense` adds the cosine, with the weight 0.2 beside 0.8 of
 nothing beyond Python's standard library.
 """
 
-import argparse
 import json
 import urllib.request
-from pathlib import Path
 
-from rerank import LANGUAGES, mean, ndcg, read
+from rerank import LANGUAGES, arguments, mean, ndcg, read
 
 BATCH = 500
 
@@ -44,11 +42,7 @@ def best(scores: list[float]) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:5000")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=["dev", "test"], default="dev")
-    parser.add_argument("--cross", action="store_true")
+    parser = arguments(__doc__)
     parser.add_argument("--expand", default="0,16,32")
     args = parser.parse_args()
     expansions = [int(number) for number in args.expand.split(",")]
