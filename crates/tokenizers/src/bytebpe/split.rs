@@ -10,7 +10,7 @@
 //! | `[一-龥぀-ゟ゠-ヿ]+` | `価格`, ` is `, `123`, `4` |
 //! | `...\|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+\|...` | `価格`, ` is`, ` `, `123`, `4` |
 //!
-//! Most words are found without these steps ([`Splitter::end_of_word`]): runs of letters by the next byte that is not part of a letter
+//! Most words are found without these steps ([`Splitter::end_of_word`]): many words at once by the classes of neighboring bytes
 //! ([`breaks`]), and short words of other characters of ASCII by a table ([`short`]). Both follow what the steps do with samples of
 //! text, which are asked when the tokenizer is loaded.
 
@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use super::decode;
 use crate::json::kind;
-use breaks::{Breaks, Role};
+use breaks::{Breaks, Role, Rules};
 use expression::Expression;
 use sets::{Bits, Sets};
 use short::ShortWords;
@@ -34,27 +34,12 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// The most steps of a pre-tokenizer.
 const MAX_STEPS: usize = 8;
 
-/// The bit of a letter of ASCII, which is a word alone and together with the letters behind it.
-const LETTER: u8 = 1;
-/// The bit of a byte that is a word together with the letters behind it.
-const BEFORE_LETTERS: u8 = 2;
-/// The bit of a byte that is a word alone before a space.
-const ALONE: u8 = 4;
-/// The bit of a byte that may belong to the word of the letters before it.
-const MAY_CONTINUE: u8 = 8;
-/// The bit of a space.
-const SPACE: u8 = 16;
-/// The bit of a byte that is not ASCII.
-const BEYOND_ASCII: u8 = 32;
-
 pub struct Splitter {
     sets: Sets,
     steps: Vec<Expression>,
-    /// For each byte, its bits [`LETTER`] to [`BEYOND_ASCII`].
-    kinds: [u8; 256],
-    /// Whether a word ends before an upper-case letter behind a letter that is not in upper case.
-    by_case: bool,
-    /// The role of each code point in a run of letters, up to the last one that has one.
+    /// The rules by which most words are found, if the steps follow such rules.
+    rules: Option<Rules>,
+    /// The role of each code point beyond ASCII, up to the last one that has one.
     roles: Vec<Role>,
     short: ShortWords,
 }
@@ -104,8 +89,7 @@ impl Splitter {
         if steps.is_empty() || steps.len() > MAX_STEPS {
             return Err(format!("the pre-tokenizer has {} steps that split", steps.len()));
         }
-        let mut this =
-            Self { sets, steps, kinds: [0; 256], by_case: false, roles: Vec::new(), short: ShortWords::default() };
+        let mut this = Self { sets, steps, rules: None, roles: Vec::new(), short: ShortWords::default() };
         this.learn();
         Ok(this)
     }
@@ -115,22 +99,15 @@ impl Splitter {
     #[inline]
     pub fn end_of_word(&self, text: &str, padded: &[u8], start: usize, progress: &mut Progress) -> usize {
         let Progress { breaks, ends } = progress;
-        let Some(end) = breaks.next(start).or_else(|| self.find_breaks(padded, start, breaks)) else {
-            return self.end(text, start, ends);
-        };
-        let kind = |at: usize| padded.get(at).and_then(|&byte| self.kinds.get(usize::from(byte))).copied().unwrap_or(0);
-        let (first, behind) = (kind(start), kind(end));
-        let is_letter = first & LETTER != 0 || first & BEYOND_ASCII != 0 && !breaks.is_break(start);
-        let is_long = end - start > 1;
-        // The conditions are joined without branches, because which one holds cannot be predicted.
-        let is_letters = (is_letter | ((first & BEFORE_LETTERS != 0) & is_long)) & (behind & MAY_CONTINUE == 0);
-        let is_alone = (first & ALONE != 0) & (behind & SPACE != 0) & !is_long;
-        match is_letters | is_alone {
-            true => end,
-            false => {
+        let Some(rules) = &self.rules else { return self.end_by_table(text, padded, start, ends) };
+        let found = breaks.next(start).or_else(|| self.find_breaks(rules, text.len(), padded, start, breaks));
+        match found {
+            Some((end, true)) => end,
+            Some((_, false)) => {
                 breaks.give_back();
                 self.end_by_table(text, padded, start, ends)
             }
+            None => self.end(text, start, ends),
         }
     }
 
@@ -141,12 +118,16 @@ impl Splitter {
     }
 
     #[cold]
-    fn find_breaks(&self, text: &[u8], start: usize, breaks: &mut Breaks) -> Option<usize> {
+    fn find_breaks(
+        &self,
+        rules: &Rules,
+        length: usize,
+        padded: &[u8],
+        start: usize,
+        breaks: &mut Breaks,
+    ) -> Option<(usize, bool)> {
         let role = |code_point| self.roles.get(code_point as usize).copied().unwrap_or(Role::Other);
-        match self.by_case {
-            true => breaks.find(text, start, true, role),
-            false => breaks.find(text, start, false, role),
-        }
+        breaks.find(padded, length, start, rules, role);
         breaks.next(start)
     }
 
@@ -165,76 +146,59 @@ impl Splitter {
     /// Fills the tables for [`Splitter::end_of_word`] with what the steps say. They know code points by their sets alone, but for what follows
     /// an apostrophe; so one letter of each case stands for all that are in the same sets.
     fn learn(&mut self) {
-        let ascii = || (0..0x80_u8).map(char::from);
         let same = |letters: std::ops::RangeInclusive<char>| {
             let mut sets = letters.map(|letter| self.sets.of(u32::from(letter)));
             let first = sets.next();
             sets.all(|found| Some(found) == first)
         };
-        if !same('a'..='z') || !same('A'..='Z') {
+        if !same('a'..='z') || !same('A'..='Z') || !same('0'..='9') {
             return;
         }
         let length = |text: &str| self.end(text, 0, &mut Ends::default());
-        let is_word = |word: &str, behind: char| {
-            length(&format!("{word}{behind}k")) == word.len() && length(&format!("{word}{behind}")) == word.len()
-        };
-        let others: Vec<char> = ascii().filter(|c| !c.is_ascii_alphabetic() && *c != '\'').collect();
-        let is_word_before_all =
-            |word: &str| length(word) == word.len() && others.iter().all(|&behind| is_word(word, behind));
-        let (mut any_case, mut camel_case, mut apostrophe) = (false, false, false);
-        let mut kinds = [0; 256];
-        for (kinds, first) in kinds.iter_mut().zip(ascii()).filter(|(_, first)| *first != '\'') {
-            let is_letter = first.is_ascii_alphabetic();
-            let lower = |letters: &str| is_word_before_all(&format!("{first}{letters}"));
-            // No expression counts further than to 64.
-            let is_run =
-                lower("k") && lower("kk") && lower(&"k".repeat(70)) && (is_letter || lower("K") && lower("KKk"));
-            if !is_run || is_letter && !lower("") {
-                continue;
-            }
-            let is_any_case = lower("K") && lower("kK") && lower("KK") && lower("Kk");
-            // The word ends before an upper-case letter behind a lower-case one.
-            let cut = |letters: &str, at: usize| length(&format!("{first}{letters}")) == at;
-            let is_upper = first.is_ascii_uppercase() || !is_letter;
-            let is_camel = cut("kK", 2)
-                && cut("kKk", 2)
-                && cut("kkKK", 3)
-                && (is_upper && lower("K") && lower("KK") && lower("Kk") && cut("KkK", 3) && cut("KkKk", 3)
-                    || first.is_ascii_lowercase() && cut("K", 1) && cut("Kk", 1));
-            any_case |= !is_camel;
-            camel_case |= !is_any_case;
-            *kinds |= if is_letter { LETTER } else { BEFORE_LETTERS };
-            apostrophe |= !(is_word(&format!("{first}k"), '\'') && length(&format!("{first}k's")) == 2);
-        }
-        // The rule must be the same for all.
-        if any_case && camel_case {
-            return;
-        }
-        let by_case = camel_case;
-        let all_letters = kinds.iter().filter(|&&kinds| kinds & LETTER != 0).count() == 52;
-        let roles = if all_letters { self.learn_roles(by_case) } else { Vec::new() };
         let short = ShortWords::learn(&self.sets, length);
-        for (kinds, byte) in kinds.iter_mut().zip(0..=u8::MAX) {
-            if byte >= 0x80 || byte == b'\'' && apostrophe {
-                *kinds |= MAY_CONTINUE;
-            }
-            if byte >= 0x80 {
-                *kinds |= BEYOND_ASCII;
-            }
-            if byte == b' ' {
-                *kinds |= SPACE;
-            }
-            if byte < 0x80 && short.length(&[byte, b' ', 0x80, 0x80]) == Some(1) {
-                *kinds |= ALONE;
-            }
+        let rules = Rules::learn(&self.sets, length);
+        if self.follow(&rules) {
+            self.roles = self.learn_roles(rules.by_case);
+            self.rules = Some(rules);
         }
-        (self.kinds, self.by_case, self.roles, self.short) = (kinds, by_case, roles, short);
+        self.short = short;
+    }
+
+    /// Returns whether the steps follow the rules in short texts.
+    fn follow(&self, rules: &Rules) -> bool {
+        let samples = rules.samples(&self.sets);
+        let count = samples.len();
+        let few = samples.len().min(6);
+        // A place behind the last sample stands for no character.
+        let all = (count + 1).pow(3);
+        let mut texts = (0..all + few.pow(4)).map(|number| match number.checked_sub(all) {
+            None => [number % (count + 1), number / (count + 1) % (count + 1), number / (count + 1).pow(2), count],
+            Some(number) => [number % few, number / few % few, number / few.pow(2) % few, number / few.pow(3)],
+        });
+        let long = ["s".repeat(70), "K".repeat(70), "1".repeat(70), ".".repeat(70), " ".repeat(70)];
+        let mut breaks = Breaks::default();
+        let mut follows = |text: &str| {
+            let padded = [text.as_bytes(), &[0; 64]].concat();
+            breaks.find(&padded, text.len(), 0, rules, |_| Role::Other);
+            let (mut start, mut ends) = (0, Ends::default());
+            while start < text.len() {
+                let end = self.end(text, start, &mut ends);
+                match breaks.next(start) {
+                    Some((found, certain)) if !certain || found == end => breaks.give_back(),
+                    _ => return false,
+                }
+                start = end;
+            }
+            true
+        };
+        let spell = |places: [usize; 4]| places.into_iter().filter_map(|place| samples.get(place)).collect::<String>();
+        long.iter().all(|text| follows(text)) && texts.all(|places| follows(&spell(places)))
     }
 
     /// Returns the roles of the code points beyond ASCII.
     fn learn_roles(&self, by_case: bool) -> Vec<Role> {
-        let [lower, upper] = ['k', 'K'].map(|letter| self.sets.of(u32::from(letter)));
-        let mut known: Vec<(Bits, Role)> = vec![(lower, Role::Lower)];
+        let [lower, upper, mark] = ['k', 'K', '.'].map(|c| self.sets.of(u32::from(c)));
+        let mut known: Vec<(Bits, Role)> = vec![(lower, Role::Lower), (mark, Role::Mark)];
         if upper != lower {
             known.push((upper, if by_case { Role::Upper } else { Role::Lower }));
         }

@@ -189,6 +189,7 @@ fn the_words_of_ascii_are_those_of_the_reference_and_told_soon() {
             quick += check(name, splitter, reference, text);
         }
         assert!(quick >= 15, "{name}: {quick}");
+        assert!(splitter.rules.is_some(), "{name}");
     });
 }
 
