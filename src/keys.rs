@@ -373,12 +373,15 @@ mod tests {
     fn a_key_file_has_one_key_per_line_and_at_least_one() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let read = |file: &tempfile::NamedTempFile| Keys::read(&ApiKeys::default(), Some(file.path()));
-        assert!(read(&file).err().unwrap().to_string().contains("contains no key"));
+        let error = read(&file).err().unwrap();
+        assert!(error.to_string().contains("contains no key") && error.kind() == KeysErrorKind::Empty);
         file.write_all(b"# ours\n\nsk-one\r\n  sk-two  m  # a comment\n").unwrap();
         let known = read(&file).unwrap();
         assert_eq!((known.iter().count(), known.find(b"sk-one"), known.find(b"sk-two")), (2, Some(0), Some(1)));
         assert_eq!(known.find(b"#"), None);
-        let error = Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap().to_string();
+        let error = Keys::read(&ApiKeys::default(), Some(Path::new("/nowhere"))).err().unwrap();
+        assert_eq!(error.kind(), KeysErrorKind::File);
+        let error = error.to_string();
         assert!(error.contains("server.api_key_file, /nowhere: the file does not exist"), "{error}");
     }
 
@@ -411,7 +414,9 @@ mod tests {
     fn a_key_has_one_set_of_models() {
         let hello = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
         for lines in [["sk-one a", "sk-one"], ["sk-one", "sk-one a"], ["sk-one a", "sk-one b"], ["hello a", hello]] {
-            let error = keys(&lines).err().unwrap().to_string();
+            let error = keys(&lines).err().unwrap();
+            assert_eq!(error.kind(), KeysErrorKind::Conflict);
+            let error = error.to_string();
             assert!(error.contains("entry 1") && error.contains("entry 2") && !error.contains("sk-"), "{error}");
         }
         let known = keys(&["sk-one a b", "sk-one b a", "sk-two"]).unwrap();

@@ -157,7 +157,9 @@ mod tests {
             (&["tokens_per_minute=7.7"], "from 1 to"),
             (&["tokens_per_minute=77k"], "from 1 to"),
         ] {
-            let error = options(words).unwrap_err().to_string();
+            let error = options(words).unwrap_err();
+            assert_eq!(error.kind(), KeysErrorKind::Option);
+            let error = error.to_string();
             assert!(error.contains(part), "{words:?}: {error}");
             assert!(!error.contains("secret") && !error.contains("77"), "{error}");
         }

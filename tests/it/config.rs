@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use embedding_server::config::error::ConfigErrorKind;
 use embedding_server::config::layers::{EffectiveConfig, Flags, effective};
 use embedding_server::config::settings::{self, Setting};
 use embedding_server::config::values::ValueKind;
@@ -365,4 +366,30 @@ fn other_encodings_are_reported_and_a_byte_order_mark_is_skipped() {
     let flags = Flags { config: Some("/nowhere.toml".into()), ..Flags::default() };
     let error = effective(&flags, std::iter::empty::<(String, String)>()).unwrap_err().to_string();
     assert_eq!(error, "/nowhere.toml: the file does not exist");
+}
+
+#[test]
+fn a_mistake_has_the_kind_of_its_cause() {
+    use ConfigErrorKind::{Conflict, File, Syntax, Unknown, Value};
+    let model = "[[models]]\nid = \"a\"\npath = \"/a\"\n";
+    for (text, name, kind) in [
+        ("[server", "PORT", Syntax),
+        ("[models]\nid = \"a\"", "PORT", Syntax),
+        ("[server]\nprot = 1", "PORT", Unknown),
+        ("[sever]\nport = 1", "PORT", Unknown),
+        ("", "API_KEY", Unknown),
+        ("[server]\nport = 99999", "HOST", Value),
+        ("", "PORT", Value),
+        ("[[models]]\npath = \"b\"", "HOST", Value),
+        ("[server]\ntls_cert = \"/c\"", "HOST", Conflict),
+        (&model.repeat(2), "HOST", Conflict),
+        (&format!("default_model = \"z\"\n{model}"), "HOST", Conflict),
+    ] {
+        let file = file(text);
+        let flags = Flags { config: Some(file.path().to_owned()), ..Flags::default() };
+        let environment = [(format!("EMBEDDING_SERVER_{name}"), "127.0.0.1".to_owned())];
+        assert_eq!(effective(&flags, environment.into_iter()).unwrap_err().kind(), kind, "{text:?} {name}");
+    }
+    let flags = Flags { config: Some("/nowhere.toml".into()), ..Flags::default() };
+    assert_eq!(effective(&flags, std::iter::empty::<(String, String)>()).unwrap_err().kind(), File);
 }
