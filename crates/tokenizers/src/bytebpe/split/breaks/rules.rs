@@ -1,15 +1,14 @@
 //! The rules by which a word begins: which classes of neighboring bytes stand in one word.
 //!
 //! The rules are what the expressions of GPT-2, `cl100k_base`, `o200k_base` and their relatives have in common. Their differences are the
-//! fields of [`Rules`], which are read from what a pre-tokenizer does with samples of text. For example, `" (b"` is
+//! fields of [`Rules`], which are read from what a pre-tokenizer does with samples of text. For example:
 //!
-//! | | `" k"` is one word | `"-k"` is one word | words of `" (b"` |
-//! |---|---|---|---|
-//! | GPT-2 | yes | no | `" ("`, `"b"` |
-//! | `cl100k_base` | yes | yes | `" ("`, `"b"` |
+//! | | `" k"` is one word | `".k"` is one word | `"111"` is one word | words of `"(b) 2024"` |
+//! |---|---|---|---|---|
+//! | GPT-2 | yes | no | yes | `"("`, `"b"`, `")"`, `" 2024"` |
+//! | `cl100k_base` | yes | yes | yes, but not `"1111"` | `"(b"`, `")"`, `" "`, `"202"`, `"4"` |
 //!
-//! because a mark that follows a space does not begin a word. Where the classes of neighbors do not decide, such as beside a code point about which nothing
-//! is known, the words are in doubt.
+//! Where the classes of neighbors do not decide, such as beside a code point about which nothing is known, the words are in doubt.
 
 use super::super::sets::{Bits, Sets};
 
