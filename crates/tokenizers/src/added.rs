@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use aho_corasick::{AhoCorasick, Anchored, Input, MatchKind, StartKind};
 
+use crate::DefinitionError;
 use crate::yield_point::{Steps, Stopped};
 
 /// The range of a token in the text, and the token's ID.
@@ -23,7 +24,7 @@ impl AddedTokens {
     ///
     /// # Errors
     /// When the tokens are too many for an automaton.
-    pub fn new(tokens: &[(String, u32)]) -> Result<Option<Self>, String> {
+    pub fn new(tokens: &[(String, u32)]) -> Result<Option<Self>, DefinitionError> {
         if tokens.is_empty() {
             return Ok(None);
         }
@@ -31,7 +32,7 @@ impl AddedTokens {
             .match_kind(MatchKind::LeftmostLongest)
             .start_kind(StartKind::Anchored)
             .build(tokens.iter().map(|(content, _)| content))
-            .map_err(|e| format!("the added tokens make no automaton: {e}"))?;
+            .map_err(|e| DefinitionError::too_large(format!("the added tokens make no automaton: {e}")))?;
         let mut is_begin = [false; 256];
         for (content, _) in tokens {
             if let Some(place) = content.bytes().next().and_then(|byte| is_begin.get_mut(usize::from(byte))) {

@@ -19,6 +19,7 @@ use super::json::{self, Added, NO_MEMORY, Template, kind};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{byte_characters, bytes_by_character};
 use super::{EncodeError, Tokenize};
+use crate::DefinitionError;
 use crate::yield_point::{Steps, Stopped};
 use characters::{Characters, first_character, last_character};
 use nfc::Nfc;
@@ -72,12 +73,12 @@ impl ByteBpe {
     ///
     /// # Errors
     /// Names the part of the file that is not reproduced here.
-    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+    pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         let definition = Definition::parse(json, "BPE")?;
         let Definition { model, added_tokens, normalizer, pre_tokenizer, post_processor } = &definition;
         model.check()?;
         if model.byte_fallback {
-            return Err("the model has byte_fallback".to_owned());
+            return Err(DefinitionError::unsupported("the model has byte_fallback"));
         }
         let splitter = Splitter::new(pre_tokenizer.as_ref())?;
         let nfc = normalizes(normalizer.as_ref())?.then(Nfc::new);
@@ -86,7 +87,7 @@ impl ByteBpe {
         let vocabulary = model.vocabulary()?;
         let by_byte = byte_tokens(&vocabulary, model.unk_token.is_some())?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
-        let table = Merges::new(&merges).ok_or(TOO_LARGE)?;
+        let table = Merges::new(&merges).ok_or_else(|| DefinitionError::too_large(TOO_LARGE))?;
         let byte_of = bytes_by_character();
         let bytes = |text: &str| text.chars().map(|c| byte_of.get(&c).copied()).collect::<Option<Vec<u8>>>();
         // A token that is not spelled in GPT-2's characters for bytes cannot occur in a text.
@@ -99,8 +100,15 @@ impl ByteBpe {
         let longest = tokens.values().map(Vec::len).max().unwrap_or_default();
         // Input text is valid UTF-8, so a token whose bytes are not valid UTF-8 can never match a whole word.
         let words = tokens.into_iter().filter_map(|(id, bytes)| Some((String::from_utf8(bytes).ok()?, id)));
-        let bpe =
-            Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, model.ignore_merges, longest).ok_or(NO_MEMORY)?;
+        let bpe = Bpe::new(
+            alphabet,
+            table,
+            early.ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?,
+            words,
+            model.ignore_merges,
+            longest,
+        )
+        .ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?;
         Ok(Self { bpe, splitter, nfc, added, added_normalized, template, owner: Owner::default() })
     }
 
@@ -211,7 +219,7 @@ fn decode(bytes: &[u8], at: usize) -> Option<(u32, usize)> {
 
 /// The token of each byte. The reference leaves out a byte that has none, unless there is an unknown token. SmolLM lacks some control
 /// characters, and first bytes of characters that are in no text.
-fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Result<[u32; 256], String> {
+fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Result<[u32; 256], DefinitionError> {
     let mut tokens = [NONE; 256];
     for (character, byte) in byte_characters() {
         match vocabulary.get(character.encode_utf8(&mut [0; 4]) as &str) {
@@ -223,7 +231,11 @@ fn byte_tokens(vocabulary: &HashMap<&str, u32>, has_unknown_token: bool) -> Resu
             // UTF-8 never contains these bytes.
             None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
             None if !has_unknown_token => {}
-            None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
+            None => {
+                return Err(DefinitionError::unsupported(format!(
+                    "the vocabulary has no token for the byte {byte:#04X}"
+                )));
+            }
         }
     }
     Ok(tokens)
@@ -252,7 +264,7 @@ impl Tokenize for ByteBpe {
 }
 
 /// Returns whether texts are normalized by NFC.
-fn normalizes(normalizer: Option<&Value>) -> Result<bool, String> {
+fn normalizes(normalizer: Option<&Value>) -> Result<bool, DefinitionError> {
     let list = |normalizer: &Value| match kind(normalizer) {
         "Sequence" => normalizer.get("normalizers").and_then(Value::as_array).cloned().unwrap_or_default(),
         _ => vec![normalizer.clone()],
@@ -260,12 +272,12 @@ fn normalizes(normalizer: Option<&Value>) -> Result<bool, String> {
     let list = normalizer.filter(|normalizer| !normalizer.is_null()).map(list).unwrap_or_default();
     match list.iter().map(kind).find(|kind| *kind != "NFC") {
         None => Ok(!list.is_empty()),
-        Some(other) => Err(format!("the normalizer {other} is not reproduced")),
+        Some(other) => Err(DefinitionError::unsupported(format!("the normalizer {other} is not reproduced"))),
     }
 }
 
 /// Returns the added tokens that are matched in the text as given, and those that are matched in the normalized text.
-fn matchers(tokens: &[Added], normalizes: bool) -> Result<(Option<AddedTokens>, Option<AddedTokens>), String> {
+fn matchers(tokens: &[Added], normalizes: bool) -> Result<(Option<AddedTokens>, Option<AddedTokens>), DefinitionError> {
     json::check_distinct(tokens)?;
     let matcher = |normalized: bool| {
         let content = |token: &Added| match normalized && normalizes {

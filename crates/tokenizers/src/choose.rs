@@ -7,15 +7,15 @@ use std::thread::{self, ScopedJoinHandle};
 
 use super::bounds;
 use super::bytebpe::ByteBpe;
-use super::panics;
+use super::panics::{self, Panicked};
 use super::pieces::Pieces;
 use super::probe;
 use super::reference::HfTokenizer;
 use super::spbpe::SentencePieceBpe;
 use super::unigram::Unigram;
 use super::{EncodeError, Tokenize, Vocabulary, long};
-use crate::TokenizerError;
 use crate::yield_point::Steps;
+use crate::{DefinitionError, TokenizerError};
 
 /// A tokenizer that is ready to use, with its vocabulary.
 ///
@@ -66,8 +66,8 @@ pub struct Refused {
     pub differs: bool,
 }
 
-/// A function that loads an implementation from a tokenizer.json. The error says what is not supported.
-type Load = fn(&[u8]) -> Result<Arc<dyn Tokenize>, String>;
+/// A function that loads an implementation from a tokenizer.json.
+type Load = fn(&[u8]) -> Result<Arc<dyn Tokenize>, DefinitionError>;
 
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
@@ -203,7 +203,8 @@ fn agreeing(
     while let Some(implementation) = candidate {
         // A separate thread, so that its caches are freed when the thread ends, and a panic only refuses the implementation.
         let compare = || probe::difference(reference, &*implementation, vocabulary);
-        match thread::scope(|scope| join(scope.spawn(|| panics::catch(compare)))).unwrap_or_else(Some) {
+        let difference = thread::scope(|scope| join(scope.spawn(|| panics::catch(compare))));
+        match difference.unwrap_or_else(|panic| Some(panic.to_string())) {
             None => return Some(implementation),
             Some(reason) => refused.push(Refused { name: implementation.name(), reason, differs: true }),
         }
@@ -219,15 +220,20 @@ fn first(
     refused: &mut Vec<Refused>,
 ) -> Option<Arc<dyn Tokenize>> {
     candidates.find_map(|candidate| {
-        let loaded = thread::scope(|scope| join(scope.spawn(|| panics::catch(|| (candidate.load)(json)))))
-            .and_then(|loaded| loaded);
-        loaded.map_err(|reason| refused.push(Refused { name: candidate.name, reason, differs: false })).ok()
+        let loaded = thread::scope(|scope| join(scope.spawn(|| panics::catch(|| (candidate.load)(json)))));
+        let reason = match loaded {
+            Ok(Ok(implementation)) => return Some(implementation),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => panic.to_string(),
+        };
+        refused.push(Refused { name: candidate.name, reason, differs: false });
+        None
     })
 }
 
 /// Waits for the thread and returns its result, or the message of its panic.
-fn join<T>(thread: ScopedJoinHandle<'_, Result<T, String>>) -> Result<T, String> {
-    thread.join().unwrap_or_else(|_| Err(String::new())).map_err(|message| format!("panicked: {message}"))
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T, Panicked>>) -> Result<T, Panicked> {
+    thread.join().unwrap_or_else(|_| Err(Panicked(String::new())))
 }
 
 #[cfg(test)]
@@ -272,7 +278,7 @@ mod tests {
         Tokenizer::choose(&json, || HfTokenizer::from_json(&json), &candidates).unwrap().choice
     }
 
-    fn wrong(json: &[u8], trigger: &'static str) -> Result<Arc<dyn Tokenize>, String> {
+    fn wrong(json: &[u8], trigger: &'static str) -> Result<Arc<dyn Tokenize>, DefinitionError> {
         Ok(Arc::new(Wrong { right: HfTokenizer::from_json(json).unwrap(), trigger }))
     }
 
@@ -289,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_fails_or_panics_is_refused() {
-        let choice = choose(|_| Err("no such model".to_owned()));
+        let choice = choose(|_| Err(DefinitionError::unsupported("no such model")));
         assert_eq!(choice.remark().unwrap(), "is tokenized by tokenizers, not by a faster one (wrong: no such model)");
         assert_eq!(choose(|_| panic!("at load")).refused[0].reason, "panicked: at load");
         let refused = &choose(|json| wrong(json, "")).refused[0];

@@ -8,6 +8,7 @@ use serde::de::{Deserialize, Deserializer, Visitor};
 use serde_json::Value;
 
 use super::EncodeError;
+use crate::DefinitionError;
 use crate::yield_point::Stopped;
 
 pub const NO_MEMORY: &str = "there is no memory for the vocabulary's words and merges";
@@ -29,8 +30,8 @@ pub struct Definition<M> {
 impl<'a, M: Deserialize<'a>> Definition<M> {
     /// # Errors
     /// When `json` is not a tokenizer.json with a model of this kind.
-    pub fn parse(json: &'a [u8], kind: &str) -> Result<Self, String> {
-        serde_json::from_slice(json).map_err(|e| format!("not a {kind} tokenizer: {e}"))
+    pub fn parse(json: &'a [u8], kind: &str) -> Result<Self, DefinitionError> {
+        serde_json::from_slice(json).map_err(|e| DefinitionError::malformed(format!("not a {kind} tokenizer: {e}")))
     }
 }
 
@@ -51,14 +52,14 @@ pub struct Added {
 impl Added {
     /// # Errors
     /// When the token is matched by a rule that is not reproduced here.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), DefinitionError> {
         let unsupported = [
             (self.single_word, "is single_word"),
             (self.lstrip || self.rstrip, "strips spaces"),
             (self.content.is_empty(), "is empty"),
         ];
         match unsupported.iter().find(|(found, _)| *found) {
-            Some((_, reason)) => Err(format!("an added token {reason}")),
+            Some((_, reason)) => Err(DefinitionError::unsupported(format!("an added token {reason}"))),
             None => Ok(()),
         }
     }
@@ -66,13 +67,13 @@ impl Added {
 
 /// # Errors
 /// When a token is matched by a rule that is not reproduced here, or two tokens have the same content.
-pub fn check_distinct(tokens: &[Added]) -> Result<(), String> {
+pub fn check_distinct(tokens: &[Added]) -> Result<(), DefinitionError> {
     let mut contents = HashSet::new();
     tokens.iter().try_for_each(|token| {
         token.check()?;
         match contents.insert(&token.content) {
             true => Ok(()),
-            false => Err(format!("the added token {:?} is listed twice", token.content)),
+            false => Err(DefinitionError::malformed(format!("the added token {:?} is listed twice", token.content))),
         }
     })
 }
@@ -89,7 +90,7 @@ impl Template {
     ///
     /// # Errors
     /// When the post-processor is not a template with one text in it.
-    pub fn parse(post: Option<&Value>) -> Result<Self, String> {
+    pub fn parse(post: Option<&Value>) -> Result<Self, DefinitionError> {
         let Some(mut post) = post else { return Ok(Self::default()) };
         // The post-processor ByteLevel changes offsets, not IDs.
         let is_byte_level = |post: &Value| kind(post) == "ByteLevel";
@@ -124,7 +125,7 @@ impl Template {
         {
             return Ok(template);
         }
-        Err("the post-processor is not a template of special tokens around one text".to_owned())
+        Err(DefinitionError::unsupported("the post-processor is not a template of special tokens around one text"))
     }
 
     /// Appends the IDs that `encode` appends for `text`; with `special`, surrounded by the special tokens of the template.

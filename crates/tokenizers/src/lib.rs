@@ -43,7 +43,7 @@ pub mod yield_point;
 
 use std::fmt;
 
-pub use error::TokenizerError;
+pub use error::{DefinitionError, DefinitionErrorKind, TokenizerError};
 use yield_point::{Steps, Stopped};
 
 /// A model's own tokenizer.

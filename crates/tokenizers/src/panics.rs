@@ -9,11 +9,16 @@ thread_local! {
     static CAUGHT: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The message of a panic.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("panicked: {0}")]
+pub struct Panicked(pub String);
+
 /// Returns what `work` returns, or the message that it panicked with.
 ///
 /// # Errors
 /// If it panicked.
-pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     static INSTALLED: Once = Once::new();
     // The hook of the process prints a report and a backtrace, even if the panic is caught.
     INSTALLED.call_once(|| {
@@ -29,7 +34,7 @@ pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     CAUGHT.set(before);
     result.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-        text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default()
+        Panicked(text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_default())
     })
 }
 
@@ -40,8 +45,8 @@ mod tests {
     #[test]
     fn a_panic_is_its_message() {
         let number = 7;
-        assert_eq!(catch(|| panic!("at {number}")), Err::<(), _>("at 7".to_owned()));
-        assert_eq!(catch(|| catch(|| panic!("inner"))), Ok(Err::<(), _>("inner".to_owned())));
+        assert_eq!(catch(|| panic!("at {number}")), Err::<(), _>(Panicked("at 7".to_owned())));
+        assert_eq!(catch(|| catch(|| panic!("inner"))), Ok(Err::<(), _>(Panicked("inner".to_owned()))));
         assert_eq!(catch(|| 1), Ok(1));
         assert!(!CAUGHT.get());
     }

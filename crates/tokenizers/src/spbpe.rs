@@ -20,6 +20,7 @@ use super::bpe::{self, Alphabet, Bpe, PaddedText};
 use super::json::{NO_MEMORY, SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
 use super::{EncodeError, Tokenize};
+use crate::DefinitionError;
 use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
 use joins::Joins;
@@ -71,7 +72,7 @@ impl SentencePieceBpe {
     ///
     /// # Errors
     /// Names the part of the file that is not reproduced here.
-    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+    pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         let definition = Definition::parse(json, "BPE")?;
         let prepends_space = definition.prepends_space()?;
         let template = Template::parse(definition.post_processor.as_ref())?;
@@ -79,12 +80,20 @@ impl SentencePieceBpe {
         let vocabulary = definition.model.vocabulary()?;
         let alphabet = Characters { characters: characters(&vocabulary)?, bytes: byte_tokens(&vocabulary)? };
         let (joins, merges) = rules(&definition, &vocabulary)?;
-        let table = Merges::new(&merges).ok_or(TOO_LARGE)?;
+        let table = Merges::new(&merges).ok_or_else(|| DefinitionError::too_large(TOO_LARGE))?;
         let texts: HashMap<u32, &str> = vocabulary.iter().map(|(text, &id)| (id, *text)).collect();
         let early = EarlyMerges::new(&merges, |token| alphabet.edges(texts.get(&token).copied().unwrap_or_default()));
         let words = vocabulary.iter().map(|(text, &id)| (spaced(text), id));
         let longest = vocabulary.keys().map(|text| text.len()).max().unwrap_or_default();
-        let bpe = Bpe::new(alphabet, table, early.ok_or(NO_MEMORY)?, words, false, longest).ok_or(NO_MEMORY)?;
+        let bpe = Bpe::new(
+            alphabet,
+            table,
+            early.ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?,
+            words,
+            false,
+            longest,
+        )
+        .ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?;
         Ok(Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() })
     }
 
@@ -209,7 +218,7 @@ impl Tokenize for SentencePieceBpe {
 
 type Matchers = (Option<AddedTokens>, Option<AddedTokens>);
 
-fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Matchers, String> {
+fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Matchers, DefinitionError> {
     let (mut given, mut normalized) = (Vec::new(), Vec::new());
     for token in &definition.added_tokens {
         let content = token.content.as_str();
@@ -225,7 +234,7 @@ fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Mat
 
 /// Returns the token of each byte. An error unless every character has a token or falls back to bytes, so that the unknown token
 /// is never needed.
-fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
+fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], DefinitionError> {
     let mut tokens = [NONE; 256];
     for (byte, token) in (0..=u8::MAX).zip(&mut tokens) {
         match vocabulary.get(format!("<0x{byte:02X}>").as_str()) {
@@ -233,13 +242,17 @@ fn byte_tokens(vocabulary: &HashMap<&str, u32>) -> Result<[u32; 256], String> {
             None if byte.is_ascii() && vocabulary.contains_key(char::from(byte).to_string().as_str()) => {}
             // UTF-8 never contains these bytes.
             None if matches!(byte, 0xC0 | 0xC1 | 0xF5..) => {}
-            None => return Err(format!("the vocabulary has no token for the byte {byte:#04X}")),
+            None => {
+                return Err(DefinitionError::unsupported(format!(
+                    "the vocabulary has no token for the byte {byte:#04X}"
+                )));
+            }
         }
     }
     Ok(tokens)
 }
 
-fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, String> {
+fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, DefinitionError> {
     let single = |text: &str| {
         let mut characters = text.chars();
         characters.next().filter(|_| characters.next().is_none())
@@ -258,7 +271,7 @@ fn characters(vocabulary: &HashMap<&str, u32>) -> Result<Vec<u32>, String> {
         }
     }
     if table.get(' ' as usize).is_none_or(|&id| id == NONE) {
-        return Err("the vocabulary has no token for U+2581".to_owned());
+        return Err(DefinitionError::unsupported("the vocabulary has no token for U+2581"));
     }
     Ok(table)
 }
@@ -274,17 +287,17 @@ fn spaced_char(character: char) -> char {
 
 type Rules = (Joins, Vec<(u32, u32, u32)>);
 
-fn rules(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<Rules, String> {
+fn rules(definition: &Definition<'_>, vocabulary: &HashMap<&str, u32>) -> Result<Rules, DefinitionError> {
     let mut merges = Vec::new();
     let mut pairs = HashSet::default();
     for merge in definition.model.merges(vocabulary) {
         let Merge { left, right, ids } = merge?;
         // Byte tokens are not spelled as in the text, so nothing could be proven about the characters at their edges.
         if [left, right].iter().any(|part| part.len() == 6 && part.starts_with("<0x")) {
-            return Err("a merge takes a byte token".to_owned());
+            return Err(DefinitionError::unsupported("a merge takes a byte token"));
         }
         let (Some(x), Some(y)) = (left.chars().next_back(), right.chars().next()) else {
-            return Err("a merge takes an empty token".to_owned());
+            return Err(DefinitionError::malformed("a merge takes an empty token"));
         };
         pairs.insert((spaced_char(x), spaced_char(y)));
         merges.push(ids);

@@ -17,6 +17,7 @@ use super::pieces::{self, Spelling};
 use super::words::Key;
 use super::words::cache::{LINES_FOR_UNIGRAM, WordCache};
 use super::{AddedToken, EncodeError, Tokenize, Vocabulary};
+use crate::DefinitionError;
 use crate::yield_point::{Steps, Stopped};
 use definition::Definition;
 use normalize::Normalizer;
@@ -56,7 +57,7 @@ impl Unigram {
     ///
     /// # Errors
     /// Names the part of the file that is not reproduced here.
-    pub fn from_json(json: &[u8]) -> Result<Self, String> {
+    pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         Self::from_definition(&Definition::parse(json, "Unigram")?)
     }
 
@@ -64,7 +65,7 @@ impl Unigram {
     ///
     /// # Errors
     /// As for [`Unigram::from_json`].
-    pub fn with_vocabulary(json: &[u8]) -> Result<(Self, Vocabulary, pieces::Pieces), String> {
+    pub fn with_vocabulary(json: &[u8]) -> Result<(Self, Vocabulary, pieces::Pieces), DefinitionError> {
         let definition = Definition::parse(json, "Unigram")?;
         let this = Self::from_definition(&definition)?;
         let mut added: Vec<AddedToken> = definition
@@ -91,7 +92,7 @@ impl Unigram {
         Ok((this, vocabulary, pieces))
     }
 
-    fn from_definition(definition: &Definition<'_>) -> Result<Self, String> {
+    fn from_definition(definition: &Definition<'_>) -> Result<Self, DefinitionError> {
         let unknown = definition.unknown()?;
         let normalizer = definition.normalizer()?;
         let template = Template::parse(definition.post_processor.as_ref())?;
@@ -189,7 +190,7 @@ fn is_space(byte: u8) -> bool {
 }
 
 /// By byte; `None` where the model does not fall back to bytes.
-fn byte_pieces(model: &definition::Model<'_>) -> Result<Option<Box<[u32; 256]>>, String> {
+fn byte_pieces(model: &definition::Model<'_>) -> Result<Option<Box<[u32; 256]>>, DefinitionError> {
     if !model.byte_fallback {
         return Ok(None);
     }
@@ -203,7 +204,7 @@ fn byte_pieces(model: &definition::Model<'_>) -> Result<Option<Box<[u32; 256]>>,
         }
     }
     if pieces.contains(&u32::MAX) {
-        return Err("the model falls back to bytes that it does not have".to_owned());
+        return Err(DefinitionError::unsupported("the model falls back to bytes that it does not have"));
     }
     Ok(Some(pieces))
 }

@@ -6,6 +6,7 @@ use std::fmt;
 use foldhash::{HashMap, HashMapExt};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::DefinitionError;
 use crate::json::Text;
 
 #[derive(serde::Deserialize)]
@@ -38,7 +39,7 @@ pub struct Merge<'m> {
 impl Model<'_> {
     /// # Errors
     /// Names the first property of the model that no implementation in this crate reproduces.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), DefinitionError> {
         let given = |affix: &Option<String>| affix.as_ref().is_some_and(|s| !s.is_empty());
         let unsupported = [
             (self.kind != "BPE", "is not BPE"),
@@ -47,7 +48,7 @@ impl Model<'_> {
             (given(&self.end_of_word_suffix), "has an end_of_word_suffix"),
         ];
         match unsupported.iter().find(|(found, _)| *found) {
-            Some((_, reason)) => Err(format!("the model {reason}")),
+            Some((_, reason)) => Err(DefinitionError::unsupported(format!("the model {reason}"))),
             None => Ok(()),
         }
     }
@@ -56,18 +57,18 @@ impl Model<'_> {
     ///
     /// # Errors
     /// When a text or an ID occurs twice.
-    pub fn vocabulary(&self) -> Result<HashMap<&str, u32>, String> {
+    pub fn vocabulary(&self) -> Result<HashMap<&str, u32>, DefinitionError> {
         let mut vocabulary = HashMap::with_capacity(self.vocab.len());
         let mut ids: Vec<u32> = Vec::with_capacity(self.vocab.len());
         for (text, id) in &self.vocab {
             if vocabulary.insert(text.0.as_ref(), *id).is_some() {
-                return Err(format!("the vocabulary has {:?} twice", text.0));
+                return Err(DefinitionError::malformed(format!("the vocabulary has {:?} twice", text.0)));
             }
             ids.push(*id);
         }
         ids.sort_unstable();
         if ids.windows(2).any(|pair| pair.first() == pair.last()) {
-            return Err("two tokens of the vocabulary have the same id".to_owned());
+            return Err(DefinitionError::malformed("two tokens of the vocabulary have the same id"));
         }
         Ok(vocabulary)
     }
@@ -76,14 +77,19 @@ impl Model<'_> {
     ///
     /// # Errors
     /// When the vocabulary lacks a token that a merge takes or makes.
-    pub fn merges<'m>(&'m self, vocabulary: &HashMap<&str, u32>) -> impl Iterator<Item = Result<Merge<'m>, String>> {
+    pub fn merges<'m>(
+        &'m self,
+        vocabulary: &HashMap<&str, u32>,
+    ) -> impl Iterator<Item = Result<Merge<'m>, DefinitionError>> {
         let mut whole = String::new();
         self.merges.iter().map(move |merge| {
             let (left, right) = (merge.0.as_ref(), merge.1.as_ref());
             whole.clear();
             whole.extend([left, right]);
             let id = |text: &str| {
-                vocabulary.get(text).copied().ok_or_else(|| format!("the merge of {left:?} and {right:?} has no token"))
+                vocabulary.get(text).copied().ok_or_else(|| {
+                    DefinitionError::malformed(format!("the merge of {left:?} and {right:?} has no token"))
+                })
             };
             Ok(Merge { left, right, ids: (id(left)?, id(right)?, id(&whole)?) })
         })

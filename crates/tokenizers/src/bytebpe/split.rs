@@ -22,6 +22,7 @@ mod short;
 use serde_json::Value;
 
 use super::decode;
+use crate::DefinitionError;
 use crate::json::kind;
 use breaks::{Breaks, Role, Rules};
 use expression::Expression;
@@ -67,7 +68,7 @@ impl Splitter {
     ///
     /// # Errors
     /// Names what in it is not reproduced here.
-    pub fn new(pre_tokenizer: Option<&Value>) -> Result<Self, String> {
+    pub fn new(pre_tokenizer: Option<&Value>) -> Result<Self, DefinitionError> {
         let one = pre_tokenizer.map(std::slice::from_ref).unwrap_or_default();
         let list = match pre_tokenizer {
             Some(value) if kind(value) == "Sequence" => {
@@ -76,18 +77,21 @@ impl Splitter {
             _ => one,
         };
         let Some((last, list)) = list.split_last().filter(|(last, _)| kind(last) == "ByteLevel") else {
-            return Err("the pre-tokenizer is not one that ends with ByteLevel".to_owned());
+            return Err(DefinitionError::unsupported("the pre-tokenizer is not one that ends with ByteLevel"));
         };
         let mut sets = Sets::default();
         let mut steps = list.iter().map(|step| read_step(step, &mut sets)).collect::<Result<Vec<_>, _>>()?;
         if last.get("add_prefix_space") != Some(&Value::Bool(false)) {
-            return Err("the pre-tokenizer adds a space before the text".to_owned());
+            return Err(DefinitionError::unsupported("the pre-tokenizer adds a space before the text"));
         }
         if last.get("use_regex") != Some(&Value::Bool(false)) {
             steps.push(Expression::parse(GPT2, &mut sets)?);
         }
         if steps.is_empty() || steps.len() > MAX_STEPS {
-            return Err(format!("the pre-tokenizer has {} steps that split", steps.len()));
+            return Err(DefinitionError::unsupported(format!(
+                "the pre-tokenizer has {} steps that split",
+                steps.len()
+            )));
         }
         let mut this = Self { sets, steps, rules: None, roles: Vec::new(), short: ShortWords::default() };
         this.learn();
@@ -261,7 +265,7 @@ impl Splitter {
 }
 
 /// Reads a step before the last.
-fn read_step(step: &Value, sets: &mut Sets) -> Result<Expression, String> {
+fn read_step(step: &Value, sets: &mut Sets) -> Result<Expression, DefinitionError> {
     let is = |name: &str, expected: Value| step.get(name).is_some_and(|found| *found == expected);
     match kind(step) {
         "Digits" => {
@@ -270,16 +274,20 @@ fn read_step(step: &Value, sets: &mut Sets) -> Result<Expression, String> {
         }
         "Split" => {
             let expression = step.pointer("/pattern/Regex").and_then(Value::as_str);
-            let expression = expression.ok_or("the pre-tokenizer splits by a string")?;
+            let expression =
+                expression.ok_or_else(|| DefinitionError::unsupported("the pre-tokenizer splits by a string"))?;
             let read = Expression::parse(expression, sets)?;
             // Where nothing stands between the matches, it is the same to keep what is between them and to drop it.
             let removes_the_rest = is("behavior", "Removed".into()) && is("invert", true.into());
             if is("behavior", "Isolated".into()) || removes_the_rest && read.covers(sets) {
                 return Ok(read);
             }
-            Err(format!("the pre-tokenizer splits with the behavior {}", step.get("behavior").unwrap_or(&Value::Null)))
+            Err(DefinitionError::unsupported(format!(
+                "the pre-tokenizer splits with the behavior {}",
+                step.get("behavior").unwrap_or(&Value::Null)
+            )))
         }
-        other => Err(format!("the pre-tokenizer has a step {other}")),
+        other => Err(DefinitionError::unsupported(format!("the pre-tokenizer has a step {other}"))),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::DefinitionError;
 use crate::bpe::model::Model;
 use crate::json::{self, SPACE_MARK, kind};
 
@@ -13,22 +14,23 @@ impl Definition<'_> {
     ///
     /// # Errors
     /// Names the part that is not supported.
-    pub fn prepends_space(&self) -> Result<bool, String> {
+    pub fn prepends_space(&self) -> Result<bool, DefinitionError> {
         let model = &self.model;
         model.check()?;
         if !model.byte_fallback {
-            return Err("the model has no byte_fallback".to_owned());
+            return Err(DefinitionError::unsupported("the model has no byte_fallback"));
         }
         if model.ignore_merges {
-            return Err("the model ignores merges".to_owned());
+            return Err(DefinitionError::unsupported("the model ignores merges"));
         }
         json::check_distinct(&self.added_tokens)?;
         // The normalizer leaves no spaces in a text, so this step never splits.
         let split_at_spaces = |v: &Value| kind(v) == "Split" && v.pointer("/pattern/String").is_some_and(|s| s == " ");
         if self.pre_tokenizer.as_ref().is_some_and(|v| !split_at_spaces(v)) {
-            return Err("the pre-tokenizer is not one that SentencePiece models have".to_owned());
+            return Err(DefinitionError::unsupported("the pre-tokenizer is not one that SentencePiece models have"));
         }
-        self.normalizer_prepends().ok_or_else(|| "the normalizer is not one that SentencePiece models have".to_owned())
+        self.normalizer_prepends()
+            .ok_or_else(|| DefinitionError::unsupported("the normalizer is not one that SentencePiece models have"))
     }
 
     fn normalizer_prepends(&self) -> Option<bool> {

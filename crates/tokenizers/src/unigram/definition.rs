@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::normalize::Normalizer;
 use super::trie::MAX_PIECES;
+use crate::DefinitionError;
 use crate::json::{self, Added, SPACE_MARK, Text, kind};
 
 /// A tokenizer.json with a Unigram model.
@@ -26,27 +27,27 @@ impl Definition<'_> {
     ///
     /// # Errors
     /// Names the part that is not supported.
-    pub fn unknown(&self) -> Result<u32, String> {
+    pub fn unknown(&self) -> Result<u32, DefinitionError> {
         if self.model.kind != "Unigram" {
-            return Err("the model is not Unigram".to_owned());
+            return Err(DefinitionError::unsupported("the model is not Unigram"));
         }
         if self.model.vocab.len() >= MAX_PIECES {
-            return Err("the vocabulary is too large".to_owned());
+            return Err(DefinitionError::too_large("the vocabulary is too large"));
         }
         if !self.pre_tokenizer.as_ref().is_some_and(splits_words) {
-            return Err("the pre-tokenizer is not WhitespaceSplit and Metaspace".to_owned());
+            return Err(DefinitionError::unsupported("the pre-tokenizer is not WhitespaceSplit and Metaspace"));
         }
         self.added_tokens.iter().try_for_each(Added::check)?;
         if self.added_tokens.iter().any(|token| token.normalized) {
-            return Err("an added token is matched in the normalized text".to_owned());
+            return Err(DefinitionError::unsupported("an added token is matched in the normalized text"));
         }
         let unknown = self.model.unk_id.filter(|&id| (id as usize) < self.model.vocab.len());
-        unknown.ok_or_else(|| "the model has no unknown token".to_owned())
+        unknown.ok_or_else(|| DefinitionError::malformed("the model has no unknown token"))
     }
 
     /// # Errors
     /// Names the step that is not supported.
-    pub fn normalizer(&self) -> Result<Normalizer, String> {
+    pub fn normalizer(&self) -> Result<Normalizer, DefinitionError> {
         Normalizer::new(self.normalizer.as_ref())
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use unicode_normalization_alignments::char::{canonical_combining_class, decompose_compatible};
 use unicode_normalization_alignments::{IsNormalized, UnicodeNormalization, is_nfc_quick, is_nfkc_quick};
 
+use crate::DefinitionError;
 use crate::json::kind;
 use crate::yield_point::{Steps, Stopped};
 
@@ -25,7 +26,7 @@ impl Normalizer {
     ///
     /// # Errors
     /// Names the step that is not supported.
-    pub fn new(definition: Option<&Value>) -> Result<Self, String> {
+    pub fn new(definition: Option<&Value>) -> Result<Self, DefinitionError> {
         let steps = match definition {
             None => &[],
             Some(all) if kind(all) == "Sequence" => {
@@ -39,11 +40,12 @@ impl Normalizer {
                 "NFKC" => this.nfkc = true,
                 "Replace" if !this.nfkc && step.get("content").is_some_and(|content| content == " ") => {
                     let pattern = step.pointer("/pattern/Regex").and_then(Value::as_str);
-                    let class =
-                        pattern.and_then(class).ok_or("a normalizer replaces more than one class of characters")?;
+                    let class = pattern.and_then(class).ok_or_else(|| {
+                        DefinitionError::unsupported("a normalizer replaces more than one class of characters")
+                    })?;
                     this.spaces.extend(class);
                 }
-                other => return Err(format!("the normalizer {other} is not reproduced")),
+                other => return Err(DefinitionError::unsupported(format!("the normalizer {other} is not reproduced"))),
             }
         }
         Ok(this)
@@ -165,7 +167,7 @@ fn class(pattern: &str) -> Option<Vec<RangeInclusive<char>>> {
 mod tests {
     use super::*;
 
-    fn normalizer(pattern: &str) -> Result<Normalizer, String> {
+    fn normalizer(pattern: &str) -> Result<Normalizer, DefinitionError> {
         let replace = serde_json::json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": " "});
         let steps = serde_json::json!({"type": "Sequence", "normalizers": [replace, {"type": "NFKC"}]});
         Normalizer::new(Some(&steps))

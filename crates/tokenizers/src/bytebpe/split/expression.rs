@@ -14,6 +14,7 @@
 
 use super::decode;
 use super::sets::{Bits, Sets};
+use crate::DefinitionError;
 
 /// The alternatives in their order.
 pub struct Expression {
@@ -80,7 +81,7 @@ impl Expression {
     ///
     /// # Errors
     /// When a part of it is not reproduced here.
-    pub fn parse(expression: &str, sets: &mut Sets) -> Result<Self, String> {
+    pub fn parse(expression: &str, sets: &mut Sets) -> Result<Self, DefinitionError> {
         let mut alternatives = Vec::new();
         let mut rest = expression;
         loop {
@@ -111,12 +112,12 @@ impl Expression {
     ///
     /// # Errors
     /// When there are too many sets.
-    pub fn run(set: Bits, most: usize, sets: &mut Sets) -> Result<Self, String> {
+    pub fn run(set: Bits, most: usize, sets: &mut Sets) -> Result<Self, DefinitionError> {
         let run = Run { set, least: 1, most, possessive: false, takes_ascii_letters: false };
         Self::new(vec![Alternative { begins: set, kind: Kind::Simple { prefix: 0, run, tail: None } }], sets)
     }
 
-    fn new(alternatives: Vec<Alternative>, sets: &mut Sets) -> Result<Self, String> {
+    fn new(alternatives: Vec<Alternative>, sets: &mut Sets) -> Result<Self, DefinitionError> {
         let begins = alternatives.iter().fold(0, |all, alternative| all | alternative.begins);
         Ok(Self { alternatives, space: sets.class(r"\s")?, begins })
     }
@@ -215,7 +216,7 @@ impl Expression {
 }
 
 impl Alternative {
-    fn parse(text: &str, sets: &mut Sets) -> Result<Self, String> {
+    fn parse(text: &str, sets: &mut Sets) -> Result<Self, DefinitionError> {
         let space = |kind, sets: &mut Sets| Ok(Self { begins: sets.class(r"\s")?, kind });
         match text {
             r"\s+(?!\S)" => return space(Kind::SpaceBeforeSpace, sets),
@@ -248,7 +249,7 @@ impl Alternative {
 
 impl Run {
     /// Reads one class with its quantifier; also returns what follows.
-    fn parse<'t>(text: &'t str, sets: &mut Sets) -> Result<(Self, &'t str), String> {
+    fn parse<'t>(text: &'t str, sets: &mut Sets) -> Result<(Self, &'t str), DefinitionError> {
         let (class, rest) = text.split_at_checked(class_end(text)).ok_or_else(|| refused(text))?;
         let set = match class {
             "." | "^" | "$" | "(" | ")" | "|" | "*" | "+" | "?" | "{" | "" => return Err(refused(text)),
@@ -421,6 +422,8 @@ fn class_end(text: &str) -> usize {
     first
 }
 
-fn refused(part: &str) -> String {
-    format!("the pre-tokenizer splits by a regular expression of which {part:?} is not reproduced")
+fn refused(part: &str) -> DefinitionError {
+    DefinitionError::unsupported(format!(
+        "the pre-tokenizer splits by a regular expression of which {part:?} is not reproduced"
+    ))
 }

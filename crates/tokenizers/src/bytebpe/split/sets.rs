@@ -6,6 +6,8 @@
 
 use regex_syntax::hir::{Class, HirKind};
 
+use crate::DefinitionError;
+
 /// A bit for each set.
 pub type Bits = u16;
 
@@ -26,9 +28,9 @@ impl Sets {
     ///
     /// # Errors
     /// When `class` is not the expression of one code point, or there are too many sets.
-    pub fn class(&mut self, class: &str) -> Result<Bits, String> {
+    pub fn class(&mut self, class: &str) -> Result<Bits, DefinitionError> {
         self.named(class, || {
-            let parsed = regex_syntax::parse(class).map_err(|e| e.to_string())?;
+            let parsed = regex_syntax::parse(class).map_err(|e| DefinitionError::unsupported(e.to_string()))?;
             match parsed.kind() {
                 HirKind::Class(Class::Unicode(found)) => {
                     Ok(found.ranges().iter().map(|range| (range.start() as usize, range.end() as usize)).collect())
@@ -36,11 +38,11 @@ impl Sets {
                 HirKind::Literal(literal) => {
                     let mut characters = std::str::from_utf8(&literal.0).unwrap_or_default().chars();
                     let (Some(only), None) = (characters.next(), characters.next()) else {
-                        return Err(format!("{class:?} is not one code point"));
+                        return Err(DefinitionError::unsupported(format!("{class:?} is not one code point")));
                     };
                     Ok(vec![(only as usize, only as usize)])
                 }
-                _ => Err(format!("{class:?} is not a class of code points")),
+                _ => Err(DefinitionError::unsupported(format!("{class:?} is not a class of code points"))),
             }
         })
     }
@@ -49,7 +51,7 @@ impl Sets {
     ///
     /// # Errors
     /// When there are too many sets.
-    pub fn numeric(&mut self) -> Result<Bits, String> {
+    pub fn numeric(&mut self) -> Result<Bits, DefinitionError> {
         let is_numeric = |number: u32| char::from_u32(number).is_some_and(char::is_numeric);
         self.named("char::is_numeric", || {
             Ok((0..=0x10_FFFF)
@@ -62,14 +64,16 @@ impl Sets {
     fn named(
         &mut self,
         name: &str,
-        ranges: impl FnOnce() -> Result<Vec<(usize, usize)>, String>,
-    ) -> Result<Bits, String> {
+        ranges: impl FnOnce() -> Result<Vec<(usize, usize)>, DefinitionError>,
+    ) -> Result<Bits, DefinitionError> {
         if let Some(at) = self.names.iter().position(|known| known == name) {
             return Ok(1 << at);
         }
         let at = self.names.len() as u32;
         if at >= Bits::BITS {
-            return Err("the pre-tokenizer names more classes of characters than are reproduced".to_owned());
+            return Err(DefinitionError::too_large(
+                "the pre-tokenizer names more classes of characters than are reproduced",
+            ));
         }
         let bit: Bits = 1 << at;
         for (start, end) in ranges()? {
@@ -132,6 +136,6 @@ mod tests {
         for n in 0..16 {
             sets.class(&format!("[a-{}]", char::from(b'b' + n))).unwrap();
         }
-        assert!(sets.class("[xyz]").unwrap_err().contains("more classes"));
+        assert!(sets.class("[xyz]").unwrap_err().to_string().contains("more classes"));
     }
 }
