@@ -155,7 +155,13 @@ struct FetchArgs {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    run(std::env::args_os()).into()
+}
+
+/// Runs a command line, whose first argument is the name of the program, and returns the exit code. The Python package calls this function:
+/// the arguments of its process are those of the interpreter.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return not_parsed(&error),
     };
@@ -185,11 +191,11 @@ pub fn main() -> ExitCode {
 }
 
 /// Prints help and version to standard output, and mistakes on the command line to standard error.
-fn not_parsed(error: &clap::Error) -> ExitCode {
+fn not_parsed(error: &clap::Error) -> u8 {
     if error.use_stderr() {
         // If standard error cannot be written, the error cannot be reported anywhere else.
         let _ = error.print();
-        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        return u8::try_from(error.exit_code()).unwrap_or(2);
     }
     let text = error.render();
     end(Ok::<_, Failure>(if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() }))

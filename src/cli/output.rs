@@ -2,7 +2,12 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
-use std::process::ExitCode;
+
+/// The exit code of a command that did its work.
+pub const SUCCESS: u8 = 0;
+
+/// The exit code of a failure at run time.
+pub const FAILURE: u8 = 1;
 
 /// The result was written, but on held-out texts it is worse than what it was made from.
 const WORSE: u8 = 3;
@@ -46,12 +51,12 @@ impl Failure {
         }
     }
 
-    pub fn exit_code(&self) -> ExitCode {
+    pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(_) => ExitCode::FAILURE,
-            Self::Configuration(_) => CONFIG_ERROR.into(),
-            Self::Worse(_) => WORSE.into(),
-            Self::Output(_) => OUTPUT_ERROR.into(),
+            Self::Run(_) => FAILURE,
+            Self::Configuration(_) => CONFIG_ERROR,
+            Self::Worse(_) => WORSE,
+            Self::Output(_) => OUTPUT_ERROR,
         }
     }
 }
@@ -75,9 +80,9 @@ impl From<String> for Failure {
 }
 
 /// Prints the result of a command, and returns its exit code.
-pub fn end<E: Into<Failure>>(result: Result<String, E>) -> ExitCode {
+pub fn end<E: Into<Failure>>(result: Result<String, E>) -> u8 {
     match result.map_err(Into::into).and_then(|text| print(&text)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         Err(failure) => {
             if let Some(message) = failure.message() {
                 let label = if matches!(failure, Failure::Worse(_)) { "warning" } else { "error" };

@@ -59,11 +59,7 @@ impl Running {
     fn of(process: &Path) -> Option<Self> {
         let line = std::fs::read(process.join("cmdline")).ok()?;
         let args = strings(&line).collect::<Vec<_>>();
-        let program = Path::new(args.first()?).file_name()?;
-        if program != env!("CARGO_PKG_NAME") && Some(program) != std::env::current_exe().ok()?.file_name() {
-            return None;
-        }
-        let cli = Cli::try_parse_from(args).ok()?;
+        let cli = Cli::try_parse_from(of_program(&args)?).ok()?;
         let args = match cli.command {
             None => cli.serve,
             Some(Command::Serve(args)) => args,
@@ -78,6 +74,19 @@ impl Running {
         let directory = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         Some(Self { args, environment, directory })
     }
+}
+
+/// Returns the command line of the program in the arguments of a process. The command of the Python package is a script of an interpreter:
+/// `python3 /usr/local/bin/embedding-server --port 8080`.
+fn of_program(args: &[String]) -> Option<&[String]> {
+    let name = |at: usize| Path::new(args.get(at)?).file_name()?.to_str();
+    let first = name(0)?;
+    let is_interpreter = first.starts_with("python");
+    let renamed = || std::env::current_exe().ok()?.file_name().map(|own| !is_interpreter && own == first);
+    if first == env!("CARGO_PKG_NAME") || renamed()? {
+        return Some(args);
+    }
+    args.get(1..).filter(|_| is_interpreter && name(1) == Some(env!("CARGO_PKG_NAME")))
 }
 
 /// Splits a file of /proc at its NUL bytes.
@@ -123,6 +132,8 @@ mod tests {
         assert_eq!(found.unwrap().effective().unwrap().config.server.port, 8080);
         let (_dir, found) = process(&["/embedding-server", "--host", "unix:/run/es.sock"], environment);
         assert_eq!(found.unwrap().effective().unwrap().config.server.host.to_string(), "unix:/run/es.sock");
+        let (_dir, found) = process(&["/usr/bin/python3.13", "/bin/embedding-server", "-p", "9"], environment);
+        assert_eq!(found.unwrap().effective().unwrap().config.server.port, 9);
     }
 
     #[test]
@@ -133,6 +144,9 @@ mod tests {
             &["sh", "-c", "embedding-server"],
             &["embedding-server", "health"],
             &["embedding-server", "--prot"],
+            &["python3"],
+            &["python3", "/usr/bin/gunicorn"],
+            &["vim", "embedding-server"],
         ] {
             assert_eq!(process(args, "").1, None, "{args:?}");
         }

@@ -1,12 +1,11 @@
 //! The command `embedding-server serve`.
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::output::{Failure, end};
+use super::output::{self, Failure, end};
 use super::{ServeArgs, log, welcome};
 use crate::config::error::ConfigError;
 use crate::config::{Config, LogFormat};
@@ -15,7 +14,7 @@ use crate::model_error::ModelError;
 use crate::server::reload::{self, Hangup};
 use crate::server::{self, ActiveRoutes, ServerState, StopSignals, preflight, systemd};
 
-pub fn run(args: &ServeArgs) -> ExitCode {
+pub fn run(args: &ServeArgs) -> u8 {
     // The queues are dropped last, so that all output is written.
     let queues = LineQueue::start("log", std::io::stderr(), log::report_dropped)
         .and_then(|log| Ok((log, LineQueue::start("stdout", std::io::stdout(), |_| {})?)));
@@ -32,7 +31,7 @@ pub fn run(args: &ServeArgs) -> ExitCode {
     }
 }
 
-fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<ExitCode, Failure> {
+fn start(args: &ServeArgs, stderr: &LineQueue, stdout: LineQueue) -> Result<u8, Failure> {
     let cannot_start = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
     // This runtime accepts connections and loads models. Connections are served on threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
@@ -56,7 +55,7 @@ async fn serve(
     args: ServeArgs,
     mut stdout: LineQueue,
     dimensions: &[Option<usize>],
-) -> Result<ExitCode, Failure> {
+) -> Result<u8, Failure> {
     let failed = |error: std::io::Error| Failure::Run(format!("cannot start the server: {error}"));
     let passed = systemd::passed_sockets()
         .map_err(|error| Failure::Run(format!("cannot listen on a socket that was passed to this process: {error}")))?;
@@ -106,7 +105,7 @@ async fn serve(
     match error {
         Some(error) if error.is_at_run_time() => Err(Failure::Run(error.to_string())),
         Some(error) => Err(Failure::configuration(error)),
-        None => Ok(if cut.map_err(failed)? > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }),
+        None => Ok(if cut.map_err(failed)? > 0 { output::FAILURE } else { output::SUCCESS }),
     }
 }
 
