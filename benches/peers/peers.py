@@ -36,6 +36,7 @@ def main():
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--seconds", type=int, required=True)
     parser.add_argument("--tables", nargs="+", required=True)
+    parser.add_argument("--only", nargs="+", default=[])
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
 
@@ -45,7 +46,7 @@ def main():
     load_before = os.getloadavg()[0]
     result = {"machine": machine(), "date": date.today().isoformat(), "rounds": args.rounds, "texts": describe(args.work)}
     result["text to vector"] = {table: text_to_vector(args, table) for table in args.tables}
-    result["http"] = {table: http(args, table) for table in args.tables}
+    result["http"] = {} if args.only else {table: http(args, table) for table in args.tables}
     result["load average"] = [load_before, os.getloadavg()[0]]
     (args.work / "peers.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     print(markdown(result))
@@ -73,13 +74,16 @@ def text_to_vector(args, table):
     cargo = args.work / "cargo/release"
     commands = {
         "embedding-server (library)": [cargo / "peer-ours", checkpoint],
+        "embedding-server (Python)": [*python, "embedding-server", checkpoint],
         "model2vec-rs": [cargo / "peer-model2vec", model],
         "torch EmbeddingBag + tokenizers": [*python, "embedding-bag", model],
         "sentence-transformers StaticEmbedding": [*python, "sentence-transformers", model],
         "model2vec (Python)": [*python, "model2vec", model],
     }
+    if args.only:
+        commands = {name: command for name, command in commands.items() if any(word in name for word in args.only)}
     check(commands, args.work)
-    if table == args.tables[0]:
+    if table == args.tables[0] and not args.only:
         commands["wordllama (its own table, 256 dims)"] = [*python, "wordllama", "-"]
     cores = len(os.sched_getaffinity(0))
     runs = {name: {threads: [] for threads in sorted({1, cores})} for name in commands}

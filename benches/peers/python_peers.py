@@ -17,6 +17,13 @@ import numpy as np
 BATCH = 256
 
 
+def embedding_server(model, threads):
+    from embedding_server import Embedder
+
+    # The other libraries pool no special tokens either, and also copy their tables into memory.
+    return Embedder(model, special_tokens=False, memory="copy", threads=threads).encode
+
+
 def model2vec(model, threads):
     from model2vec import StaticModel
 
@@ -67,7 +74,13 @@ def wordllama_(model, threads):
     return lambda texts: m.embed(texts, norm=True, batch_size=BATCH)
 
 
-PEERS = {"model2vec": model2vec, "sentence-transformers": sentence_transformers, "embedding-bag": embedding_bag, "wordllama": wordllama_}
+PEERS = {
+    "embedding-server": embedding_server,
+    "model2vec": model2vec,
+    "sentence-transformers": sentence_transformers,
+    "embedding-bag": embedding_bag,
+    "wordllama": wordllama_,
+}
 
 
 def main(peer, model, threads, *files):
