@@ -4,7 +4,7 @@
     packaging/third_party.py           writes both files
     packaging/third_party.py --check   fails if either file is not what it would write
 
-The list covers the static Linux build with the default features: the crates that cargo links (without procedural macros and build scripts),
+The list covers the static Linux build with the default features, and the module of the Python package: the crates that cargo links (without procedural macros and build scripts),
 the C sources inside them, Rust's standard library and glibc. Needs cargo and the crates of Cargo.lock, but no network.
 """
 
@@ -42,7 +42,7 @@ def linked():
 
     The crates of this workspace are one component, so the package has the edges of all of them.
     """
-    tree = cargo("tree", "-p", "embedding-server", "-e", "normal,no-proc-macro", "--target", TARGET, "--prefix", "none", "--format", "{p}")
+    tree = cargo("tree", "-p", "embedding-server", "-p", "embedding-server-python", "-e", "normal,no-proc-macro", "--target", TARGET, "--prefix", "none", "--format", "{p}")
     names = {tuple(line.split()[:2]) for line in tree.splitlines()}
     metadata = json.loads(cargo("metadata", "--format-version", "1", "--filter-platform", TARGET))
     packages = {(p["name"], "v" + p["version"]): p for p in metadata["packages"] if p["source"]}
