@@ -1,10 +1,16 @@
-"""Tests the classes of LangChain and LlamaIndex for Cohere's reranking API, with nothing changed but `base_url`, the key and the model."""
+"""Tests the classes of LangChain, LlamaIndex and Haystack for Cohere's reranking API, and Haystack's for Text Embeddings Inference, with nothing
+changed but the address, the key and the model."""
 
 import json
 import urllib.request
 
 import cohere
 import pytest
+from haystack import Document as HaystackDocument
+from haystack.utils import Secret
+from haystack_integrations.components.rankers.cohere import CohereRanker
+from haystack_integrations.components.rankers.huggingface_api import HuggingFaceTEIRanker
+from haystack_integrations.components.rankers.huggingface_api.ranker import TruncationDirection
 from langchain_cohere import CohereRerank as LangChainRerank
 from langchain_core.documents import Document
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
@@ -39,9 +45,33 @@ def test_llama_index_postprocesses_nodes(served):
     assert [(int(node.node.node_id), node.score) for node in found] == expected(served, 3)
 
 
+def haystack_documents():
+    return [HaystackDocument(content=text, id=str(number), meta={"number": number}) for number, text in enumerate(TEXTS)]
+
+
+def test_haystack_ranks_by_coheres_api(served):
+    ranker = CohereRanker(model=served.default, api_key=Secret.from_token("any"), api_base_url=served.server.url, top_k=3)
+    found = ranker.run(query=QUERY, documents=haystack_documents())["documents"]
+    assert [(d.meta["number"], d.score) for d in found] == expected(served, 3)
+    assert found[0].content == QUERY
+    assert len(ranker.run(query=QUERY, documents=haystack_documents(), top_k=1)["documents"]) == 1
+
+
+def test_haystack_ranks_by_text_embeddings_inferences_api(served):
+    ranker = HuggingFaceTEIRanker(url=served.server.url, top_k=3, token=Secret.from_token("any"), max_retries=1)
+    found = ranker.run(query=QUERY, documents=haystack_documents())["documents"]
+    assert [(d.meta["number"], d.score) for d in found] == expected(served, 3)
+    # A limit on the length does not change the order of short texts.
+    cut = ranker.run(query=QUERY, documents=haystack_documents(), truncation_direction=TruncationDirection.RIGHT)
+    assert [d.meta["number"] for d in cut["documents"]] == [d.meta["number"] for d in found]
+
+
 def test_errors(served):
     with pytest.raises(cohere.NotFoundError, match="no-such"):
         LangChainRerank(base_url=served.server.url, cohere_api_key="any", model="no-such").rerank(TEXTS, QUERY)
     with pytest.raises(cohere.NotFoundError, match="no-such"):
         postprocessor = LlamaIndexRerank(base_url=served.server.url, api_key="any", model="no-such", max_retries=1)
         postprocessor.postprocess_nodes([NodeWithScore(node=TextNode(text="a"))], QueryBundle(QUERY))
+    with pytest.raises(cohere.NotFoundError, match="no-such"):
+        ranker = CohereRanker(model="no-such", api_key=Secret.from_token("any"), api_base_url=served.server.url)
+        ranker.run(query=QUERY, documents=haystack_documents())
