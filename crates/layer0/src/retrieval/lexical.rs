@@ -12,7 +12,7 @@
 
 use foldhash::HashMap;
 
-use super::terms::for_each_term;
+use super::terms::{for_each_cased_term, for_each_term};
 use layer0_tokenizers::yield_point::{Stopped, YieldPoint};
 
 const K1: f64 = 1.2;
@@ -25,18 +25,9 @@ const STEP: usize = 16 << 10;
 /// # Errors
 /// When `at` ends the work.
 pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Vec<f64>, Stopped> {
-    let mut places: HashMap<String, usize> = HashMap::default();
-    let mut query_counts: Vec<f64> = Vec::new();
-    for_each_term(query, at, |term| {
-        let place = *places.entry(term.to_owned()).or_insert_with(|| {
-            query_counts.push(0.0);
-            query_counts.len() - 1
-        });
-        if let Some(count) = query_counts.get_mut(place) {
-            *count += 1.0;
-        }
-    })?;
-    let outlines = places.keys().fold([0; OUTLINES], |outlines, term| with_outline(outlines, term));
+    let mut query_terms = QueryTerms::default();
+    for_each_term(query, at, |term| query_terms.add(term))?;
+    let query_counts = &query_terms.counts;
     // For each document, how often each term of the query occurs in it.
     let mut counts = vec![0u32; documents.len() * query_counts.len()];
     let mut lengths = Vec::with_capacity(documents.len());
@@ -46,10 +37,9 @@ pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Ve
     for document in documents {
         let row = rows.next().unwrap_or_default();
         let mut length = 0usize;
-        for_each_term(document, at, |term| {
+        for_each_cased_term(document, at, |term| {
             length += 1;
-            let place = if has_outline(&outlines, term) { places.get(term) } else { None };
-            if let Some(count) = place.and_then(|&place| row.get_mut(place)) {
+            if let Some(count) = query_terms.place(term).and_then(|place| row.get_mut(place)) {
                 *count += 1;
             }
         })?;
@@ -80,29 +70,74 @@ pub fn scores(query: &str, documents: &[&str], at: &dyn YieldPoint) -> Result<Ve
     Ok(found)
 }
 
-/// A set of outlines (first byte, last byte and length) of terms. A term without an outline in the set is none of the query's terms, and
-/// needs no hash.
-type Outlines = [u64; OUTLINES];
-const OUTLINES: usize = 4;
+/// The distinct terms of a query.
+///
+/// Most terms of a document are none of them. So terms are told apart by their outlines first (first byte, last byte and length), and need no
+/// hash unless several terms of the query have the same outline.
+struct QueryTerms {
+    /// The terms in lower case.
+    terms: Vec<String>,
+    /// How often each occurs in the query.
+    counts: Vec<f64>,
+    /// The place of each term.
+    places: HashMap<String, usize>,
+    /// The terms with each outline.
+    outlines: [Outlined; OUTLINES],
+}
 
-fn with_outline(mut outlines: Outlines, term: &str) -> Outlines {
-    let (word, bit) = outline(term);
-    if let Some(word) = outlines.get_mut(word) {
-        *word |= bit;
+const OUTLINES: usize = 256;
+
+/// The terms that have an outline.
+#[derive(Clone, Copy)]
+enum Outlined {
+    None,
+    One(usize),
+    Several,
+}
+
+impl Default for QueryTerms {
+    fn default() -> Self {
+        let (terms, counts, places) = (Vec::new(), Vec::new(), HashMap::default());
+        Self { terms, counts, places, outlines: [Outlined::None; OUTLINES] }
     }
-    outlines
 }
 
-fn has_outline(outlines: &Outlines, term: &str) -> bool {
-    let (word, bit) = outline(term);
-    outlines.get(word).is_some_and(|word| word & bit != 0)
+impl QueryTerms {
+    /// Adds a term in lower case.
+    fn add(&mut self, term: &str) {
+        if let Some(count) = self.places.get(term).and_then(|&place| self.counts.get_mut(place)) {
+            *count += 1.0;
+            return;
+        }
+        let place = self.terms.len();
+        if let Some(outlined) = self.outlines.get_mut(outline(term)) {
+            *outlined = if matches!(outlined, Outlined::None) { Outlined::One(place) } else { Outlined::Several };
+        }
+        self.places.insert(term.to_owned(), place);
+        self.terms.push(term.to_owned());
+        self.counts.push(1.0);
+    }
+
+    /// Returns the place of a term, whose ASCII letters may be in upper case.
+    fn place(&self, term: &str) -> Option<usize> {
+        match self.outlines.get(outline(term))? {
+            Outlined::None => None,
+            Outlined::One(place) => self.terms.get(*place)?.eq_ignore_ascii_case(term).then_some(*place),
+            Outlined::Several if term.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                self.places.get(&term.to_ascii_lowercase()).copied()
+            }
+            Outlined::Several => self.places.get(term).copied(),
+        }
+    }
 }
 
-fn outline(term: &str) -> (usize, u64) {
-    let byte = |byte: Option<&u8>| usize::from(byte.copied().unwrap_or_default());
+/// Returns the outline of a term, which is the same in upper and in lower case.
+fn outline(term: &str) -> usize {
+    /// The bit in which the two cases of an ASCII letter differ.
+    const CASE: u8 = 0x20;
+    let byte = |byte: Option<&u8>| usize::from(byte.copied().unwrap_or_default() | CASE);
     let (first, last) = (byte(term.as_bytes().first()), byte(term.as_bytes().last()));
-    let mixed = first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ term.len().wrapping_mul(83);
-    (mixed / 64 % OUTLINES, 1 << (mixed % 64))
+    (first.wrapping_mul(7) ^ last.wrapping_mul(29) ^ term.len().wrapping_mul(83)) % OUTLINES
 }
 
 /// Lucene's inverse document frequency of a term that `df` of `n` documents contain.
@@ -122,6 +157,35 @@ mod tests {
         let scores = scores("the cat", &documents, &Undisturbed).unwrap();
         assert!(scores[0] > scores[3] && scores[3] > scores[1] && scores[1] > scores[2], "{scores:?}");
         assert!(scores.iter().all(|score| (0.0..1.0).contains(score)));
+    }
+
+    #[test]
+    fn words_match_in_upper_and_lower_case() {
+        let documents = ["the CAT", "The Cat", "tHE cat", "a dog"];
+        for query in ["the cat", "THE CAT", "The caT"] {
+            let scores = scores(query, &documents, &Undisturbed).unwrap();
+            assert!(scores[0] > 0.0 && scores[..3].iter().all(|score| *score == scores[0]), "{scores:?}");
+            assert_eq!(scores[3], 0.0);
+        }
+    }
+
+    /// Among this many terms of two letters, outlines have none, one or several terms.
+    #[test]
+    fn every_term_of_a_query_is_found_whatever_its_outline() {
+        let mut query = QueryTerms::default();
+        let terms: Vec<String> =
+            (0..300).map(|i| format!("{}x{}", char::from(b'a' + (i % 26) as u8), i / 26)).collect();
+        for (place, term) in terms.iter().enumerate() {
+            query.add(term);
+            query.add(term);
+            assert_eq!((query.place(term), query.counts[place]), (Some(place), 2.0));
+        }
+        let is = |of: fn(&Outlined) -> bool| query.outlines.iter().any(of);
+        assert!(is(|o| matches!(o, Outlined::None)) && is(|o| matches!(o, Outlined::One(_))));
+        for (place, term) in terms.iter().enumerate() {
+            assert_eq!([query.place(term), query.place(&term.to_uppercase())], [Some(place); 2]);
+            assert_eq!(query.place(&term.replace('x', "y")), None);
+        }
     }
 
     #[test]

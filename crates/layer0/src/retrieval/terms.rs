@@ -16,75 +16,125 @@ use layer0_tokenizers::yield_point::{Stopped, YieldPoint};
 const LONGEST_WORD: usize = 256;
 /// Characters between two calls of the yield point.
 const STEP: usize = 16 << 10;
+/// The number of bytes that are classified at a time, one for each bit of a `u64`.
+const BLOCK: usize = 64;
 
 /// Calls `f` with each term of `text`, in order.
 ///
 /// # Errors
 /// If `at` ends the work.
 pub fn for_each_term(text: &str, at: &dyn YieldPoint, mut f: impl FnMut(&str)) -> Result<(), Stopped> {
+    let mut lower = String::new();
+    for_each_cased_term(text, at, |term| {
+        lower.clear();
+        lower.push_str(term);
+        lower.make_ascii_lowercase();
+        f(&lower);
+    })
+}
+
+/// Calls `f` with each term of `text`, in order. ASCII letters have the case that they have in the text, so that most words need no copy.
+///
+/// Most words of most texts are ASCII words between ASCII separators. They are found by bits: [`classes`] returns one bit for each of 64
+/// bytes, so the ends of the words are the bits after which a run of ones stops.
+///
+/// # Errors
+/// If `at` ends the work.
+pub(super) fn for_each_cased_term(text: &str, at: &dyn YieldPoint, mut f: impl FnMut(&str)) -> Result<(), Stopped> {
+    let bytes = text.as_bytes();
     let mut term = String::new();
-    let (mut rest, mut unreported) = (text, 0);
-    while !rest.is_empty() {
-        let length = match plain_word(rest) {
-            Some((word, length)) => {
-                if word.bytes().any(|byte| byte.is_ascii_uppercase()) {
-                    term.clear();
-                    term.push_str(word);
-                    term.make_ascii_lowercase();
-                    f(&term);
-                } else if !word.is_empty() {
-                    f(word);
-                }
-                length
-            }
-            None => other_run(rest, at, &mut term, &mut f)?,
+    // The beginning of the block, the beginning of an ASCII word that reaches up to it, and the number of bytes since the last report.
+    let (mut start, mut open, mut unreported) = (0, None, 0);
+    while start < bytes.len() {
+        let Classes { word, other } = classes(bytes.get(start..).unwrap_or_default());
+        let ascii = other.trailing_zeros();
+        let in_ascii = u64::MAX.checked_shr(BLOCK as u32 - ascii).unwrap_or_default();
+        let word = word & in_ascii;
+        let previous = word << 1 | u64::from(open.is_some());
+        let (mut starts, mut ends) = (word & !previous, !word & previous & in_ascii);
+        while ends != 0 {
+            let end = start + take_lowest(&mut ends);
+            let first = open.take().unwrap_or_else(|| start + take_lowest(&mut starts));
+            ascii_word(text, first, end, at, &mut term, &mut f)?;
+        }
+        if starts != 0 {
+            open = Some(start + take_lowest(&mut starts));
+        }
+        let next = if other == 0 {
+            start + BLOCK
+        } else {
+            // A word that reaches up to the other character continues with it.
+            let first = open.take().unwrap_or(start + ascii as usize);
+            first + other_run(text.get(first..).unwrap_or_default(), at, &mut term, &mut f)?
         };
-        rest = rest.get(length..).unwrap_or_default();
-        unreported += length;
+        unreported += next - start;
+        start = next;
         if unreported >= STEP {
             unreported = 0;
             at.reached()?;
         }
     }
+    match open {
+        Some(first) => ascii_word(text, first, bytes.len(), at, &mut term, &mut f),
+        None => Ok(()),
+    }
+}
+
+/// Calls `f` with the ASCII word from byte `first` to byte `end`.
+#[inline]
+fn ascii_word(
+    text: &str,
+    first: usize,
+    end: usize,
+    at: &dyn YieldPoint,
+    term: &mut String,
+    f: &mut impl FnMut(&str),
+) -> Result<(), Stopped> {
+    if end - first > LONGEST_WORD {
+        return other_run(text.get(first..end).unwrap_or_default(), at, term, f).map(drop);
+    }
+    f(text.get(first..end).unwrap_or_default());
     Ok(())
 }
 
-/// Returns the ASCII word at the beginning of `rest`, after ASCII separators, and the number of bytes that both take. Returns `None` if the
-/// word continues with other characters or is long. Most words of most texts are such words, and they need no copy.
-fn plain_word(rest: &str) -> Option<(&str, usize)> {
-    let bytes = rest.as_bytes();
-    let start = run_length(bytes.get(..STEP).unwrap_or(bytes), Byte::Separator);
-    let word = bytes.get(start..)?;
-    let length = run_length(word.get(..=LONGEST_WORD).unwrap_or(word), Byte::Word);
-    let ends = word.get(length).is_none_or(u8::is_ascii) && length <= LONGEST_WORD;
-    // Without a separator and without a word, `rest` begins with a character that is not ASCII.
-    (ends && start + length > 0).then_some((rest.get(start..start + length)?, start + length))
+/// Returns the place of the lowest bit, and clears the bit.
+fn take_lowest(bits: &mut u64) -> usize {
+    let place = bits.trailing_zeros();
+    *bits &= bits.wrapping_sub(1);
+    place as usize
 }
 
-/// What a byte is: part of an ASCII word, another ASCII character, or part of a longer character.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Byte {
-    Word,
-    Separator,
-    NotAscii,
+/// What the bytes of a block are, the first one in the lowest bit.
+struct Classes {
+    /// The bytes of ASCII words.
+    word: u64,
+    /// The bytes of characters that are not ASCII.
+    other: u64,
 }
 
-const BYTES: [Byte; 256] = {
-    let mut bytes = [Byte::NotAscii; 256];
-    let mut byte = 0u8;
-    let (mut ascii, _) = bytes.split_at_mut(128);
-    while let Some((first, rest)) = ascii.split_first_mut() {
-        *first = if byte.is_ascii_alphanumeric() || byte == b'_' { Byte::Word } else { Byte::Separator };
-        ascii = rest;
-        byte += 1;
+/// Classifies the first [`BLOCK`] bytes of `bytes`. Past the end are separators.
+fn classes(bytes: &[u8]) -> Classes {
+    let mut padded = [b' '; BLOCK];
+    let block = bytes.first_chunk::<BLOCK>().unwrap_or_else(|| {
+        for (to, byte) in padded.iter_mut().zip(bytes) {
+            *to = *byte;
+        }
+        &padded
+    });
+    let (mut word, mut other) = ([0; BLOCK], [0; BLOCK]);
+    for ((word, other), &byte) in word.iter_mut().zip(&mut other).zip(block) {
+        let (letter, digit) = ((byte | 0x20).wrapping_sub(b'a') < 26, byte.wrapping_sub(b'0') < 10);
+        *word = u8::from(letter | digit | (byte == b'_'));
+        *other = byte >> 7;
     }
-    bytes
-};
+    Classes { word: bits(&word), other: bits(&other) }
+}
 
-/// Returns how many bytes at the beginning are of this kind.
-fn run_length(bytes: &[u8], kind: Byte) -> usize {
-    let is_other = |byte: &u8| BYTES.get(usize::from(*byte)) != Some(&kind);
-    bytes.iter().position(is_other).unwrap_or(bytes.len())
+/// Returns the lowest bit of each byte.
+fn bits(bytes: &[u8; BLOCK]) -> u64 {
+    // The product moves the bit of byte `i` to bit `56 + i`.
+    let of_eight = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    bytes.as_chunks::<8>().0.iter().rev().fold(0, |bits, bytes| bits << 8 | of_eight(bytes))
 }
 
 /// Calls `f` with each term of `rest` up to the first separator. Returns the number of bytes.
@@ -214,7 +264,7 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(1);
         let pieces = ["a", "B", "_", "9", " ", "-", "é", "É", "字", "東", "ก", "\u{301}", "—", "\u{a0}", "İ", "ß"];
         for _ in 0..3000 {
-            let text: String = (0..rng.usize(..40)).map(|_| pieces[rng.usize(..pieces.len())]).collect();
+            let text: String = (0..rng.usize(..200)).map(|_| pieces[rng.usize(..pieces.len())]).collect();
             let mut general = Vec::new();
             let (mut rest, mut term) = (text.as_str(), String::new());
             while !rest.is_empty() {
@@ -223,7 +273,10 @@ mod tests {
             }
             assert_eq!(terms(&text), general, "{text:?}");
         }
-        assert_eq!(terms(&format!("x {} y", "A".repeat(LONGEST_WORD))), ["x", &"a".repeat(LONGEST_WORD), "y"]);
+        for length in [LONGEST_WORD - 1, LONGEST_WORD, LONGEST_WORD + 1] {
+            let found = terms(&format!("x {} y", "A".repeat(length)));
+            assert_eq!(found, ["x", &"a".repeat(length.min(LONGEST_WORD)), "y"]);
+        }
     }
 
     #[test]
