@@ -68,6 +68,7 @@ fn unsafe_code_is_in_its_files_alone() {
         "crates/layer0/src/checkpoint/map.rs",
         "crates/layer0/src/checkpoint/map/guard.rs",
         "crates/layer0/src/pooling/cuda.rs",
+        "crates/layer0/src/pooling/kernel/avx2.rs",
         "crates/layer0/src/pooling/kernel/neon.rs",
         "crates/layer0/src/pooling/kernel/vnni.rs",
         "crates/layer0/src/pooling/kernel/x86.rs",

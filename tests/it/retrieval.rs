@@ -1,6 +1,6 @@
 //! Scores of documents: the library's against numpy's (tests/fixtures/make_retrieval.py).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use embedding_server::builtin::{BUILTIN, open_checkpoint};
 use layer0::checkpoint::{Checkpoint, Overrides};
@@ -11,7 +11,7 @@ use layer0::retrieval::{Method, TokenizedText, scores};
 use layer0::yield_point::Undisturbed;
 use serde::Deserialize;
 
-use crate::common::settings;
+use crate::common::{fixtures, settings};
 
 #[derive(Deserialize)]
 struct Golden {
@@ -61,17 +61,27 @@ fn every_method_gives_numpys_scores() {
     }
 }
 
-/// On a device, and for tables of floats, the similarities follow from the tokens' vectors instead of from rows as they are stored.
+/// On a device, and for norms that add something to a row, the similarities follow from the tokens' vectors instead of from rows as they are
+/// stored. The built-in model has rows of int4, and the fixtures have floats with an RMSNorm and with a LayerNorm.
 #[test]
 fn stored_rows_give_the_scores_of_the_vectors() {
-    let checkpoint = || open_checkpoint(Path::new(BUILTIN), &Overrides::default()).unwrap();
-    let device = settings(|settings| {
-        settings.device = DeviceChoice::CandleCpu;
-        settings.device_min_tokens = Some(0);
-    });
-    let [stored, vectors] =
-        [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());
-    assert!(vectors.comparison(&[7]).unwrap().is_none());
+    for (path, by_rows) in [(BUILTIN, true), ("llama", true), ("gemma", true), ("gpt-neox", false)] {
+        let path = if path == BUILTIN { PathBuf::from(path) } else { fixtures("checkpoints").join(path) };
+        let checkpoint = || open_checkpoint(&path, &Overrides::default()).unwrap();
+        let device = settings(|settings| {
+            settings.device = DeviceChoice::CandleCpu;
+            settings.device_min_tokens = Some(0);
+        });
+        let [stored, vectors] =
+            [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());
+        let unit = vec![1.0; stored.max_dimensions()];
+        assert_eq!(stored.comparison(&[7], &unit).unwrap().is_some(), by_rows, "{path:?}");
+        assert!(vectors.comparison(&[7], &unit).unwrap().is_none());
+        stored_rows_give_the_scores_of(&stored, &vectors);
+    }
+}
+
+fn stored_rows_give_the_scores_of(stored: &Embedder, vectors: &Embedder) {
     let documents = [
         "Photosynthesis turns light into sugar.",
         "Pflanzen erzeugen ihre Nahrung aus Licht.",
@@ -82,7 +92,7 @@ fn stored_rows_give_the_scores_of_the_vectors() {
     for query in ["How do plants make food?", "light", &"many different words for a long question ".repeat(9)] {
         for method in [Method::Combined, Method::Soft] {
             let (found, expected) =
-                (score(&stored, query, &documents, method), score(&vectors, query, &documents, method));
+                (score(stored, query, &documents, method), score(vectors, query, &documents, method));
             for (found, expected) in found.iter().zip(&expected) {
                 assert!((found - expected).abs() < 1e-5, "{query:?} {method:?}: {found} {expected}");
             }

@@ -56,9 +56,9 @@ pub trait Pooling: Send + Sync {
         Ok(None)
     }
 
-    /// Prepares to compare other tokens with those in `ids`, by their rows as they are stored. Returns `None` if the vectors must be computed
-    /// first: on a device, for tables of floats, and for norms that change the direction of a row.
-    fn comparison(&self, _ids: &[u32]) -> Option<Comparison<'_>> {
+    /// Prepares to compare other tokens with those in `ids`, whose vectors at length 1 are `units`, by their rows as they are stored. Returns
+    /// `None` if the vectors must be computed first: on a device, and for norms that add something to a row.
+    fn comparison(&self, _ids: &[u32], _units: &[f32]) -> Option<Comparison<'_>> {
         None
     }
 

@@ -99,14 +99,14 @@ impl Embedder {
         self.damage().map_or(Ok(()), Err)
     }
 
-    /// Prepares to compare the vectors of single tokens with those of `ids`, without computing the vectors. Returns `None` if that is not
-    /// possible: the cosines then follow from [`Embedder::token_vectors`].
+    /// Prepares to compare the vectors of single tokens with those of `ids`, which are `units` at length 1. Returns `None` if the cosines
+    /// cannot be computed from the rows as they are stored: they then follow from [`Embedder::token_vectors`].
     ///
     /// # Errors
     /// Returns an error if the table's file was changed.
     #[doc(hidden)]
-    pub fn comparison(&self, ids: &[u32]) -> Result<Option<pooling::Comparison<'_>>, EmbedError> {
-        let comparison = self.pooling.comparison(ids);
+    pub fn comparison(&self, ids: &[u32], units: &[f32]) -> Result<Option<pooling::Comparison<'_>>, EmbedError> {
+        let comparison = self.pooling.comparison(ids, units);
         self.damage().map_or(Ok(comparison), Err)
     }
 

@@ -204,8 +204,8 @@ impl Pooling for CpuPooling {
         self.weigh(ids, at, |tokens| self.exact_mean_of(tokens, dimensions, at)).map(Some)
     }
 
-    fn comparison(&self, ids: &[u32]) -> Option<Comparison<'_>> {
-        Comparison::new(&self.table, &self.norm, self.kernel, ids)
+    fn comparison(&self, ids: &[u32], units: &[f32]) -> Option<Comparison<'_>> {
+        Comparison::new(&self.table, &self.norm, self.kernel, ids, units)
     }
 
     fn device(&self) -> String {

@@ -5,8 +5,9 @@
 //! instead of tokens. While a group is summed, the rows of the next group are prefetched at the same columns: rows are far apart
 //! in memory, and the hardware prefetcher cannot predict the next one.
 
-// Only one architecture has instructions that multiply packed rows.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+pub mod floats;
 pub mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -19,6 +20,7 @@ mod x86;
 use std::sync::LazyLock;
 
 use crate::table::{TableDtype, for_each};
+use floats::PackedVectors;
 use integers::PackedRows;
 use passes::Passes;
 pub use passes::Similarity;
@@ -35,8 +37,10 @@ pub struct Kernel {
     pairs: &'static [TableDtype],
     add: Add,
     passes: Passes,
-    /// Multiplies rows of integers without decoding them, if this CPU has the instructions.
+    /// Multiplies rows of integers without decoding them. The portable kernel has no fast way to do this.
     integers: Option<integers::Multiply>,
+    /// Multiplies vectors of floats.
+    floats: floats::Multiply,
 }
 
 /// Adds the rows of the group to `sums`, in whole blocks. Returns the number of columns that were added, which is 0 for a dtype
@@ -92,8 +96,14 @@ impl<'a> Group<'a> {
 /// The number of columns that the portable loop sums at a time. Their sums stay in the L1 cache.
 const PORTABLE_COLUMNS: usize = 64;
 
-const PORTABLE: Kernel =
-    Kernel { name: "portable", pairs: &[], add: |_, _, _| 0, passes: passes::PORTABLE, integers: None };
+const PORTABLE: Kernel = Kernel {
+    name: "portable",
+    pairs: &[],
+    add: |_, _, _| 0,
+    passes: passes::PORTABLE,
+    integers: None,
+    floats: floats::multiply_portable,
+};
 
 impl Kernel {
     /// Adds `scales[i] * rows[i]` to `sums`, for up to [`GROUP`] rows. `ahead` are the rows of the next call.
@@ -140,28 +150,33 @@ impl Kernel {
         (self.passes.scale)(numbers, factor);
     }
 
-    /// Writes the dot product of `vector` with each row of `matrix` (`out.len()` rows, each as long as `vector`) to `out`.
-    pub fn products(&self, vector: &[f32], matrix: &[f32], out: &mut [f32]) {
-        (self.passes.products)(vector, matrix, out);
-    }
-
-    /// Packs rows of integers, to compare other rows with them by [`Kernel::integer_products`]. Returns `None` if this CPU has no
-    /// instructions for it, or the rows are not integers.
+    /// Packs rows of integers, to compare other rows with them by [`Kernel::integer_products`]. Returns `None` if the kernel does not multiply
+    /// integers, or the rows are not integers.
     pub fn pack(&self, dtype: TableDtype, dimensions: usize, rows: &[&[u8]]) -> Option<PackedRows> {
         self.integers.and_then(|_| PackedRows::new(dtype, dimensions, rows))
     }
 
     /// Writes the products of `rows` with the packed rows to `products`, `[rows, packed.width()]`, and the sum of squares of each row to
     /// `squares`. Every row must be a whole stored row.
-    pub fn integer_products(&self, packed: &PackedRows, rows: &[&[u8]], products: &mut [i32], squares: &mut [i32]) {
+    pub fn integer_products(&self, packed: &PackedRows, rows: &[&[u8]], products: &mut [f32], squares: &mut [i32]) {
         if let Some(multiply) = self.integers {
             multiply(packed, rows, products, squares);
         }
     }
 
+    /// Writes the products of `rows`, `[rows, dimensions]`, with the packed vectors to `products`, `[rows, packed.width()]`.
+    pub fn float_products(&self, packed: &PackedVectors, rows: &[f32], products: &mut [f32]) {
+        (self.floats)(packed, rows, products);
+    }
+
     /// Writes the similarities of one row, of which the products with the packed rows are given. Returns whether any is above 0.
-    pub fn similarities(&self, products: &[i32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
+    pub fn similarities(&self, products: &[f32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
         (self.passes.similarities)(products, by, out)
+    }
+
+    /// Adds the rows with these indices to `sums`, in order. `rows` is `[rows, sums.len()]`, and an index past the rows adds nothing.
+    pub fn add_rows(&self, indices: &[u32], rows: &[floats::Lanes], sums: &mut [floats::Lanes]) {
+        (self.passes.add_rows)(indices, rows, sums);
     }
 }
 
@@ -248,39 +263,39 @@ mod tests {
     }
 
     #[test]
-    fn products_are_dot_products_of_whole_rows_on_every_kernel() {
-        let mut rng = fastrand::Rng::with_seed(6);
-        for (width, rows) in [(1, 1), (3, 4), (16, 5), (37, 11), (384, 20), (640, 3)] {
-            let vector: Vec<f32> = (0..width).map(|_| rng.f32() - 0.5).collect();
-            let matrix: Vec<f32> = (0..width * rows).map(|_| rng.f32() - 0.5).collect();
-            let exact = |row: &[f32]| row.iter().zip(&vector).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
-            let mut portable = vec![9.0; rows];
-            PORTABLE.products(&vector, &matrix, &mut portable);
-            for (found, row) in portable.iter().zip(matrix.chunks(width)) {
-                assert!((f64::from(*found) - exact(row)).abs() < 1e-5, "{width} x {rows}");
-            }
-            for kernel in available() {
-                let mut found = vec![9.0; rows];
-                kernel.products(&vector, &matrix, &mut found);
-                assert_eq!(found, portable, "{}", kernel.name);
-            }
-        }
-    }
-
-    #[test]
     fn similarities_grow_from_the_threshold_on_and_are_found_in_every_lane() {
         let factors: Vec<f32> = (0..32).map(|lane| 0.5 + lane as f32 / 64.0).collect();
         for kernel in available() {
             let by = Similarity { factor: 0.01, factors: &factors, threshold: 0.3, slope: 0.7 };
             for lane in 0..32 {
-                let mut products = vec![-50; 32];
+                let mut products = vec![-50.0; 32];
                 let mut out = vec![9.0; 32];
                 assert!(!kernel.similarities(&products, &by, &mut out));
                 assert_eq!(out, [0.0; 32]);
-                products[lane] = 90;
+                products[lane] = 90.0;
                 assert!(kernel.similarities(&products, &by, &mut out), "{} {lane}", kernel.name);
                 let expected = 0.7 * (90.0 * 0.01 * factors[lane] - 0.3);
                 assert!((out[lane] - expected).abs() < 1e-6 && out.iter().filter(|x| **x > 0.0).count() == 1);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_added_in_order_for_any_number_of_blocks_on_every_kernel() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for blocks in [1, 2, 3, 16] {
+            let rows: Vec<floats::Lanes> = (0..10 * blocks).map(|_| std::array::from_fn(|_| rng.f32() - 0.5)).collect();
+            let indices: Vec<u32> = (0..50).map(|_| rng.u32(..11)).chain([u32::MAX]).collect();
+            let mut expected = vec![[1.0f32; integers::LANES]; blocks];
+            for row in indices.iter().filter_map(|&index| rows.chunks(blocks).nth(index as usize)) {
+                for (sum, x) in expected.as_flattened_mut().iter_mut().zip(row.as_flattened()) {
+                    *sum += x;
+                }
+            }
+            for kernel in available() {
+                let mut sums = vec![[1.0f32; integers::LANES]; blocks];
+                kernel.add_rows(&indices, &rows, &mut sums);
+                assert_eq!(sums, expected, "{} {blocks}", kernel.name);
             }
         }
     }

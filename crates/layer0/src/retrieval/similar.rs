@@ -3,7 +3,7 @@
 use crate::embedder::Embedder;
 use crate::error::EmbedError;
 use crate::pooling::Comparison;
-use crate::pooling::kernel::{self, Kernel, integers::LANES};
+use crate::pooling::kernel::{self, Kernel, Similarity, floats::PackedVectors, integers::LANES};
 use layer0_tokenizers::yield_point::YieldPoint;
 
 /// The weight of similar tokens beside equal ones.
@@ -25,25 +25,38 @@ fn theta(columns: usize) -> f32 {
 /// The tokens of a query, ready to be compared with others.
 pub(super) struct QueryComparison<'a> {
     embedder: &'a Embedder,
-    /// The rows as they are stored, if cosines can be computed from them.
-    stored: Option<Comparison<'a>>,
-    /// The vectors at length 1, `[count, dimensions]`.
-    units: &'a [f32],
+    cosines: Cosines<'a>,
     count: usize,
     kernel: Kernel,
     theta: f32,
-    /// The vectors of the tokens that are being compared, if cosines cannot be computed from stored rows.
-    vectors: Vec<f32>,
+}
+
+/// How cosines are computed.
+enum Cosines<'a> {
+    /// From the rows as they are stored.
+    Stored(Comparison<'a>),
+    /// From the vectors of the tokens, which are computed first.
+    Computed {
+        units: PackedVectors,
+        /// The vectors of the tokens that are being compared, and their products with the units.
+        vectors: Vec<f32>,
+        products: Vec<f32>,
+    },
 }
 
 impl<'a> QueryComparison<'a> {
     /// Prepares the tokens `ids`, whose vectors at length 1 are `units`.
-    pub fn new(embedder: &'a Embedder, ids: &[u32], units: &'a [f32]) -> Result<Self, EmbedError> {
-        let stored = embedder.comparison(ids)?;
+    pub fn new(embedder: &'a Embedder, ids: &[u32], units: &[f32]) -> Result<Self, EmbedError> {
         let dimensions = embedder.max_dimensions();
-        let vectors = vec![0.0; if stored.is_some() { 0 } else { BLOCK * dimensions }];
-        let (kernel, theta) = (kernel::best(), theta(dimensions));
-        Ok(Self { embedder, stored, units, count: ids.len(), kernel, theta, vectors })
+        let cosines = match embedder.comparison(ids, units)? {
+            Some(comparison) => Cosines::Stored(comparison),
+            None => {
+                let units = PackedVectors::new(dimensions, units);
+                let products = vec![0.0; BLOCK * units.width()];
+                Cosines::Computed { units, vectors: vec![0.0; BLOCK * dimensions], products }
+            }
+        };
+        Ok(Self { embedder, cosines, count: ids.len(), kernel: kernel::best(), theta: theta(dimensions) })
     }
 
     /// Returns the number of blocks of [`LANES`] similarities that each token has.
@@ -52,8 +65,7 @@ impl<'a> QueryComparison<'a> {
     }
 
     /// Writes the similarities of up to [`BLOCK`] tokens to `rows`, `[ids, blocks]`, and to `similar` whether any of a token's similarities
-    /// is above 0. The similarity is `lambda * max(0, (cosine - theta) / (1 - theta))`, also of a token with itself. `rows` must be zeros, or
-    /// an earlier result: lanes without a token of the query are not always written.
+    /// is above 0. The similarity is `lambda * max(0, (cosine - theta) / (1 - theta))`, also of a token with itself.
     pub fn similarities(
         &mut self,
         ids: &[u32],
@@ -61,22 +73,27 @@ impl<'a> QueryComparison<'a> {
         similar: &mut [bool],
         at: &dyn YieldPoint,
     ) -> Result<(), EmbedError> {
-        let (theta, slope) = (self.theta, LAMBDA / (1.0 - self.theta));
-        if let Some(stored) = &self.stored {
-            stored.similarities(theta, slope, ids, rows.as_flattened_mut(), similar);
-            return self.embedder.damage().map_or(Ok(()), Err);
+        let (threshold, slope) = (self.theta, LAMBDA / (1.0 - self.theta));
+        match &mut self.cosines {
+            Cosines::Stored(stored) => {
+                stored.similarities(threshold, slope, ids, rows.as_flattened_mut(), similar);
+                self.embedder.damage().map_or(Ok(()), Err)
+            }
+            Cosines::Computed { units, vectors, products } => {
+                self.embedder.token_vectors(ids, vectors, at)?;
+                self.kernel.float_products(units, vectors, products);
+                let (dimensions, width) = (self.embedder.max_dimensions(), units.width());
+                let factors = vec![1.0; width];
+                let found = vectors.chunks(dimensions).zip(products.chunks(width));
+                let out = rows.as_flattened_mut().chunks_mut(width).zip(similar);
+                for ((vector, products), (out, similar)) in found.zip(out).take(ids.len()) {
+                    let factor = (1.0 / self.kernel.squares(vector).sqrt().max(1e-12)) as f32;
+                    let by = Similarity { factor, factors: &factors, threshold, slope };
+                    *similar = self.kernel.similarities(products, &by, out);
+                }
+                Ok(())
+            }
         }
-        let dimensions = self.embedder.max_dimensions();
-        self.embedder.token_vectors(ids, &mut self.vectors, at)?;
-        let found = self.vectors.chunks(dimensions).zip(rows.chunks_mut(self.count.div_ceil(LANES))).zip(similar);
-        for ((vector, row), similar) in found.take(ids.len()) {
-            let norm = self.kernel.squares(vector).sqrt().max(1e-12) as f32;
-            let row = row.as_flattened_mut().get_mut(..self.count).unwrap_or_default();
-            self.kernel.products(vector, self.units, row);
-            row.iter_mut().for_each(|product| *product = slope * (*product / norm - theta).max(0.0));
-            *similar = row.iter().any(|similarity| *similarity > 0.0);
-        }
-        Ok(())
     }
 }
 

@@ -239,23 +239,21 @@ impl QueryTokens {
         }
         let similar = SimilarTokens::new(embedder, self, places.ids(), at)?;
 
+        let kernel = kernel::best();
         let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
-        let mut numbers = numbers.into_iter();
-        let mut tokens = 0;
+        let mut indices = Vec::with_capacity(STEP);
+        let mut rest = numbers.as_slice();
+        let mut since_report = 0;
         for (text, frequencies) in texts.iter().zip(frequencies.chunks_mut(width)) {
+            let of_text = rest.split_off(..text.len()).unwrap_or_default();
             sums.fill([0.0; LANES]);
-            for number in numbers.by_ref().take(text.len()) {
-                if let Some(row) = similar.row(number) {
-                    for (sums, similarities) in sums.iter_mut().zip(row) {
-                        // A copy, so that the compiler need not assume that it overlaps with the sums.
-                        let similarities = *similarities;
-                        for (sum, similarity) in sums.iter_mut().zip(similarities) {
-                            *sum += similarity;
-                        }
-                    }
-                }
-                tokens += 1;
-                if tokens % STEP == 0 {
+            for numbers in of_text.chunks(STEP) {
+                indices.clear();
+                indices.extend(numbers.iter().filter_map(|&number| similar.rows.get(number as usize)?.checked_sub(1)));
+                kernel.add_rows(&indices, &similar.similarities, &mut sums);
+                since_report += numbers.len();
+                if since_report >= STEP {
+                    since_report = 0;
                     at.reached()?;
                 }
             }

@@ -9,6 +9,7 @@
 //! first is `(11, 7)`. The instruction computes `11*2 + 7*5 = 57`, and `8 * (2 + 5)` is subtracted.
 
 use crate::table::{TableDtype, for_each};
+use layer0_tokenizers::prefetch::prefetch;
 
 /// The number of packed rows that one vector register holds.
 pub const LANES: usize = 16;
@@ -20,14 +21,14 @@ pub(super) const CHUNK: usize = 64;
 pub(super) const MAX_BLOCKS: usize = 2;
 
 /// Multiplies `rows` with the packed rows. Writes the products `[rows, width]` (see [`PackedRows::width`]) and the sum of squares of each row.
-/// Every row has the length of a stored row.
-pub(super) type Multiply = fn(packed: &PackedRows, rows: &[&[u8]], products: &mut [i32], squares: &mut [i32]);
+/// Every row has the length of a stored row. The sums are integers; only the finished product is rounded to f32.
+pub(super) type Multiply = fn(packed: &PackedRows, rows: &[&[u8]], products: &mut [f32], squares: &mut [i32]);
 
 /// Rows of integers in the order in which `Multiply` reads them.
 #[derive(Debug)]
 pub struct PackedRows {
-    pub(super) dtype: TableDtype,
-    pub(super) dimensions: usize,
+    dtype: TableDtype,
+    dimensions: usize,
     count: usize,
     /// For each pass: `[groups of columns, blocks, LANES]`, four columns in each number.
     pub(super) passes: Vec<Pass>,
@@ -63,6 +64,16 @@ impl PackedRows {
         Some(Self { dtype, dimensions, count: rows.len(), passes })
     }
 
+    /// Returns the dtype of the rows.
+    pub(super) fn dtype(&self) -> TableDtype {
+        self.dtype
+    }
+
+    /// Returns the number of columns of a row.
+    pub(super) fn dimensions(&self) -> usize {
+        self.dimensions
+    }
+
     /// Returns the number of products of each row: the number of packed rows, rounded up to [`LANES`]. The products of lanes without a row
     /// are zero.
     pub fn width(&self) -> usize {
@@ -90,6 +101,83 @@ impl Pass {
 /// The number that is added to each number of a row to make it an unsigned byte.
 pub(super) const fn offset(dtype: TableDtype) -> i32 {
     if matches!(dtype, TableDtype::Int4) { 8 } else { 128 }
+}
+
+/// A group of `rows` rows that were unpacked to `bytes` bytes each.
+#[derive(Clone, Copy)]
+pub(super) struct Unpacked<'a> {
+    pub dtype: TableDtype,
+    pub numbers: &'a [u8],
+    pub bytes: usize,
+}
+
+/// The products of a group of rows, `[rows, width]`, of which one pass writes the lanes from `first` on.
+pub(super) struct Products<'a> {
+    pub numbers: &'a mut [f32],
+    pub width: usize,
+    pub first: usize,
+}
+
+/// Unpacks `ROWS` rows at a time by `unpack`, which returns the sum of squares, and multiplies them by `multiply` with the packed rows of
+/// each pass. Meanwhile the rows of the next group are prefetched. The last group may have fewer rows: `multiply` then gets fewer products.
+#[inline(always)]
+pub(super) fn in_groups<const ROWS: usize>(
+    packed: &PackedRows,
+    rows: &[&[u8]],
+    products: &mut [f32],
+    squares: &mut [i32],
+    unpack: impl Fn(&[u8], &mut [u8]) -> i32,
+    multiply: impl Fn(&Pass, Unpacked<'_>, &mut Products<'_>),
+) {
+    let (dtype, width) = (packed.dtype, packed.width());
+    let stored = dtype.row_bytes(packed.dimensions).unwrap_or_default();
+    let bytes = stored.div_ceil(CHUNK) * if dtype == TableDtype::Int4 { 2 * CHUNK } else { CHUNK };
+    let mut unpacked = vec![0u8; ROWS * bytes];
+    let mut groups = rows.chunks(ROWS);
+    let mut next = groups.next();
+    for (products, squares) in products.chunks_mut(ROWS * width.max(1)).zip(squares.chunks_mut(ROWS)) {
+        let Some(group) = next else { return };
+        next = groups.next();
+        for row in next.unwrap_or_default() {
+            for line in (0..row.len()).step_by(64) {
+                prefetch(row, line);
+            }
+        }
+        for ((row, unpacked), square) in group.iter().zip(unpacked.chunks_mut(bytes.max(1))).zip(squares) {
+            *square = unpack(row.get(..stored).unwrap_or_default(), unpacked);
+        }
+        let mut first = 0;
+        for pass in &packed.passes {
+            let unpacked = Unpacked { dtype, numbers: &unpacked, bytes };
+            multiply(pass, unpacked, &mut Products { numbers: products, width, first });
+            first += pass.blocks * LANES;
+        }
+    }
+}
+
+/// Writes the numbers of a row as unsigned bytes, in the order of [`order`]. Returns the sum of squares of the numbers.
+#[inline(always)]
+pub(super) fn unpack(dtype: TableDtype, row: &[u8], out: &mut [u8]) -> i32 {
+    let mut squares = 0;
+    let square = |stored: u8| (i32::from(stored) - offset(dtype)).pow(2);
+    match dtype {
+        TableDtype::Int4 => {
+            for (bytes, to) in row.chunks(CHUNK).zip(out.chunks_mut(2 * CHUNK)) {
+                let (even, odd) = to.split_at_mut_checked(CHUNK).unwrap_or_default();
+                for ((&byte, even), odd) in bytes.iter().zip(even).zip(odd) {
+                    (*even, *odd) = (byte & 0xf, byte >> 4);
+                    squares += square(*even) + square(*odd);
+                }
+            }
+        }
+        _ => {
+            for (&byte, to) in row.iter().zip(out) {
+                *to = byte ^ 0x80;
+                squares += square(*to);
+            }
+        }
+    }
+    squares
 }
 
 /// The column of each unpacked byte. Past the last column, the number of columns stands for padding.
@@ -141,7 +229,7 @@ mod tests {
                     continue;
                 };
                 for kernel in available() {
-                    let (mut products, mut squares) = (vec![7; rows * made.width()], vec![7; rows]);
+                    let (mut products, mut squares) = (vec![7.0; rows * made.width()], vec![7; rows]);
                     let Some(multiply) = kernel.integers else { continue };
                     multiply(&made, &b, &mut products, &mut squares);
                     for (row, (products, square)) in b.iter().zip(products.chunks(made.width()).zip(&squares)) {
@@ -149,11 +237,35 @@ mod tests {
                         let dot = |other: &[i32]| row.iter().zip(other).map(|(x, y)| x * y).sum::<i32>();
                         prop_assert_eq!(*square, dot(&row));
                         for (product, other) in products.iter().zip(&a) {
-                            prop_assert_eq!(*product, dot(&decoded(dtype, other, dimensions)), "{} {:?}", kernel.name, dtype);
+                            prop_assert_eq!(*product, dot(&decoded(dtype, other, dimensions)) as f32, "{} {:?}", kernel.name, dtype);
                         }
-                        prop_assert!(products[a.len()..].iter().all(|product| *product == 0));
+                        prop_assert!(products[a.len()..].iter().all(|product| *product == 0.0));
                     }
                 }
+            }
+        }
+    }
+
+    /// The sums of 16 bits that one instruction set uses do not overflow, whatever the numbers are.
+    #[test]
+    fn long_rows_of_the_largest_numbers_have_exact_products() {
+        for (dtype, byte, number) in [
+            (TableDtype::Int4, 0x00, -8i64),
+            (TableDtype::Int4, 0xff, 7),
+            (TableDtype::Int8, 0x80, -128),
+            (TableDtype::Int8, 0x7f, 127),
+        ] {
+            let dimensions = 5000;
+            let low = vec![if dtype == TableDtype::Int4 { 0x00 } else { 0x80 }; dtype.row_bytes(dimensions).unwrap()];
+            let row = vec![byte; low.len()];
+            let least = if dtype == TableDtype::Int4 { -8 } else { -128 };
+            let packed = PackedRows::new(dtype, dimensions, &[&low]).unwrap();
+            for kernel in available() {
+                let (mut products, mut squares) = (vec![0.0; packed.width()], [0]);
+                let Some(multiply) = kernel.integers else { continue };
+                multiply(&packed, &[&row], &mut products, &mut squares);
+                assert_eq!(products[0], (dimensions as i64 * least * number) as f32, "{} {dtype:?}", kernel.name);
+                assert_eq!(i64::from(squares[0]), dimensions as i64 * number * number, "{} {dtype:?}", kernel.name);
             }
         }
     }

@@ -4,12 +4,11 @@
 
 use std::arch::x86_64::*;
 
-use super::integers::{CHUNK, LANES, Multiply, PackedRows, Pass, offset};
+use super::integers::{CHUNK, LANES, Multiply, PackedRows, Pass, Products, Unpacked, in_groups, offset};
 use crate::table::TableDtype;
-use layer0_tokenizers::prefetch::prefetch;
 
 /// The number of rows that are multiplied at a time, so that each packed number is loaded once for all of them.
-const ROWS: usize = 4;
+const ROWS: usize = 8;
 
 /// Returns the function if this CPU can run it.
 pub(super) fn available() -> Option<Multiply> {
@@ -21,38 +20,16 @@ pub(super) fn available() -> Option<Multiply> {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn multiply(packed: &PackedRows, rows: &[&[u8]], products: &mut [i32], squares: &mut [i32]) {
-    let width = packed.width();
-    let stored = packed.dtype.row_bytes(packed.dimensions).unwrap_or_default();
-    let chunks = stored.div_ceil(CHUNK);
-    let unpacked_bytes = if packed.dtype == TableDtype::Int4 { 2 * CHUNK * chunks } else { CHUNK * chunks };
-    let mut unpacked = vec![0u8; ROWS * unpacked_bytes];
-    let mut groups = rows.chunks(ROWS);
-    let mut next = groups.next();
-    let outputs = products.chunks_mut(ROWS * width.max(1)).zip(squares.chunks_mut(ROWS));
-    for (products, squares) in outputs {
-        let Some(group) = next else { return };
-        next = groups.next();
-        for row in next.unwrap_or_default() {
-            for line in (0..row.len()).step_by(64) {
-                prefetch(row, line);
-            }
-        }
-        for ((row, unpacked), square) in group.iter().zip(unpacked.chunks_mut(unpacked_bytes.max(1))).zip(squares) {
-            *square = unpack(packed.dtype, packed.dimensions, row.get(..stored).unwrap_or_default(), unpacked);
-        }
-        let mut first = 0;
-        for pass in &packed.passes {
-            match pass.blocks {
-                1 => pass_of::<1>(pass, &unpacked, unpacked_bytes, products, width, first),
-                _ => pass_of::<2>(pass, &unpacked, unpacked_bytes, products, width, first),
-            }
-            first += pass.blocks * LANES;
-        }
-    }
+fn multiply(packed: &PackedRows, rows: &[&[u8]], products: &mut [f32], squares: &mut [i32]) {
+    let (dtype, dimensions) = (packed.dtype(), packed.dimensions());
+    let unpack = |row: &[u8], out: &mut [u8]| unpack(dtype, dimensions, row, out);
+    in_groups::<ROWS>(packed, rows, products, squares, unpack, |pass, unpacked, products| match pass.blocks {
+        1 => pass_of::<1>(pass, unpacked, products),
+        _ => pass_of::<2>(pass, unpacked, products),
+    });
 }
 
-/// Writes the numbers of a row as unsigned bytes, in the order of [`super::integers`]. Returns the sum of their squares.
+/// Writes the numbers of a row as unsigned bytes, in the order of [`super::integers::unpack`]. Returns the sum of their squares.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn unpack(dtype: TableDtype, dimensions: usize, row: &[u8], out: &mut [u8]) -> i32 {
     let (mut squares, mut sums) = (_mm512_setzero_si512(), _mm512_setzero_si512());
@@ -97,23 +74,15 @@ fn unpack(dtype: TableDtype, dimensions: usize, row: &[u8], out: &mut [u8]) -> i
     }
 }
 
-/// Multiplies [`ROWS`] unpacked rows with the packed rows of one pass. Writes the products of as many rows as `products` has, from the lane
-/// `first` on.
+/// Multiplies [`ROWS`] unpacked rows with the packed rows of one pass.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn pass_of<const BLOCKS: usize>(
-    pass: &Pass,
-    unpacked: &[u8],
-    unpacked_bytes: usize,
-    products: &mut [i32],
-    width: usize,
-    first: usize,
-) {
+fn pass_of<const BLOCKS: usize>(pass: &Pass, unpacked: Unpacked<'_>, products: &mut Products<'_>) {
     let mut sums = [[_mm512_setzero_si512(); BLOCKS]; ROWS];
-    let groups = (unpacked_bytes / 4).min(pass.numbers.len() / (BLOCKS * LANES));
-    if unpacked.len() < ROWS * unpacked_bytes {
+    let groups = (unpacked.bytes / 4).min(pass.numbers.len() / (BLOCKS * LANES));
+    if unpacked.numbers.len() < ROWS * unpacked.bytes {
         return;
     }
-    let (rows, numbers) = (unpacked.as_ptr(), pass.numbers.as_ptr());
+    let (rows, numbers) = (unpacked.numbers.as_ptr(), pass.numbers.as_ptr());
     for group in 0..groups {
         let mut columns = [_mm512_setzero_si512(); BLOCKS];
         for (block, column) in columns.iter_mut().enumerate() {
@@ -121,23 +90,23 @@ fn pass_of<const BLOCKS: usize>(
             *column = unsafe { _mm512_loadu_si512(numbers.add((group * BLOCKS + block) * LANES).cast()) };
         }
         for (row, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `unpacked` has `ROWS` rows of `unpacked_bytes` bytes, of which there are four for each group.
-            let four = unsafe { rows.add(row * unpacked_bytes + group * 4).cast::<i32>().read_unaligned() };
+            // SAFETY: `unpacked` has `ROWS` rows of `unpacked.bytes` bytes, of which there are four for each group.
+            let four = unsafe { rows.add(row * unpacked.bytes + group * 4).cast::<i32>().read_unaligned() };
             let four = _mm512_set1_epi32(four);
             for (sum, column) in sums.iter_mut().zip(columns) {
                 *sum = _mm512_dpbusd_epi32(*sum, four, column);
             }
         }
     }
-    for (sums, products) in sums.iter().zip(products.chunks_mut(width.max(1))) {
-        let products = products.get_mut(first..first + BLOCKS * LANES).unwrap_or_default();
-        for ((sum, excess), products) in
-            sums.iter().zip(pass.excess.as_chunks::<LANES>().0).zip(products.as_chunks_mut::<LANES>().0)
+    for (sums, out) in sums.iter().zip(products.numbers.chunks_mut(products.width.max(1))) {
+        let out = out.get_mut(products.first..products.first + BLOCKS * LANES).unwrap_or_default();
+        for ((sum, excess), out) in
+            sums.iter().zip(pass.excess.as_chunks::<LANES>().0).zip(out.as_chunks_mut::<LANES>().0)
         {
-            // SAFETY: `excess` and `products` have `LANES` numbers, as the vector has.
+            // SAFETY: `excess` and `out` have `LANES` numbers, as the vector has.
             unsafe {
                 let excess = _mm512_loadu_si512(excess.as_ptr().cast());
-                _mm512_storeu_si512(products.as_mut_ptr().cast(), _mm512_sub_epi32(*sum, excess));
+                _mm512_storeu_ps(out.as_mut_ptr(), _mm512_cvtepi32_ps(_mm512_sub_epi32(*sum, excess)));
             }
         }
     }

@@ -4,6 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use super::floats::{self, Lanes, PackedVectors};
+use super::integers::{self, LANES};
 use super::passes::{self, Passes, Similarity};
 use super::{GROUP, Group, Kernel};
 use crate::table::TableDtype;
@@ -12,12 +14,13 @@ use layer0_tokenizers::prefetch::prefetch;
 /// Returns the kernels that this CPU can run, fastest first.
 pub(super) fn available() -> Vec<Kernel> {
     let mut kernels = Vec::new();
-    let integers = super::vnni::available();
     if is_x86_feature_detected!("avx512f") {
-        kernels.push(Kernel { name: "avx512", pairs: PAIRS, add: avx512::add, passes: avx512::PASSES, integers });
+        // Every CPU with AVX-512 has AVX2.
+        let integers = super::vnni::available().unwrap_or_else(super::avx2::integers);
+        kernels.push(avx512::kernel(integers));
     }
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-        kernels.push(Kernel { name: "avx2", pairs: PAIRS, add: avx2::add, passes: avx2::PASSES, integers: None });
+        kernels.push(avx2::kernel(super::avx2::integers()));
     }
     kernels
 }
@@ -38,7 +41,54 @@ macro_rules! instruction_set {
             /// The number of columns of one step: two vectors.
             const BLOCK: usize = 2 * $lanes;
 
-            pub(super) const PASSES: Passes = {
+            /// Returns the kernel. Only a CPU with the features may use it.
+            pub(super) fn kernel(integers: integers::Multiply) -> Kernel {
+                // SAFETY: the caller has found these CPU features.
+                let floats = |packed: &PackedVectors, rows: &[f32], products: &mut [f32]| unsafe {
+                    float_products(packed, rows, products);
+                };
+                Kernel { name: stringify!($name), pairs: PAIRS, add, passes: PASSES, integers: Some(integers), floats }
+            }
+
+            /// The number of rows that are multiplied at a time. Their sums are half of the vector registers.
+            const ROWS: usize = $lanes / 2;
+            const VECTORS: usize = LANES / $lanes;
+
+            #[target_feature(enable = $features)]
+            fn float_products(packed: &PackedVectors, rows: &[f32], products: &mut [f32]) {
+                floats::in_groups::<ROWS>(packed, rows, products, |columns, rows| block_of(columns, rows));
+            }
+
+            /// Multiplies [`ROWS`] rows with the packed vectors of one block.
+            #[target_feature(enable = $features)]
+            fn block_of(columns: &[Lanes], rows: [&[f32]; ROWS]) -> [Lanes; ROWS] {
+                let mut sums = [[$zero(); VECTORS]; ROWS];
+                let count = rows.iter().map(|row| row.len()).fold(columns.len(), usize::min);
+                let (columns, rows) = (columns.as_ptr().cast::<f32>(), rows.map(<[f32]>::as_ptr));
+                for column in 0..count {
+                    // SAFETY: `count` is at most the number of columns, of which each has `LANES` numbers, and the length of each row.
+                    unsafe {
+                        for vector in 0..VECTORS {
+                            let numbers = $load(columns.add(column * LANES + vector * $lanes));
+                            for (sums, row) in sums.iter_mut().zip(rows) {
+                                if let Some(sum) = sums.get_mut(vector) {
+                                    *sum = $fma($splat(*row.add(column)), numbers, *sum);
+                                }
+                            }
+                        }
+                    }
+                }
+                let mut products = [[0.0; LANES]; ROWS];
+                for (products, sums) in products.iter_mut().zip(sums) {
+                    for (to, sum) in products.as_chunks_mut::<$lanes>().0.iter_mut().zip(sums) {
+                        // SAFETY: `to` has as many numbers as the vector.
+                        unsafe { $store(to.as_mut_ptr(), sum) };
+                    }
+                }
+                products
+            }
+
+            const PASSES: Passes = {
                 #[target_feature(enable = $features)]
                 fn order(sums: &mut [f32]) {
                     for block in sums.as_chunks_mut::<BLOCK>().0 {
@@ -65,12 +115,12 @@ macro_rules! instruction_set {
                     passes::scale(numbers, factor);
                 }
                 #[target_feature(enable = $features)]
-                fn products(vector: &[f32], matrix: &[f32], out: &mut [f32]) {
-                    passes::products(vector, matrix, out);
+                fn similarities(row: &[f32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
+                    passes::similarities(row, by, out)
                 }
                 #[target_feature(enable = $features)]
-                fn similarities(row: &[i32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
-                    passes::similarities(row, by, out)
+                fn add_rows(indices: &[u32], rows: &[Lanes], sums: &mut [Lanes]) {
+                    passes::add_rows(indices, rows, sums);
                 }
                 Passes {
                     // SAFETY: `available` has found these CPU features.
@@ -82,13 +132,13 @@ macro_rules! instruction_set {
                     // SAFETY: as above.
                     scale: |numbers, factor| unsafe { scale(numbers, factor) },
                     // SAFETY: as above.
-                    products: |vector, matrix, out| unsafe { products(vector, matrix, out) },
-                    // SAFETY: as above.
                     similarities: |row, by, out| unsafe { similarities(row, by, out) },
+                    // SAFETY: as above.
+                    add_rows: |indices, rows, sums| unsafe { add_rows(indices, rows, sums) },
                 }
             };
 
-            pub(super) fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
+            fn add(dtype: TableDtype, group: &Group<'_>, sums: &mut [f32]) -> usize {
                 let blocks = sums.len() / BLOCK;
                 match dtype {
                     // SAFETY: `available` has found these CPU features. The rows of a group are as long as `sums`.

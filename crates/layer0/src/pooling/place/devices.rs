@@ -223,8 +223,8 @@ impl Pooling for BySize {
         self.cpu.exact_mean(ids, dimensions, at)
     }
 
-    fn comparison(&self, ids: &[u32]) -> Option<Comparison<'_>> {
-        self.cpu.comparison(ids)
+    fn comparison(&self, ids: &[u32], units: &[f32]) -> Option<Comparison<'_>> {
+        self.cpu.comparison(ids, units)
     }
 
     fn device(&self) -> String {
