@@ -14,7 +14,7 @@ sparse AS (
 dense AS (
   SELECT id, text, list_cosine_similarity(embedding, $embedding::FLOAT[]) AS score FROM read_parquet($passages)
 )
-SELECT dense.id, dense.text, 0.8 * coalesce(sparse.score, 0) / (SELECT max(score) FROM sparse) + 0.2 * dense.score AS score
+SELECT dense.id, dense.text, 0.8 * coalesce(sparse.score, 0) + 0.2 * dense.score AS score
 FROM dense LEFT JOIN sparse USING (id)
 ORDER BY score DESC
 LIMIT 200;

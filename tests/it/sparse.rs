@@ -52,8 +52,9 @@ fn the_vectors_are_numpys() {
     let check = |body: Value, expected: &Vector| {
         let [found] = <[_; 1]>::try_from(sparse(&app, &body)).unwrap();
         assert_eq!(found.indices, expected.indices, "{body}");
+        let largest = expected.values.iter().copied().fold(0.0, f32::max);
         for (found, expected) in found.values.iter().zip(&expected.values) {
-            assert!((found - expected).abs() < 1e-5 * expected.max(1.0), "{body}: {found} {expected}");
+            assert!((found - expected).abs() < 1e-6 * largest, "{body}: {found} {expected}");
         }
     };
     for case in &golden {
@@ -79,6 +80,12 @@ fn a_query_finds_documents_in_its_language_and_in_another_by_the_dot_product() {
     let (plain, expanded) = (scores(0), scores(16));
     assert!(expanded[2] > expanded[1] && expanded[1] > 2.0 * expanded[0], "{expanded:?}");
     assert!(plain[1] < 0.5 * expanded[1], "{plain:?} {expanded:?}");
+    // The score of a document with all tokens of a query is near 1, and is that of the query twice over.
+    for query in ["A dog sleeps in the garden.", "A dog sleeps in the garden. A dog sleeps in the garden."] {
+        let query = sparse(&app, &json!({"input": query, "input_type": "query", "expand": 0}));
+        let score = dot(&query[0], &documents[2]);
+        assert!((0.6..1.0).contains(&score), "{score}");
+    }
     for document in &documents {
         assert!(document.indices.is_sorted_by(|a, b| a < b) && document.values.iter().all(|value| *value > 0.0));
     }

@@ -5,8 +5,13 @@
 //!
 //! ```text
 //! document(t)  =  |F_t| tf (k1 + 1) / (tf + k1 (1 - b + b L / 200))        tf times in a document of L tokens
-//! query(t)     =  sum over the query's tokens u of  qtf(u) |F_u| g(u, t)   g as in the soft matching of `/v1/rerank`
+//! query(t)     =  sum over the query's tokens u of  qtf(u) |F_u| g(u, t)   /   ((k1 + 1) sum over u of  qtf(u) |F_u|^2)
 //! ```
+//!
+//! `g` is that of the soft matching of `/v1/rerank`. The divisor is a constant of the query, so it does not change the order of documents. It
+//! makes the dot product the mean of the saturated frequencies of the query's tokens, each weighted by `qtf(u) |F_u|^2`: near 1 for a document
+//! with all tokens of the query, near 0 for one with few of them. So scores of different queries, and cosines, are of one scale, and can be
+//! added: a query of another language than the documents has low scores, and then the cosine decides.
 //!
 //! A query has numbers not only for its own tokens (`g = 1`), but also for the tokens with the most similar rows, which are often translations.
 //! For example, the query "dog" gets numbers for ` dog` and, smaller ones, for ` Hund`, `犬` and ` chien`. Documents are not expanded.
@@ -121,6 +126,10 @@ impl<E: Borrow<Embedder>> SparseEncoder<E> {
             .map(|(&(id, count), norm)| (id, count * norm, norm))
             .filter(|(_, weight, _)| *weight > 0.0)
             .collect();
+        let all = (K1 + 1.0) * weighted.iter().map(|(_, weight, norm)| weight * norm).sum::<f64>();
+        for (_, weight, _) in &mut weighted {
+            *weight /= all;
+        }
         let mut values: HashMap<u32, f64> = weighted.iter().map(|&(id, weight, _)| (id, weight)).collect();
         if neighbors > 0 {
             weighted.sort_by(|a, b| b.2.total_cmp(&a.2).then(a.0.cmp(&b.0)));
