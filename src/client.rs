@@ -1,4 +1,5 @@
-//! A blocking client of OpenAI-compatible embeddings endpoints. `eval` and `fit` use it to request vectors.
+//! A blocking client of OpenAI-compatible embeddings endpoints. `eval` and `fit` use it to request vectors, and `eval` also scores of
+//! documents.
 //!
 //! Endpoints differ in what they accept. The client determines the following properties and remembers them for its
 //! lifetime:
@@ -14,6 +15,7 @@
 
 mod answer;
 mod exchange;
+mod ranking;
 mod wait;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +25,7 @@ use std::time::Duration;
 use ureq::Agent;
 
 use exchange::{Encoding, Failure, Kind};
-use layer0_tuning::eval::{Embed, EmbedFailure};
+use layer0_tuning::eval::{Embed, EmbedFailure, Ranking};
 
 /// The largest number of texts in one request. OpenAI accepts 2048. Text Embeddings Inference accepts 32 by default.
 const TEXTS_AT_A_TIME: usize = 256;
@@ -391,6 +393,10 @@ impl Client {
 }
 
 impl Embed for Client {
+    fn ranking(&self) -> Option<&dyn Ranking> {
+        Some(self)
+    }
+
     fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
         let mut vectors = Vec::with_capacity(texts.len());
         let mut rest = texts;

@@ -13,7 +13,7 @@ use layer0::checkpoint::Overrides;
 use layer0::embedder::{Embedder, Settings};
 use layer0::progress::Progress;
 use layer0_tuning::eval::bootstrap::{Bootstrap, Interval};
-use layer0_tuning::eval::{self, Difference, Embed, EmbedFailure, Score, SearchMethod, Task};
+use layer0_tuning::eval::{self, Difference, Embed, EmbedFailure, Ranking, Score, SearchMethod, Task};
 
 const USAGE: &str = "embedding-server eval --model <NAME=PATH> --sts <FILE>... [OPTIONS]
        embedding-server eval --model <NAME=PATH> --bitext <A> <B> [OPTIONS]
@@ -47,8 +47,9 @@ pub struct EvalArgs {
     #[arg(long, value_name = "DIR", num_args = 1..)]
     retrieval: Vec<PathBuf>,
     /// How --retrieval ranks documents, side by side if several are given: by vectors (cosine), by BM25 (lexical), by the
-    /// scores of POST /v1/rerank over all documents (soft, combined), by sparse vectors (sparse), or by reranking the best
-    /// 50 of cosine and of sparse (hybrid). All but cosine need --model.
+    /// scores of POST /v1/rerank over all documents (soft, combined), by sparse vectors (sparse), by their sum with 0.2 of
+    /// the cosine (fused), or by reranking the best 50 of cosine (reranked), or of cosine and of sparse (hybrid). With --url,
+    /// all but cosine need a server of this program.
     #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', value_parser = choice(&SearchMethod::ALL, SearchMethod::name))]
     methods: Vec<SearchMethod>,
     /// Print JSON instead of a table.
@@ -148,6 +149,10 @@ impl Embed for Counted<'_> {
 
     fn embedder(&self) -> Option<&Embedder> {
         self.model.embedder()
+    }
+
+    fn ranking(&self) -> Option<&dyn Ranking> {
+        self.model.ranking()
     }
 }
 

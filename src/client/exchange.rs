@@ -1,4 +1,4 @@
-//! Sends one request for embeddings, reads the response, and classifies failures.
+//! Sends one request, reads the response, and classifies failures.
 
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
@@ -103,7 +103,7 @@ impl Failure {
     }
 
     /// Creates a failure that another encoding cannot avoid.
-    fn certain(kind: Kind, message: String) -> Self {
+    pub fn certain(kind: Kind, message: String) -> Self {
         Self { whatever_the_encoding: true, ..Self::new(kind, message, String::new()) }
     }
 
@@ -142,13 +142,46 @@ impl Failure {
     }
 }
 
+/// A response, read to its end.
+pub struct Answer {
+    pub status: u16,
+    headers: ureq::http::HeaderMap,
+    pub body: Vec<u8>,
+}
+
 impl Client {
-    /// Sends one request.
+    /// Requests embeddings.
     pub(super) fn exchange(&self, texts: &[String], encoding: Encoding) -> Result<Vec<Vec<f32>>, Failure> {
         let failed = |what: &str| self.redacted(format!("{}: {what}", self.url));
         let body = Request { model: &self.model, input: texts, encoding_format: encoding.value() };
-        let body = serde_json::to_vec(&body).map_err(|e| Failure::certain(Kind::Final, failed(&e.to_string())))?;
-        let mut request = self.agent.post(&self.address).header("content-type", "application/json");
+        let answer = self.send(&self.address, &self.url, &body)?;
+        let embeddings = match answer::read(&answer.body) {
+            Ok(embeddings) => embeddings,
+            Err(answer::NoEmbeddings::Error(code)) => {
+                return Err(self.refusal(&self.url, &answer, code.unwrap_or(answer.status)));
+            }
+            Err(answer::NoEmbeddings::Other(problem)) => {
+                let problem = format!("answered what is no list of embeddings: {problem}");
+                return Err(Failure::certain(Kind::Final, failed(&problem)));
+            }
+        };
+        let base64 = embeddings.iter().any(answer::Embedding::is_base64);
+        match answer::vectors(embeddings, texts, &self.dimensions) {
+            Ok(vectors) => Ok(vectors),
+            Err(Unusable { problem, by_encoding }) => {
+                let again = base64 && by_encoding && encoding == Encoding::Base64;
+                let said = if base64 { format!("asked for base64, it answered {problem}") } else { problem };
+                let failure = Failure::new(Kind::Final, failed(&format!("answered: {said}")), said);
+                Err(Failure { speaks_of_encoding: again, whatever_the_encoding: !again, unusable: again, ..failure })
+            }
+        }
+    }
+
+    /// Sends one request to `address`, which errors call `url`, and reads the response. A status that is no success is a failure.
+    pub(super) fn send(&self, address: &str, url: &str, body: &impl Serialize) -> Result<Answer, Failure> {
+        let failed = |what: &str| self.redacted(format!("{url}: {what}"));
+        let body = serde_json::to_vec(body).map_err(|e| Failure::certain(Kind::Final, failed(&e.to_string())))?;
+        let mut request = self.agent.post(address).header("content-type", "application/json");
         if let Some(key) = &self.key {
             request = if self.azure {
                 request.header("api-key", key)
@@ -168,52 +201,34 @@ impl Client {
         };
         let mut response = request.send(&body).map_err(broken)?;
         self.reached.store(true, Ordering::Relaxed);
-        let text = match response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec() {
+        let body = match response.body_mut().with_config().limit(MAX_ANSWER).read_to_vec() {
             Err(ureq::Error::BodyExceedsLimit(limit)) => {
                 return Err(Failure::certain(Kind::Refused, failed(&format!("answered with more than {limit} bytes"))));
             }
-            text => text.map_err(broken)?,
+            body => body.map_err(broken)?,
         };
-        let status = response.status().as_u16();
-        let refusal = |code: u16, text: &[u8]| {
-            let said = self.redacted(answer::words(text));
-            let location = response.headers().get("location").and_then(|location| location.to_str().ok());
-            let advice = advice(code, location);
-            let mut failure =
-                Failure::new(kind(code, &said), failed(&format!("answered {status}: {said}{advice}")), said);
-            failure.wait = wait::asked_for(response.headers());
-            let lower = failure.said.to_lowercase();
-            // The server may repeat a text in its message, and the text may contain these words. The mistake costs one
-            // more request and nothing else.
-            failure.speaks_of_encoding =
-                !matches!(code, 401 | 407 | 429) && (lower.contains("base64") || lower.contains("encoding"));
-            failure
-        };
-        if !(200..300).contains(&status) {
-            return Err(refusal(status, &text));
-        }
-        let embeddings = match answer::read(&text) {
-            Ok(embeddings) => embeddings,
-            Err(answer::NoEmbeddings::Error(code)) => return Err(refusal(code.unwrap_or(status), &text)),
-            Err(answer::NoEmbeddings::Other(problem)) => {
-                let problem = format!("answered what is no list of embeddings: {problem}");
-                return Err(Failure::certain(Kind::Final, failed(&problem)));
-            }
-        };
-        let base64 = embeddings.iter().any(answer::Embedding::is_base64);
-        match answer::vectors(embeddings, texts, &self.dimensions) {
-            Ok(vectors) => Ok(vectors),
-            Err(Unusable { problem, by_encoding }) => {
-                let again = base64 && by_encoding && encoding == Encoding::Base64;
-                let said = if base64 { format!("asked for base64, it answered {problem}") } else { problem };
-                let failure = Failure::new(Kind::Final, failed(&format!("answered: {said}")), said);
-                Err(Failure { speaks_of_encoding: again, whatever_the_encoding: !again, unusable: again, ..failure })
-            }
-        }
+        let answer = Answer { status: response.status().as_u16(), headers: response.headers().clone(), body };
+        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(self.refusal(url, &answer, answer.status)) }
+    }
+
+    /// Returns the failure that a response is. `code` is its status, or the one that its body names.
+    fn refusal(&self, url: &str, answer: &Answer, code: u16) -> Failure {
+        let Answer { status, headers, body } = answer;
+        let said = self.redacted(answer::words(body));
+        let location = headers.get("location").and_then(|location| location.to_str().ok());
+        let message = self.redacted(format!("{url}: answered {status}: {said}{}", advice(code, location)));
+        let mut failure = Failure::new(kind(code, &said), message, said);
+        failure.wait = wait::asked_for(headers);
+        let lower = failure.said.to_lowercase();
+        // The server may repeat a text in its message, and the text may contain these words. The mistake costs one
+        // more request and nothing else.
+        failure.speaks_of_encoding =
+            !matches!(code, 401 | 407 | 429) && (lower.contains("base64") || lower.contains("encoding"));
+        failure
     }
 
     /// Replaces the key in a server's message with asterisks.
-    fn redacted(&self, text: String) -> String {
+    pub(super) fn redacted(&self, text: String) -> String {
         match &self.key {
             Some(key) if text.contains(key.as_str()) => text.replace(key.as_str(), "***"),
             _ => text,

@@ -204,7 +204,7 @@ fn retrieval_is_measured_by_several_methods_with_paired_differences() {
     std::fs::write(search.join("qrels/test.tsv"), judged).unwrap();
     let search = search.to_str().unwrap();
     let model = format!("m={}/models/default", env!("CARGO_MANIFEST_DIR"));
-    let methods = ["lexical", "cosine", "soft", "combined", "sparse", "hybrid"];
+    let methods = ["lexical", "cosine", "soft", "combined", "sparse", "fused", "reranked", "hybrid"];
     let eval = run(&["eval", "--model", &model, "--retrieval", search, "--method", &methods.join(","), "--json"]);
     assert!(eval.status.success(), "{}", text(&eval.stderr));
     let found: Value = serde_json::from_slice(&eval.stdout).unwrap();
@@ -215,12 +215,24 @@ fn retrieval_is_measured_by_several_methods_with_paired_differences() {
         score["value"].as_f64().unwrap()
     };
     assert!(ndcg("lexical") < 1.0);
-    for method in ["soft", "combined", "sparse", "hybrid"] {
+    for method in ["soft", "combined", "sparse", "fused", "reranked", "hybrid"] {
         assert_eq!(ndcg(method), 1.0, "{method}");
     }
     let differences = found["differences"].as_array().unwrap();
     assert_eq!(differences.len(), 2 * (methods.len() - 1));
     assert!(differences.iter().all(|difference| difference["baseline"] == "m lexical"));
+    // A server measures the same.
+    let app = TestApp::start(|config| config.models = vec![ModelConfig::new("m", "builtin:default")]);
+    let url = app.url("/v1");
+    let methods = methods.join(",");
+    let args = ["eval", "--url", &url, "--api-model", "m", "--retrieval", search, "--method", &methods, "--json"];
+    let by_api = run(&args);
+    assert!(by_api.status.success(), "{}", text(&by_api.stderr));
+    let by_api: Value = serde_json::from_slice(&by_api.stdout).unwrap();
+    assert_eq!(by_api["scores"], found["scores"]);
+    let missing = run(&["eval", "--url", &url, "--api-model", "none", "--retrieval", search, "--method", "sparse"]);
+    assert!(!missing.status.success());
+    assert!(text(&missing.stderr).contains("/v1/sparse-embeddings: answered 404"), "{}", text(&missing.stderr));
     let table = run(&["eval", "--model", &model, "--retrieval", search, "--method", "combined"]);
     assert!(text(&table.stdout).contains("m combined"), "{}", text(&table.stdout));
     let refused = run(&["eval", "--model", &model, "--sts", "x.csv", "--method", "soft"]);

@@ -21,6 +21,8 @@ use serde::Serialize;
 use crate::error::EvalError;
 use bootstrap::{Bootstrap, Interval, RankedPairs};
 use layer0::embedder::Embedder;
+use layer0::retrieval::Method;
+use layer0::retrieval::sparse::SparseVector;
 use layer0_files::Diagnostic;
 use metrics::Ranked;
 pub use search::SearchMethod;
@@ -48,10 +50,31 @@ pub trait Embed {
     /// Fails if a text has no vector.
     fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure>;
 
-    /// Returns the embedder, if the model is a table in memory. Methods of search other than the cosine need it.
+    /// Returns the embedder, if the model is a table in memory.
     fn embedder(&self) -> Option<&Embedder> {
         None
     }
+
+    /// Returns what scores documents and makes sparse vectors, if the model is a server. Methods of search other than the cosine need an
+    /// embedder or this.
+    fn ranking(&self) -> Option<&dyn Ranking> {
+        None
+    }
+}
+
+/// A server that scores documents and makes sparse vectors.
+pub trait Ranking: Sync {
+    /// Returns the relevance of each document to the query, with the statistics of these documents.
+    ///
+    /// # Errors
+    /// Fails if the server does not score the documents.
+    fn rerank(&self, method: Method, query: &str, documents: &[&str]) -> Result<Vec<f32>, EmbedFailure>;
+
+    /// Returns the sparse vector of each text, as a query or as a document.
+    ///
+    /// # Errors
+    /// Fails if the server has no vector for a text.
+    fn sparse(&self, texts: &[String], is_query: bool) -> Result<Vec<SparseVector>, EmbedFailure>;
 }
 
 impl Embed for Embedder {
@@ -181,7 +204,7 @@ impl Task {
     /// is.
     ///
     /// # Errors
-    /// Fails if the model does not take a text, or if the method is not the cosine and the model is not a table in memory.
+    /// Fails if the model does not take a text, or if the method is not the cosine and the model has vectors only.
     pub fn measure_by(
         &self,
         model: &dyn Embed,
@@ -194,11 +217,7 @@ impl Task {
         if method == SearchMethod::Cosine {
             return self.measure(model, bootstrap);
         }
-        let Some(embedder) = model.embedder() else {
-            let message = format!("an endpoint cannot be measured by the method {:?}", method.name());
-            return Err(EmbedFailure { message, temporary: false });
-        };
-        let found = search::search(embedder, method, documents, queries, relevant, CUT)?;
+        let found = search::search(model, method, documents, queries, relevant, CUT)?;
         Ok(Measured::of_ranks(&found, bootstrap))
     }
 
