@@ -177,7 +177,8 @@ class Sets:
         right = dict(line.split("\t")[:2] for line in (folder / questions / "qrels/test.tsv").read_text().splitlines()[1:])
         relevant = np.array([at[right[query["_id"]]] for query in queries])
         scores = model.scores([query["text"] for query in queries], [passage["text"] for passage in passages])
-        ranks = (scores > scores[np.arange(len(relevant)), relevant][:, None]).sum(1)
+        # Documents of the same score come before the right one.
+        ranks = (scores >= scores[np.arange(len(relevant)), relevant][:, None]).sum(1) - 1
         return average, np.where(ranks < 10, 1 / np.log2(ranks + 2), 0)
 
     def classes(self, model: Model, train: str, test: str) -> tuple:
