@@ -12,7 +12,7 @@ pub const BUILTIN: &str = "builtin:default";
 
 /// The name under which the built-in model is served.
 #[cfg(feature = "default-model")]
-pub const ID: &str = "multilingual-e5-small-static";
+pub const ID: &str = "multilingual-e5-small-static-2";
 
 #[cfg(feature = "default-model")]
 static FILES: EmbeddedCheckpoint = EmbeddedCheckpoint {

@@ -133,7 +133,7 @@ pub async fn run(minutes: u64) {
 
 /// Returns a configuration with the built-in model. Odd generations also have a second model and another alias.
 fn configuration(generation: u32) -> String {
-    let builtin = "[[models]]\nid = \"multilingual-e5-small-static\"\npath = \"builtin:default\"\n";
+    let builtin = "[[models]]\nid = \"multilingual-e5-small-static-2\"\npath = \"builtin:default\"\n";
     if generation.is_multiple_of(2) {
         return format!("{builtin}aliases = [\"text-embedding-3-small\"]\n");
     }

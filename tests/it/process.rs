@@ -152,8 +152,12 @@ fn without_configuration_the_built_in_model_answers_under_its_four_names() {
         let answer: serde_json::Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
         answer["data"][0]["embedding"].clone()
     };
-    let names =
-        ["multilingual-e5-small-static", "text-embedding-3-small", "text-embedding-ada-002", "text-embedding-3-large"];
+    let names = [
+        "multilingual-e5-small-static-2",
+        "text-embedding-3-small",
+        "text-embedding-ada-002",
+        "text-embedding-3-large",
+    ];
     for name in names {
         let vector = ask(name);
         assert_eq!(vector.as_array().map(Vec::len), Some(384), "{name}");
@@ -175,7 +179,7 @@ fn a_configured_model_replaces_the_built_in_one_or_is_served_next_to_it() {
         let lines = text.lines().filter(|line| line.starts_with("models.") && line.contains(".path = "));
         lines.map(|line| line.split("  #").next().unwrap().trim_end().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(models(&[]), [r#"models.multilingual-e5-small-static.path = "builtin:default""#]);
+    assert_eq!(models(&[]), [r#"models.multilingual-e5-small-static-2.path = "builtin:default""#]);
     let llama = checkpoint("llama");
     let configured = format!("models.text-embedding-3-small.path = {:?}", llama.display().to_string());
     assert_eq!(models(&["--model", llama.to_str().unwrap()]), [configured.as_str()]);

@@ -67,7 +67,9 @@ fn every_method_gives_numpys_scores() {
 fn stored_rows_give_the_scores_of_the_vectors() {
     for (path, by_rows) in [(BUILTIN, true), ("llama", true), ("gemma", true), ("gpt-neox", false)] {
         let path = if path == BUILTIN { PathBuf::from(path) } else { fixtures("checkpoints").join(path) };
-        let checkpoint = || open_checkpoint(&path, &Overrides::default()).unwrap();
+        // Devices support no other exponent of token counts than 1.
+        let overrides = Overrides { token_count_exponent: Some(1.0), ..Overrides::default() };
+        let checkpoint = || open_checkpoint(&path, &overrides).unwrap();
         let device = settings(|settings| {
             settings.device = DeviceChoice::CandleCpu;
             settings.device_min_tokens = Some(0);

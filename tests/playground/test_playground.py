@@ -280,7 +280,7 @@ def test_a_server_with_keys_asks_for_one(open_page, server_with_keys):
     key.press("Enter")
     page.wait_for_selector("#tokens ol li")
     assert alert.count() == 0 and not key.is_visible()
-    assert "multilingual-e5-small-static" in models.locator("option").all_inner_texts()
+    assert "multilingual-e5-small-static-2" in models.locator("option").all_inner_texts()
     assert page.complaints and all("401" in complaint for complaint in page.complaints)
     page.complaints.clear()
 
