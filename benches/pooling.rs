@@ -3,6 +3,8 @@
 //! The ceiling is a loop that reads the same rows in the same order with the widest loads, prefetches one group ahead, and only
 //! adds up their words. Token IDs are uniform, so that every row misses the caches, or follow Zipf's law, as words do. Tables are random,
 //! because only their size matters.
+//!
+//! The last table compares the exponent of token counts and the lexical tail with the plain mean.
 
 // A benchmark reports a failure by a panic.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -34,6 +36,52 @@ fn main() {
             for zipfian in [true, false] {
                 report(&table, zipfian);
             }
+        }
+    }
+    report_options();
+}
+
+/// Prints what the exponent of token counts and the lexical tail cost in a table of the built-in model's shape.
+fn report_options() {
+    let table = random_table(92_000, 384, TableDtype::Int4);
+    let exponent = |exponent| CpuPooling::new(table.clone(), norm(&table)).with_token_count_exponent(exponent);
+    let poolings = [
+        ("plain mean", exponent(1.0), 384),
+        ("token_count_exponent = 0.7", exponent(0.7), 384),
+        ("lexical_dimensions = 128", exponent(1.0).with_lexical_tail(128, 0.8, 2), 512),
+        ("lexical_dimensions = 640", exponent(1.0).with_lexical_tail(640, 0.8, 2), 1024),
+        ("lexical_dimensions = 1152", exponent(1.0).with_lexical_tail(1152, 0.8, 2), 1536),
+    ];
+    println!("\nns per token, 92000 x 384 int4, zipf, median of {ROUNDS} rounds (ratio to the plain mean)\n");
+    let kernels = kernel::available();
+    println!("{:<38}{}", "", kernels.iter().map(|k| format!("{:>18}", k.name)).collect::<String>());
+    for length in [30, 512] {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let texts: Vec<Vec<u32>> = (0..TEXTS * TOKENS / length)
+            .map(|_| (0..length).map(|_| id(&mut rng, table.rows(), true)).collect())
+            .collect();
+        let mut medians = vec![Vec::new(); poolings.len()];
+        for kernel in &kernels {
+            let mut times = vec![Vec::new(); poolings.len()];
+            for _ in 0..ROUNDS {
+                for ((_, pooling, dimensions), times) in poolings.iter().zip(&mut times) {
+                    let pooling = pooling.clone().with_kernel(*kernel);
+                    let mut out = vec![0.0; *dimensions];
+                    times.push(time(|| {
+                        for ids in &texts {
+                            pooling.mean(&[ids], *dimensions, black_box(&mut out)).unwrap();
+                        }
+                    }));
+                }
+            }
+            for (medians, times) in medians.iter_mut().zip(&mut times) {
+                medians.push(median(times).as_secs_f64() * 1e9 / (texts.len() * length) as f64);
+            }
+        }
+        let plain = medians[0].clone();
+        for ((name, ..), medians) in poolings.iter().zip(&medians) {
+            let ratios = medians.iter().zip(&plain).map(|(ns, plain)| format!("{ns:>10.1} ({:>5.2})", ns / plain));
+            println!("{length:>4} tokens, {name:<26}{}", ratios.collect::<String>());
         }
     }
 }

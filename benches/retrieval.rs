@@ -96,7 +96,7 @@ const DTYPES: [TableDtype; 5] =
 
 /// Prints the time of comparing the tokens `ids` with those of the query, for each format of the rows and each kernel.
 fn compare_kernels(embedder: &Embedder, query: &[u32], ids: &[u32], reading: Duration) {
-    let dimensions = embedder.max_dimensions();
+    let dimensions = embedder.table_dimensions();
     let all: Vec<u32> = (0..embedder.rows() as u32).collect();
     let mut rows = vec![0.0; all.len() * dimensions];
     embedder.token_vectors(&all, &mut rows, &Undisturbed).unwrap();

@@ -62,6 +62,13 @@ pub struct EmbedArgs {
     /// The number of dimensions to keep. The shortened vectors are scaled to length 1 again [default: all]
     #[arg(long, value_name = "K")]
     dimensions: Option<u64>,
+    /// The number of columns of the lexical tail, which follow the columns of the table [default: as in the configuration]
+    #[arg(long, value_name = "COLUMNS")]
+    lexical_dimensions: Option<usize>,
+    /// The length of a token's lexical tail, as a multiple of the length of the token's vector [default: as in the
+    /// configuration]
+    #[arg(long, value_name = "WEIGHT")]
+    lexical_weight: Option<f64>,
     /// The treatment of a record that is damaged, has no text, or is longer than the model accepts.
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     on_error: OnError,
@@ -233,7 +240,11 @@ fn model(args: &EmbedArgs) -> Result<ModelConfig, Failure> {
         _ => config.default_model().to_owned(),
     };
     let named = |model: &ModelConfig| model.id == name || model.aliases.contains(&name);
-    let found = config.models.into_iter().find(named).map(|model| model.on(&config.server));
+    let found = config.models.into_iter().find(named).map(|model| ModelConfig {
+        lexical_dimensions: args.lexical_dimensions.or(model.lexical_dimensions),
+        lexical_weight: args.lexical_weight.or(model.lexical_weight),
+        ..model.on(&config.server)
+    });
     found.ok_or_else(|| format!("the configuration has no model {name:?}").into())
 }
 

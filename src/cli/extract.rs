@@ -52,6 +52,8 @@ pub fn run(args: &ExtractArgs) -> Result<String, Failure> {
             config: overrides.config,
             tokenizer: overrides.tokenizer,
             token_count_exponent: overrides.token_count_exponent,
+            lexical_dimensions: overrides.lexical_dimensions,
+            lexical_weight: overrides.lexical_weight,
             ..Overrides::default()
         };
         Box::new(source)

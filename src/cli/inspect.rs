@@ -71,6 +71,15 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
         format!("a token that occurs n times weighs n^{exponent}")
     };
     lines.push(("token counts", counts));
+    let tail = match checkpoint.conventions.lexical_dimensions {
+        0 => "none".to_owned(),
+        columns => format!(
+            "{} of {} times the length of the token's vector",
+            counted(columns, "column"),
+            checkpoint.conventions.lexical_weight
+        ),
+    };
+    lines.push(("lexical tail", tail));
     lines.extend(checkpoint.prompt.iter().map(|prompt| ("prompt", format!("{prompt:?} is put before each text"))));
     lines.extend(checkpoint.remarks.iter().map(|remark| ("remark", remark.clone())));
     lines.extend(checkpoint.warnings.iter().map(|warning| ("warning", warning.clone())));

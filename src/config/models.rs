@@ -135,6 +135,22 @@ declare_settings! {
             unset: "the model's own, which is 1 unless its config.json says otherwise",
             example: "0.7",
         }
+        /// The number of columns of the lexical tail, which follow those of the table. In them, texts are similar only if
+        /// they have tokens in common, which helps a search for exact words. They take no memory. A request for fewer
+        /// `dimensions` cuts the tail first. 0: no tail.
+        lexical_dimensions: Option<usize> {
+            check: Whole { least: 0, most: 65_536 },
+            flag: Flag::new("--lexical-dimensions", "COLUMNS"),
+            unset: "the model's own, which is 0 unless its config.json says otherwise",
+            example: "640",
+        }
+        /// The length of a token's lexical tail, as a multiple of the length of the token's vector, from 0 to 10.
+        lexical_weight: Option<f64> {
+            check: Number { least: 0.0, most: 10.0 },
+            flag: Flag::new("--lexical-weight", "WEIGHT"),
+            unset: "the model's own, which is 0.8 unless its config.json says otherwise",
+            example: "0.6",
+        }
         /// The name of the tensor that holds the embedding table.
         embedding_tensor: Option<String> {
             check: Name,
@@ -190,6 +206,8 @@ impl ModelConfig {
             embedding_tensor: self.embedding_tensor.clone(),
             norm_tensor: self.norm_tensor.clone(),
             token_count_exponent: self.token_count_exponent,
+            lexical_dimensions: self.lexical_dimensions,
+            lexical_weight: self.lexical_weight,
         }
     }
 }

@@ -31,8 +31,9 @@ fn dimensions(model: &ModelConfig) -> Result<Option<usize>, ModelError> {
     match Location::of(&model.path) {
         Location::Local(path) => {
             let Some(preview) = preview_checkpoint(&path, &overrides)? else { return Ok(None) };
-            settings.check(&path, preview.dimensions)?;
-            Ok(Some(settings.dimensions.unwrap_or(preview.dimensions)))
+            let dimensions = preview.dimensions + preview.lexical_dimensions;
+            settings.check(&path, dimensions)?;
+            Ok(Some(settings.dimensions.unwrap_or(dimensions)))
         }
         // The model may have to be downloaded first.
         #[cfg(feature = "hub")]

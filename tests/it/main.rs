@@ -29,6 +29,7 @@ mod golden;
 #[cfg(feature = "hub")]
 mod hub;
 mod keys;
+mod lexical_tail;
 mod limits;
 mod loading;
 mod metrics;

@@ -76,7 +76,7 @@ fn stored_rows_give_the_scores_of_the_vectors() {
         });
         let [stored, vectors] =
             [Settings::default(), device].map(|settings| Embedder::new(checkpoint(), settings).unwrap());
-        let unit = vec![1.0; stored.max_dimensions()];
+        let unit = vec![1.0; stored.table_dimensions()];
         assert_eq!(stored.comparison(&[7], &unit).unwrap().is_some(), by_rows, "{path:?}");
         assert!(vectors.comparison(&[7], &unit).unwrap().is_none());
         stored_rows_give_the_scores_of(&stored, &vectors);

@@ -38,7 +38,7 @@ fn by_definition(ids: &[u32]) -> Vec<f32> {
         *counts.entry(id).or_insert(0.0f64) += 1.0;
     }
     let distinct: Vec<u32> = counts.keys().copied().collect();
-    let dimensions = embedder.max_dimensions();
+    let dimensions = embedder.table_dimensions();
     let mut rows = vec![0.0; distinct.len() * dimensions];
     embedder.token_vectors(&distinct, &mut rows, &Undisturbed).unwrap();
     let mut sum = vec![0.0f64; dimensions];

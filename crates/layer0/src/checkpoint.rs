@@ -4,6 +4,7 @@
 //! [`static_table`] reads what Model2Vec, sentence-transformers and WordLlama save, [`refined`] reads what `refine`
 //! writes. [`EmbeddedCheckpoint`] opens a checkpoint that is a part of the program. This module does not use the network and does not pool.
 
+mod conventions;
 mod embedded;
 #[doc(hidden)]
 pub mod family;
@@ -32,6 +33,7 @@ use safetensors::Dtype;
 use crate::error::{Diagnostic, LoadError};
 use crate::norm::{CollapsedNorm, FinalNorm, NormKind};
 use crate::table::EmbeddingTable;
+pub use conventions::Conventions;
 pub use embedded::EmbeddedCheckpoint;
 use layer0_tokenizers::Vocabulary;
 use layer0_tokenizers::choose::Tokenizer;
@@ -59,6 +61,10 @@ pub struct Overrides {
     pub norm_tensor: Option<String>,
     /// The exponent of token counts: see [`Conventions::token_count_exponent`].
     pub token_count_exponent: Option<f64>,
+    /// The number of columns of the lexical tail: see [`Conventions::lexical_dimensions`].
+    pub lexical_dimensions: Option<usize>,
+    /// The length of the lexical tail: see [`Conventions::lexical_weight`].
+    pub lexical_weight: Option<f64>,
 }
 
 /// The format of a checkpoint.
@@ -91,27 +97,6 @@ impl Kind {
             Self::Refined => "refined table",
         }
     }
-}
-
-/// How the checkpoint, or the library that saves this kind of checkpoint, treats a text. The user's settings take precedence.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Conventions {
-    /// Whether the special tokens of the tokenizer's template are pooled.
-    pub special_tokens: bool,
-    /// Whether vectors are scaled to length 1.
-    pub normalize: bool,
-    /// A token that is never pooled. Model2Vec leaves out the unknown token.
-    pub left_out: Option<u32>,
-    /// The exponent of token counts, from 0 to 1. A token that occurs `n` times in a text weighs `n` to this power in the mean of the text's
-    /// tokens. 1 is the plain mean. config.json sets it for refined, fitted and extracted checkpoints.
-    pub token_count_exponent: f64,
-}
-
-impl Conventions {
-    /// The conventions of LLM checkpoints: the tokens are those of the transformers library, and vectors have length 1
-    /// as OpenAI's have.
-    pub const TRANSFORMERS: Self =
-        Self { special_tokens: true, normalize: true, left_out: None, token_count_exponent: 1.0 };
 }
 
 /// The tensor that a table was read from.
@@ -215,10 +200,7 @@ impl Checkpoint {
 
     /// Returns the checkpoint with the conventions that the user sets.
     fn overridden(mut self, overrides: &Overrides) -> Result<Self, LoadError> {
-        if let Some(exponent) = overrides.token_count_exponent {
-            check_token_count_exponent(&self.path, exponent)?;
-            self.conventions.token_count_exponent = exponent;
-        }
+        self.conventions = self.conventions.overridden(&self.path, overrides)?;
         Ok(self)
     }
 
@@ -235,18 +217,6 @@ impl Checkpoint {
             .expected("a finite table; this one is damaged or was trained astray")
         })
     }
-}
-
-/// Checks an exponent of token counts, which is written in the file `path` or set for the checkpoint `path`.
-///
-/// # Errors
-/// Returns an error unless the exponent is a number from 0 to 1.
-fn check_token_count_exponent(path: &Path, exponent: f64) -> Result<(), LoadError> {
-    if (0.0..=1.0).contains(&exponent) {
-        return Ok(());
-    }
-    Err(LoadError::setting(path, format!("cannot have token_count_exponent = {exponent}"))
-        .expected("between 0 (every distinct token counts once) and 1 (every occurrence counts)"))
 }
 
 /// The format of the files at a path.

@@ -114,7 +114,7 @@ impl Settings {
     pub fn check(&self, path: &Path, columns: usize) -> Result<(), LoadError> {
         if let Some(dimensions) = self.dimensions.filter(|dimensions| !(1..=columns).contains(dimensions)) {
             return Err(LoadError::setting(path, format!("cannot have dimensions = {dimensions}"))
-                .expected(format!("between 1 and {columns}, the columns of the table")));
+                .expected(format!("between 1 and {columns}, the dimensions of its vectors")));
         }
         check_built(self.device).map_err(|why| LoadError::setting(path, why.problem).remedy(why.remedy))
     }
@@ -192,6 +192,8 @@ pub struct Embedder {
     damage: OnceLock<Damage>,
     rows: usize,
     table_dimensions: usize,
+    /// The number of columns of the lexical tail.
+    lexical_dimensions: usize,
     table_bytes: usize,
     settings: Settings,
     conventions: Conventions,
@@ -253,7 +255,7 @@ impl Embedder {
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
             ..by_kind
         };
-        settings.check(&path, table.dimensions())?;
+        settings.check(&path, table.dimensions() + conventions.lexical_dimensions)?;
         if settings.memory == Memory::Copy {
             table = table.copied();
         }
@@ -262,7 +264,9 @@ impl Embedder {
         let collapsed = collapsed?;
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
-        let cpu = CpuPooling::new(table, collapsed).with_token_count_exponent(conventions.token_count_exponent);
+        let cpu = CpuPooling::new(table, collapsed)
+            .with_token_count_exponent(conventions.token_count_exponent)
+            .with_lexical_tail(conventions.lexical_dimensions, conventions.lexical_weight, settings.load_threads);
         let (pooling, why_cpu) = place(settings.device, settings.device_min_tokens, cpu)
             .map_err(|why| LoadError::device(&path, why.problem).remedy(why.remedy))?;
         check()?;
@@ -282,6 +286,7 @@ impl Embedder {
             damage: OnceLock::new(),
             rows,
             table_dimensions,
+            lexical_dimensions: conventions.lexical_dimensions,
             table_bytes,
             settings,
             conventions,
@@ -293,11 +298,16 @@ impl Embedder {
 
     /// Returns the length of vectors for requests that do not ask for a number of dimensions.
     pub fn dimensions(&self) -> usize {
-        self.settings.dimensions.unwrap_or(self.table_dimensions)
+        self.settings.dimensions.unwrap_or(self.max_dimensions())
     }
 
-    /// Returns the number of dimensions of the table, which is the largest number that a request can ask for.
+    /// Returns the largest number of dimensions that a request can ask for: the columns of the table and of the lexical tail.
     pub fn max_dimensions(&self) -> usize {
+        self.table_dimensions + self.lexical_dimensions
+    }
+
+    /// Returns the number of columns of the table. A prefix of a vector of this length has no lexical tail.
+    pub fn table_dimensions(&self) -> usize {
         self.table_dimensions
     }
 
@@ -377,8 +387,8 @@ impl Embedder {
         let Some(requested) = requested else { return Ok(self.dimensions()) };
         usize::try_from(requested)
             .ok()
-            .filter(|d| (1..=self.table_dimensions).contains(d))
-            .ok_or(EmbedError::Dimensions { requested, max: self.table_dimensions })
+            .filter(|d| (1..=self.max_dimensions()).contains(d))
+            .ok_or(EmbedError::Dimensions { requested, max: self.max_dimensions() })
     }
 
     /// Returns the tokens of one input. `index` is the index of the input for errors. All errors that concern a single

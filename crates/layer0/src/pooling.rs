@@ -9,6 +9,7 @@ mod cuda;
 mod device;
 pub mod kernel;
 pub mod place;
+mod tail;
 
 pub use compare::Comparison;
 pub use counts::CountWeights;

@@ -22,7 +22,7 @@ pub struct EmbeddedCheckpoint {
 }
 
 impl EmbeddedCheckpoint {
-    /// Opens the checkpoint. Only the overrides of the tokenizer and of the token counts apply: a refined table has no norm and no scale to
+    /// Opens the checkpoint. Only the overrides of the tokenizer and of the conventions apply: a refined table has no norm and no scale to
     /// override.
     ///
     /// # Errors

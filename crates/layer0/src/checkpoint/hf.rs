@@ -19,7 +19,7 @@ struct Parts {
     table: EmbeddingTable,
     norm: FinalNorm,
     norm_source: Option<String>,
-    token_count_exponent: Option<f64>,
+    conventions: Conventions,
     warnings: Vec<String>,
 }
 
@@ -28,9 +28,7 @@ struct Parts {
 /// # Errors
 /// Returns an error if a file or tensor is missing or broken, or if the model type is not known.
 pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError> {
-    let Parts { config, tensor, table, norm, norm_source, token_count_exponent, mut warnings } =
-        Parts::read(path, overrides)?;
-    let conventions = Conventions::TRANSFORMERS;
+    let Parts { config, tensor, table, norm, norm_source, conventions, mut warnings } = Parts::read(path, overrides)?;
     warnings.extend(prompt::default_prompt(path)?.map(|prompt| prompt::ignored(&prompt)));
     let (tokenizer, tokenizer_path) = open_tokenizer(path, overrides)?;
     let mut remarks = Vec::new();
@@ -45,22 +43,20 @@ pub fn open(path: &Path, overrides: &Overrides) -> Result<Checkpoint, LoadError>
         norm_source,
         tokenizer,
         tokenizer_path,
-        conventions: Conventions {
-            token_count_exponent: token_count_exponent.unwrap_or(conventions.token_count_exponent),
-            ..conventions
-        },
+        conventions,
         prompt: None,
         warnings,
         remarks,
     })
 }
 
-/// Returns the number of columns of the table in `path`.
+/// Returns the number of columns of the table in `path`, and how texts are treated.
 ///
 /// # Errors
 /// Returns the errors of [`open`], except those about the tokenizer.
-pub fn dimensions(path: &Path, overrides: &Overrides) -> Result<usize, LoadError> {
-    Ok(Parts::read(path, overrides)?.table.dimensions())
+pub fn preview(path: &Path, overrides: &Overrides) -> Result<(usize, Conventions), LoadError> {
+    let parts = Parts::read(path, overrides)?;
+    Ok((parts.table.dimensions(), parts.conventions))
 }
 
 impl Parts {
@@ -82,8 +78,8 @@ impl Parts {
         let warnings = family.warnings(&config, overrides);
         let embedding_scale = overrides.embedding_scale.unwrap_or(scale);
         let norm = FinalNorm { embedding_scale, embedding_norm, norm, row_weights: None };
-        let token_count_exponent = overrides.token_count_exponent;
-        Ok(Self { config, tensor, table, norm, norm_source, token_count_exponent, warnings })
+        let conventions = Conventions::TRANSFORMERS.overridden(path, overrides)?;
+        Ok(Self { config, tensor, table, norm, norm_source, conventions, warnings })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Checkpoint, EmbeddedCheckpoint, Overrides, Source, gguf, hf, tokenizer_file};
+use super::{Checkpoint, Conventions, EmbeddedCheckpoint, Overrides, Source, gguf, hf, tokenizer_file};
 use crate::error::LoadError;
 
 /// What the headers of a checkpoint say about it.
@@ -10,6 +10,8 @@ use crate::error::LoadError;
 pub struct Preview {
     /// The number of columns of the table.
     pub dimensions: usize,
+    /// The number of columns of the lexical tail, which follow those of the table.
+    pub lexical_dimensions: usize,
 }
 
 impl Checkpoint {
@@ -24,17 +26,22 @@ impl Checkpoint {
             return Ok(None);
         }
         let source = Source::of(path, overrides)?;
-        let (dimensions, tokenizer_dir) = match &source {
+        let by_kind = Conventions::TRANSFORMERS;
+        let (dimensions, conventions, tokenizer_dir) = match &source {
             Source::Refined(header) => {
                 super::refined::check(path, header)?;
-                (header.dimensions, Some(path))
+                (header.dimensions, header.conventions(), Some(path))
             }
-            Source::Static(found) => (found.dimensions(path, overrides)?, Some(found.dir())),
-            Source::HuggingFace => (hf::dimensions(path, overrides)?, Some(path)),
-            Source::Gguf => (gguf::dimensions(path, overrides)?, None),
+            Source::Static(found) => (found.dimensions(path, overrides)?, by_kind, Some(found.dir())),
+            Source::HuggingFace => {
+                let (dimensions, conventions) = hf::preview(path, overrides)?;
+                (dimensions, conventions, Some(path))
+            }
+            Source::Gguf => (gguf::dimensions(path, overrides)?, by_kind, None),
         };
         check_tokenizer(path, tokenizer_dir, overrides)?;
-        Ok(Some(Preview { dimensions }))
+        let lexical_dimensions = conventions.overridden(path, overrides)?.lexical_dimensions;
+        Ok(Some(Preview { dimensions, lexical_dimensions }))
     }
 }
 
@@ -45,7 +52,9 @@ impl EmbeddedCheckpoint {
     /// Returns the errors of [`EmbeddedCheckpoint::open`] that can be found without reading the tokenizer and the table.
     pub fn preview(&self, overrides: &Overrides) -> Result<Preview, LoadError> {
         check_tokenizer(Path::new(self.name), None, overrides)?;
-        Ok(Preview { dimensions: self.header()?.dimensions })
+        let header = self.header()?;
+        let conventions = header.conventions().overridden(Path::new(self.name), overrides)?;
+        Ok(Preview { dimensions: header.dimensions, lexical_dimensions: conventions.lexical_dimensions })
     }
 }
 

@@ -8,19 +8,17 @@
 //!   four bits, each stored plus 8.
 //! * `scales`: F32 `[rows]`, the step size of each row, for I8 and U8.
 //!
-//! The rows already include the norm, the token weights and the whitening. The object `refined` holds `dimensions` and, unless it is 1,
-//! `token_count_exponent` (see [`Conventions`]); everything else in it is a record of how the table was made.
+//! The rows already include the norm, the token weights and the whitening. The object `refined` holds `dimensions` and, if the
+//! table has other [`Conventions`] than its kind, `token_count_exponent`, `lexical_dimensions` and `lexical_weight`; everything else in it is a record of how the table was made.
 
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::weights::{StoredTensor, Weights};
-use super::{
-    Checkpoint, Conventions, Kind, Overrides, TableSource, check_token_count_exponent, check_vocabulary, open_tokenizer,
-};
+use super::{Checkpoint, Conventions, Kind, Overrides, TableSource, check_vocabulary, open_tokenizer};
 use crate::error::LoadError;
 use crate::norm::{FinalNorm, Norm, NormKind};
 use crate::table::{EmbeddingTable, TableDtype};
@@ -33,9 +31,6 @@ pub const SCALES: &str = "scales";
 /// The key of config.json that identifies the refined format. It also records what the table was fitted on.
 pub const KEY: &str = "refined";
 
-/// The key of [`Header::token_count_exponent`].
-pub const TOKEN_COUNT_EXPONENT: &str = "token_count_exponent";
-
 #[derive(Deserialize)]
 pub(super) struct Config {
     pub refined: Header,
@@ -46,13 +41,36 @@ pub(super) struct Config {
 pub struct Header {
     /// The number of columns.
     pub dimensions: usize,
-    /// The exponent of token counts that the table was made for: see [`Conventions::token_count_exponent`].
-    #[serde(default = "one")]
-    pub token_count_exponent: f64,
+    token_count_exponent: Option<f64>,
+    lexical_dimensions: Option<usize>,
+    lexical_weight: Option<f64>,
 }
 
-const fn one() -> f64 {
-    1.0
+impl Header {
+    /// Returns the conventions of the table.
+    pub fn conventions(&self) -> Conventions {
+        let by_kind = Conventions { special_tokens: false, ..Conventions::TRANSFORMERS };
+        Conventions {
+            token_count_exponent: self.token_count_exponent.unwrap_or(by_kind.token_count_exponent),
+            lexical_dimensions: self.lexical_dimensions.unwrap_or(by_kind.lexical_dimensions),
+            lexical_weight: self.lexical_weight.unwrap_or(by_kind.lexical_weight),
+            ..by_kind
+        }
+    }
+}
+
+/// Returns the entries of `refined` from which [`Header::conventions`] reads these conventions.
+pub fn entries(conventions: &Conventions) -> Vec<(&'static str, Value)> {
+    let by_kind = Conventions::TRANSFORMERS;
+    let mut entries = Vec::new();
+    if conventions.token_count_exponent != by_kind.token_count_exponent {
+        entries.push(("token_count_exponent", json!(conventions.token_count_exponent)));
+    }
+    if conventions.lexical_dimensions > 0 {
+        entries.push(("lexical_dimensions", json!(conventions.lexical_dimensions)));
+        entries.push(("lexical_weight", json!(conventions.lexical_weight)));
+    }
+    entries
 }
 
 /// Returns what config.json says about the table in `path` if it says that the checkpoint is refined.
@@ -71,7 +89,7 @@ pub fn recognize(path: &Path, overrides: &Overrides) -> Result<Option<Header>, L
         LoadError::malformed(&config_path, format!("has {KEY:?}, but {e}"))
             .expected("the config.json that `embedding-server refine` wrote")
     })?;
-    check_token_count_exponent(&config_path, config.refined.token_count_exponent)?;
+    config.refined.conventions().check(&config_path)?;
     Ok(Some(config.refined))
 }
 
@@ -122,12 +140,7 @@ pub(super) fn join(
         tokenizer,
         tokenizer_path,
         prompt: None,
-        conventions: Conventions {
-            special_tokens: false,
-            normalize: true,
-            left_out: None,
-            token_count_exponent: header.token_count_exponent,
-        },
+        conventions: header.conventions(),
         warnings: Vec::new(),
         remarks,
     })

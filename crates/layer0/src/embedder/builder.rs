@@ -53,7 +53,8 @@ impl EmbedderBuilder {
         self
     }
 
-    /// Sets the length of vectors: a prefix of the mean, which is then scaled to length 1. The default is the number of columns of the table.
+    /// Sets the length of vectors: a prefix of the mean, which is then scaled to length 1. The default is the number of columns of the table and
+    /// of the lexical tail.
     pub const fn dimensions(mut self, dimensions: usize) -> Self {
         self.settings.dimensions = Some(dimensions);
         self
@@ -87,6 +88,29 @@ impl EmbedderBuilder {
     /// ```
     pub const fn token_count_exponent(mut self, exponent: f64) -> Self {
         self.overrides.token_count_exponent = Some(exponent);
+        self
+    }
+
+    /// Sets the number of columns of the lexical tail, which follow those of the table. In them, texts are similar only if they have tokens in
+    /// common. The columns take no memory. The default is what the checkpoint says, which is 0 for most.
+    ///
+    /// ```
+    /// # use layer0::Embedder;
+    /// # let path = "../../tests/fixtures/checkpoints/llama";
+    /// let plain = Embedder::open(path)?;
+    /// let tailed = Embedder::builder(path).lexical_dimensions(64).lexical_weight(0.6).open()?;
+    /// assert_eq!(tailed.dimensions(), plain.dimensions() + 64);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn lexical_dimensions(mut self, columns: usize) -> Self {
+        self.overrides.lexical_dimensions = Some(columns);
+        self
+    }
+
+    /// Sets the length of a token's lexical tail, as a multiple of the length of the token's vector, from 0 to 10. The default is what the
+    /// checkpoint says, which is 0.8 for most.
+    pub const fn lexical_weight(mut self, weight: f64) -> Self {
+        self.overrides.lexical_weight = Some(weight);
         self
     }
 

@@ -87,8 +87,8 @@ impl Embedder {
         Err(self.damage().unwrap_or(EmbedError::NotFinite { input }))
     }
 
-    /// Computes the vector of each token alone and writes it to `out`, whose shape is `[tokens, max_dimensions]` (see
-    /// [`Embedder::max_dimensions`]). The vectors are not scaled to length 1, because their length expresses the
+    /// Computes the vector of each token alone and writes it to `out`, whose shape is `[tokens, table_dimensions]` (see
+    /// [`Embedder::table_dimensions`]). The vectors are not scaled to length 1, because their length expresses the
     /// importance of the token. Tokens without a row get zeros. `out` may be longer than necessary.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::counts::{CountWeights, WeightedTokens};
 use super::kernel::{self, GROUP, Kernel};
+use super::tail::LexicalTail;
 use super::{Comparison, Pooling};
 use crate::error::EmbedError;
 use crate::norm::CollapsedNorm;
@@ -13,17 +14,18 @@ use layer0_tokenizers::yield_point::{Stopped, Undisturbed, YieldPoint};
 const GROUPS_OF_A_BLOCK: usize = 32;
 
 /// Pools rows of a table in memory or in a memory map.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CpuPooling {
     pub(super) table: EmbeddingTable,
     pub(super) norm: CollapsedNorm,
     counts: CountWeights,
+    tail: Option<LexicalTail>,
     kernel: Kernel,
 }
 
 impl CpuPooling {
     pub fn new(table: EmbeddingTable, norm: CollapsedNorm) -> Self {
-        Self { table, norm, counts: CountWeights::default(), kernel: kernel::best() }
+        Self { table, norm, counts: CountWeights::default(), tail: None, kernel: kernel::best() }
     }
 
     /// Returns the same pooling with an exponent of token counts: a token that occurs `n` times in a text weighs `n^exponent`. The exponent
@@ -33,8 +35,39 @@ impl CpuPooling {
         Self { counts: CountWeights::new(exponent), ..self }
     }
 
+    /// Returns the same pooling with a lexical tail of `dimensions` columns after those of the table. The tail of a token has `weight` times
+    /// the length of the token's vector. The method reads the whole table once, on `threads` threads.
+    #[must_use]
+    pub fn with_lexical_tail(mut self, dimensions: usize, weight: f64, threads: usize) -> Self {
+        self.tail = (dimensions > 0).then(|| LexicalTail::new(dimensions, weight, &self.lengths(threads)));
+        self
+    }
+
+    /// Returns the length of each token's vector, `[rows]`.
+    fn lengths(&self, threads: usize) -> Vec<f64> {
+        let mut lengths = vec![0.0; self.table.rows()];
+        let share = lengths.len().div_ceil(threads.max(1)).max(1);
+        std::thread::scope(|scope| {
+            for (part, lengths) in lengths.chunks_mut(share).enumerate() {
+                scope.spawn(move || {
+                    let mut vector = vec![0.0; self.table.dimensions()];
+                    for (id, length) in (part * share..).zip(lengths) {
+                        let id = u32::try_from(id).unwrap_or(u32::MAX);
+                        // Nothing stops this work.
+                        let _ = self.mean_of_rows(&WeightedTokens::equal(&[id]), &mut vector, &Undisturbed);
+                        *length = self.kernel.squares(&vector).sqrt();
+                    }
+                });
+            }
+        });
+        lengths
+    }
+
     /// Returns the setting that only the CPU supports, with its value, or `None` if a device computes the same vectors.
     pub(super) fn only_on_the_cpu(&self) -> Option<String> {
+        if let Some(tail) = &self.tail {
+            return Some(format!("lexical_dimensions = {}", tail.dimensions));
+        }
         (!self.counts.is_linear()).then(|| format!("token_count_exponent = {}", self.counts.exponent()))
     }
 
@@ -53,8 +86,16 @@ impl CpuPooling {
         self.counts.weigh(ids, self.table.rows(), at, f)
     }
 
-    /// Writes the weighted mean of the tokens of one text to `out`.
+    /// Writes the weighted mean of the tokens of one text to `out`: the columns of the table, and then those of the tail.
     fn mean_of(&self, tokens: &WeightedTokens<'_>, out: &mut [f32], at: &dyn YieldPoint) -> Result<(), Stopped> {
+        let Some(tail) = &self.tail else { return self.mean_of_rows(tokens, out, at) };
+        let (rows, rest) = out.split_at_mut(out.len().min(self.table.dimensions()));
+        self.mean_of_rows(tokens, rows, at)?;
+        tail.mean(self.kernel, tokens, rest, at)
+    }
+
+    /// Writes the weighted mean of the rows of one text's tokens to `out`.
+    fn mean_of_rows(&self, tokens: &WeightedTokens<'_>, out: &mut [f32], at: &dyn YieldPoint) -> Result<(), Stopped> {
         out.fill(0.0);
         // The sums of the blocks before the one in `out`.
         let mut totals: Vec<f64> = Vec::new();
@@ -120,8 +161,9 @@ impl CpuPooling {
         dimensions: usize,
         at: &dyn YieldPoint,
     ) -> Result<Vec<f64>, Stopped> {
-        let mut totals = vec![0.0f64; dimensions];
-        let mut row = vec![0.0f32; dimensions];
+        let columns = dimensions.min(self.table.dimensions());
+        let mut totals = vec![0.0f64; columns];
+        let mut row = vec![0.0f32; columns];
         for (index, (id, weight)) in (1..).zip(tokens.iter()) {
             let scale = f64::from(self.norm.scale.get(id as usize).copied().unwrap_or_default()) * f64::from(weight);
             for_each(self.table.dtype(), self.table.row(id).unwrap_or_default(), &mut row, |to, x| *to = x);
@@ -142,6 +184,9 @@ impl CpuPooling {
         }
         for (total, &b) in totals.iter_mut().zip(self.norm.bias.iter().flatten()) {
             *total += f64::from(b);
+        }
+        if let Some(tail) = &self.tail {
+            totals.extend(tail.exact_mean(tokens, dimensions - columns, at)?);
         }
         Ok(totals)
     }
@@ -367,6 +412,42 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn the_tail_follows_the_columns_of_the_table_by_the_lengths_of_the_tokens() {
+        const TAIL: usize = 70;
+        let mut rng = fastrand::Rng::with_seed(14);
+        let correction = Correction { per_row: random(9, &mut rng), direction: random(WIDTH, &mut rng) };
+        let plain = pooling(&random(9 * WIDTH, &mut rng), vec![correction]).with_token_count_exponent(0.5);
+        let vector = |pooling: &CpuPooling, ids: &[u32], columns: usize| {
+            let mut out = vec![9.0; columns];
+            pooling.mean(&[ids], columns, &mut out).unwrap();
+            out
+        };
+        for threads in [1, 2, 20] {
+            let tailed = plain.clone().with_lexical_tail(TAIL, 0.8, threads);
+            let ids = [3, 8, 3, 3, 1, 3];
+            let found = vector(&tailed, &ids, WIDTH + TAIL);
+            assert_eq!(found[..WIDTH], vector(&plain, &ids, WIDTH));
+            assert_eq!(found[..WIDTH + 10], vector(&tailed, &ids, WIDTH + 10));
+            assert_eq!(vector(&tailed, &ids, 5), vector(&plain, &ids, 5));
+            for column in 0..TAIL {
+                let of = |id: u32, weight: f64| {
+                    let token = vector(&plain, &[id], WIDTH);
+                    let length = token.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+                    weight * 0.8 * length / (TAIL as f64).sqrt() * f64::from(kernel::sign(id, column))
+                };
+                // Token 3 occurs four times, and 4^0.5 is 2.
+                let expected = (of(3, 2.0) + of(8, 1.0) + of(1, 1.0)) / 4.0;
+                assert!((f64::from(found[WIDTH + column]) - expected).abs() < 1e-6);
+            }
+            let exact = tailed.exact_mean(&ids, WIDTH + TAIL, &Undisturbed).unwrap().unwrap();
+            assert_eq!(exact.len(), WIDTH + TAIL);
+            assert!(exact.iter().zip(&found).all(|(exact, found)| (exact - f64::from(*found)).abs() < 1e-5));
+            assert_eq!(tailed.exact_mean(&ids, 5, &Undisturbed).unwrap().unwrap().len(), 5);
+        }
+        assert!(plain.with_lexical_tail(0, 0.8, 1).tail.is_none());
     }
 
     #[test]

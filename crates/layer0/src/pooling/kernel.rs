@@ -12,6 +12,7 @@ pub mod integers;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod passes;
+mod signs;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 #[cfg(target_arch = "x86_64")]
@@ -24,6 +25,7 @@ use floats::PackedVectors;
 use integers::PackedRows;
 use passes::Passes;
 pub use passes::Similarity;
+pub use signs::sign;
 
 /// The largest number of rows in one call.
 pub const GROUP: usize = 8;
@@ -148,6 +150,11 @@ impl Kernel {
     /// Multiplies each number by `factor`.
     pub fn scale(&self, numbers: &mut [f32], factor: f32) {
         (self.passes.scale)(numbers, factor);
+    }
+
+    /// Adds `lengths[i]` times the signs of the token `ids[i]` ([`sign`]) to `sums`, for up to [`GROUP`] tokens. All kernels give the same bits.
+    pub fn add_signs(&self, ids: &[u32], lengths: &[f32], sums: &mut [f32]) {
+        (self.passes.add_signs)(ids, lengths, sums);
     }
 
     /// Packs rows of integers, to compare other rows with them by [`Kernel::integer_products`]. Returns `None` if the kernel does not multiply

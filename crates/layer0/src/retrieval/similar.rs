@@ -47,7 +47,7 @@ enum Cosines<'a> {
 impl<'a> QueryComparison<'a> {
     /// Prepares the tokens `ids`, whose vectors at length 1 are `units`.
     pub fn new(embedder: &'a Embedder, ids: &[u32], units: &[f32]) -> Result<Self, EmbedError> {
-        let dimensions = embedder.max_dimensions();
+        let dimensions = embedder.table_dimensions();
         let cosines = match embedder.comparison(ids, units)? {
             Some(comparison) => Cosines::Stored(comparison),
             None => {
@@ -82,7 +82,7 @@ impl<'a> QueryComparison<'a> {
             Cosines::Computed { units, vectors, products } => {
                 self.embedder.token_vectors(ids, vectors, at)?;
                 self.kernel.float_products(units, vectors, products);
-                let (dimensions, width) = (self.embedder.max_dimensions(), units.width());
+                let (dimensions, width) = (self.embedder.table_dimensions(), units.width());
                 let factors = vec![1.0; width];
                 let found = vectors.chunks(dimensions).zip(products.chunks(width));
                 let out = rows.as_flattened_mut().chunks_mut(width).zip(similar);

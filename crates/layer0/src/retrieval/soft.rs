@@ -274,7 +274,7 @@ impl QueryTokens {
                 _ => tokens.push((id, 1.0)),
             }
         }
-        let (dimensions, kernel) = (embedder.max_dimensions(), kernel::best());
+        let (dimensions, kernel) = (embedder.table_dimensions(), kernel::best());
         let mut found: Vec<(f64, u32, f64, Vec<f32>)> = Vec::with_capacity(tokens.len().min(MAX_QUERY_TOKENS));
         let mut vectors = vec![0.0; BLOCK * dimensions];
         for block in tokens.chunks(BLOCK) {

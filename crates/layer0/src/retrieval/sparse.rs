@@ -169,7 +169,7 @@ impl<E: Borrow<Embedder>> SparseEncoder<E> {
         let unknown: Vec<u32> = tokens.iter().map(|(id, _)| *id).filter(|&id| known(id) == 0).collect();
         if !unknown.is_empty() {
             let (embedder, kernel) = (self.embedder.borrow(), kernel::best());
-            let dimensions = embedder.max_dimensions();
+            let dimensions = embedder.table_dimensions();
             let mut vectors = vec![0.0; BLOCK.min(unknown.len()) * dimensions];
             for ids in unknown.chunks(BLOCK) {
                 embedder.token_vectors(ids, &mut vectors, at)?;
@@ -209,7 +209,7 @@ impl<E: Borrow<Embedder>> SparseEncoder<E> {
     /// Finds the neighbors of up to [`PASS`] tokens by comparing them with all rows of the table.
     fn search(&self, ids: &[u32], at: &dyn YieldPoint) -> Result<Vec<Neighbors>, EmbedError> {
         let embedder = self.embedder.borrow();
-        let (dimensions, kernel) = (embedder.max_dimensions(), kernel::best());
+        let (dimensions, kernel) = (embedder.table_dimensions(), kernel::best());
         let mut units = vec![0.0; ids.len() * dimensions];
         embedder.token_vectors(ids, &mut units, at)?;
         for vector in units.chunks_mut(dimensions) {

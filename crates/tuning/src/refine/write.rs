@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Rows;
 use crate::error::RefineError;
 use layer0::checkpoint::Checkpoint;
-use layer0::checkpoint::refined::{EMBEDDINGS, KEY, SCALES, TOKEN_COUNT_EXPONENT};
+use layer0::checkpoint::refined::{self, EMBEDDINGS, KEY, SCALES};
 use layer0::extract::staging::{self, Existing, Staging};
 use layer0::progress::Progress;
 use layer0::table::TableDtype;
@@ -145,9 +145,8 @@ fn provenance(dtype: RowDtype, checkpoint: &Checkpoint, made: &dyn Rows, how: &M
         "made_by": concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")),
     });
     if let Some(metadata) = metadata.as_object_mut() {
-        if checkpoint.conventions.token_count_exponent != 1.0 {
-            metadata.insert(TOKEN_COUNT_EXPONENT.to_owned(), json!(checkpoint.conventions.token_count_exponent));
-        }
+        metadata
+            .extend(refined::entries(&checkpoint.conventions).into_iter().map(|(key, value)| (key.to_owned(), value)));
         metadata.extend(how.clone());
     }
     metadata

@@ -7,7 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Family, ModelConfig};
-use crate::checkpoint::Overrides;
+use crate::checkpoint::{Conventions, Overrides};
 use crate::error::LoadError;
 use crate::norm::NormKind;
 
@@ -22,13 +22,21 @@ pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, Lo
     let wrong = || {
         LoadError::malformed(config.path(), format!("has {written} as {KEY:?}"))
             .expected(
-                "an object of norm, norm_eps, embedding_scale and token_count_exponent, as `embedding-server extract` writes it",
+                "an object of norm, norm_eps, embedding_scale, token_count_exponent, lexical_dimensions and lexical_weight, as \
+                 `embedding-server extract` writes it",
             )
     };
     let written = written.as_object().ok_or_else(wrong)?;
     let number = |key: &str, least: f64, most: f64| match written.get(key) {
         None => Ok(None),
         Some(value) => value.as_f64().filter(|x| (least..=most).contains(x)).map(Some).ok_or_else(wrong),
+    };
+    let lexical_dimensions = match written.get("lexical_dimensions") {
+        None => None,
+        Some(columns) => {
+            let columns = columns.as_u64().and_then(|columns| usize::try_from(columns).ok());
+            Some(columns.filter(|columns| *columns <= Conventions::MAX_LEXICAL_DIMENSIONS).ok_or_else(wrong)?)
+        }
     };
     let norm = match written.get("norm") {
         None => None,
@@ -39,6 +47,8 @@ pub fn read(config: &ModelConfig, overrides: &Overrides) -> Result<Overrides, Lo
         norm_eps: overrides.norm_eps.or(number("norm_eps", 0.0, 1.0)?),
         embedding_scale: overrides.embedding_scale.or(number("embedding_scale", 1e-6, 1e6)?),
         token_count_exponent: overrides.token_count_exponent.or(number("token_count_exponent", 0.0, 1.0)?),
+        lexical_dimensions: overrides.lexical_dimensions.or(lexical_dimensions),
+        lexical_weight: overrides.lexical_weight.or(number("lexical_weight", 0.0, Conventions::MAX_LEXICAL_WEIGHT)?),
         ..overrides.clone()
     })
 }
@@ -54,6 +64,7 @@ pub fn write(config: &mut Map<String, Value>, family: &Family, overrides: &Overr
         ("norm_eps", family.eps_key(), overrides.norm_eps),
         ("embedding_scale", family.scale_key(), overrides.embedding_scale),
         ("token_count_exponent", None, overrides.token_count_exponent),
+        ("lexical_weight", None, overrides.lexical_weight),
     ];
     for (name, key, number) in numbers {
         let Some(number) = number else { continue };
@@ -61,6 +72,9 @@ pub fn write(config: &mut Map<String, Value>, family: &Family, overrides: &Overr
             Some(key) => config.insert(key.to_owned(), json!(number)),
             None => rest.insert(name.to_owned(), json!(number)),
         };
+    }
+    if let Some(columns) = overrides.lexical_dimensions {
+        rest.insert("lexical_dimensions".to_owned(), columns.into());
     }
     if !rest.is_empty() {
         config.insert(KEY.to_owned(), rest.into());

@@ -2,6 +2,7 @@
 //! same bits.
 
 use super::floats::Lanes;
+use super::signs::add_signs;
 
 /// The loops, compiled for one instruction set.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +12,7 @@ pub(super) struct Passes {
     pub weigh: fn(&mut [f32], &[f32], f32),
     pub squares: fn(&[f32]) -> f64,
     pub scale: fn(&mut [f32], f32),
+    pub add_signs: fn(&[u32], &[f32], &mut [f32]),
     pub similarities: fn(&[f32], &Similarity<'_>, &mut [f32]) -> bool,
     pub add_rows: fn(&[u32], &[Lanes], &mut [Lanes]),
 }
@@ -26,7 +28,7 @@ pub struct Similarity<'a> {
     pub slope: f32,
 }
 
-pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, similarities, add_rows };
+pub(super) const PORTABLE: Passes = Passes { order: |_| {}, weigh, squares, scale, add_signs, similarities, add_rows };
 
 /// Multiplies by the weights and by `share`.
 #[inline(always)]

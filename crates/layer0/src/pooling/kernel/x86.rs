@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use super::floats::{self, Lanes, PackedVectors};
 use super::integers::{self, LANES};
 use super::passes::{self, Passes, Similarity};
-use super::{GROUP, Group, Kernel};
+use super::{GROUP, Group, Kernel, signs};
 use crate::table::TableDtype;
 use layer0_tokenizers::prefetch::prefetch;
 
@@ -115,6 +115,10 @@ macro_rules! instruction_set {
                     passes::scale(numbers, factor);
                 }
                 #[target_feature(enable = $features)]
+                fn add_signs(ids: &[u32], lengths: &[f32], sums: &mut [f32]) {
+                    signs::add_signs(ids, lengths, sums);
+                }
+                #[target_feature(enable = $features)]
                 fn similarities(row: &[f32], by: &Similarity<'_>, out: &mut [f32]) -> bool {
                     passes::similarities(row, by, out)
                 }
@@ -131,6 +135,8 @@ macro_rules! instruction_set {
                     squares: |numbers| unsafe { squares(numbers) },
                     // SAFETY: as above.
                     scale: |numbers, factor| unsafe { scale(numbers, factor) },
+                    // SAFETY: as above.
+                    add_signs: |ids, lengths, sums| unsafe { add_signs(ids, lengths, sums) },
                     // SAFETY: as above.
                     similarities: |row, by, out| unsafe { similarities(row, by, out) },
                     // SAFETY: as above.
