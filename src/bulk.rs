@@ -20,9 +20,9 @@ use arrow_schema::SchemaRef;
 
 use columns::Columns;
 pub use error::BulkError;
-use layer0::embedder::{Embedder, Input};
+use layer0::embedder::Embedder;
 use layer0::progress::{Progress, counted};
-use layer0_files::{self as files, Diagnostic};
+use layer0_files::Diagnostic;
 use layer0_records::{Identity, MaxSkipped, Source, table};
 use output::{Layout, OutputFormat, Vectors};
 use parts::{Part, Parts};
@@ -71,7 +71,7 @@ pub fn run(embedder: &Embedder, options: &Options, progress: &dyn Progress) -> R
         }
         Some(out) => {
             let restart = options.force || options.sources.iter().any(Source::is_stdin);
-            Some(Parts::open(out, &identity(embedder, options, &identities)?, restart)?)
+            Some(Parts::open(out, &identity(embedder, options, &identities), restart)?)
         }
     };
     if let Some(count) = parts.as_ref().map(Parts::count_of_earlier).filter(|&count| count > 0) {
@@ -171,23 +171,15 @@ fn stdout_metadata() -> Option<Metadata> {
 }
 
 /// Returns a text that identifies a run. The parts of an interrupted run are reused only if the text is the same.
-/// Vectors of a few sample texts stand for the model.
-fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Result<String, BulkError> {
-    const PROBES: [&str; 3] = ["", "Hello, world!", "안녕하세요, 세계! 0123456789"];
-    let mut probes = vec![0.0; PROBES.len() * options.layout.dimensions];
-    let tokens = PROBES.iter().map(|text| embedder.tokens(0, &Input::Text((*text).to_owned())));
-    let tokens = tokens.collect::<Result<Vec<_>, _>>().unwrap_or_default();
-    let made = probes.get_mut(..tokens.len() * options.layout.dimensions).unwrap_or_default();
-    embedder.pool(&tokens, options.layout.dimensions, made).map_err(BulkError::Model)?;
-    let digest = <sha2::Sha256 as sha2::Digest>::digest(bytemuck::cast_slice::<f32, u8>(&probes));
+fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> String {
     let inputs: Vec<_> =
         inputs.iter().map(|Identity { name, size, digest }| format!("{name} {size} {digest}")).collect();
     let identity = serde_json::json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "model": files::hexadecimal(&digest),
+        "model": embedder.fingerprint(),
         "inputs": inputs,
         "field": options.field,
         "layout": format!("{:?}", options.layout),
     });
-    Ok(format!("{identity:#}\n"))
+    format!("{identity:#}\n")
 }

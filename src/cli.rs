@@ -33,6 +33,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::error::ConfigError;
 use crate::config::layers::{self, EffectiveConfig, Flags};
+use crate::registry::Registry;
 use crate::server::preflight;
 use choice::choice;
 use layer0::table::TableDtype;
@@ -60,7 +61,7 @@ enum Command {
     /// Serve the configured models (the default command).
     Serve(ServeArgs),
     /// Check the configuration as a start of the server would, and print each setting with its origin.
-    Check(ServeArgs),
+    Check(CheckArgs),
     /// Check that the server is ready, which is exit code 0.
     Health(HealthArgs),
     /// Print what is known about a checkpoint, without serving it.
@@ -99,6 +100,15 @@ struct ServeArgs {
     models: Vec<String>,
     #[command(flatten)]
     settings: SettingFlags,
+}
+
+#[derive(Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Also load each model, as a start does, and print its fingerprint.
+    #[arg(long)]
+    load: bool,
 }
 
 #[derive(Args)]
@@ -217,13 +227,22 @@ impl ServeArgs {
     }
 }
 
-fn check(args: &ServeArgs) -> Result<String, Failure> {
-    let effective = args.effective().map_err(Failure::configuration)?;
+fn check(args: &CheckArgs) -> Result<String, Failure> {
+    let effective = args.serve.effective().map_err(Failure::configuration)?;
     for warning in &effective.warnings {
         warn(warning);
     }
     print(&effective.to_string())?;
     preflight::check(&effective.config).map_err(Failure::configuration)?;
+    if args.load {
+        for model in Registry::new(&effective.config).models() {
+            let embedder = model.load().map_err(|error| match error.is_at_run_time() {
+                true => Failure::Run(error.to_string()),
+                false => Failure::configuration(error),
+            })?;
+            print(&format!("# fingerprint of the model {:?}: {}\n", model.id(), embedder.fingerprint()))?;
+        }
+    }
     Ok(String::new())
 }
 

@@ -215,7 +215,8 @@ pub struct Similarity {
 /// One model: an entry of GET /v1/models, and the response of GET /v1/models/{id}.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({
-    "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"
+    "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server",
+    "fingerprint": "00000000000000000000000000000000"
 }))]
 #[schema(as = Model)]
 pub struct ModelDescription {
@@ -225,11 +226,16 @@ pub struct ModelDescription {
     /// When the model's files were last changed, in Unix seconds.
     pub created: u64,
     pub owned_by: &'static str,
+    /// The name of the model's vector space. Vectors can be compared if their models have the same fingerprint and the vectors have the same
+    /// length. It is absent while the model is loading.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^[0-9a-f]{32}$")]
+    pub fingerprint: Option<String>,
 }
 
 impl ModelDescription {
-    pub fn new(id: impl Into<String>, created: u64) -> Self {
-        Self { id: id.into(), object: ModelObject::Model, created, owned_by: "embedding-server" }
+    pub fn new(id: impl Into<String>, created: u64, fingerprint: Option<String>) -> Self {
+        Self { id: id.into(), object: ModelObject::Model, created, owned_by: "embedding-server", fingerprint }
     }
 }
 
@@ -237,7 +243,10 @@ impl ModelDescription {
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(example = json!({
     "object": "list",
-    "data": [{"id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server"}]
+    "data": [{
+        "id": "text-embedding-3-small", "object": "model", "created": 1795830711, "owned_by": "embedding-server",
+        "fingerprint": "00000000000000000000000000000000"
+    }]
 }))]
 pub struct ListModelsResponse {
     #[schema(inline)]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
+
 use crate::builtin::{BUILTIN, open_checkpoint};
 use crate::config::{Config, ModelConfig};
 use crate::logged_progress::LoggedProgress;
@@ -29,6 +31,8 @@ pub struct RegisteredModel {
     index: usize,
     config: ModelConfig,
     embedder: OnceLock<Arc<Embedder>>,
+    /// The text of the embedder's fingerprint.
+    fingerprint: OnceLock<Bytes>,
     /// Created by the first request for sparse vectors.
     sparse: OnceLock<Arc<SparseEncoder<Arc<Embedder>>>>,
     /// When the model's files were last changed, in Unix seconds.
@@ -95,7 +99,15 @@ impl RegisteredModel {
             file.and_then(std::fs::metadata).and_then(|m| m.modified()).unwrap_or_else(|_| SystemTime::now());
         let created = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let stamp = Stamp::new(files(&config));
-        Self { index, config, embedder: OnceLock::new(), sparse: OnceLock::new(), created, stamp }
+        Self {
+            index,
+            config,
+            embedder: OnceLock::new(),
+            fingerprint: OnceLock::new(),
+            sparse: OnceLock::new(),
+            created,
+            stamp,
+        }
     }
 
     /// Returns whether this model is loaded and gives the same vectors as `other` will once it is loaded.
@@ -126,6 +138,11 @@ impl RegisteredModel {
     /// Returns the loaded model, or `None` while it is loading.
     pub fn embedder(&self) -> Option<&Arc<Embedder>> {
         self.embedder.get()
+    }
+
+    /// Returns the text of the loaded model's fingerprint, 32 hexadecimal digits, or nothing while it is loading.
+    pub fn fingerprint(&self) -> Bytes {
+        self.fingerprint.get().cloned().unwrap_or_default()
     }
 
     /// Returns the encoder of sparse vectors, or `None` while the model is loading.
@@ -162,6 +179,7 @@ impl RegisteredModel {
             dimensions = embedder.dimensions(),
             tokenizer = embedder.tokenizer(),
             device = embedder.device(),
+            fingerprint = %embedder.fingerprint(),
             duration_ms = started.elapsed().as_millis() as u64,
             "model loaded"
         );
@@ -176,8 +194,10 @@ impl RegisteredModel {
 
     /// Makes the loaded model available to requests.
     pub fn publish(&self, embedder: Arc<Embedder>) {
+        let fingerprint = Bytes::from(embedder.fingerprint().to_string());
         // The embedder is already set only if two threads have loaded the same entry. Then either of them can
         // be used.
+        let _ = self.fingerprint.set(fingerprint);
         let _ = self.embedder.set(embedder);
     }
 }

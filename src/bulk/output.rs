@@ -11,7 +11,7 @@ use half::f16;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::column::writer::ColumnCloseResult;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{KeyValue, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
@@ -21,6 +21,7 @@ use super::error::{BulkError, UnwritableRows};
 use super::parts::Part;
 use super::sparse::{SparseLayout, join_safetensors};
 use crate::decimal;
+use layer0::Fingerprint;
 use layer0::retrieval::sparse::SparseVector;
 use layer0_files::{self as files, FileError, FileErrorKind};
 use layer0_records::table;
@@ -107,7 +108,12 @@ pub struct Layout {
     pub column: String,
     /// The sparse vectors, if the output has them.
     pub sparse: Option<SparseLayout>,
+    /// The fingerprint of the model, which Parquet and safetensors files record under [`FINGERPRINT`].
+    pub fingerprint: Fingerprint,
 }
+
+/// The key of the model's fingerprint in the metadata of Parquet and safetensors files.
+pub const FINGERPRINT: &str = "embedding_fingerprint";
 
 /// The vectors of some texts.
 #[derive(Debug, Default)]
@@ -215,6 +221,7 @@ impl Layout {
             .set_max_row_group_row_count(None)
             // This setting writes Date64 as the DATE type of Parquet instead of as a plain number.
             .set_coerce_types(true)
+            .set_key_value_metadata(Some(vec![KeyValue::new(FINGERPRINT.to_owned(), self.fingerprint.to_string())]))
             .build();
         let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties)).map_err(|e| failed(&e))?;
         writer.write(&whole).and_then(|()| writer.into_inner()).map_err(|e| failed(&e))
@@ -245,7 +252,8 @@ impl Layout {
         let Some(sparse) = &self.sparse else { return Ok(()) };
         let (_, tensor, size) = self.float.names();
         let row_bytes = self.dimensions as u64 * size;
-        join_safetensors(sparse, &self.column, tensor, row_bytes, self.dimensions, parts, file)
+        let metadata = [(FINGERPRINT.to_owned(), self.fingerprint.to_string())];
+        join_safetensors(sparse, &self.column, tensor, row_bytes, self.dimensions, metadata, parts, file)
     }
 
     fn join_bytes(&self, parts: &[(PathBuf, Part)], rows: u64, mut file: &File) -> io::Result<()> {
@@ -272,7 +280,8 @@ impl Layout {
             OutputFormat::Safetensors => {
                 let end = rows * columns as u64 * size;
                 let tensor = serde_json::json!({ "dtype": tensor, "shape": [rows, columns], "data_offsets": [0, end] });
-                let mut text = serde_json::json!({ &self.column: tensor }).to_string();
+                let metadata = serde_json::json!({ FINGERPRINT: self.fingerprint });
+                let mut text = serde_json::json!({ "__metadata__": metadata, &self.column: tensor }).to_string();
                 text += &" ".repeat((8 - text.len() % 8) % 8);
                 [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
             }

@@ -1,5 +1,6 @@
 //! Writes sparse vectors beside the dense ones: as JSON, as columns of Parquet, and as the arrays of a compressed sparse row matrix.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ struct Sections {
     dense: u64,
 }
 
-/// Writes a safetensors file of the dense vectors and the three arrays of a compressed sparse row matrix, as scipy has it: `indptr`,
+/// Writes a safetensors file with these `metadata`, of the dense vectors and the three arrays of a compressed sparse row matrix, as scipy has it: `indptr`,
 /// `indices` and `values`.
 ///
 /// # Errors
@@ -104,6 +105,7 @@ pub fn join_safetensors(
     dense_dtype: &str,
     dense_row_bytes: u64,
     columns: usize,
+    metadata: impl IntoIterator<Item = (String, String)>,
     parts: &[(PathBuf, Part)],
     file: &File,
 ) -> io::Result<()> {
@@ -124,9 +126,11 @@ pub fn join_safetensors(
         serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]})
     };
     let name = |array: &str| format!("{}.{array}", sparse.column);
+    let shape = (name("shape"), format!("[{rows}, {}]", sparse.vocabulary));
+    let metadata: BTreeMap<String, String> = metadata.into_iter().chain([shape]).collect();
     // The order is that of the bytes, and every array begins at a multiple of its numbers' size.
     let header = serde_json::json!({
-        "__metadata__": {name("shape"): format!("[{rows}, {}]", sparse.vocabulary)},
+        "__metadata__": metadata,
         name("indptr"): tensor("I64", &[rows + 1], (rows + 1) * 8),
         name("indices"): tensor("I32", &[numbers], numbers * NUMBER),
         name("values"): tensor("F32", &[numbers], numbers * NUMBER),

@@ -140,6 +140,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
                 },
                 vocabulary: embedder.rows(),
             }),
+            fingerprint: embedder.fingerprint(),
         },
         skip: args.on_error == OnError::Skip,
         max_skipped: args.max_skipped,

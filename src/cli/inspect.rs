@@ -86,6 +86,7 @@ pub fn run(args: &InspectArgs) -> Result<String, Box<dyn std::error::Error>> {
 
     let embedder = Embedder::new(checkpoint, settings)?;
     let sample = embedder.tokens(0, &Input::Text(SAMPLE.to_owned()))?;
+    lines.push(("fingerprint", embedder.fingerprint().to_string()));
     lines.push(("tokenized by", embedder.tokenizer().to_owned()));
     lines.extend(embedder.choice().remark().map(|remark| ("remark", remark)));
     lines.push(("sample", format!("{SAMPLE:?} is {:?}", sample.ids())));

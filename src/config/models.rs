@@ -6,7 +6,9 @@ use super::ServerConfig;
 use super::declare::declare_settings;
 use super::server::DEVICE;
 use super::settings::Flag;
-use super::values::ValueKind::{List, Name, Number, Path, Truth, Whole, Word};
+use super::values::InvalidValue;
+use super::values::ValueKind::{Form, List, Name, Number, Path, Truth, Whole, Word};
+use layer0::Fingerprint;
 use layer0::checkpoint::Overrides;
 use layer0::embedder::{EmptyInput, Memory, Settings, TokenInput};
 use layer0::norm::NormKind;
@@ -90,6 +92,13 @@ declare_settings! {
             unset: "no limit",
             example: "8192",
         }
+        /// The fingerprint that the model must have: 32 hexadecimal digits, as GET /v1/models and `inspect` print it. A model
+        /// with another one, whose vectors cannot be compared with those in your index, is refused when it is loaded.
+        expect_fingerprint: Option<Fingerprint> {
+            check: Form { values: "32 hexadecimal digits", parse: fingerprint },
+            unset: "any",
+            example: "0123456789abcdef0123456789abcdef",
+        }
         /// The tokenizer.json, or a directory with the files of a tokenizer, if the model has no tokenizer or another
         /// one is wanted.
         tokenizer: Option<PathBuf> {
@@ -168,6 +177,11 @@ declare_settings! {
     }
 }
 
+fn fingerprint(text: &str) -> Result<String, InvalidValue> {
+    let fingerprint = text.parse::<Fingerprint>();
+    Ok(fingerprint.map_err(|_| "write the 32 hexadecimal digits that `inspect` prints as the fingerprint")?.to_string())
+}
+
 impl ModelConfig {
     /// Returns the configuration of a model with default settings.
     pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
@@ -192,6 +206,7 @@ impl ModelConfig {
         settings.device = self.device.unwrap_or_default();
         settings.device_min_tokens = self.device_min_tokens;
         settings.memory = self.memory;
+        settings.expect_fingerprint = self.expect_fingerprint;
         settings
     }
 

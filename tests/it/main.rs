@@ -22,6 +22,7 @@ mod fake_hub;
 mod fake_teacher;
 mod families;
 mod files;
+mod fingerprints;
 mod fit;
 mod gguf;
 mod gguf_architectures;

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 
 use crate::error::{Diagnostic, LoadError};
-use crate::norm::{CollapsedNorm, FinalNorm, NormKind};
+use crate::norm::{CollapsedNorm, FinalNorm, NormKind, RowsDigest};
 use crate::table::EmbeddingTable;
 pub use conventions::Conventions;
 pub use embedded::EmbeddedCheckpoint;
@@ -209,7 +209,16 @@ impl Checkpoint {
     /// # Errors
     /// Returns an error if the table holds a number that is not finite.
     pub fn collapsed_norm(&self, threads: usize) -> Result<CollapsedNorm, LoadError> {
-        self.norm.collapse(&self.table, threads).map_err(|bad| {
+        Ok(self.collapse_and_digest(threads)?.0)
+    }
+
+    /// Returns the norm like [`Checkpoint::collapsed_norm`], and a digest of the rows from the same pass over the table.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Checkpoint::collapsed_norm`].
+    #[doc(hidden)]
+    pub fn collapse_and_digest(&self, threads: usize) -> Result<(CollapsedNorm, RowsDigest), LoadError> {
+        self.norm.collapse_and_digest(&self.table, threads).map_err(|bad| {
             LoadError::damaged(
                 &self.table_source.path,
                 format!("holds a number that is not finite in row {} of {}", bad.row, self.table_source.name),

@@ -16,6 +16,7 @@ use crate::checkpoint::map::Map;
 use crate::checkpoint::{Checkpoint, Conventions};
 use crate::cl100k;
 use crate::error::{Damage, EmbedError, LoadError};
+use crate::fingerprint::{Fingerprint, VectorSpace};
 use crate::pooling::place::{DeviceChoice, check_built, place};
 use crate::pooling::{CpuPooling, Pooling};
 use layer0_tokenizers::EncodeError;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub memory: Memory,
     /// The number of threads that read the table when the model is loaded.
     pub load_threads: usize,
+    /// The fingerprint that the model must have. `None` accepts any.
+    pub expect_fingerprint: Option<Fingerprint>,
 }
 
 impl Default for Settings {
@@ -101,6 +104,7 @@ impl Default for Settings {
             device_min_tokens: None,
             memory: Memory::default(),
             load_threads: std::thread::available_parallelism().map_or(1, usize::from),
+            expect_fingerprint: None,
         }
     }
 }
@@ -190,6 +194,7 @@ pub struct Embedder {
     mapped: Option<(PathBuf, Map)>,
     /// The damage to the table's file that was detected, other than truncation.
     damage: OnceLock<Damage>,
+    fingerprint: Fingerprint,
     rows: usize,
     table_dimensions: usize,
     /// The number of columns of the lexical tail.
@@ -209,6 +214,7 @@ pub struct Embedder {
 impl fmt::Debug for Embedder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Embedder")
+            .field("fingerprint", &self.fingerprint)
             .field("rows", &self.rows)
             .field("dimensions", &self.dimensions())
             .field("device", &self.device())
@@ -248,8 +254,9 @@ impl Embedder {
         if let Some(map) = &checkpoint.table_source.map {
             map.guard();
         }
-        let collapsed = checkpoint.collapsed_norm(settings.load_threads);
-        let Checkpoint { path, mut table, table_source, mut tokenizer, conventions: by_kind, prompt, .. } = checkpoint;
+        let collapsed = checkpoint.collapse_and_digest(settings.load_threads);
+        let Checkpoint { path, mut table, table_source, norm, mut tokenizer, conventions: by_kind, prompt, .. } =
+            checkpoint;
         let conventions = Conventions {
             normalize: settings.normalize.unwrap_or(by_kind.normalize),
             special_tokens: settings.special_tokens.unwrap_or(by_kind.special_tokens),
@@ -261,7 +268,24 @@ impl Embedder {
         }
         let check = || table_source.map.as_ref().map_or(Ok(()), |map| map.check(&table_source.path));
         check()?;
-        let collapsed = collapsed?;
+        let (collapsed, rows_digest) = collapsed?;
+        let space = VectorSpace {
+            table: &table,
+            rows_digest,
+            norm: &norm,
+            tokenizer_digest: tokenizer.digest,
+            conventions,
+            prompt: prompt.as_deref(),
+        };
+        let fingerprint = space.fingerprint();
+        if let Some(expected) = settings.expect_fingerprint.filter(|expected| *expected != fingerprint) {
+            return Err(LoadError::mismatch(&path, format!("has the fingerprint {fingerprint}"))
+                .expected(format!("{expected}, as expect_fingerprint says"))
+                .remedy(
+                    "its vectors cannot be compared with those of the expected model: restore the model's files and \
+                     settings, or embed all texts again and set expect_fingerprint to the new fingerprint",
+                ));
+        }
         let (rows, table_dimensions) = (table.rows(), table.dimensions());
         let table_bytes = table.bytes().len();
         let cpu = CpuPooling::new(table, collapsed)
@@ -284,6 +308,7 @@ impl Embedder {
             why_cpu,
             mapped,
             damage: OnceLock::new(),
+            fingerprint,
             rows,
             table_dimensions,
             lexical_dimensions: conventions.lexical_dimensions,
@@ -318,6 +343,25 @@ impl Embedder {
             TokenInput::Model => u32::try_from(self.rows.saturating_sub(1)).ok(),
             TokenInput::Reject => None,
         }
+    }
+
+    /// Returns the name of the vector space: vectors of embedders with the same fingerprint and the same length can be compared with each
+    /// other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use layer0::Embedder;
+    ///
+    /// # let path = "../../tests/fixtures/checkpoints/llama";
+    /// let embedder = Embedder::open(path)?;
+    /// let unscaled = Embedder::builder(path).normalize(false).open()?;
+    /// assert_ne!(embedder.fingerprint(), unscaled.fingerprint());
+    /// assert_eq!(embedder.fingerprint().to_string().len(), 32);
+    /// # Ok::<(), layer0::LoadError>(())
+    /// ```
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
     }
 
     /// Returns the name of the device, for messages.

@@ -43,6 +43,8 @@ pub mod embedder;
 #[doc(hidden)]
 pub mod error;
 pub mod extract;
+#[doc(hidden)]
+pub mod fingerprint;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod location;
@@ -59,6 +61,7 @@ pub mod table;
 pub use checkpoint::{Checkpoint, Overrides};
 pub use embedder::{Embedder, EmbedderBuilder, EmptyInput, Input, Memory, PooledTokens, TokenInput};
 pub use error::{Damage, EmbedError, ExtractError, HubError, LoadError, LoadErrorKind};
+pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use layer0_tokenizers::yield_point;
 pub use norm::NormKind;
 pub use pooling::place::DeviceChoice;

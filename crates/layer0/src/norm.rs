@@ -14,6 +14,7 @@
 //! 2)`.
 
 use serde::{Deserialize, Serialize};
+use twox_hash::XxHash3_128;
 
 use crate::table::EmbeddingTable;
 
@@ -117,6 +118,18 @@ pub struct CollapsedNorm {
     pub corrections: Vec<Correction>,
 }
 
+/// A digest of all rows of a table as they are stored, in the order of the token IDs. It does not depend on the number of threads that
+/// computed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowsDigest(pub u128);
+
+impl RowsDigest {
+    fn new(rows: &[u128]) -> Self {
+        let bytes: Vec<u8> = rows.iter().flat_map(|row| row.to_le_bytes()).collect();
+        Self(XxHash3_128::oneshot(&bytes))
+    }
+}
+
 /// A row for which the norm gives no finite vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NonFiniteRow {
@@ -129,14 +142,28 @@ impl FinalNorm {
     /// # Errors
     /// When a row contains NaN or an infinity, or when a row and `eps` are both zero, so that the row has no norm.
     pub fn collapse(&self, table: &EmbeddingTable, threads: usize) -> Result<CollapsedNorm, NonFiniteRow> {
+        Ok(self.collapse_and_digest(table, threads)?.0)
+    }
+
+    /// Computes the scalars like [`FinalNorm::collapse`], and a digest of the rows in the same pass over the table.
+    ///
+    /// # Errors
+    /// As for [`FinalNorm::collapse`].
+    pub fn collapse_and_digest(
+        &self,
+        table: &EmbeddingTable,
+        threads: usize,
+    ) -> Result<(CollapsedNorm, RowsDigest), NonFiniteRow> {
         let directions = self.directions(table.dimensions());
         let mut scalars = vec![RowScalars::default(); table.rows()];
+        let mut digests = vec![0; table.rows()];
         let share = table.rows().div_ceil(threads.max(1));
         let bad = std::thread::scope(|scope| {
             let parts: Vec<_> = scalars
                 .chunks_mut(share)
+                .zip(digests.chunks_mut(share))
                 .enumerate()
-                .map(|(part, scalars)| scope.spawn(move || self.scan(table, part * share, scalars)))
+                .map(|(part, (scalars, digests))| scope.spawn(move || self.scan(table, part * share, scalars, digests)))
                 .collect();
             // All threads are joined before their results are read, so that the lowest row is reported whichever thread ends
             // first.
@@ -151,7 +178,7 @@ impl FinalNorm {
         }
         let weights =
             self.embedding_norm.iter().chain([&self.norm]).map(|norm| norm.effective_weight(table.dimensions()));
-        Ok(CollapsedNorm {
+        let collapsed = CollapsedNorm {
             // The pooling kernel reads integers, so the scale of an integer row is multiplied into the row's factor here.
             scale: (0..).zip(&scalars).map(|(id, row)| row.scale * table.row_scale(id)).collect(),
             weight: weights.reduce(|a, b| product(&a, &b)).unwrap_or_default(),
@@ -164,7 +191,8 @@ impl FinalNorm {
                     direction,
                 })
                 .collect(),
-        })
+        };
+        Ok((collapsed, RowsDigest::new(&digests)))
     }
 
     /// Returns the number of scalars for each row, in addition to its factor.
@@ -186,12 +214,19 @@ impl FinalNorm {
         }
     }
 
-    /// Computes the scalars of the rows from `first` on. Returns the first row that is not finite, if there is one.
-    fn scan(&self, table: &EmbeddingTable, first: usize, scalars: &mut [RowScalars]) -> Option<usize> {
+    /// Computes the scalars and the digests of the rows from `first` on. Returns the first row that is not finite, if there is one.
+    fn scan(
+        &self,
+        table: &EmbeddingTable,
+        first: usize,
+        scalars: &mut [RowScalars],
+        digests: &mut [u128],
+    ) -> Option<usize> {
         let mut row = vec![0.0f32; table.dimensions()];
-        for (i, slot) in scalars.iter_mut().enumerate() {
+        for (i, (slot, digest)) in scalars.iter_mut().zip(digests).enumerate() {
             let id = u32::try_from(first + i).ok().filter(|&id| table.read_row(id, &mut row));
             *slot = self.row_scalars(&row).times(self.row_weight(first + i));
+            *digest = id.and_then(|id| table.row(id)).map_or(0, XxHash3_128::oneshot);
             if id.is_none() || !slot.is_finite() {
                 return Some(first + i);
             }

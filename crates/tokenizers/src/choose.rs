@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread::{self, ScopedJoinHandle};
 
+use twox_hash::XxHash3_128;
+
 use super::bounds;
 use super::bytebpe::ByteBpe;
 use super::panics::{self, Panicked};
@@ -44,6 +46,8 @@ pub struct Tokenizer {
     pub pieces: Pieces,
     /// The content of the tokenizer.json, if the tokenizer was not read from a file.
     pub rebuilt: Option<Cow<'static, str>>,
+    /// The 128 bits of XXH3 over the content of the tokenizer.json.
+    pub digest: u128,
 }
 
 /// The chosen implementation of a tokenizer.
@@ -121,7 +125,8 @@ impl Tokenizer {
     pub fn from_static_json(json: &'static str) -> Result<Self, TokenizerError> {
         if let Ok((implementation, vocabulary, pieces)) = Unigram::with_vocabulary(json.as_bytes()) {
             let choice = Choice { implementation: Arc::new(implementation), refused: Vec::new() };
-            return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()) });
+            let digest = XxHash3_128::oneshot(json.as_bytes());
+            return Ok(Self { choice, vocabulary, pieces, rebuilt: Some(json.into()), digest });
         }
         let reference = || HfTokenizer::from_json(json.as_bytes());
         let chosen = Self::choose(json.as_bytes(), reference, CANDIDATES)?;
@@ -148,7 +153,8 @@ impl Tokenizer {
         let (vocabulary, pieces) = (reference.vocabulary(), reference.pieces());
         let found = agreeing(candidate, candidates, json, &reference, &vocabulary, &mut refused);
         let implementation = found.unwrap_or_else(|| Arc::new(reference));
-        Ok(Self { choice: Choice { implementation, refused }, vocabulary, pieces, rebuilt: None })
+        let choice = Choice { implementation, refused };
+        Ok(Self { choice, vocabulary, pieces, rebuilt: None, digest: XxHash3_128::oneshot(json) })
     }
 }
 

@@ -4,6 +4,7 @@ use axum::http::{HeaderName, HeaderValue};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use crate::server::observe::{access, stages, trace};
+use crate::server::routes::embeddings;
 
 /// The headers in which OpenAI's API tells a client when to retry.
 const RETRY_HEADERS: [&str; 7] = [
@@ -37,6 +38,7 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
                     .into_iter()
                     .chain(RETRY_HEADERS)
                     .map(HeaderName::from_static)
+                    .chain([embeddings::FINGERPRINT])
                     .collect::<Vec<_>>(),
             )
             .max_age(std::time::Duration::from_secs(600)),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::Response;
+use axum::http::{HeaderName, HeaderValue, Response};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 
@@ -33,6 +33,9 @@ use layer0::yield_point::{Undisturbed, YieldPoint};
 
 /// The longest response, in bytes, that is written on the socket thread: about 0.1 ms in the worst case.
 const INLINE_RESPONSE_BYTES: usize = 64 << 10;
+
+/// The header with the fingerprint of the model that made the vectors.
+pub const FINGERPRINT: HeaderName = HeaderName::from_static("embedding-fingerprint");
 
 /// The path of almost all requests.
 pub const PATH: &str = "/v1/embeddings";
@@ -123,7 +126,10 @@ async fn answer(context: &RequestContext, request: CreateEmbeddingRequest) -> Re
     let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
     let (embedder, stages) = (Arc::clone(&requested.embedder), Arc::clone(&requested.stages));
     let answer = EmbeddingsResponse { embedder, stages, tokens, dimensions, encoding_format, model };
-    let response = if small { answer.respond_inline()? } else { answer.respond(state).await? };
+    let mut response = if small { answer.respond_inline()? } else { answer.respond(state).await? };
+    if let Ok(fingerprint) = HeaderValue::from_maybe_shared(requested.entry.fingerprint()) {
+        response.headers_mut().insert(FINGERPRINT, fingerprint);
+    }
     Ok(requested.with_accounting(response, count, usage))
 }
 

@@ -3,6 +3,7 @@
 use axum::Json;
 
 use crate::openai::{ErrorResponse, ListModelsResponse, ListObject, ModelDescription};
+use crate::registry::RegisteredModel;
 use crate::server::error::ApiError;
 use crate::server::request::context::RequestContext;
 use crate::server::request::model_id::ModelId;
@@ -24,7 +25,7 @@ pub async fn list(context: RequestContext) -> Json<ListModelsResponse> {
         .registry
         .models()
         .iter()
-        .flat_map(|entry| entry.names().map(|name| ModelDescription::new(name, entry.created())))
+        .flat_map(|entry| entry.names().map(|name| describe(name, entry)))
         .collect();
     Json(ListModelsResponse { object: ListObject::List, data })
 }
@@ -45,7 +46,11 @@ pub async fn list(context: RequestContext) -> Json<ListModelsResponse> {
 )]
 pub async fn retrieve(context: RequestContext, ModelId(id): ModelId) -> Result<Json<ModelDescription>, ApiError> {
     match context.state.registry.get(Some(&id)) {
-        Some(entry) => Ok(Json(ModelDescription::new(id, entry.created()))),
+        Some(entry) => Ok(Json(describe(&id, entry))),
         None => Err(ApiError::model_not_found(&id)),
     }
+}
+
+fn describe(name: &str, entry: &RegisteredModel) -> ModelDescription {
+    ModelDescription::new(name, entry.created(), entry.embedder().map(|embedder| embedder.fingerprint().to_string()))
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::{Embedder, EmptyInput, Memory, Settings, TokenInput};
 use crate::checkpoint::{Checkpoint, Overrides};
 use crate::error::LoadError;
+use crate::fingerprint::Fingerprint;
 use crate::pooling::place::DeviceChoice;
 
 /// The settings with which [`Embedder::builder`] opens a checkpoint. Every setting has a default, which is what the checkpoint says or
@@ -153,6 +154,12 @@ impl EmbedderBuilder {
     /// Sets the number of threads that read the table while the checkpoint is opened. The default is the number of cores.
     pub const fn load_threads(mut self, threads: usize) -> Self {
         self.settings.load_threads = threads;
+        self
+    }
+
+    /// Sets the fingerprint that the checkpoint must have with these settings. By default any is accepted.
+    pub const fn expect_fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.settings.expect_fingerprint = Some(fingerprint);
         self
     }
 
