@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use embedding_server::bulk::output::{FloatType, Layout, OutputFormat};
+use embedding_server::bulk::output::{EmbeddingDtype, Layout, OutputFormat};
 use embedding_server::bulk::{self, Options};
 use layer0::checkpoint::Checkpoint;
 use layer0::embedder::{Embedder, Input, Settings};
@@ -98,10 +98,11 @@ fn limit(embedder: &Embedder, texts: &[Input], threads: usize) {
 fn embed(embedder: &Embedder, input: &Path, format: OutputFormat, dir: &Path, threads: usize) {
     let layout = Layout {
         format,
-        float: FloatType::Float32,
+        dtype: EmbeddingDtype::Float32,
         dimensions: embedder.dimensions(),
         column: "embedding".to_owned(),
         sparse: None,
+        fingerprint: embedder.fingerprint(),
     };
     let options = Options {
         sources: vec![Source::new(input, None).unwrap()],

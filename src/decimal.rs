@@ -15,6 +15,7 @@ mod tables;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use layer0::OutputDtype;
 use tables::{BINADES, FIRST_BINADE, FOUR_DIGITS, SHAPES};
 
 /// Appends the numbers as a JSON array. The numbers must be finite.
@@ -24,6 +25,23 @@ pub fn array(out: &mut Vec<u8>, numbers: &[f32]) {
     match out.get_mut(begin) {
         Some(comma) => *comma = b'[',
         None => out.push(b'['),
+    }
+    out.push(b']');
+}
+
+/// Appends the numbers of a vector in the type `dtype` as a JSON array. The numbers must be finite.
+pub fn vector(out: &mut Vec<u8>, vector: &[f32], dtype: OutputDtype) {
+    if dtype == OutputDtype::Float {
+        return array(out, vector);
+    }
+    let mut digits = itoa::Buffer::new();
+    out.push(b'[');
+    for (place, byte) in dtype.convert(vector).into_iter().enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        let number = if dtype.is_signed_byte() { i16::from(byte.cast_signed()) } else { i16::from(byte) };
+        out.extend_from_slice(digits.format(number).as_bytes());
     }
     out.push(b']');
 }

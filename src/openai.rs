@@ -21,6 +21,7 @@ pub use sparse::{
     SparseValue,
 };
 
+use layer0::OutputDtype;
 use layer0::embedder::Input;
 
 /// The body of POST /v1/embeddings. Unknown fields are ignored.
@@ -30,10 +31,16 @@ pub struct CreateEmbeddingRequest {
     pub input: Inputs,
     /// The ID or an alias of a model. If it is missing, the default model is used.
     pub model: Option<String>,
-    /// `base64` returns the same numbers as little-endian 32-bit floats, in base64's standard alphabet with
-    /// padding.
+    /// `base64` returns the same numbers as bytes (little-endian 32-bit floats, or what `output_dtype` says), in base64's standard
+    /// alphabet with padding. `bytes` returns the bytes of all vectors as the body of the response, and so does the header `Accept:
+    /// application/octet-stream` if this field is missing.
     #[schema(value_type = Option<EncodingFormat>, default = "float")]
-    pub encoding_format: EncodingFormat,
+    pub encoding_format: Option<EncodingFormat>,
+    /// The type of the returned numbers. `int8` has the numbers of the vector, which is scaled to length 1, times 127; `uint8` those of
+    /// int8 plus 128. `ubinary` has one bit for each number, which is 1 if the number is positive, packed into bytes from
+    /// the most significant bit on; `binary` has these bytes minus 128.
+    #[schema(value_type = Option<OutputDtypeName>, default = "float")]
+    pub output_dtype: OutputDtype,
     /// The number of dimensions of each vector. Longer vectors are cut to their first numbers and scaled to length
     /// 1 again.
     #[schema(value_type = Option<u64>, minimum = 1)]
@@ -85,8 +92,22 @@ pub struct Inputs {
 pub enum EncodingFormat {
     #[default]
     Float,
-    /// Little-endian 32-bit floats in base64's standard alphabet, with padding.
+    /// The bytes of each vector in base64's standard alphabet, with padding.
     Base64,
+    /// The bytes of all vectors, one vector after another, as the body of the response.
+    Bytes,
+}
+
+/// The names of [`OutputDtype`], for the description of the API.
+#[derive(ToSchema)]
+#[schema(as = OutputDtype, rename_all = "lowercase")]
+#[allow(dead_code, reason = "the type only describes the API")]
+pub enum OutputDtypeName {
+    Float,
+    Int8,
+    Uint8,
+    Binary,
+    Ubinary,
 }
 
 /// Defines the type of an `object` field, which has a single possible value.
@@ -139,7 +160,7 @@ pub struct Embedding {
     pub embedding: Vector,
 }
 
-/// An array of numbers or a base64 string, depending on `encoding_format`.
+/// An array of numbers or a base64 string, depending on `encoding_format`. `output_dtype` decides which numbers they are.
 #[derive(Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Vector {

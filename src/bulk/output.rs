@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, RecordBatch};
+use arrow_array::{ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int8Array, RecordBatch, UInt8Array};
 use arrow_schema::{DataType, Field, Schema};
 use half::f16;
 use parquet::arrow::ArrowWriter;
@@ -21,7 +21,7 @@ use super::error::{BulkError, UnwritableRows};
 use super::parts::Part;
 use super::sparse::{SparseLayout, join_safetensors};
 use crate::decimal;
-use layer0::Fingerprint;
+use layer0::{Fingerprint, OutputDtype};
 use layer0::retrieval::sparse::SparseVector;
 use layer0_files::{self as files, FileError, FileErrorKind};
 use layer0_records::table;
@@ -68,32 +68,68 @@ impl OutputFormat {
     }
 }
 
-/// The type in which numbers are stored.
+/// The type in which the numbers of dense vectors are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FloatType {
+pub enum EmbeddingDtype {
     Float32,
     Float16,
+    /// Whole numbers or bits, as the API returns them for `output_dtype`.
+    Integers(OutputDtype),
 }
 
-impl FloatType {
+impl EmbeddingDtype {
     /// All types, in the order of the help.
-    pub const ALL: [Self; 2] = [Self::Float32, Self::Float16];
+    pub const ALL: [Self; 6] = [
+        Self::Float32,
+        Self::Float16,
+        Self::Integers(OutputDtype::Int8),
+        Self::Integers(OutputDtype::Uint8),
+        Self::Integers(OutputDtype::Binary),
+        Self::Integers(OutputDtype::Ubinary),
+    ];
 
     /// Returns the name of the type.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Float32 => "float32",
             Self::Float16 => "float16",
+            Self::Integers(dtype) => dtype.name(),
         }
     }
-}
 
-impl FloatType {
-    /// Returns the names of the type in npy and in safetensors, and the size of a number in bytes.
+    /// Returns the type of the numbers in JSON.
+    const fn in_json(self) -> OutputDtype {
+        match self {
+            Self::Float32 | Self::Float16 => OutputDtype::Float,
+            Self::Integers(dtype) => dtype,
+        }
+    }
+
+    /// Returns the names of the stored numbers in npy and in safetensors, and their size in bytes.
     const fn names(self) -> (&'static str, &'static str, u64) {
         match self {
             Self::Float32 => ("<f4", "F32", 4),
             Self::Float16 => ("<f2", "F16", 2),
+            Self::Integers(dtype) if dtype.is_signed_byte() => ("|i1", "I8", 1),
+            Self::Integers(_) => ("|u1", "U8", 1),
+        }
+    }
+
+    /// Returns the number of stored numbers of a vector with this many dimensions.
+    const fn columns(self, dimensions: usize) -> usize {
+        self.in_json().columns(dimensions)
+    }
+
+    /// Returns the bytes of vectors with this many dimensions, row by row, in little-endian order.
+    fn bytes(self, vectors: &[f32], dimensions: usize) -> Vec<u8> {
+        match self {
+            Self::Float16 => vectors.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            Self::Float32 | Self::Integers(_) => {
+                let dtype = self.in_json();
+                let mut out = Vec::with_capacity(vectors.len() / dimensions.max(1) * dtype.bytes(dimensions));
+                vectors.chunks(dimensions.max(1)).for_each(|vector| dtype.append(vector, &mut out));
+                out
+            }
         }
     }
 }
@@ -102,7 +138,7 @@ impl FloatType {
 #[derive(Debug, Clone)]
 pub struct Layout {
     pub format: OutputFormat,
-    pub float: FloatType,
+    pub dtype: EmbeddingDtype,
     pub dimensions: usize,
     /// The name of the column of the vectors.
     pub column: String,
@@ -151,7 +187,7 @@ impl Layout {
             // Every string can be written as JSON, so this cannot fail.
             let _ = serde_json::to_writer(&mut out, &self.column);
             out.push(b':');
-            decimal::array(&mut out, vector);
+            decimal::vector(&mut out, vector, self.dtype.in_json());
             if let (Some(sparse), Some(vector)) = (&self.sparse, sparse_vectors.next()) {
                 sparse.json(vector, &mut out);
             }
@@ -171,12 +207,7 @@ impl Layout {
 
     /// Returns the bytes of the vectors, row by row, in little-endian order, followed by those of the sparse vectors.
     pub fn raw(&self, vectors: &Vectors) -> Vec<u8> {
-        let dense = &vectors.dense;
-        let mut out = match self.float {
-            FloatType::Float32 if cfg!(target_endian = "little") => bytemuck::cast_slice(dense).to_vec(),
-            FloatType::Float32 => dense.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            FloatType::Float16 => dense.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
-        };
+        let mut out = self.dtype.bytes(&vectors.dense, self.dimensions);
         if self.sparse.is_some() {
             SparseLayout::raw(&vectors.sparse, &mut out);
         }
@@ -189,12 +220,21 @@ impl Layout {
     /// Fails if a column has a type that Parquet cannot represent.
     pub fn parquet(&self, batch: &RecordBatch, vectors: Vectors) -> Result<Vec<u8>, UnwritableRows> {
         let failed = |error: &dyn std::fmt::Display| UnwritableRows(error.to_string());
-        let width = i32::try_from(self.dimensions).map_err(|e| failed(&e))?;
+        let width = i32::try_from(self.dtype.columns(self.dimensions)).map_err(|e| failed(&e))?;
         let sparse = self.sparse.as_ref().map(|sparse| sparse.column(&vectors.sparse)).transpose()?;
         let vectors = vectors.dense;
-        let (numbers, item): (ArrayRef, _) = match self.float {
-            FloatType::Float32 => (Arc::new(Float32Array::from(vectors)), DataType::Float32),
-            FloatType::Float16 => {
+        let (numbers, item): (ArrayRef, _) = match self.dtype {
+            EmbeddingDtype::Float32 => (Arc::new(Float32Array::from(vectors)), DataType::Float32),
+            EmbeddingDtype::Integers(dtype) => {
+                let bytes = self.dtype.bytes(&vectors, self.dimensions);
+                if dtype.is_signed_byte() {
+                    let numbers: Vec<i8> = bytes.into_iter().map(u8::cast_signed).collect();
+                    (Arc::new(Int8Array::from(numbers)), DataType::Int8)
+                } else {
+                    (Arc::new(UInt8Array::from(bytes)), DataType::UInt8)
+                }
+            }
+            EmbeddingDtype::Float16 => {
                 let numbers: Vec<f16> = vectors.into_iter().map(f16::from_f32).collect();
                 (Arc::new(Float16Array::from(numbers)), DataType::Float16)
             }
@@ -250,10 +290,11 @@ impl Layout {
 
     fn join_sparse(&self, parts: &[(PathBuf, Part)], file: &File) -> io::Result<()> {
         let Some(sparse) = &self.sparse else { return Ok(()) };
-        let (_, tensor, size) = self.float.names();
-        let row_bytes = self.dimensions as u64 * size;
+        let (_, tensor, size) = self.dtype.names();
+        let columns = self.dtype.columns(self.dimensions);
+        let row_bytes = columns as u64 * size;
         let metadata = [(FINGERPRINT.to_owned(), self.fingerprint.to_string())];
-        join_safetensors(sparse, &self.column, tensor, row_bytes, self.dimensions, metadata, parts, file)
+        join_safetensors(sparse, &self.column, tensor, row_bytes, columns, metadata, parts, file)
     }
 
     fn join_bytes(&self, parts: &[(PathBuf, Part)], rows: u64, mut file: &File) -> io::Result<()> {
@@ -265,8 +306,8 @@ impl Layout {
     }
 
     fn header(&self, rows: u64) -> Vec<u8> {
-        let (numpy, tensor, size) = self.float.names();
-        let columns = self.dimensions;
+        let (numpy, tensor, size) = self.dtype.names();
+        let columns = self.dtype.columns(self.dimensions);
         match self.format {
             OutputFormat::Jsonl | OutputFormat::Parquet => Vec::new(),
             OutputFormat::Npy => {

@@ -9,7 +9,7 @@ use super::choice::choice;
 use super::output::{Failure, say, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
-use crate::bulk::output::{FloatType, Layout, OutputFormat};
+use crate::bulk::output::{EmbeddingDtype, Layout, OutputFormat};
 use crate::bulk::sparse::{SparseKind, SparseLayout};
 use crate::bulk::{self, Options};
 use crate::config::ModelConfig;
@@ -56,9 +56,10 @@ pub struct EmbedArgs {
     /// The field or column to write the sparse vector to.
     #[arg(long, value_name = "NAME", default_value = "sparse_embedding")]
     sparse_field: String,
-    /// The type of the numbers in Parquet, npy and safetensors. The numbers of sparse vectors are always float32.
-    #[arg(long, value_parser = choice(&FloatType::ALL, FloatType::name), default_value = FloatType::Float32.name())]
-    embedding_dtype: FloatType,
+    /// The type of the numbers. int8 and uint8 are whole numbers, and binary and ubinary have eight numbers in each byte, as for
+    /// output_dtype of the API. JSON has no float16. The numbers of sparse vectors are always float32.
+    #[arg(long, value_parser = choice(&EmbeddingDtype::ALL, EmbeddingDtype::name), default_value = EmbeddingDtype::Float32.name())]
+    embedding_dtype: EmbeddingDtype,
     /// The number of dimensions to keep. The shortened vectors are scaled to length 1 again [default: all]
     #[arg(long, value_name = "K")]
     dimensions: Option<u64>,
@@ -129,7 +130,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
         out: output,
         layout: Layout {
             format,
-            float: args.embedding_dtype,
+            dtype: args.embedding_dtype,
             dimensions: embedder.resolve_dimensions(args.dimensions)?,
             column: args.embedding_field.clone(),
             sparse: args.sparse.map(|kind| SparseLayout {
@@ -176,8 +177,8 @@ fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failu
     if output.is_none() && format != OutputFormat::Jsonl {
         return Err("standard output takes JSON lines only: give --output FILE".into());
     }
-    if format.is_text() && args.embedding_dtype == FloatType::Float16 {
-        return Err("--embedding-dtype is for Parquet, npy and safetensors; JSON's numbers have no size".into());
+    if format.is_text() && args.embedding_dtype == EmbeddingDtype::Float16 {
+        return Err("--embedding-dtype float16 is for Parquet, npy and safetensors; JSON's numbers have no size".into());
     }
     if format == OutputFormat::Npy && args.sparse.is_some() {
         return Err("an npy file cannot hold the vectors of --sparse: write .safetensors, .parquet or .jsonl".into());

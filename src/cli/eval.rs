@@ -1,6 +1,7 @@
 //! The command `embedding-server eval`.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use clap::Args;
 
@@ -9,6 +10,7 @@ use super::output::{Failure, warn};
 use super::progress::Bar;
 use crate::builtin::open_checkpoint;
 use crate::client::Client;
+use layer0::OutputDtype;
 use layer0::checkpoint::Overrides;
 use layer0::embedder::{Embedder, Settings};
 use layer0::progress::Progress;
@@ -52,6 +54,10 @@ pub struct EvalArgs {
     /// all but cosine need a server of this program.
     #[arg(long = "method", value_name = "METHOD", value_delimiter = ',', value_parser = choice(&SearchMethod::ALL, SearchMethod::name))]
     methods: Vec<SearchMethod>,
+    /// Also measure the vectors in these types, side by side: int8, uint8, binary or ubinary, as the API returns them for
+    /// output_dtype.
+    #[arg(long = "output-dtype", value_name = "TYPE", value_delimiter = ',', value_parser = choice(&OutputDtype::ALL, OutputDtype::name), conflicts_with = "methods")]
+    dtypes: Vec<OutputDtype>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -83,6 +89,7 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
     if has_other_tasks && !args.methods.is_empty() {
         return Err("--method ranks the documents of --retrieval: measure --sts and --bitext in another run".into());
     }
+    let models = if args.dtypes.is_empty() { models } else { with_dtypes(models, &args.dtypes) };
     // One column for each model and method.
     let columns: Vec<(String, &dyn Embed, SearchMethod)> = match args.methods.as_slice() {
         [] => models.iter().map(|(name, model)| (name.clone(), model.as_ref(), SearchMethod::Cosine)).collect(),
@@ -129,6 +136,38 @@ pub fn run(args: &EvalArgs) -> Result<String, Failure> {
         std::fs::write(path, eval::chart::svg(&scores)).map_err(|e| format!("{}: {e}", path.display()))?;
     }
     Ok(text)
+}
+
+/// Returns each model as it is, followed by the model in each of the types.
+fn with_dtypes(models: Vec<Model>, dtypes: &[OutputDtype]) -> Vec<Model> {
+    let mut all: Vec<Model> = Vec::new();
+    for (name, model) in models {
+        let model: Rc<dyn Embed> = Rc::from(model);
+        all.push((name.clone(), Box::new(Converted { model: Rc::clone(&model), dtype: OutputDtype::Float })));
+        let smaller = dtypes.iter().filter(|dtype| **dtype != OutputDtype::Float);
+        all.extend(smaller.map(|&dtype| {
+            let converted: Box<dyn Embed> = Box::new(Converted { model: Rc::clone(&model), dtype });
+            (format!("{name} {}", dtype.name()), converted)
+        }));
+    }
+    all
+}
+
+/// A model whose vectors are converted to a smaller type and read back.
+struct Converted {
+    model: Rc<dyn Embed>,
+    dtype: OutputDtype,
+}
+
+impl Embed for Converted {
+    fn embed(&self, texts: &[String]) -> Result<Vec<Vec<f32>>, EmbedFailure> {
+        let read_back = |vector: Vec<f32>| {
+            let mut read = Vec::with_capacity(vector.len());
+            self.dtype.read(&self.dtype.convert(&vector), vector.len(), &mut read);
+            read
+        };
+        Ok(self.model.embed(texts)?.into_iter().map(read_back).collect())
+    }
 }
 
 /// A model whose embedded texts are counted by a progress bar.

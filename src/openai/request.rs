@@ -59,6 +59,7 @@ use super::{
     InputType, Inputs,
 };
 use super::{rerank, sparse};
+use layer0::OutputDtype;
 use layer0::retrieval::sparse::MAX_NEIGHBORS;
 use layer0_files::json::{self, NonFinite};
 pub(in crate::openai) use list::List;
@@ -117,15 +118,17 @@ const QUERIES: &str = "queries";
 pub(super) const MODEL: &str = "model";
 const ENCODING_FORMAT: &str = "encoding_format";
 const DIMENSIONS: &str = "dimensions";
+const OUTPUT_DTYPE: &str = "output_dtype";
 const INPUT_TYPE: &str = "input_type";
 const EXPAND: &str = "expand";
 
 impl RequestWithInput for CreateEmbeddingRequest {
-    const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS];
+    const FIELDS: &'static [&'static str] = &[INPUT, MODEL, ENCODING_FORMAT, DIMENSIONS, OUTPUT_DTYPE];
 
     fn from_fields(fields: Fields, input: Inputs) -> Self {
-        let Fields { model, encoding_format, dimensions, .. } = fields;
-        Self { input, model, encoding_format: encoding_format.unwrap_or_default(), dimensions, user: IgnoredAny }
+        let Fields { model, encoding_format, dimensions, output_dtype, .. } = fields;
+        let output_dtype = output_dtype.unwrap_or_default();
+        Self { input, model, encoding_format, output_dtype, dimensions, user: IgnoredAny }
     }
 
     fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
@@ -177,6 +180,7 @@ pub struct Fields {
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
     dimensions: Option<u64>,
+    output_dtype: Option<OutputDtype>,
     input_type: Option<InputType>,
     expand: Option<u64>,
     /// The names of fields that no request has.
@@ -215,7 +219,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
     if error.is_data() {
         let position = format!(" at line {} column {}", error.line(), error.column());
         let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
-        let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS, INPUT_TYPE, EXPAND]
+        let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS, OUTPUT_DTYPE, INPUT_TYPE, EXPAND]
             .into_iter()
             .chain(rerank::FIELDS)
             .chain(sparse::FIELDS);
@@ -291,11 +295,21 @@ impl ReadObject for Body {
                 QUERIES => fields.queries = map.next_value_seed(List { field: QUERIES, max: self.max_inputs })?,
                 MODEL => fields.model = read_model(&mut map)?,
                 ENCODING_FORMAT => {
-                    const WRONG: &str = "'encoding_format' must be \"float\" or \"base64\"";
+                    const WRONG: &str = "'encoding_format' must be \"float\", \"base64\" or \"bytes\"";
                     fields.encoding_format = match map.next_value_seed(Scalar(WRONG))? {
                         Value::Null => None,
                         Value::Text(format) if format == "float" => Some(EncodingFormat::Float),
                         Value::Text(format) if format == "base64" => Some(EncodingFormat::Base64),
+                        Value::Text(format) if format == "bytes" => Some(EncodingFormat::Bytes),
+                        _ => return Err(Error::custom(WRONG)),
+                    };
+                }
+                OUTPUT_DTYPE => {
+                    const WRONG: &str =
+                        "'output_dtype' must be \"float\", \"int8\", \"uint8\", \"binary\" or \"ubinary\"";
+                    fields.output_dtype = match map.next_value_seed(Scalar(WRONG))? {
+                        Value::Null => None,
+                        Value::Text(name) => Some(OutputDtype::named(&name).ok_or_else(|| Error::custom(WRONG))?),
                         _ => return Err(Error::custom(WRONG)),
                     };
                 }

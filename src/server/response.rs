@@ -1,6 +1,7 @@
 //! How a response is written and sent.
 
 pub mod accounted;
+pub mod form;
 pub mod guarded_body;
 pub mod slices;
 pub mod stream;

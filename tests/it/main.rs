@@ -39,6 +39,7 @@ mod numbers;
 mod openapi;
 mod operations;
 mod output;
+mod output_dtypes;
 mod paths;
 mod playground;
 mod preflight;

@@ -50,6 +50,8 @@ pub mod hub;
 pub mod location;
 #[doc(hidden)]
 pub mod norm;
+#[doc(hidden)]
+pub mod output_dtype;
 mod places;
 #[doc(hidden)]
 pub mod pooling;
@@ -64,5 +66,6 @@ pub use error::{Damage, EmbedError, ExtractError, HubError, LoadError, LoadError
 pub use fingerprint::{Fingerprint, InvalidFingerprint};
 pub use layer0_tokenizers::yield_point;
 pub use norm::NormKind;
+pub use output_dtype::OutputDtype;
 pub use pooling::place::DeviceChoice;
 pub use table::TableDtype;

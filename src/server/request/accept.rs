@@ -1,7 +1,11 @@
 //! Content negotiation: how much the `Accept` header prefers each representation of a resource (RFC 9110, section 12).
 
-use axum::http::HeaderMap;
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
 use axum::http::header::ACCEPT;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 
 /// The media ranges of a request. Without any, every representation is equally acceptable.
 pub struct Accept<'a>(Vec<MediaRange<'a>>);
@@ -13,6 +17,33 @@ struct MediaRange<'a> {
     version: Option<&'a str>,
     /// The quality in thousandths.
     quality: u16,
+}
+
+/// Whether a request asks for the bytes of vectors alone: its `Accept` header names `application/octet-stream` and does not prefer
+/// JSON.
+#[derive(Debug, Clone, Copy)]
+pub struct WantsBytes(pub bool);
+
+impl WantsBytes {
+    /// Reads the `Accept` headers.
+    pub fn of(headers: &HeaderMap) -> Self {
+        // Almost no request names the type, so the search comes before the parser.
+        let names = |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"octet-stream").is_some();
+        if !headers.get_all(ACCEPT).iter().any(names) {
+            return Self(false);
+        }
+        let accept = Accept::new(headers);
+        let bytes = accept.preference("application", "octet-stream", None);
+        Self(bytes.is_named() && bytes > accept.preference("application", "json", None))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for WantsBytes {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self::of(&parts.headers))
+    }
 }
 
 /// How acceptable a representation is: ordered by quality, then by whether the client named it.

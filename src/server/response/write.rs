@@ -4,12 +4,14 @@
 
 use crate::decimal;
 use crate::openai::EncodingFormat;
+use layer0::OutputDtype;
 use layer0::retrieval::sparse::SparseVector;
 
 pub const HEAD: &[u8] = br#"{"object":"list","data":["#;
 
-/// Appends one entry of `data` with an embedding.
-pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: EncodingFormat) {
+/// Appends one entry of `data` with an embedding. The numbers of [`EncodingFormat::Bytes`], which has no entries, are written as those of
+/// [`EncodingFormat::Float`].
+pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: EncodingFormat, dtype: OutputDtype) {
     if index > 0 {
         out.push(b',');
     }
@@ -17,14 +19,28 @@ pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: Encodi
     out.extend_from_slice(itoa::Buffer::new().format(index).as_bytes());
     out.extend_from_slice(br#","embedding":"#);
     match format {
-        EncodingFormat::Float => decimal::array(out, vector),
         EncodingFormat::Base64 => {
             out.push(b'"');
-            base64(out, vector);
+            base64(out, vector, dtype);
             out.push(b'"');
         }
+        EncodingFormat::Float | EncodingFormat::Bytes => decimal::vector(out, vector, dtype),
     }
     out.push(b'}');
+}
+
+
+/// Appends a JSON string.
+pub fn string(out: &mut Vec<u8>, text: &str) {
+    // A string always serializes, and a Vec accepts every write.
+    let _ = serde_json::to_writer(&mut *out, text);
+}
+
+/// Appends a comma before every entry but the first.
+pub fn comma(out: &mut Vec<u8>, index: usize) {
+    if index > 0 {
+        out.push(b',');
+    }
 }
 
 /// Appends one entry of `data` with a row of the matrix of cosine similarities.
@@ -73,12 +89,12 @@ pub fn sparse_entries(out: &mut Vec<u8>, index: usize, vector: &SparseVector) {
     out.push(b']');
 }
 
-fn base64(out: &mut Vec<u8>, vector: &[f32]) {
-    if cfg!(target_endian = "little") {
+/// Appends the bytes of a vector in base64, without quotation marks.
+pub fn base64(out: &mut Vec<u8>, vector: &[f32], dtype: OutputDtype) {
+    if cfg!(target_endian = "little") && dtype == OutputDtype::Float {
         base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(vector), out);
     } else {
-        let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
-        base64_simd::STANDARD.encode_append(&bytes, out);
+        base64_simd::STANDARD.encode_append(&dtype.convert(vector), out);
     }
 }
 
@@ -95,12 +111,13 @@ pub fn tail(out: &mut Vec<u8>, model: &str, tokens: usize) {
 }
 
 /// Returns about how many bytes one embedding takes.
-pub fn size_of_embedding(dimensions: usize, format: EncodingFormat) -> usize {
-    let number = match format {
-        EncodingFormat::Float => 14,
-        EncodingFormat::Base64 => 6,
-    };
-    64 + dimensions * number
+pub fn size_of_embedding(dimensions: usize, format: EncodingFormat, dtype: OutputDtype) -> usize {
+    let bytes = dtype.bytes(dimensions);
+    64 + match (format, dtype) {
+        (EncodingFormat::Base64, _) => bytes / 2 * 3,
+        (_, OutputDtype::Float) => dimensions * 14,
+        _ => bytes * 5,
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +130,7 @@ mod tests {
         for format in [EncodingFormat::Float, EncodingFormat::Base64] {
             let mut out = HEAD.to_vec();
             for (index, vector) in vectors.iter().enumerate() {
-                embedding(&mut out, index, vector, format);
+                embedding(&mut out, index, vector, format, OutputDtype::Float);
             }
             tail(&mut out, "a \"quoted\" name", 7);
             let answer: serde_json::Value = serde_json::from_slice(&out).unwrap();
@@ -124,7 +141,7 @@ mod tests {
                 assert_eq!(entry["index"], index);
                 let numbers: Vec<f32> = match format {
                     EncodingFormat::Float => serde_json::from_value(entry["embedding"].clone()).unwrap(),
-                    EncodingFormat::Base64 => {
+                    _ => {
                         let bytes = base64_simd::STANDARD.decode_to_vec(entry["embedding"].as_str().unwrap()).unwrap();
                         bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
                     }

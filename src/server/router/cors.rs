@@ -38,7 +38,7 @@ pub fn layer(origins: &[String]) -> Option<CorsLayer> {
                     .into_iter()
                     .chain(RETRY_HEADERS)
                     .map(HeaderName::from_static)
-                    .chain([embeddings::FINGERPRINT])
+                    .chain([embeddings::FINGERPRINT, embeddings::SHAPE, embeddings::DTYPE, embeddings::PROMPT_TOKENS])
                     .collect::<Vec<_>>(),
             )
             .max_age(std::time::Duration::from_secs(600)),

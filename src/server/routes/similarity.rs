@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse};
+use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse, EncodingFormat};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
 use crate::server::request::context::RequestContext;
@@ -13,6 +13,7 @@ use crate::server::response::accounted::AccountedResponse;
 use crate::server::response::slices::{DEVICE_POOL_SLICE, POOL_SLICE, WRITE_SLICE, split_by_size};
 use crate::server::response::{stream, write};
 use crate::server::state::ServerState;
+use layer0::OutputDtype;
 use layer0::embedder::PooledTokens;
 use layer0::pooling::dot;
 
@@ -60,7 +61,7 @@ pub async fn create(
     let rows = if asked_for == 0 { 0..columns } else { columns..count };
     let first = rows.start;
     let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
-    let size = write::size_of_embedding(columns, crate::openai::EncodingFormat::Float);
+    let size = write::size_of_embedding(columns, EncodingFormat::Float, OutputDtype::Float);
     let cost = columns.saturating_mul(dimensions).saturating_mul(WRITE_SLICE) / POOL_SLICE;
     let slices = split_by_size(rows.map(|_| size.max(cost)), WRITE_SLICE);
     let last = slices.len().saturating_sub(1);
