@@ -1,9 +1,12 @@
 //! The request and response types of the HTTP API, named as in OpenAI's API description. They know neither the limits
 //! of a model nor status codes.
 
+mod cohere;
+mod ollama;
 mod request;
 mod rerank;
 mod sparse;
+mod tei;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,11 @@ use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+pub use cohere::{CohereEmbedRequest, CohereEmbedResponse, CohereType};
+pub use ollama::{
+    OllamaDetails, OllamaEmbedRequest, OllamaEmbedResponse, OllamaEmbeddingsRequest, OllamaEmbeddingsResponse,
+    OllamaModel, OllamaShowRequest, OllamaShowResponse, OllamaTagsResponse, OllamaVersionResponse,
+};
 pub use request::{BodyError, ParsedRequest, parse};
 pub use rerank::{
     BilledUnits, CreateRerankRequest, CreateRerankResponse, Documents, RerankMeta, RerankResult, ReturnedDocument,
@@ -20,6 +28,7 @@ pub use sparse::{
     CreateSparseEmbeddingRequest, CreateSparseEmbeddingResponse, EmbedSparseRequest, InputType, SparseEmbedding,
     SparseValue,
 };
+pub use tei::{TeiInfo, TeiRequest, TeiRequestBody, TeiSentences};
 
 use layer0::OutputDtype;
 use layer0::embedder::Input;
@@ -75,6 +84,9 @@ pub struct CreateSimilarityRequest {
     /// The number of dimensions that are compared, from the beginning of each vector.
     #[schema(value_type = Option<u64>, minimum = 1)]
     pub dimensions: Option<u64>,
+    /// Whether the texts were sent as `inputs`, as for text-embeddings-inference: the response is in its form, too.
+    #[schema(ignore)]
+    pub is_tei: bool,
 }
 
 /// The inputs of a request: a string, a list of strings, a list of token IDs, or a list of lists of token IDs. After

@@ -21,8 +21,8 @@ use super::error::{BulkError, UnwritableRows};
 use super::parts::Part;
 use super::sparse::{SparseLayout, join_safetensors};
 use crate::decimal;
-use layer0::{Fingerprint, OutputDtype};
 use layer0::retrieval::sparse::SparseVector;
+use layer0::{Fingerprint, OutputDtype};
 use layer0_files::{self as files, FileError, FileErrorKind};
 use layer0_records::table;
 

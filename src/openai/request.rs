@@ -58,7 +58,7 @@ use super::{
     CreateEmbeddingRequest, CreateSimilarityRequest, CreateSparseEmbeddingRequest, CreateTokensRequest, EncodingFormat,
     InputType, Inputs,
 };
-use super::{rerank, sparse};
+use super::{cohere, ollama, rerank, sparse, tei};
 use layer0::OutputDtype;
 use layer0::retrieval::sparse::MAX_NEIGHBORS;
 use layer0_files::json::{self, NonFinite};
@@ -77,6 +77,9 @@ pub enum BodyError {
 
 /// A request type that can be parsed from a body.
 pub trait ParsedRequest: Sized + Send + 'static {
+    /// Whether the body may be declared as something other than JSON. curl declares a form unless it is told otherwise.
+    const ANY_CONTENT_TYPE: bool = false;
+
     /// Reads the request from a body. Of each list of inputs the first `max_inputs` are kept, and all are counted.
     ///
     /// # Errors
@@ -117,8 +120,9 @@ const INPUT: &str = "input";
 const QUERIES: &str = "queries";
 pub(super) const MODEL: &str = "model";
 const ENCODING_FORMAT: &str = "encoding_format";
-const DIMENSIONS: &str = "dimensions";
+pub(super) const DIMENSIONS: &str = "dimensions";
 const OUTPUT_DTYPE: &str = "output_dtype";
+const SENTENCES: &str = "inputs";
 const INPUT_TYPE: &str = "input_type";
 const EXPAND: &str = "expand";
 
@@ -149,10 +153,10 @@ impl RequestWithInput for CreateTokensRequest {
 }
 
 impl RequestWithInput for CreateSimilarityRequest {
-    const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS];
+    const FIELDS: &'static [&'static str] = &[INPUT, QUERIES, MODEL, DIMENSIONS, SENTENCES];
 
-    fn from_fields(Fields { queries, model, dimensions, .. }: Fields, input: Inputs) -> Self {
-        Self { input, queries, model, dimensions }
+    fn from_fields(Fields { queries, model, dimensions, sentences, .. }: Fields, input: Inputs) -> Self {
+        Self { input, queries, model, dimensions, is_tei: sentences }
     }
 
     fn inputs(&self) -> impl Iterator<Item = (&'static str, &Inputs)> {
@@ -181,6 +185,8 @@ pub struct Fields {
     encoding_format: Option<EncodingFormat>,
     dimensions: Option<u64>,
     output_dtype: Option<OutputDtype>,
+    /// Whether `input` and `queries` were sent as `inputs`, in the form of text-embeddings-inference.
+    sentences: bool,
     input_type: Option<InputType>,
     expand: Option<u64>,
     /// The names of fields that no request has.
@@ -222,7 +228,10 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
         let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS, OUTPUT_DTYPE, INPUT_TYPE, EXPAND]
             .into_iter()
             .chain(rerank::FIELDS)
-            .chain(sparse::FIELDS);
+            .chain(sparse::FIELDS)
+            .chain(cohere::FIELDS)
+            .chain(ollama::FIELDS)
+            .chain(tei::FIELDS);
         let named = message.split('\'').nth(1);
         return BodyError::Field { field: fields.find(|field| named == Some(field)), message };
     }
@@ -313,6 +322,13 @@ impl ReadObject for Body {
                         _ => return Err(Error::custom(WRONG)),
                     };
                 }
+                SENTENCES => {
+                    if let Some(inputs) = tei::read_sentences(&mut map, self.max_inputs)? {
+                        fields.input = Some(inputs.sentences);
+                        fields.queries = Some(inputs.source_sentence);
+                        fields.sentences = true;
+                    }
+                }
                 INPUT_TYPE => {
                     const WRONG: &str = "'input_type' must be \"query\" or \"document\"";
                     fields.input_type = match map.next_value_seed(Scalar(WRONG))? {
@@ -371,7 +387,7 @@ impl<'de, T: ReadObject> Visitor<'de> for ObjectBody<T> {
 }
 
 /// Reads a whole number of at least 0, or null. For any other value, the error is `wrong`.
-fn read_whole<'de, A: MapAccess<'de>>(map: &mut A, wrong: &str) -> Result<Option<u64>, A::Error> {
+pub(super) fn read_whole<'de, A: MapAccess<'de>>(map: &mut A, wrong: &str) -> Result<Option<u64>, A::Error> {
     match map.next_value_seed(Scalar(wrong))? {
         Value::Null => Ok(None),
         Value::Number(number) => {

@@ -1,5 +1,7 @@
 //! HTTP errors in OpenAI's format. This is the only file that knows status codes.
 
+pub mod shape;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -351,6 +353,16 @@ impl ApiError {
             "The server had an error while processing your request. The server's log has the details under the \
              x-request-id of this response.",
         )
+    }
+}
+
+/// Returns the type of an error with this status in text-embeddings-inference.
+fn tei_error_type(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => "overloaded",
+        StatusCode::SERVICE_UNAVAILABLE => "unhealthy",
+        status if status.is_server_error() => "backend",
+        _ => "validation",
     }
 }
 

@@ -6,6 +6,7 @@ mod cors;
 pub mod paths;
 mod scope;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,7 +31,7 @@ use crate::server::request::allowed_hosts::AllowedHosts;
 use crate::server::request::authorize::KeyGate;
 use crate::server::request::context::RequestContext;
 use crate::server::routes::{
-    docs, embeddings, health, metrics, models, playground, rerank, similarity, sparse, tokenize,
+    cohere, docs, embeddings, health, metrics, models, ollama, playground, rerank, similarity, sparse, tei, tokenize,
 };
 use crate::server::state::ServerState;
 use scope::RequestScope;
@@ -66,6 +67,15 @@ pub fn router(state: &Arc<ServerState>) -> Routes {
         .routes(routes!(rerank::create_v2))
         .routes(routes!(sparse::create))
         .routes(routes!(sparse::create_for_tei))
+        .routes(routes!(cohere::embed_v2))
+        .routes(routes!(cohere::embed_v1))
+        .routes(routes!(tei::embed))
+        .routes(routes!(tei::info))
+        .routes(routes!(ollama::embed))
+        .routes(routes!(ollama::embeddings))
+        .routes(routes!(ollama::tags))
+        .routes(routes!(ollama::show))
+        .routes(routes!(ollama::version))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     let described = if server.metrics { described.routes(routes!(metrics::metrics)) } else { described };
@@ -151,7 +161,11 @@ impl Routes {
 
     async fn route(self, mut request: Request, peer: Option<Peer>) -> Response<Body> {
         let mut context = RequestContext::new(&self.scope.state, peer);
-        let path = paths::route(request.uri().path(), &self.scope.state.config.server.path_prefix);
+        let mut path = paths::route(request.uri().path(), &self.scope.state.config.server.path_prefix);
+        if path == playground::PAGE && request.method() == Method::POST {
+            // Clients of text-embeddings-inference that know only the address of the server send their requests there.
+            path = Cow::from(tei::EMBED);
+        }
         let direct = request.method() == Method::POST && path == embeddings::PATH;
         if direct && !request.headers().contains_key(ORIGIN) {
             return self.scope.answer(Some(embeddings::PATH), context, request, embeddings::direct).await;

@@ -43,5 +43,9 @@ def test_chroma_js(environment):
     run("chroma.test.mjs", environment)
 
 
+def test_ollama_js(environment):
+    run("ollama.test.mjs", environment)
+
+
 def test_ai_sdk(environment):
     run("ai-sdk.test.mjs", environment)

@@ -77,7 +77,8 @@ fn only_settings_that_change_vectors_change_the_fingerprint() {
     ] {
         assert_eq!(same, plain);
     }
-    let overridden = |overrides| Embedder::builder(&llama).overrides(overrides).open().unwrap().fingerprint().to_string();
+    let overridden =
+        |overrides| Embedder::builder(&llama).overrides(overrides).open().unwrap().fingerprint().to_string();
     let eps = layer0::Overrides { norm_eps: Some(0.5), ..Default::default() };
     let scale = layer0::Overrides { embedding_scale: Some(2.0), ..Default::default() };
     let tokenizer = copy_of("llama");

@@ -38,6 +38,7 @@ mod models;
 mod numbers;
 mod openapi;
 mod operations;
+mod other_systems;
 mod output;
 mod output_dtypes;
 mod paths;

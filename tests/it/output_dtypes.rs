@@ -36,8 +36,7 @@ fn integers_are_made_of_the_floats_that_were_cut_to_the_dimensions() {
             let (_, _, bytes) = raw(&app, "*/*", &request("bytes"));
             assert_eq!(bytes.len(), TEXTS.len() * dtype.bytes(dimensions));
             for (index, floats) in floats.iter().enumerate() {
-                let found: Vec<i64> =
-                    serde_json::from_value(numbers.body["data"][index]["embedding"].clone()).unwrap();
+                let found: Vec<i64> = serde_json::from_value(numbers.body["data"][index]["embedding"].clone()).unwrap();
                 assert_eq!(found, integers(dtype, floats), "{dtype:?}");
                 let text = base64.body["data"][index]["embedding"].as_str().unwrap();
                 assert_eq!(base64_simd::STANDARD.decode_to_vec(text).unwrap(), dtype.convert(floats), "{dtype:?}");
@@ -71,7 +70,10 @@ fn raw_bytes_have_their_shape_in_the_headers() {
     }
     let mut binary = json!({"input": "a", "dimensions": 10, "output_dtype": "binary", "encoding_format": "bytes"});
     let (_, headers, bytes) = raw(&app, "*/*", &binary);
-    assert_eq!((&headers["embedding-shape"], &headers["embedding-dtype"]), (&"1,2".parse().unwrap(), &"int8".parse().unwrap()));
+    assert_eq!(
+        (&headers["embedding-shape"], &headers["embedding-dtype"]),
+        (&"1,2".parse().unwrap(), &"int8".parse().unwrap())
+    );
     assert_eq!(bytes.len(), 2);
     binary["output_dtype"] = json!("ubinary");
     assert_eq!(raw(&app, "*/*", &binary).1["embedding-dtype"], "uint8");

@@ -336,6 +336,11 @@ impl Embedder {
         self.table_dimensions
     }
 
+    /// Returns the largest number of tokens that an input may have, or `None` if there is no limit.
+    pub fn max_input_tokens(&self) -> Option<usize> {
+        self.settings.max_input_tokens
+    }
+
     /// Returns the highest token ID that an input may contain, or `None` if inputs must be texts.
     pub fn max_token_id(&self) -> Option<u32> {
         match self.settings.token_input {

@@ -148,11 +148,8 @@ fn append_bytes(vector: &[f32], offset: u8, out: &mut Vec<u8>) {
     const ROUNDING: f64 = 1e-3;
     let squares: f64 = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
     let length = squares.sqrt();
-    let factor = if length > 0.0 && (length - 1.0).abs() > ROUNDING {
-        (f64::from(SCALE) / length) as f32
-    } else {
-        SCALE
-    };
+    let factor =
+        if length > 0.0 && (length - 1.0).abs() > ROUNDING { (f64::from(SCALE) / length) as f32 } else { SCALE };
     // The conversion to i8 saturates.
     out.extend(vector.iter().map(|&x| ((x * factor).round() as i8).cast_unsigned().wrapping_add(offset)));
 }

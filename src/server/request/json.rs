@@ -35,7 +35,9 @@ impl<T: openai::ParsedRequest> Json<T> {
     /// If the body is not valid JSON for `T`, or the server does not accept it.
     pub async fn read(context: &RequestContext, request: Request) -> Result<Self, ApiError> {
         let (state, weight) = (&context.state, context.weight.clone());
-        check_content_type(request.headers())?;
+        if !T::ANY_CONTENT_TYPE {
+            check_content_type(request.headers())?;
+        }
         coding::check_transfer(request.headers())?;
         let codings = coding::content_codings(request.headers())?;
         let (max, max_inputs) = (state.config.server.max_body, state.config.server.max_inputs);

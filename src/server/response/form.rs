@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use super::write;
 use crate::decimal;
-use crate::openai::EncodingFormat;
+use crate::openai::{CohereType, EncodingFormat};
 use layer0::OutputDtype;
 use layer0::embedder::Input;
 
 /// The form of a response with embeddings.
-#[derive(Clone)]
 pub enum ResponseForm {
     /// `{"object": "list", "data": [...], ...}`, as OpenAI's API returns it.
     OpenAi { format: EncodingFormat, dtype: OutputDtype },
@@ -27,8 +26,7 @@ pub enum ResponseForm {
     Cohere(CohereForm),
 }
 
-/// The form of Cohere's responses: the texts of the request, and all vectors in one type after another.
-#[derive(Clone)]
+/// The form of Cohere's responses: all vectors in one type after another, and the texts of the request.
 pub struct CohereForm {
     /// The ID of the response.
     pub id: String,
@@ -37,29 +35,6 @@ pub struct CohereForm {
     pub texts: Arc<Vec<Input>>,
     /// The types of the vectors, or `None` for a plain list of floats, as version 1 returns it to requests without types.
     pub types: Option<Vec<CohereType>>,
-}
-
-/// A type of vectors in Cohere's API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CohereType {
-    Numbers(OutputDtype),
-    /// Floats in base64.
-    Base64,
-}
-
-impl CohereType {
-    /// Returns the name of the type in requests and responses.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Numbers(dtype) => dtype.name(),
-            Self::Base64 => "base64",
-        }
-    }
-
-    /// Returns the type with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        if name == Self::Base64.name() { Some(Self::Base64) } else { OutputDtype::named(name).map(Self::Numbers) }
-    }
 }
 
 /// One of the lists of a response, each of which has an entry for every input.
@@ -76,18 +51,10 @@ impl ResponseForm {
     pub fn sections(&self) -> Vec<Section> {
         match self {
             Self::Cohere(form) => {
-                let types = form.types.as_ref().map_or(1, Vec::len);
-                std::iter::once(Section::Texts).chain((0..types).map(Section::Vectors)).collect()
+                // The vectors come first, because an error of the model can be reported only before the response begins.
+                (0..form.lists()).map(Section::Vectors).chain([Section::Texts]).collect()
             }
             _ => vec![Section::Vectors(0)],
-        }
-    }
-
-    /// Returns the media type of the body.
-    pub const fn content_type(&self) -> &'static str {
-        match self {
-            Self::Bytes { .. } => "application/octet-stream",
-            _ => "application/json",
         }
     }
 
@@ -130,12 +97,12 @@ impl ResponseForm {
             Self::Cohere(form) => {
                 write::comma(out, index);
                 match form.kind(section) {
-                    CohereType::Numbers(dtype) => decimal::vector(out, vector, dtype),
                     CohereType::Base64 => {
                         out.push(b'"');
                         write::base64(out, vector, OutputDtype::Float);
                         out.push(b'"');
                     }
+                    kind => decimal::vector(out, vector, kind.dtype()),
                 }
             }
         }
@@ -160,7 +127,8 @@ impl ResponseForm {
             Self::Tei => out.push(b']'),
             Self::Ollama { started } => {
                 let nanoseconds = started.elapsed().as_nanos();
-                let end = format!(r#"],"total_duration":{nanoseconds},"load_duration":0,"prompt_eval_count":{tokens}}}"#);
+                let end =
+                    format!(r#"],"total_duration":{nanoseconds},"load_duration":0,"prompt_eval_count":{tokens}}}"#);
                 out.extend_from_slice(end.as_bytes());
             }
             Self::OllamaSingle => out.push(b'}'),
@@ -170,47 +138,52 @@ impl ResponseForm {
 }
 
 impl CohereForm {
+    /// Returns the number of lists of vectors.
+    fn lists(&self) -> usize {
+        self.types.as_ref().map_or(1, Vec::len)
+    }
+
     /// Returns the type of the vectors in a section.
     fn kind(&self, section: Section) -> CohereType {
-        let float = CohereType::Numbers(OutputDtype::Float);
         match (section, &self.types) {
-            (Section::Vectors(index), Some(types)) => types.get(index).copied().unwrap_or(float),
-            _ => float,
+            (Section::Vectors(index), Some(types)) => types.get(index).copied().unwrap_or(CohereType::Float),
+            _ => CohereType::Float,
         }
     }
 
     fn begin(&self, section: Section, out: &mut Vec<u8>) {
-        match (section, &self.types) {
-            (Section::Texts, types) => {
-                out.extend_from_slice(br#"{"id":"#);
-                write::string(out, &self.id);
-                out.extend_from_slice(br#","response_type":""#);
-                let kind = if types.is_some() { "embeddings_by_type" } else { "embeddings_floats" };
-                out.extend_from_slice(kind.as_bytes());
-                out.extend_from_slice(br#"","texts":["#);
-            }
-            (Section::Vectors(_), None) => out.extend_from_slice(br#","embeddings":["#),
-            (Section::Vectors(index), Some(_)) => {
-                out.extend_from_slice(if index == 0 { br#","embeddings":{""# } else { br#",""# });
-                out.extend_from_slice(self.kind(section).name().as_bytes());
-                out.extend_from_slice(br#"":["#);
-            }
+        let index = match section {
+            Section::Vectors(index) => index,
+            Section::Texts => return out.extend_from_slice(br#","texts":["#),
+        };
+        if index == 0 {
+            out.extend_from_slice(br#"{"id":"#);
+            write::string(out, &self.id);
+            out.extend_from_slice(br#","response_type":""#);
+            let kind = if self.types.is_some() { "embeddings_by_type" } else { "embeddings_floats" };
+            out.extend_from_slice(kind.as_bytes());
+            out.extend_from_slice(br#"","embeddings":"#);
         }
+        if self.types.is_some() {
+            out.push(if index == 0 { b'{' } else { b',' });
+            write::string(out, self.kind(section).name());
+            out.push(b':');
+        }
+        out.push(b'[');
     }
 
     fn end(&self, section: Section, tokens: usize, out: &mut Vec<u8>) {
         out.push(b']');
-        let Section::Vectors(index) = section else { return };
-        if index + 1 < self.types.as_ref().map_or(1, Vec::len) {
-            return;
+        match section {
+            Section::Vectors(index) if self.types.is_some() && index + 1 == self.lists() => out.push(b'}'),
+            Section::Vectors(_) => {}
+            Section::Texts => {
+                let version = self.version;
+                let meta = format!(
+                    r#","meta":{{"api_version":{{"version":"{version}"}},"billed_units":{{"input_tokens":{tokens}}}}}}}"#
+                );
+                out.extend_from_slice(meta.as_bytes());
+            }
         }
-        if self.types.is_some() {
-            out.push(b'}');
-        }
-        let version = self.version;
-        let meta = format!(
-            r#","meta":{{"api_version":{{"version":"{version}"}},"billed_units":{{"input_tokens":{tokens}}}}}}}"#
-        );
-        out.extend_from_slice(meta.as_bytes());
     }
 }

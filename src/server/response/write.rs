@@ -29,7 +29,6 @@ pub fn embedding(out: &mut Vec<u8>, index: usize, vector: &[f32], format: Encodi
     out.push(b'}');
 }
 
-
 /// Appends a JSON string.
 pub fn string(out: &mut Vec<u8>, text: &str) {
     // A string always serializes, and a Vec accepts every write.

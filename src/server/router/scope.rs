@@ -12,6 +12,7 @@ use futures_util::FutureExt;
 use tracing::Instrument;
 
 use crate::server::error::ApiError;
+use crate::server::error::shape::ErrorShape;
 use crate::server::observe::access::AccessLog;
 use crate::server::observe::accounting::{ErrorClass, ResponseAccounting};
 use crate::server::request::admit::{AdmissionLimits, admit};
@@ -69,6 +70,11 @@ impl RequestScope {
         // The message names a file, which only the operator should see. The log has the message.
         if !self.state.keys.is_empty() && is_damaged_model(&answer) {
             answer = ApiError::damaged_model().into_response();
+        }
+        if let Some(shape) = route.and_then(ErrorShape::of)
+            && matches!(answer.extensions().get(), Some(ResponseAccounting::Failed(_)))
+        {
+            answer = shape.reshape(answer).await;
         }
         if let Some(caller) = caller {
             caller.describe_limits(answer.headers_mut());

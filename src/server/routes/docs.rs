@@ -27,7 +27,7 @@ pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 const RAPIDOC: &[u8] = include_bytes!("../../../assets/rapidoc/rapidoc-min.js.gz");
 
 /// The tags that group the operations, in the order of the page at [`PAGE`].
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 6] = [
     ("embeddings", "Embeddings, as in OpenAI's API. The paths of Azure OpenAI and of older clients work too."),
     (
         "retrieval",
@@ -35,6 +35,7 @@ const TAGS: [(&str, &str); 5] = [
     ),
     ("models", "The models that this server offers, as in OpenAI's API."),
     ("tools", "Tokens of texts and similarities between texts. OpenAI's API does not have these."),
+    ("other systems", "Embeddings in the forms of Ollama, text-embeddings-inference and Cohere, for their clients."),
     ("operations", "Health probes and metrics for operators."),
 ];
 

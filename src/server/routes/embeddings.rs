@@ -191,14 +191,14 @@ pub async fn respond(
     let usage = inputs::charge(state, &tokens).map_err(|error| error.for_field(field))?;
     let model = model.unwrap_or_else(|| requested.entry.id().to_owned());
     let (embedder, stages) = (Arc::clone(&requested.embedder), Arc::clone(&requested.stages));
-    let described = form.clone();
+    let bytes = if let ResponseForm::Bytes { dtype } = form { Some(dtype) } else { None };
     let answer = EmbeddingsResponse { embedder, stages, tokens, dimensions, form, model };
     let mut response = if small { answer.respond_inline()? } else { answer.respond(state).await? };
     let headers = response.headers_mut();
     if let Ok(fingerprint) = HeaderValue::from_maybe_shared(requested.entry.fingerprint()) {
         headers.insert(FINGERPRINT, fingerprint);
     }
-    if let ResponseForm::Bytes { dtype } = described {
+    if let Some(dtype) = bytes {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert(DTYPE, HeaderValue::from_static(dtype.numpy_name()));
         headers.insert(PROMPT_TOKENS, HeaderValue::from(usage));

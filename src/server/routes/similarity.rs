@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decimal;
 use crate::openai::{CreateSimilarityRequest, CreateSimilarityResponse, EncodingFormat};
 use crate::server::error::ApiError;
 use crate::server::observe::stages::Stage;
@@ -38,8 +39,16 @@ pub async fn create(
     context: RequestContext,
     Json(request): Json<CreateSimilarityRequest>,
 ) -> Result<AccountedResponse, ApiError> {
+    answer(&context, request).await
+}
+
+/// Compares the texts of a request, whatever API it belongs to.
+///
+/// # Errors
+/// If there is no such model, or an input or the number of dimensions is not valid for it.
+pub async fn answer(context: &RequestContext, request: CreateSimilarityRequest) -> Result<AccountedResponse, ApiError> {
     let state = &context.state;
-    let CreateSimilarityRequest { input, queries, model, dimensions } = request;
+    let CreateSimilarityRequest { input, queries, model, dimensions, is_tei } = request;
     let inputs = input.list;
     let queries = queries.map(|queries| queries.list).unwrap_or_default();
     let requested = RequestedModel::resolve(state, model.as_deref())?;
@@ -47,8 +56,8 @@ pub async fn create(
 
     let count = inputs.len() + queries.len();
     let (columns, asked_for) = (inputs.len(), queries.len());
-    let inputs = requested.check(&context, "input", inputs)?;
-    let queries = requested.check(&context, "queries", queries)?;
+    let inputs = requested.check(context, "input", inputs)?;
+    let queries = requested.check(context, "queries", queries)?;
     let rows = if asked_for == 0 { columns } else { asked_for };
     // The work and the response grow with the number of pairs, which the size of the body does not show.
     context.add_weight((rows as u64).saturating_mul(columns as u64).saturating_mul(size_of::<f32>() as u64))?;
@@ -72,7 +81,7 @@ pub async fn create(
         queued(slice);
         stages.time(Stage::Serialize, || {
             let mut out = Vec::with_capacity(WRITE_SLICE);
-            if slice == 0 {
+            if slice == 0 && !is_tei {
                 out.extend_from_slice(write::HEAD);
             }
             let vector = |at: usize| vectors.get(at * dimensions..(at + 1) * dimensions).unwrap_or_default();
@@ -82,9 +91,13 @@ pub async fn create(
                     cosines.push(dot(vector(first + row), vector(column)).clamp(-1.0, 1.0));
                     at.reached()?;
                 }
-                write::similarity(&mut out, row, &cosines);
+                match is_tei {
+                    // There is a single row, because there is a single source sentence.
+                    true => decimal::array(&mut out, &cosines),
+                    false => write::similarity(&mut out, row, &cosines),
+                }
             }
-            if slice == last {
+            if slice == last && !is_tei {
                 write::tail(&mut out, &model, usage);
             }
             Ok(out.into())
