@@ -109,6 +109,7 @@ fn embed(embedder: &Embedder, input: &Path, format: OutputFormat, dir: &Path, th
         field: "text".to_owned(),
         out: Some(dir.join("out")),
         layout,
+        openai_batch: false,
         skip: false,
         max_skipped: Default::default(),
         threads,

@@ -7,6 +7,7 @@
 
 mod columns;
 mod error;
+mod openai_batch;
 pub mod output;
 mod parts;
 mod run;
@@ -36,6 +37,8 @@ pub struct Options {
     /// The output file. With `None`, JSON lines go to standard output.
     pub out: Option<PathBuf>,
     pub layout: Layout,
+    /// Whether the inputs are batch files of OpenAI's API. Each record is then a request, and the output has its answer.
+    pub openai_batch: bool,
     /// Whether bad records are left out and reported. Otherwise the first bad record ends the run.
     pub skip: bool,
     /// The largest share of the records of a file that may be left out.
@@ -179,6 +182,7 @@ fn identity(embedder: &Embedder, options: &Options, inputs: &[Identity]) -> Stri
         "model": embedder.fingerprint(),
         "inputs": inputs,
         "field": options.field,
+        "openai_batch": options.openai_batch,
         "layout": format!("{:?}", options.layout),
     });
     format!("{identity:#}\n")

@@ -18,6 +18,8 @@
 
 mod error;
 mod observe;
+#[cfg(feature = "bulk")]
+pub mod offline;
 pub mod preflight;
 pub mod reload;
 mod request;

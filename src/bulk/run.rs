@@ -13,6 +13,7 @@ use arrow_schema::SchemaRef;
 
 use super::columns::{self, Cell, Cells, Columns};
 use super::error::{BulkError, RecordProblem, UnwritableRows};
+use super::openai_batch;
 use super::output::{OutputFormat, Vectors};
 use super::parts::{Part, Parts};
 use super::sparse::SparseKind;
@@ -176,6 +177,10 @@ impl<'a> Run<'a> {
     }
 
     fn limits(&self) -> Limits {
+        if self.options.openai_batch {
+            // One request can have thousands of inputs, and an input of a few bytes has a vector of thousands.
+            return Limits { rows: 256, bytes: 128 << 10 };
+        }
         let layout = &self.options.layout;
         let vectors = if layout.format.is_text() { CHUNK_JSON } else { CHUNK_VECTORS };
         Limits { rows: (vectors / (4 * layout.dimensions)).clamp(1, CHUNK_ROWS), bytes: CHUNK_TEXT }
@@ -300,6 +305,9 @@ impl<'a> Run<'a> {
     }
 
     fn lines(&self, lines: &[Line], json: bool, bad: &mut Bad) -> Result<(Vec<u8>, Part), UnwritableRows> {
+        if self.options.openai_batch {
+            return Ok(self.answers(lines, bad));
+        }
         let layout = &self.options.layout;
         let mut records = self.records(lines, json, bad);
         let positions: Vec<u64> = lines.iter().map(|line| line.position).filter(|p| !bad.contains_key(p)).collect();
@@ -317,6 +325,24 @@ impl<'a> Run<'a> {
             }
         };
         Ok((bytes, part))
+    }
+
+    /// Returns the answers to the requests of a batch file, and adds the lines that are not requests to `bad`.
+    fn answers(&self, lines: &[Line], bad: &mut Bad) -> (Vec<u8>, Part) {
+        let (mut out, mut part) = (Vec::new(), Part::default());
+        for line in lines {
+            let answered = line.content.as_ref().map_err(Clone::clone);
+            let answered =
+                answered.and_then(|content| openai_batch::answer(self.embedder, content, line.position, &mut out));
+            match answered {
+                Ok(tokens) => {
+                    part.rows += 1;
+                    part.tokens += tokens as u64;
+                }
+                Err(problem) => drop(bad.insert(line.position, problem.into())),
+            }
+        }
+        (out, part)
     }
 
     /// Returns the valid records of `lines`, and adds the others to `bad`.

@@ -70,6 +70,10 @@ pub struct EmbedArgs {
     /// configuration]
     #[arg(long, value_name = "WEIGHT")]
     lexical_weight: Option<f64>,
+    /// The inputs are batch files of OpenAI's API, JSON lines of {"custom_id", "method", "url", "body"}, and the output has one
+    /// answer for each request. The model in a request is ignored.
+    #[arg(long, conflicts_with_all = ["field", "sparse", "dimensions", "embedding_dtype", "embedding_field"])]
+    openai_batch: bool,
     /// The treatment of a record that is damaged, has no text, or is longer than the model accepts.
     #[arg(long, value_enum, default_value_t = OnError::Fail)]
     on_error: OnError,
@@ -122,6 +126,15 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
         )
         .into());
     }
+    if args.openai_batch
+        && let Some(other) = sources.iter().find(|source| source.format() != InputFormat::Jsonl)
+    {
+        return Err(format!(
+            "{} is not read as JSON lines, which a batch file consists of: give --input-format jsonl",
+            other.name().display()
+        )
+        .into());
+    }
     let bar = Bar::new();
     let embedder = embedder(args, &bar)?;
     let options = Options {
@@ -143,6 +156,7 @@ pub fn run(args: &EmbedArgs) -> Result<String, Failure> {
             }),
             fingerprint: embedder.fingerprint(),
         },
+        openai_batch: args.openai_batch,
         skip: args.on_error == OnError::Skip,
         max_skipped: args.max_skipped,
         threads: match args.threads {
@@ -176,6 +190,9 @@ fn format(args: &EmbedArgs, output: Option<&Path>) -> Result<OutputFormat, Failu
     };
     if output.is_none() && format != OutputFormat::Jsonl {
         return Err("standard output takes JSON lines only: give --output FILE".into());
+    }
+    if args.openai_batch && format != OutputFormat::Jsonl {
+        return Err("the answers to a batch file are JSON lines: write .jsonl, or to standard output".into());
     }
     if format.is_text() && args.embedding_dtype == EmbeddingDtype::Float16 {
         return Err("--embedding-dtype float16 is for Parquet, npy and safetensors; JSON's numbers have no size".into());

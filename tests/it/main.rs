@@ -36,6 +36,7 @@ mod loading;
 mod metrics;
 mod models;
 mod numbers;
+mod openai_batch;
 mod openapi;
 mod operations;
 mod other_systems;
