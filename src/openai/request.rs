@@ -601,7 +601,7 @@ mod tests {
         let full = r#"{"input":"a","model":"m","encoding_format":"base64","dimensions":8.0,"user":7,"other":[{}]}"#;
         let full = request(full).unwrap();
         assert_eq!(full.model.as_deref(), Some("m"));
-        assert_eq!((full.encoding_format, full.dimensions), (EncodingFormat::Base64, Some(8)));
+        assert_eq!((full.encoding_format, full.dimensions), (Some(EncodingFormat::Base64), Some(8)));
         let short = request(r#"{"input":"a"}"#);
         let nulls = r#"{"input":"a","model":null,"encoding_format":null,"dimensions":null,"user":null}"#;
         assert_eq!(request(nulls), short);

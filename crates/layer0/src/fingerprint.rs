@@ -6,7 +6,8 @@
 //! * the table: the type of its numbers, its shape, its rows as they are stored, in the order of the token IDs, and their scales;
 //! * the final norm and the norm on the embedding: kind, eps, weight and bias; the scale of the embeddings; and the weights of tokens;
 //! * the content of the tokenizer.json, and the prompt that is put before each text;
-//! * whether vectors are scaled to length 1, whether special tokens are pooled, the token that is left out, and the exponent of token counts.
+//! * whether vectors are scaled to length 1, whether special tokens are pooled, the token that is left out, the exponent of token
+//!   counts, and the number of columns and the weight of the lexical tail.
 //!
 //! What only decides how a request is read or refused is not a part of it: the meaning of token IDs in a request, the answer to empty inputs, and the
 //! limit on tokens. `dimensions` is not a part of it either, because a shorter vector is the beginning of the longer one, and its
@@ -102,7 +103,8 @@ pub(crate) struct VectorSpace<'a> {
 impl VectorSpace<'_> {
     pub fn fingerprint(&self) -> Fingerprint {
         let Self { table, rows_digest, norm, tokenizer_digest, conventions, prompt } = self;
-        let Conventions { special_tokens, normalize, left_out, token_count_exponent } = conventions;
+        let Conventions { special_tokens, normalize, left_out, token_count_exponent, lexical_dimensions, lexical_weight } =
+            conventions;
         let FinalNorm { embedding_scale, embedding_norm, norm: last, row_weights } = norm;
         let mut fields = Fields::default();
         fields.add("version", VERSION.as_bytes());
@@ -134,6 +136,11 @@ impl VectorSpace<'_> {
         // The plain mean, which most models have, adds nothing to the list.
         if *token_count_exponent != 1.0 {
             fields.add("token_count_exponent", &token_count_exponent.to_le_bytes());
+        }
+        // The same holds for a model without a lexical tail. The length of the tail determines the size of its numbers.
+        if *lexical_dimensions > 0 {
+            fields.add("lexical_dimensions", &(*lexical_dimensions as u64).to_le_bytes());
+            fields.add("lexical_weight", &lexical_weight.to_le_bytes());
         }
         Fingerprint(XxHash3_128::oneshot(&fields.0))
     }
@@ -248,6 +255,9 @@ mod tests {
             fingerprint(|p| p.prompt = Some("passage: ")),
             fingerprint(|p| p.conventions.token_count_exponent = 0.5),
             fingerprint(|p| p.conventions.token_count_exponent = 0.0),
+            fingerprint(|p| p.conventions.lexical_dimensions = 8),
+            fingerprint(|p| p.conventions.lexical_dimensions = 16),
+            fingerprint(|p| (p.conventions.lexical_dimensions, p.conventions.lexical_weight) = (8, 0.25)),
         ];
         let count = all.len();
         all.sort_by_key(|fingerprint| fingerprint.0);

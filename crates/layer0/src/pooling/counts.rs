@@ -43,7 +43,7 @@ impl<'a> WeightedTokens<'a> {
         Self { ids, weights: &[], total: ids.len() as f64 }
     }
 
-    fn new(ids: &'a [u32], weights: &'a [f32]) -> Self {
+    pub fn new(ids: &'a [u32], weights: &'a [f32]) -> Self {
         Self { ids, weights, total: weights.iter().map(|&weight| f64::from(weight)).sum() }
     }
 
