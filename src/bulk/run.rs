@@ -159,7 +159,13 @@ impl<'a> Run<'a> {
                 };
                 let layout = &self.options.layout;
                 let whole = layout.writes_records();
-                let reading = Reading { limits: self.limits(), field: &self.options.field, whole, digest: false };
+                let reading = Reading {
+                    limits: self.limits(),
+                    field: &self.options.field,
+                    second_field: None,
+                    whole,
+                    digest: false,
+                };
                 match source.read(reading, &mut emit) {
                     Ok(ended) => columns = columns.or(ended.columns),
                     Err(error) => self.fail(error),

@@ -1,6 +1,7 @@
 //! Reads the records of CSV (RFC 4180) and TSV files. No record takes more memory than a line of text may take. TSV has
 //! no quotes (<https://www.iana.org/assignments/media-types/text/tab-separated-values>).
 
+use std::collections::HashSet;
 use std::io::{self, BufRead};
 
 use super::{BadRecord, MAX_LINE};
@@ -140,6 +141,25 @@ impl<R: BufRead> Records<R> {
         }
         Ok(())
     }
+}
+
+/// Renames columns so that no two names are the same and no name is empty. The new names are those of pandas: `a`,
+/// `a.1`, `Unnamed: 2`.
+pub(crate) fn distinct(columns: Vec<String>) -> Vec<String> {
+    let mut taken: HashSet<String> = columns.iter().cloned().collect();
+    let mut seen = HashSet::new();
+    let mut name = |number: usize, column: String| {
+        let column = if column.is_empty() { format!("Unnamed: {number}") } else { column };
+        if seen.insert(column.clone()) {
+            return column;
+        }
+        let mut free = (1..).map(|n: u64| format!("{column}.{n}")).filter(|name| !taken.contains(name));
+        let renamed = free.next().unwrap_or_default();
+        taken.insert(renamed.clone());
+        seen.insert(renamed.clone());
+        renamed
+    };
+    columns.into_iter().enumerate().map(|(number, column)| name(number, column)).collect()
 }
 
 #[cfg(test)]

@@ -180,10 +180,19 @@ pub struct Reading<'a> {
     pub limits: Limits,
     /// The field or column that holds the text. A dot selects a field within an object or struct.
     pub field: &'a str,
+    /// A second field or column that holds text, if the records are pairs of texts.
+    pub second_field: Option<&'a str>,
     /// Whether to read the other columns of a Parquet file as well.
     pub whole: bool,
     /// Whether to compute the SHA-256 of the file.
     pub digest: bool,
+}
+
+impl<'a> Reading<'a> {
+    /// Returns the fields that hold text.
+    fn fields(self) -> impl Iterator<Item = &'a str> {
+        [self.field].into_iter().chain(self.second_field)
+    }
 }
 
 impl Source {
@@ -325,7 +334,7 @@ impl Source {
             emit,
         };
         let columns = match self.format {
-            InputFormat::Csv | InputFormat::Tsv => Some(self.rows(&mut input.reader, reading.field, &mut pending)?),
+            InputFormat::Csv | InputFormat::Tsv => Some(self.rows(&mut input.reader, reading, &mut pending)?),
             InputFormat::Json => self.values(&mut input.reader, &mut pending)?,
             _ => self.lines(&mut input.reader, &mut pending)?,
         };
@@ -393,7 +402,7 @@ impl Source {
     fn rows<E: From<RecordsError>>(
         &self,
         reader: &mut dyn BufRead,
-        field: &str,
+        reading: Reading<'_>,
         pending: &mut Pending<'_, '_, E>,
     ) -> Result<Vec<String>, E> {
         let mut records = delimited::Records::new(reader, self.format == InputFormat::Tsv);
@@ -409,12 +418,14 @@ impl Source {
             }
             None => Vec::new(),
         };
-        has_column(self.name(), &columns, field, columns.iter().any(|column| column == field))?;
-        if columns.iter().filter(|column| *column == field).count() > 1 {
-            let problem = format!("has two columns {field:?}");
-            return Err(RecordsError::new(RecordsErrorKind::DuplicateColumn, self.name(), problem).into());
+        for field in reading.fields() {
+            has_column(self.name(), &columns, field, columns.iter().any(|column| column == field))?;
+            if columns.iter().filter(|column| *column == field).count() > 1 {
+                let problem = format!("has two columns {field:?}");
+                return Err(RecordsError::new(RecordsErrorKind::DuplicateColumn, self.name(), problem).into());
+            }
         }
-        let columns = distinct(columns);
+        let columns = delimited::distinct(columns);
         while let Some(record) = records.read_record().map_err(|e| self.damaged(&e))? {
             let position = record.line;
             let content = record.fields.and_then(|fields| object(&columns, &fields));
@@ -463,25 +474,6 @@ impl TextInput {
         let sha256 = digest.map(|digest| files::hexadecimal(&digest.finalize())).unwrap_or_default();
         Ok(Ended { columns: None, bytes: self.read.load(Ordering::Relaxed), sha256 })
     }
-}
-
-/// Renames columns so that no two names are the same and no name is empty. The new names are those of pandas: `a`,
-/// `a.1`, `Unnamed: 2`.
-fn distinct(columns: Vec<String>) -> Vec<String> {
-    let mut taken: std::collections::HashSet<String> = columns.iter().cloned().collect();
-    let mut seen = std::collections::HashSet::new();
-    let mut name = |number: usize, column: String| {
-        let column = if column.is_empty() { format!("Unnamed: {number}") } else { column };
-        if seen.insert(column.clone()) {
-            return column;
-        }
-        let mut free = (1..).map(|n: u64| format!("{column}.{n}")).filter(|name| !taken.contains(name));
-        let renamed = free.next().unwrap_or_default();
-        taken.insert(renamed.clone());
-        seen.insert(renamed.clone());
-        renamed
-    };
-    columns.into_iter().enumerate().map(|(number, column)| name(number, column)).collect()
 }
 
 fn object(columns: &[String], record: &delimited::Fields<'_>) -> Result<Vec<u8>, BadRecord> {

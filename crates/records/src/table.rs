@@ -60,11 +60,13 @@ pub fn read<E: From<RecordsError>>(
     let mut builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(path, &e))?;
     let fields = builder.schema().fields();
     let columns: Vec<String> = fields.iter().map(|field| field.name().clone()).collect();
-    let found = field_type(fields, reading.field);
-    has_column(path, &columns, reading.field, found.is_some())?;
-    if let Some(kind) = found.filter(|kind| !is_text(kind)) {
-        let problem = format!("has {kind} in the column {:?}, not text", reading.field);
-        return Err(RecordsError::new(RecordsErrorKind::ColumnType, path, problem).into());
+    for field in reading.fields() {
+        let found = field_type(fields, field);
+        has_column(path, &columns, field, found.is_some())?;
+        if let Some(kind) = found.filter(|kind| !is_text(kind)) {
+            let problem = format!("has {kind} in the column {field:?}, not text");
+            return Err(RecordsError::new(RecordsErrorKind::ColumnType, path, problem).into());
+        }
     }
     let groups = builder.metadata().row_groups();
     // A batch is decoded as a whole. The number of its rows is therefore derived from the average size of a row,
@@ -73,7 +75,7 @@ pub fn read<E: From<RecordsError>>(
     let bytes = groups.iter().map(|group| u64::try_from(group.total_byte_size()).unwrap_or(0)).sum::<u64>();
     let fitting = (reading.limits.bytes as u64 / (bytes / rows).max(1)).clamp(1, reading.limits.rows as u64);
     if !reading.whole {
-        let mask = ProjectionMask::columns(builder.parquet_schema(), [reading.field]);
+        let mask = ProjectionMask::columns(builder.parquet_schema(), reading.fields());
         builder = builder.with_projection(mask);
     }
     let reader = builder.with_batch_size(fitting as usize).build().map_err(|e| damaged(path, &e))?;

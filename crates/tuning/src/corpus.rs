@@ -132,36 +132,37 @@ fn records<E: From<RecordsError>>(
     take: &mut Take<'_, E>,
 ) -> Result<(u64, String), E> {
     let limits = Limits { rows: ROWS, bytes: BATCH };
-    let ended = source.read(Reading { limits, field, whole: false, digest: true }, &mut |chunk| {
-        let mut batch = Batch { texts: Vec::new(), bytes: chunk.bytes };
-        let mut add = |position: u64, text: Result<String, BadRecord>| match text {
-            Ok(text) if text.is_empty() => {}
-            Ok(text) => {
-                found.texts += 1;
-                batch.texts.push(text);
-            }
-            Err(problem) => {
-                found.skipped += 1;
-                if first.is_empty() {
-                    *first = format!("is at {position}: it {problem}");
+    let ended =
+        source.read(Reading { limits, field, second_field: None, whole: false, digest: true }, &mut |chunk| {
+            let mut batch = Batch { texts: Vec::new(), bytes: chunk.bytes };
+            let mut add = |position: u64, text: Result<String, BadRecord>| match text {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => {
+                    found.texts += 1;
+                    batch.texts.push(text);
+                }
+                Err(problem) => {
+                    found.skipped += 1;
+                    if first.is_empty() {
+                        *first = format!("is at {position}: it {problem}");
+                    }
+                }
+            };
+            match chunk.rows {
+                Rows::Lines { lines, .. } => {
+                    for line in lines {
+                        add(line.position, line.content.and_then(|record| text_of(&record, field)));
+                    }
+                }
+                Rows::Batch { first, batch } => {
+                    let texts = table::texts(&batch, field).map_err(|e| RecordsError::from_table(source.name(), &e))?;
+                    for (position, text) in (first..).zip(texts) {
+                        add(position, text);
+                    }
                 }
             }
-        };
-        match chunk.rows {
-            Rows::Lines { lines, .. } => {
-                for line in lines {
-                    add(line.position, line.content.and_then(|record| text_of(&record, field)));
-                }
-            }
-            Rows::Batch { first, batch } => {
-                let texts = table::texts(&batch, field).map_err(|e| RecordsError::from_table(source.name(), &e))?;
-                for (position, text) in (first..).zip(texts) {
-                    add(position, text);
-                }
-            }
-        }
-        take(batch)
-    })?;
+            take(batch)
+        })?;
     Ok((ended.bytes, ended.sha256))
 }
 

@@ -144,7 +144,7 @@ pub fn lines(path: &Path, field: &str) -> Result<Vec<String>, EvalError> {
             line.clear();
         }
     } else {
-        let reading = Reading { limits: LIMITS, field, whole: false, digest: false };
+        let reading = Reading { limits: LIMITS, field, second_field: None, whole: false, digest: false };
         source.read::<EvalError>(reading, &mut |chunk| {
             let texts: Vec<(u64, Result<String, BadRecord>)> = match chunk.rows {
                 Rows::Lines { lines, .. } => lines
@@ -192,24 +192,27 @@ fn objects(
         let json = strict_object(record, NonFinite::Null).map_err(|problem| wrong(position, &problem))?;
         take(position, &Object::parse(&json).map_err(|problem| wrong(position, &problem))?)
     };
-    source.read::<EvalError>(Reading { limits: LIMITS, field, whole: true, digest: false }, &mut |chunk| {
-        match chunk.rows {
-            Rows::Lines { lines, .. } => {
-                for line in lines {
-                    let record = line.content.map_err(|problem| wrong(line.position, &problem))?;
-                    take(line.position, &record)?;
+    source.read::<EvalError>(
+        Reading { limits: LIMITS, field, second_field: None, whole: true, digest: false },
+        &mut |chunk| {
+            match chunk.rows {
+                Rows::Lines { lines, .. } => {
+                    for line in lines {
+                        let record = line.content.map_err(|problem| wrong(line.position, &problem))?;
+                        take(line.position, &record)?;
+                    }
+                }
+                Rows::Batch { first, batch } => {
+                    let json = table::json_lines(&batch).map_err(|e| RecordsError::from_table(source.name(), &e))?;
+                    let lines = json.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+                    for (position, line) in (first..).zip(lines) {
+                        take(position, line)?;
+                    }
                 }
             }
-            Rows::Batch { first, batch } => {
-                let json = table::json_lines(&batch).map_err(|e| RecordsError::from_table(source.name(), &e))?;
-                let lines = json.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
-                for (position, line) in (first..).zip(lines) {
-                    take(position, line)?;
-                }
-            }
-        }
-        Ok(true)
-    })?;
+            Ok(true)
+        },
+    )?;
     Ok(())
 }
 
