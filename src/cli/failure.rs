@@ -120,6 +120,7 @@ mod bulk {
 mod tuning {
     use super::with_remedy;
     use crate::cli::output::Failure;
+    use layer0_records::{RecordsError, RecordsErrorKind};
     use layer0_tuning::{CorpusError, EvalError, FitError, RefineError};
 
     impl From<CorpusError> for Failure {
@@ -144,13 +145,29 @@ mod tuning {
         }
     }
 
+    /// Returns the failure for a file of pairs, whose fields have flags of their own.
+    fn of_pairs(error: &RecordsError) -> Failure {
+        let remedy = match error.kind() {
+            RecordsErrorKind::MissingColumn | RecordsErrorKind::ColumnType => Some(
+                "name the columns with --anchor-field and --positive-field; a file of tabs without a header must end in .txt",
+            ),
+            RecordsErrorKind::TooManySkipped => Some(
+                "name the fields with --anchor-field and --positive-field, mend the file, or allow a larger share with --max-skipped",
+            ),
+            _ => return error.clone().into(),
+        };
+        with_remedy(error, remedy)
+    }
+
     impl From<FitError> for Failure {
         fn from(error: FitError) -> Self {
             let remedy = match &error {
                 FitError::Corpus(error) => return error.clone().into(),
+                FitError::Pairs(error) => return of_pairs(error),
                 FitError::NothingToFit(_) => Some("give more text, or a smaller --held-out"),
                 FitError::TooFewHeldOut(_) => Some("give --lambda 0.02, more text, or a larger --held-out"),
                 FitError::ForeignCache(_) => Some("delete it, or give another --cache"),
+                FitError::ForeignState(_) => Some("start anew without --resume, or give the same pairs and options"),
                 FitError::OutdatedCache(_) => {
                     Some("the model behind the name is another one now: delete this file, or give another --cache")
                 }

@@ -66,6 +66,10 @@ impl Progress for Bar {
         self.with(|current| current.iter().for_each(|drawn| drawn.bar.inc(by)));
     }
 
+    fn describe(&self, what: &str) {
+        self.with(|current| current.iter().for_each(|drawn| drawn.bar.set_message(what.to_owned())));
+    }
+
     fn finish(&self) {
         self.with(|current| {
             if let Some(Drawn { bar, .. }) = current.take() {

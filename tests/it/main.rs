@@ -42,6 +42,7 @@ mod operations;
 mod other_systems;
 mod output;
 mod output_dtypes;
+mod pairs;
 mod paths;
 mod playground;
 mod preflight;

@@ -16,6 +16,8 @@ pub trait Progress: Sync {
     }
     /// `by` more bytes or items are done.
     fn advance(&self, by: u64);
+    /// Replaces the description of the current operation.
+    fn describe(&self, _what: &str) {}
     /// The current operation has ended.
     fn finish(&self);
     /// Reports something that the user should know.

@@ -91,13 +91,16 @@ pub enum FitError {
     /// The corpus cannot be used.
     #[error(transparent)]
     Corpus(#[from] CorpusError),
+    /// A file of pairs cannot be used.
+    #[error(transparent)]
+    Pairs(RecordsError),
     /// A value in the options is out of its range.
     #[error("{0}")]
     OutOfRange(Diagnostic),
     /// The tokenizer refuses a text.
     #[error("{0}")]
     Tokenizer(Diagnostic),
-    /// All texts of the corpus are held out, or the corpus has none.
+    /// All texts of the corpus are held out, or the corpus has none, or the pairs are too few.
     #[error("{0}")]
     NothingToFit(Diagnostic),
     /// Too few texts are held out to choose lambda on them.
@@ -115,6 +118,9 @@ pub enum FitError {
     /// The cache holds vectors of another length than the teacher's answers, so another model answered before.
     #[error("{0}")]
     OutdatedCache(Diagnostic),
+    /// The saved state of a training is that of another training, or is damaged.
+    #[error("{0}")]
+    ForeignState(Diagnostic),
     /// The computation does not converge.
     #[error("{0}")]
     NoSolution(Diagnostic),

@@ -26,10 +26,12 @@
 pub mod cache;
 mod measure;
 mod solve;
-mod spool;
+mod source;
+pub(crate) mod spool;
 mod target;
 pub mod teacher;
-mod texts;
+mod teacher_texts;
+pub(crate) mod texts;
 pub mod vectors;
 
 use std::io;
@@ -50,12 +52,14 @@ use crate::refine::Rows;
 use crate::refine::moments::{self, Gram};
 use crate::refine::rows::Block;
 use layer0::checkpoint::Checkpoint;
-use layer0::pooling::{CpuPooling, Pooling};
 use layer0::progress::Progress;
 use layer0_files::Diagnostic;
 pub use measure::{Loss, Report};
 use solve::{Lane, Matrix, PANEL};
+use source::Source;
+pub use source::Unfitted;
 use spool::Spooled;
+pub use teacher_texts::TeacherTexts;
 pub use texts::Corpus;
 use texts::TokenCounts;
 use vectors::Vectors;
@@ -120,58 +124,20 @@ pub struct Summary {
     pub held_out: Option<Report>,
 }
 
+/// Returns a problem of the corpus.
+fn few(corpus: &Corpus<'_>, problem: String) -> Diagnostic {
+    Diagnostic::new(corpus.files.first().cloned().unwrap_or_default(), problem)
+}
+
 /// The table that a fit has found.
 #[derive(Debug)]
 pub struct Fitted<'a> {
     source: Source<'a>,
     map: Mat<f32>,
-    /// The tokens that occur in the corpus, as row indices of the table in ascending order. `rows` holds their new
-    /// rows.
-    tokens: Vec<u32>,
+    /// The texts that the table was fitted to. `rows` holds the new rows of their tokens.
+    texts: TeacherTexts,
     rows: Vec<f32>,
     summary: Summary,
-}
-
-/// The rows of the checkpoint, scaled: `F0` of the module documentation.
-#[derive(Debug)]
-struct Source<'a> {
-    checkpoint: &'a Checkpoint,
-    pooling: CpuPooling,
-    scale: f32,
-}
-
-impl Source<'_> {
-    fn dimensions(&self) -> usize {
-        self.checkpoint.table.dimensions()
-    }
-
-    /// Returns the vector of a text.
-    fn vector(&self, ids: &[u32]) -> Vec<f32> {
-        let mut vector = vec![0.0; self.dimensions()];
-        self.mean(ids, &mut vector);
-        vector
-    }
-
-    /// Writes the weighted mean of the rows of `ids` to `out`.
-    fn mean(&self, ids: &[u32], out: &mut [f32]) {
-        // Pooling on the CPU cannot fail.
-        let _ = self.pooling.mean(&[ids], out.len(), out);
-        for x in out {
-            *x *= self.scale;
-        }
-    }
-
-    /// Returns the rows of `ids`. The row of a token that is never pooled consists of zeros.
-    fn rows(&self, ids: impl IndexedParallelIterator<Item = u32>) -> Block {
-        let dimensions = self.dimensions();
-        let mut numbers = vec![0.0; ids.len() * dimensions];
-        numbers.par_chunks_mut(dimensions).zip(ids).for_each(|(row, id)| {
-            if Some(id) != self.checkpoint.conventions.left_out {
-                self.mean(&[id], row);
-            }
-        });
-        Block { numbers, dimensions }
-    }
 }
 
 /// Fits the table of `checkpoint` to the vectors that `teacher` has for the texts of `corpus`. The vectors are kept in
@@ -188,60 +154,45 @@ pub fn fit<'a>(
     progress: &dyn Progress,
 ) -> Result<Fitted<'a>, FitError> {
     check(checkpoint, corpus, options)?;
-    let threads = rayon::current_num_threads();
-    let pooling = CpuPooling::new(checkpoint.table.clone(), checkpoint.collapsed_norm(threads)?)
-        .with_token_count_exponent(checkpoint.conventions.token_count_exponent);
-    let read = texts::read(checkpoint, corpus, teacher, scratch, progress)?;
-    let counts = &read.counts;
+    let mut source = Source::new(checkpoint)?;
+    let texts =
+        TeacherTexts::read(checkpoint, corpus, teacher, (options.gamma, options.dimensions), scratch, progress)?;
+    let TeacherTexts { counts, target, vectors, .. } = &texts;
     let held_out = counts.held_out();
-    let fitted = counts.len() - held_out;
-    let few = |problem: String| Diagnostic::new(corpus.files.first().cloned().unwrap_or_default(), problem);
-    if fitted == 0 {
-        return Err(FitError::NothingToFit(few("leaves no text to fit on".to_owned())));
-    }
     if options.lambda.is_none() && held_out < ENOUGH {
-        let problem = few(format!("leaves {held_out} texts to choose lambda on"));
+        let problem = few(corpus, format!("leaves {held_out} texts to choose lambda on"));
         return Err(FitError::TooFewHeldOut(problem.expected(format!("at least {ENOUGH}"))));
     }
-    let teacher_dimensions = read.vectors.table.dimensions();
-    let dimensions = options.dimensions.unwrap_or(teacher_dimensions.min(checkpoint.table.dimensions()));
-    if dimensions > teacher_dimensions {
-        let problem = few(format!("cannot be fitted to {dimensions} dimensions"));
-        return Err(FitError::OutOfRange(problem.expected(format!("at most {teacher_dimensions}, the teacher's"))));
-    }
-
-    let mut source = Source { checkpoint, pooling, scale: 1.0 };
+    let dimensions = target.table.dimensions();
     source.scale = unit_scale(&source, &counts.tokens);
-    let target = target::target(&read.vectors, counts, options.gamma, dimensions, scratch, progress)?;
-    let (map, scales) = linear_map(&source, counts, &target, progress)
-        .ok_or_else(|| FitError::NoSolution(few("gives a linear map that could not be found".to_owned())))?;
+    let (map, scales) = linear_map(&source, counts, target, progress)
+        .ok_or_else(|| FitError::NoSolution(few(corpus, "gives a linear map that could not be found".to_owned())))?;
     let mut rows = mapped(&source, &counts.tokens, &map);
 
-    let before = measure::measure(&source, counts, &rows, &target, &read.vectors);
+    let before = measure::measure(&source, counts, &rows, target, vectors);
     let matrix = Matrix { counts, scales: &scales };
-    let problem = Problem { matrix: &matrix, target: &target, dimensions, steps: options.steps };
+    let problem = Problem { matrix: &matrix, target, dimensions, steps: options.steps };
     let lambda = match options.lambda {
         Some(lambda) => lambda,
         None => problem.best_lambda(&rows, progress),
     };
     problem.solve(&mut rows, lambda, progress);
-    let held_out =
-        before.map(|before| before.and_after(measure::measure(&source, counts, &rows, &target, &read.vectors)));
+    let held_out = before.map(|before| before.and_after(measure::measure(&source, counts, &rows, target, vectors)));
 
     let summary = Summary {
-        teacher: teacher.description(),
-        teacher_dimensions,
+        teacher: texts.description.clone(),
+        teacher_dimensions: vectors.table.dimensions(),
         gamma: options.gamma,
         lambda,
         lambda_chosen: options.lambda.is_none(),
         steps: options.steps,
-        files: read.files,
-        texts: fitted,
-        without_tokens: read.without_tokens,
+        files: texts.files.clone(),
+        texts: counts.len() - counts.held_out(),
+        without_tokens: texts.without_tokens,
         tokens_seen: counts.tokens.len(),
         held_out,
     };
-    Ok(Fitted { source, map, tokens: read.counts.tokens, rows, summary })
+    Ok(Fitted { source, map, texts, rows, summary })
 }
 
 fn check(checkpoint: &Checkpoint, corpus: &Corpus<'_>, options: &Options) -> Result<(), FitError> {
@@ -441,6 +392,11 @@ fn lane(numbers: impl Iterator<Item = f32>) -> Lane {
 }
 
 impl Fitted<'_> {
+    /// Returns the texts that the table was fitted to, with the vectors of the teacher.
+    pub fn texts(&self) -> &TeacherTexts {
+        &self.texts
+    }
+
     /// Returns the record of the fit.
     pub fn summary(&self) -> &Summary {
         &self.summary
@@ -463,7 +419,7 @@ impl Rows for Fitted<'_> {
 
     fn for_each_block(&self, take: &mut dyn FnMut(usize, &[f32]) -> io::Result<()>) -> io::Result<()> {
         let dimensions = self.dimensions();
-        let mut seen = self.tokens.iter().zip(self.rows.chunks(dimensions)).peekable();
+        let mut seen = self.texts.counts.tokens.iter().zip(self.rows.chunks(dimensions)).peekable();
         for block in blocks(self.rows(), ROWS_AT_A_TIME) {
             let first = block.start;
             let ids = block.clone().into_par_iter().map(|id| u32::try_from(id).unwrap_or(u32::MAX));

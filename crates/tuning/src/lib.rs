@@ -2,6 +2,7 @@
 //!
 //! * [`refine`] computes better rows from the table alone.
 //! * [`fit`] moves rows toward the vectors of a teacher model.
+//! * [`contrastive`] trains rows on pairs of texts.
 //! * [`eval`] measures vectors on tasks with known answers.
 //! * [`corpus`] gives `refine` and `fit` the texts of data files.
 
@@ -9,6 +10,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 #![deny(missing_docs, missing_debug_implementations)]
 
+pub mod contrastive;
 pub mod corpus;
 mod error;
 pub mod eval;

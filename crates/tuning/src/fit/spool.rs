@@ -80,6 +80,15 @@ impl Spooled {
         Block { numbers, dimensions }
     }
 
+    /// Adds `weight` times row `index` to `sums`.
+    #[inline]
+    pub fn add(&self, index: u32, weight: f32, sums: &mut [f32]) {
+        let numbers = self.table.row(index).unwrap_or_default().as_chunks().0;
+        for (sum, &x) in sums.iter_mut().zip(numbers) {
+            *sum += weight * f32::from_le_bytes(x);
+        }
+    }
+
     /// Returns the numbers of row `index`. The result is empty if there is no such row.
     pub fn row(&self, index: usize) -> impl Iterator<Item = f32> + use<'_> {
         let bytes = u32::try_from(index).ok().and_then(|index| self.table.row(index)).unwrap_or_default();

@@ -74,6 +74,8 @@ pub struct Read {
     pub counts: TokenCounts,
     /// The teacher's vectors, scaled to length 1: one per text of `counts`.
     pub vectors: Spooled,
+    /// The texts of each file.
+    pub ranges: Vec<Range<usize>>,
     pub files: Vec<CorpusFile>,
     /// The number of texts that were left out because none of their tokens has a row.
     pub without_tokens: u64,
@@ -96,6 +98,11 @@ impl TokenCounts {
     pub fn ids(&self, index: usize) -> impl Iterator<Item = u32> {
         let columns = slice(&self.columns, &self.starts, index);
         columns.iter().filter_map(|&column| self.tokens.get(column as usize).copied())
+    }
+
+    /// Returns the positions of the tokens of text `index` in `tokens`, once per occurrence.
+    pub fn columns(&self, index: usize) -> &[u32] {
+        slice(&self.columns, &self.starts, index)
     }
 
     /// Returns the fitted texts that contain the token at position `column`, once per occurrence.
@@ -223,18 +230,13 @@ pub fn read(
     let rows = checkpoint.table.rows();
     let (mut ids, mut starts, mut held_out) = (Vec::new(), vec![0], Vec::new());
     let mut spool: Option<Spool> = None;
-    let (mut files, mut without_tokens, mut number) = (Vec::new(), 0, 0);
+    let (mut files, mut ranges, mut without_tokens, mut number) = (Vec::new(), Vec::new(), 0, 0);
     progress.start_texts("reading the corpus", corpus::size(corpus.files));
     for path in corpus.files {
-        let mut tokens = 0;
+        let (mut tokens, first) = (0, held_out.len());
         let file = corpus::read::<FitError>(path, corpus.fields, progress, &mut |batch| {
-            let encoded: Vec<Vec<u32>> = batch
-                .texts
-                .par_iter()
-                .map(|text| encode(checkpoint, text))
-                .collect::<Result<_, String>>()
-                .map_err(|e| format!("holds a text that could not be tokenized: {e}"))
-                .map_err(|problem| FitError::Tokenizer(Diagnostic::new(path, problem)))?;
+            let encoded: Vec<Vec<u32>> =
+                batch.texts.par_iter().map(|text| encode(checkpoint, path, text)).collect::<Result<_, FitError>>()?;
             for (texts, encoded) in batch.texts.chunks(TEXTS_AT_A_TIME).zip(encoded.chunks(TEXTS_AT_A_TIME)) {
                 for ((text, mut vector), encoded) in texts.iter().zip(teacher.of(texts, progress)?).zip(encoded) {
                     let spool = match &mut spool {
@@ -263,26 +265,30 @@ pub fn read(
             Ok(true)
         })?;
         files.push(CorpusFile { tokens, ..file });
+        ranges.push(first..held_out.len());
     }
     progress.finish();
     let Some(spool) = spool else { return Err(corpus::without_text(&files, corpus.files, corpus.fields).into()) };
     teacher.finish()?;
     let exponent = checkpoint.conventions.token_count_exponent;
     let counts = TokenCounts::of(&ids, starts, held_out, rows, exponent);
-    Ok(Read { counts, vectors: spool.finish()?, files, without_tokens })
+    Ok(Read { counts, vectors: spool.finish()?, ranges, files, without_tokens })
 }
 
-/// Returns the tokens of `text` that have a row and are pooled.
-fn encode(checkpoint: &Checkpoint, text: &str) -> Result<Vec<u32>, String> {
+/// Returns the tokens of a text of the file `path` that have a row and are pooled.
+pub fn encode(checkpoint: &Checkpoint, path: &Path, text: &str) -> Result<Vec<u32>, FitError> {
     let mut ids = Vec::new();
-    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|error| error.to_string())?;
+    checkpoint.tokenizer.choice.implementation.encode(text, false, &mut ids).map_err(|error| {
+        let problem = format!("holds a text that could not be tokenized: {error}");
+        FitError::Tokenizer(Diagnostic::new(path, problem))
+    })?;
     ids.retain(|&id| (id as usize) < checkpoint.table.rows() && Some(id) != checkpoint.conventions.left_out);
     Ok(ids)
 }
 
 /// Tells whether a text is held out. Only the text itself decides, so the order of the corpus and its other texts do
 /// not matter.
-fn is_held_out(text: &str, share: f64) -> bool {
+pub fn is_held_out(text: &str, share: f64) -> bool {
     let digest = Sha256::digest(text.as_bytes());
     let hash = digest.iter().take(8).fold(0u64, |hash, &byte| hash << 8 | u64::from(byte));
     (hash as f64) < share * 2f64.powi(64)

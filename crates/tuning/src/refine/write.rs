@@ -50,6 +50,16 @@ impl RowDtype {
         }
     }
 
+    /// Replaces the numbers of a row by those that are read from the row once it is stored in this type.
+    pub(crate) fn round(self, row: &mut [f32]) {
+        match self {
+            Self::F32 => {}
+            Self::F16 => row.iter_mut().for_each(|x| *x = f16::from_f32(*x).to_f32()),
+            Self::Int8 => quantize::round_int8(row),
+            Self::Int4 => quantize::round_int4(row),
+        }
+    }
+
     /// Returns the name of the type in safetensors, and the number of stored columns for a table of `dimensions`
     /// columns.
     const fn stored(self, dimensions: usize) -> (&'static str, usize) {

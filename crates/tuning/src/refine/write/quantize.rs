@@ -15,13 +15,7 @@ pub fn int8(row: &[f32]) -> (f32, Vec<u8>) {
 /// Returns the scale and two columns per byte (`table.rs`, `Int4`). The scale is the candidate with the smallest
 /// squared error.
 pub fn int4(row: &[f32]) -> (f32, Vec<u8>) {
-    let largest = largest(row);
-    let scales = INT4_SPANS.map(|span| span * largest / INT4_MAX);
-    let error = |scale: f32| -> f32 {
-        row.iter().map(|&x| x - scale * step(x, scale, INT4_MAX)).map(|error| error * error).sum()
-    };
-    let best = scales.into_iter().map(|scale| (scale, error(scale))).min_by(|a, b| a.1.total_cmp(&b.1));
-    let scale = best.map_or(0.0, |(scale, _)| scale);
+    let scale = int4_scale(row);
     let nibble = |x: f32| (step(x, scale, INT4_MAX) + 8.0) as u8;
     let bytes = row.chunks(2).map(|pair| match *pair {
         [even, odd] => nibble(even) | nibble(odd) << 4,
@@ -29,6 +23,28 @@ pub fn int4(row: &[f32]) -> (f32, Vec<u8>) {
         _ => nibble(0.0),
     });
     (scale, bytes.collect())
+}
+
+fn int4_scale(row: &[f32]) -> f32 {
+    let largest = largest(row);
+    let scales = INT4_SPANS.map(|span| span * largest / INT4_MAX);
+    let error = |scale: f32| -> f32 {
+        row.iter().map(|&x| x - scale * step(x, scale, INT4_MAX)).map(|error| error * error).sum()
+    };
+    let best = scales.into_iter().map(|scale| (scale, error(scale))).min_by(|a, b| a.1.total_cmp(&b.1));
+    best.map_or(0.0, |(scale, _)| scale)
+}
+
+/// Replaces the numbers of a row by the multiples of its scale that [`int8`] stores.
+pub fn round_int8(row: &mut [f32]) {
+    let scale = largest(row) / INT8_MAX;
+    row.iter_mut().for_each(|x| *x = scale * step(*x, scale, INT8_MAX));
+}
+
+/// Replaces the numbers of a row by the multiples of its scale that [`int4`] stores.
+pub fn round_int4(row: &mut [f32]) {
+    let scale = int4_scale(row);
+    row.iter_mut().for_each(|x| *x = scale * step(*x, scale, INT4_MAX));
 }
 
 fn largest(row: &[f32]) -> f32 {
@@ -85,6 +101,18 @@ mod tests {
         let error = |back: &[f32]| row.iter().zip(back).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         let full: Vec<f32> = row.iter().map(|&x| (x * 7.0 / 5.0).round_ties_even() * 5.0 / 7.0).collect();
         assert!(scale < 5.0 / 7.0 && error(&back) < error(&full));
+    }
+
+    #[test]
+    fn rounded_rows_are_the_rows_that_are_read_back() {
+        for n in [1, 2, 7, 64, 200] {
+            let row = wave(n);
+            let (mut eight, mut four) = (row.clone(), row.clone());
+            round_int8(&mut eight);
+            round_int4(&mut four);
+            assert_eq!(eight, decoded(TableDtype::Int8, int8(&row), n).1);
+            assert_eq!(four, decoded(TableDtype::Int4, int4(&row), n).1);
+        }
     }
 
     #[test]
