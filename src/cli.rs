@@ -78,7 +78,7 @@ enum Command {
     Refine(refine::RefineArgs),
     /// Fit the table of a checkpoint to another model's vectors of your texts.
     #[cfg(feature = "refine")]
-    Fit(fit::FitArgs),
+    Fit(Box<fit::FitArgs>),
     /// Measure the quality of models' vectors on your own or on public data sets.
     #[cfg(feature = "refine")]
     Eval(eval::EvalArgs),

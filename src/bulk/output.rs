@@ -19,7 +19,7 @@ use parquet::schema::types::ColumnPath;
 
 use super::error::{BulkError, UnwritableRows};
 use super::parts::Part;
-use super::sparse::{SparseLayout, join_safetensors};
+use super::sparse::{DenseTensor, SparseLayout, join_safetensors};
 use crate::decimal;
 use layer0::retrieval::sparse::SparseVector;
 use layer0::{Fingerprint, OutputDtype};
@@ -290,11 +290,11 @@ impl Layout {
 
     fn join_sparse(&self, parts: &[(PathBuf, Part)], file: &File) -> io::Result<()> {
         let Some(sparse) = &self.sparse else { return Ok(()) };
-        let (_, tensor, size) = self.dtype.names();
-        let columns = self.dtype.columns(self.dimensions);
-        let row_bytes = columns as u64 * size;
+        let (_, dtype, number_bytes) = self.dtype.names();
+        let columns = self.dtype.columns(self.dimensions) as u64;
+        let dense = DenseTensor { name: &self.column, dtype, number_bytes, columns };
         let metadata = [(FINGERPRINT.to_owned(), self.fingerprint.to_string())];
-        join_safetensors(sparse, &self.column, tensor, row_bytes, columns, metadata, parts, file)
+        join_safetensors(sparse, &dense, metadata, parts, file)
     }
 
     fn join_bytes(&self, parts: &[(PathBuf, Part)], rows: u64, mut file: &File) -> io::Result<()> {

@@ -94,6 +94,16 @@ struct Sections {
     dense: u64,
 }
 
+/// The tensor of the dense vectors in a safetensors file.
+pub struct DenseTensor<'a> {
+    pub name: &'a str,
+    /// The type of the numbers, as safetensors names it.
+    pub dtype: &'static str,
+    /// The number of bytes of each number.
+    pub number_bytes: u64,
+    pub columns: u64,
+}
+
 /// Writes a safetensors file with these `metadata`, of the dense vectors and the three arrays of a compressed sparse row matrix, as scipy has it: `indptr`,
 /// `indices` and `values`.
 ///
@@ -101,18 +111,16 @@ struct Sections {
 /// Fails if a file cannot be read or written.
 pub fn join_safetensors(
     sparse: &SparseLayout,
-    dense_name: &str,
-    dense_dtype: &str,
-    dense_row_bytes: u64,
-    columns: usize,
+    dense: &DenseTensor<'_>,
     metadata: impl IntoIterator<Item = (String, String)>,
     parts: &[(PathBuf, Part)],
     file: &File,
 ) -> io::Result<()> {
+    let row_bytes = dense.columns * dense.number_bytes;
     let sections: Vec<Sections> = parts
         .iter()
         .map(|(path, part)| {
-            let dense = part.rows * dense_row_bytes;
+            let dense = part.rows * row_bytes;
             let numbers = std::fs::metadata(path)?.len().saturating_sub(dense + part.rows * NUMBER) / (2 * NUMBER);
             Ok(Sections { path: path.clone(), rows: part.rows, numbers, dense })
         })
@@ -134,7 +142,7 @@ pub fn join_safetensors(
         name("indptr"): tensor("I64", &[rows + 1], (rows + 1) * 8),
         name("indices"): tensor("I32", &[numbers], numbers * NUMBER),
         name("values"): tensor("F32", &[numbers], numbers * NUMBER),
-        dense_name: tensor(dense_dtype, &[rows, columns as u64], rows * dense_row_bytes),
+        dense.name: tensor(dense.dtype, &[rows, dense.columns], rows * row_bytes),
     });
     let mut text = header.to_string();
     text += &" ".repeat((8 - text.len() % 8) % 8);

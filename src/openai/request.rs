@@ -605,7 +605,8 @@ mod tests {
         let short = request(r#"{"input":"a"}"#);
         let nulls = r#"{"input":"a","model":null,"encoding_format":null,"dimensions":null,"user":null}"#;
         assert_eq!(request(nulls), short);
-        assert_eq!(request(r#"{"input":"a","model":"","encoding_format":"float"}"#), short);
+        assert_eq!(request(r#"{"input":"a","model":"","user":7}"#), short);
+        assert_eq!(short.unwrap().encoding_format, None);
         let similarity = r#"{"input":"a","queries":null,"model":"","dimensions":null}"#;
         let similarity: CreateSimilarityRequest = parse(similarity.as_bytes(), 9).unwrap();
         assert_eq!((similarity.queries, similarity.model, similarity.dimensions), (None, None, None));

@@ -103,8 +103,14 @@ pub(crate) struct VectorSpace<'a> {
 impl VectorSpace<'_> {
     pub fn fingerprint(&self) -> Fingerprint {
         let Self { table, rows_digest, norm, tokenizer_digest, conventions, prompt } = self;
-        let Conventions { special_tokens, normalize, left_out, token_count_exponent, lexical_dimensions, lexical_weight } =
-            conventions;
+        let Conventions {
+            special_tokens,
+            normalize,
+            left_out,
+            token_count_exponent,
+            lexical_dimensions,
+            lexical_weight,
+        } = conventions;
         let FinalNorm { embedding_scale, embedding_norm, norm: last, row_weights } = norm;
         let mut fields = Fields::default();
         fields.add("version", VERSION.as_bytes());

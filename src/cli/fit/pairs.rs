@@ -109,7 +109,6 @@ impl PairArgs {
             keep_weight: self.keep_weight,
             rounded: self.quantization_aware.then_some(dtype),
             seed: self.seed,
-            ..Options::default()
         }
     }
 }

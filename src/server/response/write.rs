@@ -93,7 +93,7 @@ pub fn base64(out: &mut Vec<u8>, vector: &[f32], dtype: OutputDtype) {
     if cfg!(target_endian = "little") && dtype == OutputDtype::Float {
         base64_simd::STANDARD.encode_append(bytemuck::cast_slice::<f32, u8>(vector), out);
     } else {
-        base64_simd::STANDARD.encode_append(&dtype.convert(vector), out);
+        base64_simd::STANDARD.encode_append(dtype.convert(vector), out);
     }
 }
 
