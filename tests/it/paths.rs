@@ -108,11 +108,9 @@ fn an_unknown_path_gets_advice_about_the_probable_one() {
         "/v1/embeddings/embeddings",
         "/v1/embeddings/v1/embeddings",
         "/v1/v1/embeddings",
-        "/api/embeddings",
         "/api/v1/embeddings/",
         "/v1/chat/completions",
         "/chat/completions",
-        "/api/embed",
         "/V1/EMBEDDINGS",
         "/v1/",
     ] {
@@ -139,7 +137,7 @@ fn the_advised_base_url_has_the_clients_scheme_and_host() {
         ("[::1]:5000", "", "http://[::1]:5000/v1"),
         ("a'b", "", "http://HOST:PORT/v1"),
     ] {
-        let answer = app.send("/api/embeddings", &[("host", host), ("x-forwarded-proto", proto)], Some(&Value::Null));
+        let answer = app.send("/api/v1/embeddings", &[("host", host), ("x-forwarded-proto", proto)], Some(&Value::Null));
         let (status, _, _, _, message) = answer.error();
         assert_eq!(status, 404);
         assert!(message.contains(&format!("base_url to {base}:")), "{host}: {message}");
