@@ -101,13 +101,15 @@ impl CpuPooling {
         let mut totals: Vec<f64> = Vec::new();
         let mut in_block = 0;
         let (mut groups, mut weights) = (tokens.ids.chunks(GROUP), tokens.weights.chunks(GROUP));
-        let mut group = || groups.next().map_or_else(Rows::default, |ids| self.rows(ids, weights.next()));
-        let mut next = group();
+        // The groups take turns in two places, because copying a group takes as long as adding a short row.
+        let mut places = [Rows::default(), Rows::default()];
+        let [mut now, mut next] = places.each_mut();
+        self.fill(next, groups.next(), weights.next());
         while !next.is_empty() {
-            let rows = next;
-            next = group();
-            let (now, scales) = rows.get();
-            self.kernel.add(self.table.dtype(), now, scales, next.get().0, out);
+            std::mem::swap(&mut now, &mut next);
+            self.fill(next, groups.next(), weights.next());
+            let (rows, scales) = now.get();
+            self.kernel.add(self.table.dtype(), rows, scales, next.get().0, out);
             in_block += 1;
             if in_block == GROUPS_OF_A_BLOCK && !next.is_empty() {
                 in_block = 0;
@@ -140,18 +142,19 @@ impl CpuPooling {
         })
     }
 
-    /// Returns the rows of up to [`GROUP`] IDs with their scales, which are multiplied by the weights if there are any. An ID past the table
-    /// gives an empty row.
-    fn rows(&self, ids: &[u32], weights: Option<&[f32]>) -> Rows<'_> {
-        let mut rows = Rows { count: ids.len().min(GROUP), ..Rows::default() };
-        for ((row, scale), &id) in rows.rows.iter_mut().zip(&mut rows.scales).zip(ids) {
+    /// Replaces `group` by the rows of up to [`GROUP`] IDs with their scales, which are multiplied by the weights if there are any. An ID past
+    /// the table gives an empty row.
+    #[inline]
+    fn fill<'a>(&'a self, group: &mut Rows<'a>, ids: Option<&[u32]>, weights: Option<&[f32]>) {
+        let ids = ids.unwrap_or_default();
+        group.count = ids.len().min(GROUP);
+        for ((row, scale), &id) in group.rows.iter_mut().zip(&mut group.scales).zip(ids) {
             *row = self.table.row(id).unwrap_or_default();
             *scale = self.norm.scale.get(id as usize).copied().unwrap_or_default();
         }
-        for (scale, weight) in rows.scales.iter_mut().zip(weights.unwrap_or_default()) {
+        for (scale, weight) in group.scales.iter_mut().zip(weights.unwrap_or_default()) {
             *scale *= weight;
         }
-        rows
     }
 
     /// Returns the weighted mean of the tokens of one text, computed in f64.
@@ -317,7 +320,8 @@ mod tests {
         let ids: Vec<u32> = (0..256).map(|_| rng.u32(..9)).collect();
         let mut sums = vec![0.0; WIDTH];
         for ids in ids.chunks(GROUP) {
-            let rows = pooling.rows(ids, None);
+            let mut rows = Rows::default();
+            pooling.fill(&mut rows, Some(ids), None);
             pooling.kernel.add(TableDtype::F32, rows.get().0, rows.get().1, &[], &mut sums);
         }
         let expected: Vec<f32> = sums.iter().map(|x| x * (1.7 * (1.0 / 256.0)) + 0.3).collect();
