@@ -137,7 +137,8 @@ fn the_advised_base_url_has_the_clients_scheme_and_host() {
         ("[::1]:5000", "", "http://[::1]:5000/v1"),
         ("a'b", "", "http://HOST:PORT/v1"),
     ] {
-        let answer = app.send("/api/v1/embeddings", &[("host", host), ("x-forwarded-proto", proto)], Some(&Value::Null));
+        let answer =
+            app.send("/api/v1/embeddings", &[("host", host), ("x-forwarded-proto", proto)], Some(&Value::Null));
         let (status, _, _, _, message) = answer.error();
         assert_eq!(status, 404);
         assert!(message.contains(&format!("base_url to {base}:")), "{host}: {message}");
