@@ -84,7 +84,6 @@ pub struct CohereEmbedResponse {
     /// The texts of the request.
     pub texts: Vec<String>,
     /// The vectors of each type: `{"float": [[...], ...], ...}`. In version 1 without `embedding_types`, a list of vectors of floats.
-    #[schema(value_type = Object)]
     pub embeddings: serde_json::Value,
     #[schema(value_type = Object)]
     pub meta: serde_json::Value,

@@ -492,6 +492,15 @@ OPERATIONS = [
     "GET /v1/models/{id}",
     "POST /v1/tokenize",
     "POST /v1/similarity",
+    "POST /api/embed",
+    "POST /api/embeddings",
+    "POST /api/show",
+    "GET /api/tags",
+    "GET /api/version",
+    "POST /embed",
+    "GET /info",
+    "POST /v1/embed",
+    "POST /v2/embed",
     "GET /health",
     "GET /ready",
     "GET /metrics",
@@ -502,7 +511,7 @@ def test_the_page_of_the_api_tries_it(open_page, server):
     page = open_page(server.url + "/docs", ready=False)
     groups = page.locator(".nav-bar-tag")
     groups.last.wait_for()
-    assert groups.all_inner_texts() == ["Embeddings", "Retrieval", "Models", "Tools", "Operations"]
+    assert groups.all_inner_texts() == ["Embeddings", "Retrieval", "Models", "Tools", "Other Systems", "Operations"]
     listed = page.locator(".nav-bar-path").evaluate_all("all => all.map(it => it.textContent.trim().split(/\\s+/).join(' '))")
     assert [" ".join([line.split()[0].upper(), *line.split()[1:]]) for line in listed] == OPERATIONS
     operation = page.locator("#post-\\/v1\\/embeddings")

@@ -29,6 +29,17 @@ impl ErrorShape {
         }
     }
 
+    /// Returns the JSON schema of an error in this form.
+    pub fn schema(self) -> Value {
+        let fields: &[&str] = match self {
+            Self::Ollama => &["error"],
+            Self::Tei => &["error", "error_type"],
+            Self::Cohere => &["message"],
+        };
+        let properties: Value = fields.iter().map(|field| ((*field).to_owned(), json!({"type": "string"}))).collect();
+        json!({"type": "object", "required": fields, "properties": properties})
+    }
+
     /// Returns the response to an error in this form. `response` has the error in OpenAI's form.
     pub async fn reshape(self, response: Response<Body>) -> Response<Body> {
         let (mut head, body) = response.into_parts();

@@ -16,6 +16,7 @@ use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{Info, License, OpenApi, OpenApiBuilder};
 
 use crate::config::DEFAULT_MODEL_ID;
+use crate::server::error::shape::ErrorShape;
 use crate::server::request::context::RequestContext;
 use crate::server::state::ServerState;
 
@@ -59,6 +60,11 @@ pub fn document(api: OpenApi, protected: &[String]) -> Value {
         describe_keys(&mut api, protected);
     }
     if let Some(Value::Object(paths)) = api.get_mut("paths") {
+        for (path, item) in paths.iter_mut() {
+            if let Some(shape) = ErrorShape::of(path) {
+                describe_errors(item, &shape.schema());
+            }
+        }
         // axum writes `{*id}` for a parameter that may contain slashes. OpenAPI has no notation for that.
         for path in paths.keys().filter(|path| path.contains("{*")).cloned().collect::<Vec<_>>() {
             if let Some(item) = paths.remove(&path) {
@@ -67,6 +73,18 @@ pub fn document(api: OpenApi, protected: &[String]) -> Value {
         }
     }
     api
+}
+
+/// Replaces the schema of the errors of a path by that of another system.
+fn describe_errors(path: &mut Value, schema: &Value) {
+    for operation in path.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else { continue };
+        for (_, response) in responses.iter_mut().filter(|(status, _)| status.starts_with(['4', '5'])) {
+            if let Some(content) = response.pointer_mut("/content/application~1json") {
+                *content = json!({"schema": schema});
+            }
+        }
+    }
 }
 
 /// Describes the ways to send an API key, any one of which is enough.
