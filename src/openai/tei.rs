@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserializer, Serialize};
-use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -237,8 +237,15 @@ impl ToSchema for TeiInputsSchema {}
 #[allow(dead_code, reason = "the type only describes the API")]
 struct TeiSentencesBody {
     source_sentence: String,
-    #[schema(min_items = 1)]
-    sentences: Vec<String>,
+    #[schema(schema_with = text_or_texts)]
+    sentences: (),
+}
+
+/// The description of a field that takes a text or a list of texts.
+pub(super) fn text_or_texts() -> RefOr<Schema> {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let texts = ArrayBuilder::new().items(text()).min_items(Some(1));
+    OneOfBuilder::new().item(text()).item(texts).into()
 }
 
 #[cfg(test)]

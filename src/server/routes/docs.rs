@@ -107,6 +107,15 @@ fn describe_keys(api: &mut Value, protected: &[String]) {
     }
 }
 
+/// The fields that ask for a number of dimensions, below the schemas of the description.
+const DIMENSION_FIELDS: [&str; 5] = [
+    "CreateEmbeddingRequest/properties/dimensions",
+    "CreateSimilarityRequest/properties/dimensions",
+    "OllamaEmbedRequest/properties/dimensions",
+    "TeiRequest/properties/dimensions",
+    "CohereEmbedRequest/properties/output_dimension",
+];
+
 /// JSON pointers to the names of models in the example of a schema.
 const MODELS_IN_EXAMPLES: [&str; 2] = ["/example/model", "/example/data/0/id"];
 
@@ -148,8 +157,9 @@ pub fn description(mut api: Value, state: &ServerState, context: &RequestContext
         set("Inputs/oneOf/3/items/items", "maximum", json!(last));
     }
     if let Some(max) = loaded().map(|embedder| embedder.max_dimensions()).max() {
-        set("CreateEmbeddingRequest/properties/dimensions", "maximum", json!(max));
-        set("CreateSimilarityRequest/properties/dimensions", "maximum", json!(max));
+        for field in DIMENSION_FIELDS {
+            set(field, "maximum", json!(max));
+        }
     }
     let prefix = &state.config.server.path_prefix;
     if let Some(api) = api.as_object_mut().filter(|_| !prefix.is_empty()) {
