@@ -6,7 +6,6 @@ use utoipa::ToSchema;
 
 use super::Inputs;
 use super::request::{List, MODEL, ParsedRequest, ReadObject, once, read_model, read_object, read_whole};
-use super::tei::text_or_texts;
 use layer0::OutputDtype;
 
 /// The body of POST /v2/embed and of POST /v1/embed. Unknown fields are ignored.
@@ -18,7 +17,6 @@ pub struct CohereEmbedRequest {
     /// The ID or an alias of a model. If it is missing, the default model is used.
     pub model: Option<String>,
     /// The texts. Images are not supported.
-    #[schema(schema_with = text_or_texts)]
     pub texts: Inputs,
     /// The types of the vectors to return. Missing: `float`; in version 1 of the API, a plain list of floats.
     #[schema(value_type = Option<Vec<CohereType>>)]

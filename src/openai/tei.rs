@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserializer, Serialize};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Type};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::Inputs;
@@ -225,7 +225,7 @@ pub struct TeiInputsSchema;
 
 impl PartialSchema for TeiInputsSchema {
     fn schema() -> RefOr<Schema> {
-        OneOfBuilder::new().item(Inputs::schema()).item(TeiSentencesBody::schema()).into()
+        OneOfBuilder::new().item(Ref::from_schema_name("Inputs")).item(TeiSentencesBody::schema()).into()
     }
 }
 
@@ -237,15 +237,7 @@ impl ToSchema for TeiInputsSchema {}
 #[allow(dead_code, reason = "the type only describes the API")]
 struct TeiSentencesBody {
     source_sentence: String,
-    #[schema(schema_with = text_or_texts)]
-    sentences: (),
-}
-
-/// The description of a field that takes a text or a list of texts.
-pub(super) fn text_or_texts() -> RefOr<Schema> {
-    let text = || ObjectBuilder::new().schema_type(Type::String);
-    let texts = ArrayBuilder::new().items(text()).min_items(Some(1));
-    OneOfBuilder::new().item(text()).item(texts).into()
+    sentences: Inputs,
 }
 
 #[cfg(test)]
