@@ -19,7 +19,7 @@ pub enum TeiRequest {
     /// Texts to embed.
     Embed { inputs: Inputs, model: Option<String>, dimensions: Option<u64> },
     /// A sentence to compare with others.
-    Similarity { inputs: TeiSentences, model: Option<String> },
+    Similarity { inputs: TeiSentences, model: Option<String>, dimensions: Option<u64> },
 }
 
 /// A sentence, and the sentences that it is compared with.
@@ -61,7 +61,7 @@ impl ParsedRequest for TeiRequest {
         let Fields { inputs, model, dimensions } = read_object(body, Body { max_inputs })?;
         match inputs {
             Some(TeiInputs::Texts(inputs)) => Ok(Self::Embed { inputs, model, dimensions }),
-            Some(TeiInputs::Sentences(inputs)) => Ok(Self::Similarity { inputs, model }),
+            Some(TeiInputs::Sentences(inputs)) => Ok(Self::Similarity { inputs, model, dimensions }),
             None => Err(Error::custom("'inputs' is missing: it must be a string or an array of strings")),
         }
     }
@@ -258,7 +258,7 @@ mod tests {
             assert_eq!(inputs.count, count);
         }
         let json = r#"{"inputs":{"source_sentence":"a","sentences":["b","c"]},"model":"m"}"#;
-        let Ok(TeiRequest::Similarity { inputs, model }) = read(json) else { panic!("{json}") };
+        let Ok(TeiRequest::Similarity { inputs, model, .. }) = read(json) else { panic!("{json}") };
         assert_eq!((inputs.sentences.count, model.as_deref()), (2, Some("m")));
     }
 

@@ -41,9 +41,9 @@ pub async fn embed(context: RequestContext, Json(request): Json<TeiRequest>) -> 
             let job = EmbeddingJob { field: "inputs", inputs: inputs.list, model, dimensions };
             respond(&context, job, |_| ResponseForm::Tei).await
         }
-        TeiRequest::Similarity { inputs, model } => {
+        TeiRequest::Similarity { inputs, model, dimensions } => {
             let (input, queries) = (inputs.sentences, Some(inputs.source_sentence));
-            let request = CreateSimilarityRequest { input, queries, model, dimensions: None, is_tei: true };
+            let request = CreateSimilarityRequest { input, queries, model, dimensions, is_tei: true };
             similarity::answer(&context, request).await
         }
     }
