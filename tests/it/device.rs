@@ -175,7 +175,7 @@ fn a_driver_that_has_no_device_for_us_is_a_clear_error() {
         ),
         ("cuda", "EMULATED_DEVICES", "0", ["CUDA_ERROR_NO_DEVICE", "finds no device", "--gpus all"]),
         ("cuda:1", "EMULATED_DEVICES", "1", ["CUDA_ERROR_INVALID_DEVICE", "no device of that number", "nvidia-smi -L"]),
-        ("cuda", "EMULATED_MEMORY", "1000", ["CUDA_ERROR_OUT_OF_MEMORY", "memory is full", "refine --dtype int8"]),
+        ("cuda", "EMULATED_MEMORY", "1000", ["CUDA_ERROR_OUT_OF_MEMORY", "memory is full", "refining it to int8"]),
     ] {
         let (code, log) = run(device, variable, value).end();
         assert_eq!(code, Some(1), "{log}");
