@@ -33,9 +33,23 @@ struct Measured {
     answered: Vec<Duration>,
     /// The number of successful responses between the ramp and the end of the load.
     in_time: u64,
+    /// The CPU time of the server's threads for connections, and of all its threads.
+    cpu: (Duration, Duration),
 }
 
 impl Measured {
+    fn add(&mut self, other: Self) {
+        self.answered.extend(other.answered);
+        other.statuses.into_iter().for_each(|(status, count)| *self.statuses.entry(status).or_default() += count);
+        self.cpu = (self.cpu.0 + other.cpu.0, self.cpu.1 + other.cpu.1);
+    }
+
+    /// Returns the numbers of successful responses and of others.
+    fn counts(&self) -> (f64, f64) {
+        let answers = self.answered.len() as f64;
+        (answers, self.statuses.values().sum::<u64>() as f64 - answers)
+    }
+
     /// Returns the number of successful responses per second.
     fn rate(&self, length: Duration) -> f64 {
         self.in_time as f64 / (length - RAMP).as_secs_f64()
@@ -59,18 +73,30 @@ pub async fn run(seconds: u64, batch: usize) {
     load(&server, &bodies, CONNECTIONS, Some(OVER * warm), WARM_UP).await;
     let before = server.memory();
 
-    let (mut answered, mut statuses, mut shares, mut rates) =
-        (Vec::new(), BTreeMap::<u16, u64>::new(), Vec::new(), Vec::new());
+    let (mut shares, mut rates) = (Vec::new(), Vec::new());
+    let (mut all_sustained, mut all_over) = (Measured::default(), Measured::default());
     for _ in 0..ROUNDS {
-        let sustained = load(&server, &bodies, BUSY, None, length).await.rate(length);
+        let measured = load(&server, &bodies, BUSY, None, length).await;
+        let sustained = measured.rate(length);
+        all_sustained.add(measured);
         let over = load(&server, &bodies, CONNECTIONS, Some(OVER * sustained), length).await;
         let offered = over.statuses.values().sum::<u64>() as f64 / length.as_secs_f64();
         assert!(offered >= 0.8 * OVER * sustained, "the client could not offer enough: {offered:.0} requests/s");
         shares.push(over.rate(length) / sustained);
         rates.push(sustained);
-        answered.extend(over.answered);
-        over.statuses.into_iter().for_each(|(status, count)| *statuses.entry(status).or_default() += count);
+        all_over.add(over);
     }
+    // What the threads for connections need for the answers alone is known from the sustained load.
+    let (answers, _) = all_sustained.counts();
+    let (answers_over, refusals) = all_over.counts();
+    let of_answers = all_sustained.cpu.0.mul_f64(answers_over / answers);
+    let [answer, answer_over, refusal] = [
+        all_sustained.cpu.1.div_f64(answers),
+        (all_over.cpu.1 - all_over.cpu.0 + of_answers).div_f64(answers_over),
+        all_over.cpu.0.saturating_sub(of_answers).div_f64(refusals.max(1.0)),
+    ]
+    .map(|time| time.as_secs_f64() * 1e6);
+    let Measured { mut answered, statuses, .. } = all_over;
     answered.sort();
     rates.sort_by(f64::total_cmp);
     shares.sort_by(f64::total_cmp);
@@ -78,6 +104,9 @@ pub async fn run(seconds: u64, batch: usize) {
     let (slowest, after) = (quantile(&answered, 0.99), server.memory());
     println!("sustained: {:.0} answers/s of {batch} inputs (median of {ROUNDS} rounds)", quantile(&rates, 0.5));
     println!("goodput under {OVER} times that: {share:.1} % of it (median; quartiles {least:.1}, {most:.1})");
+    println!(
+        "CPU of the server: {answer:.0} us per answer, {answer_over:.0} us under overload, {refusal:.1} us per refusal"
+    );
     println!("p99 of answers: {:.0} ms; {statuses:?}", slowest.as_secs_f64() * 1e3);
     println!("MiB of memory idle, before and after: {}, {}, {}", idle >> 20, before >> 20, after >> 20);
 
@@ -97,6 +126,7 @@ async fn load(
     length: Duration,
 ) -> Measured {
     let (measured, ticket, next) = (RefCell::new(Measured::default()), Cell::new(0), Cell::new(0));
+    let cpu = server.cpu();
     let started = Instant::now();
     let clients = join_all((0..connections).map(async |_| {
         let mut client = Client::connect(&server.address).await;
@@ -133,6 +163,8 @@ async fn load(
         () = polling => {}
     }
     let mut measured = measured.into_inner();
+    let (sockets, all) = server.cpu();
+    measured.cpu = (sockets - cpu.0, all - cpu.1);
     measured.answered.sort();
     measured
 }

@@ -70,6 +70,21 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
+    /// Returns the CPU time that the server's threads have used: those that serve connections, and all of them together.
+    pub fn cpu(&self) -> (Duration, Duration) {
+        let (mut sockets, mut all) = (Duration::ZERO, Duration::ZERO);
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap() {
+            let read = |file: &str| std::fs::read_to_string(thread.as_ref().unwrap().path().join(file)).unwrap();
+            // The first number is the time on a CPU in nanoseconds.
+            let time = Duration::from_nanos(read("schedstat").split(' ').next().unwrap().parse().unwrap());
+            all += time;
+            if read("comm").starts_with("sockets") {
+                sockets += time;
+            }
+        }
+        (sockets, all)
+    }
+
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
