@@ -4,12 +4,14 @@ pub mod shape;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header::{ACCEPT_ENCODING, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, Response, StatusCode};
 use axum::response::IntoResponse;
+use bytes::Bytes;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::config::units::{ByteCount, Seconds};
@@ -25,9 +27,11 @@ pub struct ApiError {
     kind: &'static str,
     code: Option<&'static str>,
     param: Option<String>,
-    message: String,
+    message: Cow<'static, str>,
     /// The value of `retry-after` in seconds, if it differs from [`RETRY_AFTER_SECONDS`].
     retry_after: Option<u64>,
+    /// The body of the response, for an error that is the same for every request.
+    written: Option<&'static Bytes>,
 }
 
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -48,8 +52,8 @@ const LONGEST_PATH: usize = 200;
 const LONGEST_NAME: usize = 100;
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, message: impl Into<String>) -> Self {
-        Self { status, kind, code: None, param: None, message: message.into(), retry_after: None }
+    fn new(status: StatusCode, kind: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, kind, code: None, param: None, message: message.into(), retry_after: None, written: None }
     }
 
     fn code(mut self, code: &'static str) -> Self {
@@ -70,7 +74,7 @@ impl ApiError {
 
     /// The body is JSON, but does not have the fields of the request.
     pub fn invalid_field(message: &str, field: Option<&str>) -> Self {
-        let error = Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message);
+        let error = Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message.to_owned());
         match field {
             Some(field) => error.param(field),
             None => error,
@@ -212,9 +216,13 @@ impl ApiError {
 
     /// The requests in flight use up the in-flight budget.
     pub fn overloaded() -> Self {
+        static WRITTEN: OnceLock<Bytes> = OnceLock::new();
         let message = "This server is overloaded: the requests in flight have reached its limit (the setting \
                        server.max_in_flight). Please retry after a second.";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded")
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded");
+        // Under overload, most responses are this error.
+        let written = Some(WRITTEN.get_or_init(|| error.body()));
+        Self { written, ..error }
     }
 
     /// The request names a host that is not this server's, as a web page's request does after DNS rebinding.
@@ -308,15 +316,18 @@ impl ApiError {
     }
 
     /// Returns the status and the body, for a response that is written without axum.
-    pub fn into_parts(self) -> (StatusCode, Vec<u8>) {
+    pub fn into_parts(self) -> (StatusCode, Bytes) {
         (self.status, self.body())
     }
 
-    fn body(&self) -> Vec<u8> {
+    fn body(&self) -> Bytes {
+        if let Some(written) = self.written {
+            return written.clone();
+        }
         let error =
             ErrorBody { message: &self.message, kind: self.kind, param: self.param.as_deref(), code: self.code };
         // Strings and options always serialize.
-        serde_json::to_vec(&ErrorResponse { error }).unwrap_or_default()
+        serde_json::to_vec(&ErrorResponse { error }).unwrap_or_default().into()
     }
 
     fn class(&self) -> ErrorClass {

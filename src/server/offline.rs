@@ -22,7 +22,7 @@ pub fn embeddings(embedder: &Embedder, body: &[u8], max_inputs: usize) -> Offlin
         Ok((body, tokens)) => OfflineAnswer { status: 200, body, tokens },
         Err(error) => {
             let (status, body) = error.into_parts();
-            OfflineAnswer { status: status.as_u16(), body, tokens: 0 }
+            OfflineAnswer { status: status.as_u16(), body: body.into(), tokens: 0 }
         }
     }
 }

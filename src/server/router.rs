@@ -24,12 +24,14 @@ use hyper_util::service::TowerToHyperService;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::openai::CreateEmbeddingRequest;
 use crate::server::error::ApiError;
 use crate::server::observe::access::AccessLog;
 use crate::server::observe::peer::Peer;
 use crate::server::request::allowed_hosts::AllowedHosts;
 use crate::server::request::authorize::KeyGate;
 use crate::server::request::context::RequestContext;
+use crate::server::request::json;
 use crate::server::routes::{
     cohere, docs, embeddings, health, metrics, models, ollama, playground, rerank, similarity, sparse, tei, tokenize,
 };
@@ -159,6 +161,27 @@ impl Routes {
         response
     }
 
+    /// Returns whether even a request with an empty body would be refused, because the in-flight budget is used up.
+    pub fn is_full(&self) -> bool {
+        self.scope.state.process.admission.is_full(0, self.scope.state.config.server.max_in_flight.0)
+    }
+
+    /// Returns the response to a request with a body of `length` bytes, if [`Routes::answer`] is certain to refuse the
+    /// request without reading its body because of the in-flight budget. The response is the same, but costs less.
+    pub fn refuse<B>(&self, request: &Request<B>, length: u64, peer: Peer) -> Option<Response<Body>> {
+        let (state, headers) = (&self.scope.state, request.headers());
+        let server = &state.config.server;
+        let direct = request.method() == Method::POST
+            && paths::route(request.uri().path(), &server.path_prefix) == embeddings::PATH;
+        let refused = direct
+            && !headers.contains_key(ORIGIN)
+            && length <= server.max_body.0
+            && json::check_headers::<CreateEmbeddingRequest>(headers).is_ok()
+            && !state.process.draining.load(Ordering::Relaxed)
+            && state.process.admission.is_full(length, server.max_in_flight.0);
+        refused.then(|| self.scope.refuse(embeddings::PATH, RequestContext::new(state, Some(peer)), request))
+    }
+
     async fn route(self, mut request: Request, peer: Option<Peer>) -> Response<Body> {
         let mut context = RequestContext::new(&self.scope.state, peer);
         let mut path = paths::route(request.uri().path(), &self.scope.state.config.server.path_prefix);
@@ -221,8 +244,8 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::config::units::Seconds;
-    use crate::openai::CreateEmbeddingRequest;
+    use crate::config::units::{ByteCount, Seconds};
+    use crate::keys::ApiKeys;
     use crate::server::request::json::Json;
     use crate::workers;
 
@@ -288,5 +311,57 @@ mod tests {
             assert_eq!(head.headers().contains_key("retry-after"), status == 503);
         }
         assert_eq!(state.process.admission.in_flight(), 0);
+    }
+    #[tokio::test]
+    async fn a_request_that_is_refused_early_gets_the_response_that_it_would_get_anyway() {
+        const MAX: u64 = 10_000;
+        let state = state(|c| {
+            c.server.max_in_flight = ByteCount(MAX);
+            c.server.max_body = ByteCount(5000);
+            c.server.api_keys = ApiKeys::new(["secret-key-1".to_owned()]);
+        });
+        let (routes, peer) = (router(&state), Peer::Address(([127, 0, 0, 1], 1).into()));
+        let other = state.process.admission.enter(MAX, Duration::MAX);
+        let request = |method: &str, path: &str, length: usize, fields: &[(&str, &str)]| {
+            let request = Request::builder().method(method).uri(path).header("x-request-id", "id");
+            let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            request.body(Body::from("x".repeat(length))).unwrap()
+        };
+        let key = ("authorization", "Bearer secret-key-1");
+        let common = || request("POST", embeddings::PATH, 3000, &[key]);
+        assert!(routes.refuse(&common(), 3000, peer).is_none(), "nothing is in flight");
+        other.arrived(MAX).unwrap();
+        let answer = async |request| {
+            let (head, body) = routes.clone().answer(request, Some(peer)).await.into_parts();
+            (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+        };
+        for (path, fields, status) in [
+            (embeddings::PATH, vec![key], 429),
+            ("/embeddings/", vec![key, ("content-type", "application/json")], 429),
+            (embeddings::PATH, vec![], 401),
+            (embeddings::PATH, vec![("api-key", "other")], 401),
+        ] {
+            let request = || request("POST", path, 3000, &fields);
+            let mut early = None;
+            while early.is_none() {
+                // A refusal follows a search for room, whose result is used only for a short time.
+                answer(common()).await;
+                early = routes.refuse(&request(), 3000, peer);
+            }
+            let (head, body) = early.unwrap().into_parts();
+            let early = (head.status, head.headers, body.collect().await.unwrap().to_bytes());
+            assert_eq!(early, answer(request()).await);
+            assert_eq!(early.0.as_u16(), status);
+        }
+        for (request, length) in [
+            (request("GET", embeddings::PATH, 0, &[key]), 0),
+            (request("POST", "/v1/tokenize", 3000, &[key]), 3000),
+            (request("POST", embeddings::PATH, 3000, &[key, ("origin", "http://x")]), 3000),
+            (request("POST", embeddings::PATH, 3000, &[key, ("content-type", "text/plain")]), 3000),
+            (request("POST", embeddings::PATH, 6000, &[key]), 6000),
+        ] {
+            answer(common()).await;
+            assert!(routes.refuse(&request, length, peer).is_none(), "{request:?}");
+        }
     }
 }

@@ -150,6 +150,25 @@ fn a_body_that_arrives_slowly_is_accepted() {
     assert!(answer.contains("HTTP/1.1 200"), "{answer}");
 }
 
+fn request(body: &str) -> String {
+    let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    format!("{head}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+/// Reads one response with this status, and returns its head.
+fn assert_status(stream: &mut BufReader<TcpStream>, status: &str) -> String {
+    let (mut head, mut length) = (String::new(), 0);
+    while !head.ends_with("\r\n\r\n") {
+        let mut line = String::new();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the connection was closed: {head}");
+        length = line.strip_prefix("content-length: ").map_or(length, |n| n.trim().parse().unwrap());
+        head += &line;
+    }
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+    stream.read_exact(&mut vec![0; length]).unwrap();
+    head
+}
+
 /// A refused body is discarded up to its last byte and not further, so the connection works for the next request.
 #[test]
 fn a_connection_survives_large_refused_bodies() {
@@ -160,17 +179,8 @@ fn a_connection_survives_large_refused_bodies() {
     let held = Held::new(&app, 20_000);
     let mut stream = BufReader::new(TcpStream::connect(&app.address).unwrap());
     let mut ask = |body: &str, status: &str| {
-        let head = "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
-        write!(stream.get_mut(), "{head}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
-        let (mut line, mut length) = (String::new(), 0);
-        stream.read_line(&mut line).unwrap();
-        assert!(line.starts_with(&format!("HTTP/1.1 {status} ")), "{line}");
-        while line.trim() != "" {
-            line.clear();
-            stream.read_line(&mut line).unwrap();
-            length = line.strip_prefix("content-length: ").map_or(length, |n| n.trim().parse().unwrap());
-        }
-        stream.read_exact(&mut vec![0; length]).unwrap();
+        stream.get_mut().write_all(request(body).as_bytes()).unwrap();
+        assert_status(&mut stream, status);
     };
     // Each piece of the body looks like another request.
     let refused = "GET / HTTP/1.1\r\n\r\n".repeat(50_000 / 18);
@@ -181,6 +191,47 @@ fn a_connection_survives_large_refused_bodies() {
         ask(r#"{"input": "a"}"#, "200");
     }
     held.finish();
+}
+
+/// A request that waits for the compute threads takes the whole budget, so not even a request with an empty body fits.
+/// Most requests are then refused before HTTP reads their heads.
+#[test]
+fn each_request_gets_one_refusal_while_the_budget_is_used_up() {
+    let app = TestApp::start(|c| c.server.max_in_flight = ByteCount(60_000));
+    let occupied = app.occupy_workers();
+    let mut waiting = BufReader::new(send(&app, "/v1/embeddings", &json!({"input": "a ".repeat(27_500)})));
+    wait(|| app.metric("embedding_server_bytes_in_flight") > 59_000.0);
+    let mut stream = BufReader::new(TcpStream::connect(&app.address).unwrap());
+    // A body that looks like requests, and bodies that arrive together with the head or in part.
+    let bodies = [request("{}").repeat(300), r#"{"input": "a"}"#.to_owned(), "x".repeat(3000)];
+    let mut heads = Vec::new();
+    for body in bodies.iter().cycle().take(60) {
+        let sent = request(body);
+        let (first, rest) = sent.split_at(sent.len() - 1);
+        stream.get_mut().write_all(first.as_bytes()).unwrap();
+        // The server answers before the body has arrived.
+        let head = assert_status(&mut stream, "429");
+        heads.push(head.lines().filter_map(|line| Some(line.split_once(": ")?.0.to_owned())).collect::<Vec<_>>());
+        stream.get_mut().write_all(rest.as_bytes()).unwrap();
+    }
+    heads.dedup();
+    assert_eq!(heads, [["content-type", "retry-after", "x-request-id", "content-length", "date"]]);
+    // Requests that do not wait for the response to the one before.
+    let other = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
+    for _ in 0..3 {
+        let sent: String = bodies.iter().map(|body| request(body) + other).collect();
+        stream.get_mut().write_all(sent.as_bytes()).unwrap();
+        for _ in &bodies {
+            assert_status(&mut stream, "429");
+            assert_status(&mut stream, "200");
+        }
+    }
+    assert_eq!(app.metric("embedding_server_errors_total{code=\"rate_limit_exceeded\"}"), 69.0);
+    drop(occupied);
+    assert_status(&mut waiting, "200");
+    wait(|| app.metric("embedding_server_bytes_in_flight") == 0.0);
+    stream.get_mut().write_all(request(r#"{"input": "a"}"#).as_bytes()).unwrap();
+    assert_status(&mut stream, "200");
 }
 
 /// The body is sent in chunks, so its length is not known in advance.

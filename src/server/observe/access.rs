@@ -57,10 +57,10 @@ impl AccessLog {
     /// Records that a request has arrived. The request gets an ID: the client's own if it sent one, otherwise a new one.
     ///
     /// `route` is the path that the request matched, if any, and `uri` is the URI that the client wrote.
-    pub fn begin<'a>(
+    pub fn begin<'a, B>(
         &'a self,
         route: Option<&'a str>,
-        request: &Request,
+        request: &Request<B>,
         uri: &Uri,
         peer: Option<Peer>,
     ) -> LoggedRequest<'a> {

@@ -39,7 +39,7 @@ impl AllowedHosts {
     ///
     /// # Errors
     /// If the request names another host.
-    pub fn check(&self, request: &Request) -> Result<(), ApiError> {
+    pub fn check<B>(&self, request: &Request<B>) -> Result<(), ApiError> {
         let Some(allowed) = &self.0 else { return Ok(()) };
         let headers = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
         // HTTP/2 requests, and requests that were meant for a proxy, name the host in the URI.

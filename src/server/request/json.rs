@@ -6,6 +6,7 @@ use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 
+use super::coding::Coding;
 use super::context::RequestContext;
 use super::{body, coding};
 use crate::openai::{self, BodyError};
@@ -35,11 +36,7 @@ impl<T: openai::ParsedRequest> Json<T> {
     /// If the body is not valid JSON for `T`, or the server does not accept it.
     pub async fn read(context: &RequestContext, request: Request) -> Result<Self, ApiError> {
         let (state, weight) = (&context.state, context.weight.clone());
-        if !T::ANY_CONTENT_TYPE {
-            check_content_type(request.headers())?;
-        }
-        coding::check_transfer(request.headers())?;
-        let codings = coding::content_codings(request.headers())?;
+        let codings = check_headers::<T>(request.headers())?;
         let (max, max_inputs) = (state.config.server.max_body, state.config.server.max_inputs);
         let body = body::read(request.into_body(), max, weight.as_ref()).await?;
         let parsed: T = if codings.is_empty() && body.len() <= PARSE_INLINE {
@@ -65,6 +62,18 @@ impl<T: openai::ParsedRequest> Json<T> {
         }
         Ok(Self(parsed))
     }
+}
+
+/// Checks the headers that say how to read the body of a `T`, and returns the codings of the body.
+///
+/// # Errors
+/// If the body is not JSON, or has a coding that is not supported.
+pub fn check_headers<T: openai::ParsedRequest>(headers: &HeaderMap) -> Result<Vec<Coding>, ApiError> {
+    if !T::ANY_CONTENT_TYPE {
+        check_content_type(headers)?;
+    }
+    coding::check_transfer(headers)?;
+    coding::content_codings(headers)
 }
 
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::body::Body;
+use axum::http::{Request, Response};
 
 use super::{Routes, router};
+use crate::server::observe::peer::Peer;
 use crate::server::state::ServerState;
 
 /// The routes that answer new requests, shared by the connections and the task that reloads the configuration.
@@ -27,6 +30,16 @@ impl ActiveRoutes {
     /// Returns the routes for a new request.
     pub fn routes(&self) -> Routes {
         Routes::clone(&self.0.load())
+    }
+
+    /// Does what [`Routes::is_full`] does, with the routes for a new request.
+    pub fn is_full(&self) -> bool {
+        self.0.load().is_full()
+    }
+
+    /// Does what [`Routes::refuse`] does, with the routes for a new request.
+    pub fn refuse<B>(&self, request: &Request<B>, length: u64, peer: Peer) -> Option<Response<Body>> {
+        self.0.load().refuse(request, length, peer)
     }
 
     /// Returns the state that answers new requests.

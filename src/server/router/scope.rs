@@ -13,8 +13,9 @@ use tracing::Instrument;
 
 use crate::server::error::ApiError;
 use crate::server::error::shape::ErrorShape;
-use crate::server::observe::access::AccessLog;
+use crate::server::observe::access::{AccessLog, LoggedRequest};
 use crate::server::observe::accounting::{ErrorClass, ResponseAccounting};
+use crate::server::observe::metrics::GaugeGuard;
 use crate::server::request::admit::{AdmissionLimits, admit};
 use crate::server::request::allowed_hosts::AllowedHosts;
 use crate::server::request::authorize::{Caller, KeyGate};
@@ -46,13 +47,7 @@ impl RequestScope {
         let logged = self.log.begin(route, &request, context.uri(&request), context.peer);
         let mut caller = None;
         let answer = async {
-            let passed =
-                self.hosts.check(&request).and_then(|()| self.gate.authorize(route, request.headers(), &mut context));
-            let taken = passed.and_then(|known| {
-                caller = known;
-                Ok(known.map_or(Ok(()), Caller::take_request)?)
-            });
-            match taken {
+            match self.check(route, &request, &mut context, &mut caller) {
                 Ok(()) => {
                     let server = &self.state.config.server;
                     let limits = AdmissionLimits {
@@ -76,11 +71,34 @@ impl RequestScope {
         {
             answer = shape.reshape(answer).await;
         }
-        if let Some(caller) = caller {
-            caller.describe_limits(answer.headers_mut());
-        }
-        let in_flight = logged.finish(&mut answer, caller.map(|caller| &caller.metrics));
+        let in_flight = finish(logged, caller, &mut answer);
         keep_until_sent(answer, in_flight)
+    }
+
+    /// Answers a request to `route` that does not fit into the in-flight budget, with the same steps around admission
+    /// as [`RequestScope::answer`].
+    pub fn refuse<B>(&self, route: &str, mut context: RequestContext, request: &Request<B>) -> Response<Body> {
+        let logged = self.log.begin(Some(route), request, request.uri(), context.peer);
+        let mut caller = None;
+        let checked = self.check(Some(route), request, &mut context, &mut caller);
+        let error = checked.err().unwrap_or_else(|| self.state.process.admission.refuse());
+        let mut answer = error.into_response();
+        finish(logged, caller, &mut answer);
+        answer
+    }
+
+    /// Checks the host and the key of a request, and takes the request from the rate limits of the key, which becomes
+    /// `caller`.
+    fn check<'a, B>(
+        &'a self,
+        route: Option<&str>,
+        request: &Request<B>,
+        context: &mut RequestContext,
+        caller: &mut Option<&'a Caller>,
+    ) -> Result<(), ApiError> {
+        self.hosts.check(request)?;
+        *caller = self.gate.authorize(route, request.headers(), context)?;
+        Ok(caller.map_or(Ok(()), Caller::take_request)?)
     }
 
     /// Runs the steps around a route of axum's router.
@@ -98,6 +116,14 @@ impl RequestScope {
         };
         scope.answer(route, context, request, next).await
     }
+}
+
+/// Adds the headers of the key's rate limits to the response, counts it and logs it.
+fn finish(logged: LoggedRequest<'_>, caller: Option<&Caller>, answer: &mut Response<Body>) -> GaugeGuard {
+    if let Some(caller) = caller {
+        caller.describe_limits(answer.headers_mut());
+    }
+    logged.finish(answer, caller.map(|caller| &caller.metrics))
 }
 
 fn is_damaged_model(response: &Response<Body>) -> bool {

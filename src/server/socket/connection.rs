@@ -32,13 +32,15 @@ use tokio::sync::Semaphore;
 use super::activity::{Activity, TrackedBody};
 use super::descriptors;
 use super::drain::{Drain, Watcher};
+use super::early_refusal::EarlyRefusal;
 use super::listen::Socket;
 use super::protocol;
 use super::refuse::{self, ExcessConnections, REFUSAL_TIMEOUT, Refusals};
 use super::request_body::{RequestBody, close_if_unread};
+use super::stream::SocketStream;
 use super::threads::SocketThreads;
 use super::tls::{self, HandshakeOutcome};
-use super::transport::{SocketStream, Transport};
+use super::transport::Transport;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
 use crate::server::observe::peer::Peer;
@@ -136,7 +138,10 @@ async fn serve(
         () = give_up(&mut watcher, &activity) => None,
     };
     let Some(stream) = stream else { return Ok(()) };
-    let stream = Transport::new(stream, header_timeout.max(request_timeout), Arc::clone(&activity));
+    // HTTP closes a connection on which it has seen no request for `header_timeout`.
+    let early = Box::new(EarlyRefusal::new(active.clone(), peer));
+    let stream = Transport::new(stream, header_timeout.max(request_timeout), Arc::clone(&activity))
+        .refuse_early(early, header_timeout / 2);
     let received = stream.received();
     let (requests, refusals) = (Arc::clone(&activity), Arc::clone(refusals));
     let service = service_fn(move |request: Request<Incoming>| {

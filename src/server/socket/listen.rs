@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 #[cfg(unix)]
 use super::socket_file::SocketFile;
-use super::transport::limit_unsent;
+use super::stream::limit_unsent;
 use crate::server::observe::peer::Peer;
 
 /// The sockets that a server listens on.

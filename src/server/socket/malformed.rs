@@ -31,7 +31,7 @@ pub fn replace_hyper_refusal(bytes: &[u8], head: Option<&[u8]>) -> Option<Vec<u8
         body.len(),
         if date.is_empty() { "" } else { "\r\n" },
     );
-    Some([head.into_bytes(), body].concat())
+    Some([head.as_bytes(), &body].concat())
 }
 
 /// Returns whether hyper refused the head because of its Content-Length.

@@ -19,7 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::protocol;
 use super::request_body::RequestBody;
-use super::transport::{SocketStream, Transport};
+use super::stream::SocketStream;
+use super::transport::Transport;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::Metrics;
 use crate::server::observe::peer::Peer;

@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use super::transport::{FIRST_READ, ReceiveState};
 
 /// The largest body, in bytes, that is discarded to keep its connection open.
-const LARGEST_DISCARDED: u64 = 64 << 20;
+pub const LARGEST_DISCARDED: u64 = 64 << 20;
 
 /// The limits on a body that is discarded: a client must send at least [`MINIMUM_DISCARDED`] bytes in each window of
 /// this length, and may take this many windows.
@@ -54,6 +54,7 @@ impl RequestBody {
             received.is_multiplexed();
         }
         let waits = alone && expects_continue(request.headers());
+        received.body_begins(request.body().size_hint().exact());
         request.map(|incoming| {
             if incoming.is_end_stream() {
                 received.body_ended();

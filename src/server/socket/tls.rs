@@ -3,7 +3,7 @@
 use std::io;
 
 use super::listen::Socket;
-use super::transport::SocketStream;
+use super::stream::SocketStream;
 use crate::server::state::tls::TlsConfig;
 
 /// The result of a handshake. Without the feature `tls` there are only streams.

@@ -6,6 +6,8 @@
 //! copying ([`ReceiveState::skip`]). This works only for bytes that were not read together with the head of the
 //! request, so the first read of a request is small.
 //!
+//! If the in-flight budget is used up, most requests are refused here ([`RefuseEarly`]), and HTTP does not see them.
+//!
 //! If a connection is closed while its client may still be sending, the writing half is closed first, and incoming
 //! bytes are discarded for a while. Otherwise bytes that arrive at the closed socket would reset the connection, and
 //! the client would lose the response (RFC 9112, section 9.6).
@@ -20,27 +22,16 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::activity::Activity;
+use super::early_answer::{EarlyAnswer, EarlyAnswerInProgress, EarlyRefusals, RefuseEarly};
 use super::malformed;
+use super::request_boundary::PREFACE;
+use super::stream::SocketStream;
 
 /// The size limit of the first read of a request, in bytes: a head, and a body that is not worth refusing unread.
 pub const FIRST_READ: usize = 2 << 10;
-
-/// The number of bytes that the kernel accepts beyond what it can send at once. By default it accepts up to the size of
-/// its buffers, which is megabytes, and the server could not see for minutes whether a slow client receives anything.
-#[cfg(target_os = "linux")]
-const UNSENT_LIMIT: u32 = 32 << 10;
-
-/// Makes the kernel accept only as many bytes as it can send soon.
-pub fn limit_unsent(stream: &TcpStream) {
-    #[cfg(target_os = "linux")]
-    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_LIMIT);
-    #[cfg(not(target_os = "linux"))]
-    let _ = stream;
-}
 
 /// Limits of a lingering close, as nginx calls it: how long incoming bytes are discarded in total, how long without any
 /// arriving, and how many of them.
@@ -50,56 +41,10 @@ const LINGER_BYTES: u64 = 1 << 30;
 
 /// The size of one read of bytes that are discarded.
 const SCRATCH: usize = 16 << 10;
-/// The length of HTTP/2's connection preface, which is read first to tell HTTP/2 from HTTP/1.
-const PREFACE: usize = 24;
 
 /// How long requests in flight continue after the client has closed its sending side. The client may have closed only
 /// that side; more often it is gone, and the work for it should end soon.
 const HALF_CLOSED_LIMIT: Duration = Duration::from_secs(1);
-
-/// The byte stream of a connection: TCP, a Unix socket, or TLS.
-pub trait SocketStream: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Discards at most `most` incoming bytes and returns how many there were, 0 at the end of the stream. Returns
-    /// `None` if the stream cannot discard bytes without reading them.
-    fn poll_skip(&mut self, _context: &mut Context<'_>, _most: u64) -> Option<Poll<io::Result<usize>>> {
-        None
-    }
-}
-
-impl SocketStream for TcpStream {
-    /// Uses `MSG_TRUNC`: <https://man7.org/linux/man-pages/man7/tcp.7.html>.
-    #[cfg(target_os = "linux")]
-    fn poll_skip(&mut self, context: &mut Context<'_>, most: u64) -> Option<Poll<io::Result<usize>>> {
-        const SKIP: usize = 256 << 10;
-        thread_local! {
-                        /// The buffer whose capacity tells the kernel how many bytes to discard. Nothing is written to
-                        /// it, so it takes no memory.
-            static DISCARD_BUFFER: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(SKIP));
-        }
-        DISCARD_BUFFER.with_borrow_mut(|nowhere| {
-            let most = usize::try_from(most).unwrap_or(usize::MAX).min(SKIP);
-            let nowhere = nowhere.spare_capacity_mut().get_mut(..most)?;
-            Some(loop {
-                match self.poll_read_ready(context) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(error)) => break Poll::Ready(Err(error)),
-                    Poll::Pending => break Poll::Pending,
-                }
-                let socket = socket2::SockRef::from(&*self);
-                match self.try_io(tokio::io::Interest::READABLE, || socket.recv_with_flags(nowhere, libc::MSG_TRUNC)) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    skipped => break Poll::Ready(skipped),
-                }
-            })
-        })
-    }
-}
-
-#[cfg(unix)]
-impl SocketStream for tokio::net::UnixStream {}
-
-#[cfg(test)]
-impl SocketStream for tokio::io::DuplexStream {}
 
 /// What is known about the bytes that a connection receives. The connection's stream and its requests share it.
 #[derive(Debug, Clone, Default)]
@@ -115,12 +60,24 @@ struct ReceiveFlags {
     close: AtomicBool,
     /// Whether several requests share the connection at the same time (HTTP/2).
     multiplexed: AtomicBool,
+    /// The length of the body of the current request plus one, or 0 if it is not known.
+    body: AtomicU64,
 }
 
 impl ReceiveState {
     /// Discards the next `bytes` bytes. None of them may have been read yet.
     pub fn skip(&self, bytes: u64) {
         self.0.skip.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Records that HTTP has read the head of a request whose body has `length` bytes, if that is known.
+    pub fn body_begins(&self, length: Option<u64>) {
+        self.0.body.store(length.map_or(0, |length| length.saturating_add(1)), Ordering::Relaxed);
+    }
+
+    /// Returns the length of the body of the current request, if it is known.
+    fn body_length(&self) -> Option<u64> {
+        self.0.body.load(Ordering::Relaxed).checked_sub(1)
     }
 
     /// Records that the body of the request has been received completely.
@@ -170,6 +127,8 @@ pub struct Transport<S> {
     first: Option<usize>,
     /// A response that replaces hyper's own, and how many of its bytes are written.
     replacement: Option<(Vec<u8>, usize)>,
+    /// The refusals of requests that HTTP does not see, if there may be any.
+    early: Option<EarlyRefusals>,
 }
 
 thread_local! {
@@ -201,7 +160,14 @@ impl<S> Transport<S> {
             closing: None,
             first: None,
             replacement: None,
+            early: None,
         }
+    }
+
+    /// Lets `refusal` answer requests before HTTP sees them, until HTTP has seen none for `limit`.
+    #[must_use]
+    pub fn refuse_early(self, refusal: Box<dyn RefuseEarly>, limit: Duration) -> Self {
+        Self { early: Some(EarlyRefusals::new(refusal, limit)), ..self }
     }
 
     pub fn received(&self) -> ReceiveState {
@@ -268,12 +234,82 @@ impl Transport<Box<dyn SocketStream>> {
     }
 }
 
-impl AsyncRead for Transport<Box<dyn SocketStream>> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+impl Transport<Box<dyn SocketStream>> {
+    /// Reads the first bytes of a request, and delivers them to HTTP unless the request is refused. Returns whether it
+    /// was refused.
+    fn poll_read_first(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+        let body = self.received.body_length();
+        let is_alone = !self.received.0.multiplexed.load(Ordering::Relaxed) && self.activity.in_flight() == 0;
+        let early = self.early.as_mut().filter(|_| is_alone);
+        let early = early.and_then(|early| early.are_possible(body).then_some(&*early));
+        let (stream, first_length) = (&mut self.stream, &mut self.first);
+        let read = FIRST_READ_BYTES.with_borrow_mut(|room| -> Poll<io::Result<Option<EarlyAnswer>>> {
+            let most = buffer.remaining().min(FIRST_READ);
+            let mut first = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
+            ready!(Pin::new(stream).poll_read(context, &mut first))?;
+            let first = first.filled();
+            let answer = early.filter(|_| !first.is_empty()).and_then(|early| early.refuse(first));
+            if answer.is_none() {
+                buffer.put_slice(first);
+                *first_length = Some(first.len());
+            }
+            Poll::Ready(Ok(answer))
+        });
+        let answer = ready!(read)?;
+        let is_refused = answer.is_some();
+        if let (Some(answer), Some(early)) = (answer, self.early.as_mut()) {
+            early.in_progress = Some(EarlyAnswerInProgress { answer, sent: 0, _request: self.activity.begin() });
+        }
+        Poll::Ready(Ok(is_refused))
+    }
+
+    /// Sends the response to a request that HTTP does not see, and discards the rest of the request.
+    fn poll_answer_early(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(mut current) = self.early.as_mut().and_then(|early| early.in_progress.take()) else {
+            return Poll::Ready(Ok(()));
+        };
+        let result = self.poll_answer(context, &mut current);
+        match (&result, self.early.as_mut()) {
+            (Poll::Pending, Some(early)) => early.in_progress = Some(current),
+            _ => self.received.body_ended(),
+        }
+        result
+    }
+
+    fn poll_answer(&mut self, context: &mut Context<'_>, current: &mut EarlyAnswerInProgress) -> Poll<io::Result<()>> {
+        while let Some(rest) = current.answer.bytes.get(current.sent..).filter(|rest| !rest.is_empty()) {
+            let written = Pin::new(&mut self.stream).poll_write(context, rest);
+            match ready!(self.wrote(context, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                length => current.sent += length,
+            }
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        while current.answer.unread > 0 {
+            let discarded = self.poll_discard(context, current.answer.unread);
+            match ready!(self.check(context, discarded))? {
+                // HTTP will see the end of the stream as well.
+                0 => break,
+                bytes => current.answer.unread = current.answer.unread.saturating_sub(bytes as u64),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Discards at most `most` incoming bytes and returns how many there were, 0 at the end of the stream.
+    fn poll_discard(&mut self, context: &mut Context<'_>, most: u64) -> Poll<io::Result<usize>> {
+        if let Some(skipped) = self.stream.poll_skip(context, most) {
+            return skipped;
+        }
+        let mut scratch = [MaybeUninit::uninit(); SCRATCH];
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(SCRATCH);
+        let mut scratch = ReadBuf::uninit(scratch.get_mut(..most).unwrap_or_default());
+        let read = Pin::new(&mut self.stream).poll_read(context, &mut scratch);
+        read.map_ok(|()| scratch.filled().len())
+    }
+
+    /// Reports bytes that were discarded to HTTP as read, if there are any.
+    fn poll_skipped(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let skip = self.received.0.skip.load(Ordering::Relaxed);
         if self.skipped == 0 && skip > 0 {
             match self.stream.poll_skip(context, skip) {
@@ -285,26 +321,49 @@ impl AsyncRead for Transport<Box<dyn SocketStream>> {
                 }
             }
         }
-        if self.skipped > 0 {
-            let piece = self.skipped.min(buffer.remaining());
-            buffer.initialize_unfilled_to(piece);
-            buffer.advance(piece);
-            self.skipped -= piece;
+        let piece = self.skipped.min(buffer.remaining());
+        buffer.initialize_unfilled_to(piece);
+        buffer.advance(piece);
+        self.skipped -= piece;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Records that HTTP has received `bytes`.
+    fn deliver(&mut self, bytes: &[u8]) {
+        if let Some(early) = &mut self.early
+            && early.deliver(bytes, self.moved)
+        {
+            // HTTP has not read the head yet.
+            self.received.body_begins(None);
+        }
+    }
+}
+
+impl AsyncRead for Transport<Box<dyn SocketStream>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
+        ready!(self.poll_skipped(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.deliver(buffer.filled().get(before..).unwrap_or_default());
             return Poll::Ready(Ok(()));
         }
-        let (before, room) = (buffer.filled().len(), buffer.remaining());
-        let read = if self.at_request_start {
-            FIRST_READ_BYTES.with_borrow_mut(|room| {
-                let most = buffer.remaining().min(FIRST_READ);
-                let mut first = ReadBuf::new(room.get_mut(..most).unwrap_or_default());
-                let read = Pin::new(&mut self.stream).poll_read(context, &mut first);
-                buffer.put_slice(first.filled());
-                self.first = Some(first.filled().len());
-                read
-            })
-        } else {
-            self.first = None;
-            Pin::new(&mut self.stream).poll_read(context, buffer)
+        ready!(self.poll_answer_early(context))?;
+        let read = loop {
+            if !self.at_request_start {
+                self.first = None;
+                break Pin::new(&mut self.stream).poll_read(context, buffer);
+            }
+            match self.poll_read_first(context, buffer) {
+                Poll::Ready(Ok(true)) => {
+                    self.received.0.unfinished.store(true, Ordering::Relaxed);
+                    ready!(self.poll_answer_early(context))?;
+                }
+                read => break read.map_ok(|_| ()),
+            }
         };
         let came = buffer.filled().len() - before;
         if came > 0 {
@@ -313,7 +372,9 @@ impl AsyncRead for Transport<Box<dyn SocketStream>> {
         } else if matches!(read, Poll::Ready(Ok(()))) && room > 0 {
             ready!(self.poll_end(context));
         }
-        self.check(context, read)
+        let read = self.check(context, read);
+        self.deliver(buffer.filled().get(before..).unwrap_or_default());
+        read
     }
 }
 
@@ -353,6 +414,7 @@ impl AsyncWrite for Transport<Box<dyn SocketStream>> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.closing.is_none() {
+            ready!(self.poll_answer_early(context))?;
             let shut = Pin::new(&mut self.stream).poll_shutdown(context);
             ready!(self.check(context, shut))?;
             let until = Instant::now() + LINGER;
@@ -365,17 +427,9 @@ impl AsyncWrite for Transport<Box<dyn SocketStream>> {
 impl Transport<Box<dyn SocketStream>> {
     /// Discards what the client still sends, until the stream ends, the client pauses, or a limit is reached.
     fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Some(closing) = self.closing.as_mut() else { return Poll::Ready(()) };
         loop {
-            let discarded = match self.stream.poll_skip(context, u64::MAX) {
-                Some(skipped) => skipped,
-                None => {
-                    let mut scratch = [MaybeUninit::uninit(); SCRATCH];
-                    let mut scratch = ReadBuf::uninit(&mut scratch);
-                    let read = Pin::new(&mut self.stream).poll_read(context, &mut scratch);
-                    read.map_ok(|()| scratch.filled().len())
-                }
-            };
+            let discarded = self.poll_discard(context, u64::MAX);
+            let Some(closing) = self.closing.as_mut() else { return Poll::Ready(()) };
             match discarded {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(bytes)) => {
@@ -402,7 +456,7 @@ impl Transport<Box<dyn SocketStream>> {
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -478,6 +532,56 @@ mod tests {
             assert_eq!(stream.read(&mut buffer).await.unwrap(), FIRST_READ);
             assert_eq!(stream.read(&mut buffer).await.unwrap(), buffer.len() - FIRST_READ);
             stream.write_all(b"answer").await.unwrap();
+        }
+    }
+    /// Refuses every request whose first bytes begin with "refuse", with a body of 3000 bytes.
+    struct RefuseAll;
+
+    impl RefuseEarly for RefuseAll {
+        fn may_refuse(&self) -> bool {
+            true
+        }
+
+        fn refuse(&self, first: &[u8]) -> Option<EarlyAnswer> {
+            let unread = 3006_u64.saturating_sub(first.len() as u64);
+            first.starts_with(b"refuse").then(|| EarlyAnswer { bytes: b"refused".to_vec(), unread })
+        }
+    }
+
+    #[tokio::test]
+    async fn http_sees_no_byte_of_a_request_that_is_refused_early_and_all_bytes_of_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, (duplex, mut other)) = (listener.accept().await.unwrap().0, tokio::io::duplex(1 << 20));
+        trait Client: AsyncRead + AsyncWrite + Unpin {}
+        impl<S: AsyncRead + AsyncWrite + Unpin> Client for S {}
+        let streams: [(Box<dyn SocketStream>, &mut dyn Client); 2] =
+            [(Box::new(tcp), &mut client), (Box::new(duplex), &mut other)];
+        for (stream, client) in streams {
+            let activity = Arc::new(Activity::default());
+            let mut stream = Transport::new(stream, Duration::from_secs(60), Arc::clone(&activity))
+                .refuse_early(Box::new(RefuseAll), Duration::from_secs(60));
+            let received = stream.received();
+            let refused = [b"refuse".to_vec(), vec![b'x'; 3000]].concat();
+            let head = b"GET / HTTP/1.1\r\n\r\n";
+            for round in 0..3 {
+                client.write_all(&[&refused[..], head].concat()).await.unwrap();
+                let mut seen = [0; 18];
+                stream.read_exact(&mut seen).await.unwrap();
+                assert_eq!(&seen, head);
+                let mut answer = [0; 7];
+                client.read_exact(&mut answer).await.unwrap();
+                assert_eq!(&answer, b"refused");
+                assert_eq!(activity.in_flight(), 0);
+                // The rest is the body of a request, which is not refused, whatever it looks like.
+                received.body_begins(Some(if round < 2 { 6 } else { 7 }));
+                stream.write_all(b"100 Continue").await.unwrap();
+                client.read_exact(&mut [0; 12]).await.unwrap();
+                client.write_all(b"refuse").await.unwrap();
+                let mut seen = [0; 6];
+                stream.read_exact(&mut seen).await.unwrap();
+                assert_eq!(&seen, b"refuse");
+            }
         }
     }
 }

@@ -94,6 +94,28 @@ impl Admission {
         self.expected.load(Ordering::Relaxed)
     }
 
+    /// Returns whether a request whose body has `bytes` bytes is certain to be refused unread, with `max` as the budget.
+    /// This costs much less than [`Admission::enter`] and [`RequestWeight::announce`], and does nothing to make room:
+    /// the result is false if a search for slow clients that can be abandoned is due.
+    pub fn is_full(&self, bytes: u64, max: u64) -> bool {
+        let weight = bytes.saturating_add(self.expected());
+        let all = self.in_flight();
+        all > 0 && self.missing(all, weight, max) > 0 && self.waiting.was_just_searched()
+    }
+
+    /// Returns how many bytes of room are missing for `weight` more bytes beside the `all` bytes in flight and the room
+    /// that is kept for announced bytes.
+    fn missing(&self, all: u64, weight: u64, max: u64) -> u64 {
+        let kept = self.announced.load(Ordering::Relaxed).min(max / 4);
+        all.saturating_add(kept).saturating_add(weight).saturating_sub(max)
+    }
+
+    /// Records that a request is refused, and returns the error.
+    pub fn refuse(&self) -> ApiError {
+        self.refused.store(true, Ordering::Relaxed);
+        ApiError::overloaded()
+    }
+
     fn update_expected(&self, inputs: u64) {
         let expected = self.expected().max(BYTES_PER_INPUT);
         let risen = expected.saturating_add(expected / 8);
@@ -200,10 +222,9 @@ impl RequestWeight {
     /// Checks whether `weight` more bytes would fit in addition to the room that is kept for other requests.
     fn check(&self, weight: u64) -> Result<(), ApiError> {
         let missing = || {
-            let all = self.in_flight.all.load(Ordering::Relaxed);
-            let kept = self.in_flight.announced.load(Ordering::Relaxed).min(self.max / 4);
+            let all = self.in_flight.in_flight();
             let is_alone = all == self.own.load(Ordering::Relaxed);
-            if is_alone { 0 } else { all.saturating_add(kept).saturating_add(weight).saturating_sub(self.max) }
+            if is_alone { 0 } else { self.in_flight.missing(all, weight, self.max) }
         };
         let fits = match missing() {
             0 => true,
@@ -213,8 +234,7 @@ impl RequestWeight {
     }
 
     fn refused(&self) -> ApiError {
-        self.in_flight.refused.store(true, Ordering::Relaxed);
-        ApiError::overloaded()
+        self.in_flight.refuse()
     }
 
     fn release_announced(&self, weight: u64) {
@@ -391,6 +411,22 @@ mod tests {
         assert_eq!((third.add_inputs(14), all.in_flight()), (refused(), 12 * BYTES_PER_INPUT));
         drop((first, third));
         assert_eq!(all.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_request_is_certain_to_be_refused_only_after_a_search_for_room() {
+        let (all, max) = (Arc::new(Admission::default()), 100);
+        assert!(!all.is_full(1000, max), "a request that is alone is accepted");
+        let first = enter(&all, max);
+        assert_eq!(first.arrived(90), Ok(()));
+        assert!(!all.is_full(20, max), "slow clients were not searched");
+        let is_full = |bytes| {
+            // The result of a search is used only for a short time.
+            (0..100).any(|_| enter(&all, max).announce(20) == refused() && all.is_full(bytes, max))
+        };
+        assert!(is_full(20) && !is_full(10));
+        drop(first);
+        assert!(!all.is_full(20, max));
     }
 
     #[test]

@@ -200,13 +200,18 @@ impl WaitingRequests {
         list.swept
     }
 
+    /// Returns whether [`WaitingRequests::make_room`] has just searched in vain, and would not search again now.
+    pub fn was_just_searched(&self) -> bool {
+        now() < self.search_at.load(Ordering::Relaxed)
+    }
+
     /// Abandons waiting requests that together hold at least `bytes` of the `max` bytes of the budget. Returns whether
     /// there were enough; if not, none is abandoned.
     pub fn make_room(&self, bytes: u64, max: u64) -> bool {
-        let now = now();
-        if now < self.search_at.load(Ordering::Relaxed) {
+        if self.was_just_searched() {
             return false;
         }
+        let now = now();
         let mut found = Vec::new();
         for listed in &self.list().requests {
             if let Some(request) = listed.request.upgrade()
