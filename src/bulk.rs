@@ -13,7 +13,7 @@ mod parts;
 mod run;
 pub mod sparse;
 
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::path::PathBuf;
 
 use arrow_array::RecordBatch;
@@ -167,7 +167,7 @@ fn stdout_metadata() -> Option<Metadata> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd;
-        File::from(std::io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()
+        std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().ok()?).metadata().ok()
     }
     #[cfg(not(unix))]
     None

@@ -18,7 +18,9 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
 use crate::error::LoadError;
 use layer0_files as files;
@@ -166,11 +168,21 @@ impl Map {
     }
 
     /// Removes the map's pages from this process's resident memory. The pages stay in the page cache and return when
-    /// they are touched, so that after a scan of a table resident memory again follows the rows in use.
+    /// they are touched, so that after a scan of a table resident memory again follows the rows in use. Windows has no such
+    /// request, and removes unused pages on its own when memory is short.
     pub fn release(&self) {
-        let Held::File(mapped) = &self.0 else { return };
+        #[cfg(unix)]
+        if let Held::File(mapped) = &self.0 {
+            mapped.release();
+        }
+    }
+}
+
+#[cfg(unix)]
+impl Mapped {
+    fn release(&self) {
         // SAFETY: MADV_DONTNEED on a shared, read-only file map drops page table entries, never contents.
-        let released = unsafe { mapped.map.unchecked_advise(UncheckedAdvice::DontNeed) };
+        let released = unsafe { self.map.unchecked_advise(UncheckedAdvice::DontNeed) };
         if let Err(error) = released {
             tracing::debug!(%error, "pages of a scanned table stay resident");
         }

@@ -70,6 +70,7 @@ impl PackedRows {
     }
 
     /// Returns the number of columns of a row.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn dimensions(&self) -> usize {
         self.dimensions
     }

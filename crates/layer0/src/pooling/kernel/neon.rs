@@ -29,8 +29,9 @@ fn order(sums: &mut [f32]) {
     for block in sums.as_chunks_mut::<BLOCK>().0 {
         // SAFETY: a block is two vectors, each a half of what `vst2q_f32` writes in turns.
         unsafe {
-            vst2q_f32(block.as_mut_ptr(), float32x4x2_t(vld1q_f32(block.as_ptr()), vld1q_f32(block.as_ptr().add(4))))
-        };
+            let halves = float32x4x2_t(vld1q_f32(block.as_ptr()), vld1q_f32(block.as_ptr().add(4)));
+            vst2q_f32(block.as_mut_ptr(), halves);
+        }
     }
 }
 
