@@ -1,11 +1,15 @@
 """`Embedder`: the same results as the server, its settings, and its errors."""
 
+import json
 import os
+import pickle
+import subprocess
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
-from conftest import BROKEN, CHECKPOINTS, LLAMA, WORDS, post, run_python, served_vectors, texts
+from conftest import BINARY, BROKEN, CHECKPOINTS, LLAMA, WORDS, post, run_python, served_vectors, texts
 
 from embedding_server import Embedder, Server, errors
 
@@ -84,6 +88,21 @@ def test_sparse_vectors_equal_the_servers(embedder, server, kind, expand):
         embedder.sparse("a", kind="title")
 
 
+def test_the_fingerprint_is_the_servers_and_the_programs(embedder, server, tmp_path):
+    with urllib.request.urlopen(server.url + "/v1/models") as answer:
+        served = json.load(answer)["data"][0]["fingerprint"]
+    inspected = subprocess.run([BINARY, "inspect", "builtin:default"], capture_output=True, text=True, check=True).stdout
+    assert embedder.fingerprint == served and embedder.fingerprint in inspected.split()
+    assert Embedder(dimensions=100).fingerprint == embedder.fingerprint == pickle.loads(pickle.dumps(embedder)).fingerprint
+    different = [Embedder(LLAMA), Embedder(LLAMA, normalize=False), Embedder(LLAMA, token_count_exponent=0.5), Embedder(LLAMA, lexical_dimensions=8)]
+    assert len({one.fingerprint for one in [embedder, *different]}) == 5
+    assert Embedder(LLAMA, expect_fingerprint=different[0].fingerprint).fingerprint == different[0].fingerprint
+    with pytest.raises(errors.MismatchedModelError, match=different[0].fingerprint):
+        Embedder(LLAMA, expect_fingerprint=embedder.fingerprint)
+    with pytest.raises(ValueError, match="expect_fingerprint: a fingerprint has 32 hexadecimal digits"):
+        Embedder(LLAMA, expect_fingerprint="c0ffee")
+
+
 def test_lists_are_what_langchain_expects(embedder):
     assert embedder.embed_documents(["a", "b"]) == embedder.encode(["a", "b"]).tolist()
     assert embedder.embed_query("a") == embedder.encode("a").tolist()
@@ -96,6 +115,10 @@ def test_settings_change_the_vectors():
     assert not np.array_equal(Embedder(LLAMA, special_tokens=False).encode("hello"), plain.encode("hello"))
     assert abs(np.linalg.norm(Embedder(LLAMA, normalize=False).encode("hello")) - 1) > 1e-3
     assert not np.array_equal(Embedder(LLAMA, norm="none").encode("hello"), plain.encode("hello"))
+    tail = Embedder(LLAMA, lexical_dimensions=8).encode("hello")
+    assert tail.shape == (plain.dimensions + 8,)
+    assert not np.array_equal(Embedder(LLAMA, lexical_dimensions=8, lexical_weight=0.1).encode("hello"), tail)
+    assert not np.array_equal(Embedder(LLAMA, token_count_exponent=0.5).encode("a a a b"), plain.encode("a a a b"))
     assert not np.array_equal(Embedder(LLAMA, norm_eps=0.5).encode("hello"), plain.encode("hello"))
     assert np.array_equal(Embedder(LLAMA, memory="copy", threads=1, load_threads=1).encode("hello"), plain.encode("hello"))
     ids = plain.tokenize("hello").ids
@@ -125,7 +148,7 @@ def test_a_model_that_cannot_be_opened_has_an_exception_of_its_kind(name, error,
 def test_wrong_settings_are_errors_that_name_the_setting():
     with pytest.raises(errors.SettingError, match="cannot have dimensions = 100000"):
         Embedder(LLAMA, dimensions=100000)
-    for settings in [{"token_input": "bytes"}, {"norm": "batch"}, {"device": "tpu"}, {"dimensions": -1}, {"dimensions": 0}, {"norm_eps": "x"}]:
+    for settings in [{"token_input": "bytes"}, {"norm": "batch"}, {"device": "tpu"}, {"dimensions": -1}, {"dimensions": 0}, {"norm_eps": "x"}, {"token_count_exponent": 2}]:
         with pytest.raises(ValueError, match=next(iter(settings))):
             Embedder(LLAMA, **settings)
     with pytest.raises(TypeError, match="dimension"):

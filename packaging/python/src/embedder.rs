@@ -86,6 +86,12 @@ impl NativeEmbedder {
         self.embedder.rows()
     }
 
+    /// The fingerprint of the vectors.
+    #[getter]
+    fn fingerprint(&self) -> String {
+        self.embedder.fingerprint().to_string()
+    }
+
     /// The name of the device.
     #[getter]
     fn device(&self) -> String {

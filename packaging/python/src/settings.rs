@@ -29,7 +29,7 @@ impl<'py> Arguments<'_, 'py> {
         }
     }
 
-    /// Returns a setting that is one of several words.
+    /// Returns a setting that is written as a string, such as one of several words.
     fn word<T: DeserializeOwned>(&self, name: &str) -> PyResult<Option<T>> {
         let word = self.value::<String>(name)?;
         let parsed = word.map(|word| T::deserialize(StringDeserializer::<WordError>::new(word))).transpose();
@@ -44,6 +44,7 @@ impl<'py> Arguments<'_, 'py> {
             token_input: self.word("token_input")?.unwrap_or_default(),
             empty_input: self.word("empty_input")?.unwrap_or_default(),
             max_input_tokens: self.count("max_input_tokens")?,
+            expect_fingerprint: self.word("expect_fingerprint")?,
             device: self.word("device")?,
             device_min_tokens: self.value("device_min_tokens")?,
             memory: self.word("memory")?.unwrap_or_default(),
@@ -52,6 +53,9 @@ impl<'py> Arguments<'_, 'py> {
             norm: self.word("norm")?,
             norm_eps: self.value("norm_eps")?,
             embedding_scale: self.value("embedding_scale")?,
+            token_count_exponent: self.value("token_count_exponent")?,
+            lexical_dimensions: self.value("lexical_dimensions")?,
+            lexical_weight: self.value("lexical_weight")?,
             embedding_tensor: self.value("embedding_tensor")?,
             norm_tensor: self.value("norm_tensor")?,
             ..ModelConfig::new(path.display().to_string(), path)

@@ -78,6 +78,7 @@ class Embedder:
         token_input: Literal["cl100k_base", "model", "reject"] | None = None,
         empty_input: Literal["unit_vector", "reject"] | None = None,
         max_input_tokens: int | None = None,
+        expect_fingerprint: str | None = None,
         device: str | None = None,
         device_min_tokens: int | None = None,
         memory: Literal["map", "copy"] | None = None,
@@ -86,6 +87,9 @@ class Embedder:
         norm: Literal["rms", "rms_plus_one", "layer", "layer_plus_one", "none"] | None = None,
         norm_eps: float | None = None,
         embedding_scale: float | None = None,
+        token_count_exponent: float | None = None,
+        lexical_dimensions: int | None = None,
+        lexical_weight: float | None = None,
         embedding_tensor: str | None = None,
         norm_tensor: str | None = None,
         threads: int | None = None,
@@ -103,6 +107,8 @@ class Embedder:
             token_input: The meaning of lists of token IDs: IDs of cl100k_base (the default), of the model's own vocabulary, or an error.
             empty_input: The vector of a text without tokens: the first unit vector (the default), or an error.
             max_input_tokens: The largest number of tokens of an input. A longer input is an error. There is no limit by default.
+            expect_fingerprint: The fingerprint that the model must have. A model with another one, whose vectors cannot be compared with those of
+                your index, is a `MismatchedModelError`.
             device: "cpu" (the default), "auto", or in builds with that feature "cuda", "cuda:N" or "metal".
             device_min_tokens: The number of tokens from which a batch runs on the device. By default it is measured.
             memory: "map" (the default) reads the table from its file, which must not be changed in place. "copy" reads it into memory.
@@ -111,6 +117,10 @@ class Embedder:
             norm: The kind of the final norm, for an unknown type of model.
             norm_eps: The epsilon of the final norm.
             embedding_scale: The factor of the embeddings before the norm.
+            token_count_exponent: The exponent of token counts, from 0 to 1: a token that occurs n times in a text weighs n to this power in the mean.
+                The default follows the model, which is 1 for LLMs.
+            lexical_dimensions: The number of columns of the lexical tail, in which texts are similar only if they have tokens in common.
+            lexical_weight: The length of a token's lexical tail, as a multiple of the length of the token's vector, from 0 to 10.
             embedding_tensor: The name of the tensor that holds the embedding table.
             norm_tensor: The name of the tensor that holds the weight of the final norm.
             threads: The largest number of threads of a call. The default is the number of cores. Use 1 in processes that run side by side.
@@ -148,6 +158,14 @@ class Embedder:
     def vocabulary_size(self) -> int:
         """The number of rows of the table, which is the length of sparse vectors if they are written out."""
         return self._native.vocabulary_size
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the space in which the vectors lie: 32 hexadecimal digits, as the server and the command `inspect` print them.
+
+        Vectors of the same length can be compared if their models have the same fingerprint. Keep it beside an index.
+        """
+        return self._native.fingerprint
 
     @property
     def device(self) -> str:
