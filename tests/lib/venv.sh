@@ -1,7 +1,12 @@
 # Sourced by the runners. `make_venv DIR REQUIREMENTS ...` creates a Python virtual environment, or keeps the existing one if it has the
 # same requirements. An argument that is a file is a requirements file; any other argument is a requirement. The stamp is written last,
-# so an environment whose installation was interrupted is created again.
+# so an environment whose installation was interrupted is created again. Of several runners that want the same environment, one creates it.
 make_venv() {
+  mkdir -p "$(dirname "$1")"
+  (flock 9 && make_venv_alone "$@") 9> "$1.lock"
+}
+
+make_venv_alone() {
   local venv=$1 base=${PYTHON:-python3} stamp="" args=() arg start=$SECONDS
   shift
   command -v "$base" > /dev/null || { echo "$base is not installed" >&2; return 1; }
