@@ -59,6 +59,14 @@ impl Places {
         number
     }
 
+    /// Whether the token has a number.
+    pub fn contains(&self, id: u32) -> bool {
+        match &self.map {
+            Map::Table(numbers) => numbers.get(id as usize).is_some_and(|&number| number > 0),
+            Map::Hash(numbers) => numbers.contains_key(&id),
+        }
+    }
+
     /// Returns the distinct tokens in the order of their numbers.
     pub fn ids(&self) -> &[u32] {
         &self.ids
@@ -76,6 +84,10 @@ mod tests {
             assert_eq!(matches!(places.map, Map::Table(_)), rows == 10);
             assert_eq!([7, 3, 7, 0, 3, 9].map(|id| places.number(id)), [0, 1, 0, 2, 1, 3]);
             assert_eq!(places.ids(), [7, 3, 0, 9]);
+            assert_eq!(
+                [0, 1, 3, 9, 10, u32::MAX].map(|id| places.contains(id)),
+                [true, false, true, true, false, false]
+            );
         }
         let mut places = Places::new(1, 1);
         assert_eq!(places.number(5), u32::MAX, "an ID past the table has no number");

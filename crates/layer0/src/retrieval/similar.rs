@@ -41,6 +41,8 @@ enum Cosines<'a> {
         /// The vectors of the tokens that are being compared, and their products with the units.
         vectors: Vec<f32>,
         products: Vec<f32>,
+        /// The factor of the cosines with each of the units.
+        factors: Vec<f32>,
     },
 }
 
@@ -52,11 +54,23 @@ impl<'a> QueryComparison<'a> {
             Some(comparison) => Cosines::Stored(comparison),
             None => {
                 let units = PackedVectors::new(dimensions, units);
-                let products = vec![0.0; BLOCK * units.width()];
-                Cosines::Computed { units, vectors: vec![0.0; BLOCK * dimensions], products }
+                let (products, factors) = (vec![0.0; BLOCK * units.width()], vec![1.0; units.width()]);
+                Cosines::Computed { units, vectors: vec![0.0; BLOCK * dimensions], products, factors }
             }
         };
         Ok(Self { embedder, cosines, count: ids.len(), kernel: kernel::best(), theta: theta(dimensions) })
+    }
+
+    /// Multiplies the cosines with each of the tokens by its factor in `scales`.
+    pub fn scaled(mut self, scales: &[f32]) -> Self {
+        self.cosines = match self.cosines {
+            Cosines::Stored(stored) => Cosines::Stored(stored.scaled(scales)),
+            Cosines::Computed { units, vectors, products, mut factors } => {
+                factors.iter_mut().zip(scales).for_each(|(factor, scale)| *factor *= scale);
+                Cosines::Computed { units, vectors, products, factors }
+            }
+        };
+        self
     }
 
     /// Returns the number of blocks of [`LANES`] similarities that each token has.
@@ -79,16 +93,15 @@ impl<'a> QueryComparison<'a> {
                 stored.similarities(threshold, slope, ids, rows.as_flattened_mut(), similar);
                 self.embedder.damage().map_or(Ok(()), Err)
             }
-            Cosines::Computed { units, vectors, products } => {
+            Cosines::Computed { units, vectors, products, factors } => {
                 self.embedder.token_vectors(ids, vectors, at)?;
                 self.kernel.float_products(units, vectors, products);
                 let (dimensions, width) = (self.embedder.table_dimensions(), units.width());
-                let factors = vec![1.0; width];
                 let found = vectors.chunks(dimensions).zip(products.chunks(width));
                 let out = rows.as_flattened_mut().chunks_mut(width).zip(similar);
                 for ((vector, products), (out, similar)) in found.zip(out).take(ids.len()) {
                     let factor = (1.0 / self.kernel.squares(vector).sqrt().max(1e-12)) as f32;
-                    let by = Similarity { factor, factors: &factors, threshold, slope };
+                    let by = Similarity { factor, factors, threshold, slope };
                     *similar = self.kernel.similarities(products, &by, out);
                 }
                 Ok(())

@@ -15,6 +15,10 @@
 //! "dog" once has x = 1. A document with "Hund" instead, at a cosine of 0.71, has x = 0.5 * (0.71 - 0.3) / 0.7 = 0.29: it is found across
 //! languages, and ranked behind the exact match.
 //!
+//! If no document contains `t`, as is usual for a query in another language, then similar tokens are all that there is, and need not be
+//! ranked behind an exact match. So 1.3 times the cosine is used in `g`, with k1 = 0.5 and b = 1: chance similarities grow with the length of
+//! a document. If neither document of the example has "dog", the one with "Hund" has x = 0.5 * (1.3 * 0.71 - 0.3) / 0.7 = 0.45.
+//!
 //! The work is one pass over the distinct tokens of all documents: the similarities of each with the query's tokens are computed once, from
 //! the rows as they are stored where that is possible ([`Embedder::comparison`]). Each document then adds up one row of similarities for each
 //! token that is similar to a token of the query. Most tokens are similar to none, and adding their zeros would not change the sums.
@@ -31,6 +35,11 @@ use layer0_tokenizers::yield_point::YieldPoint;
 
 const K1: f64 = 0.8;
 const B: f64 = 0.6;
+/// What replaces [`K1`] and [`B`] for a token of the query that no document contains.
+const K1_ABSENT: f64 = 0.5;
+const B_ABSENT: f64 = 1.0;
+/// The factor of the cosines of such a token.
+const SCALE_ABSENT: f32 = 1.3;
 /// From how many documents on the inverse document frequency has more weight than the norm of the row.
 const ENOUGH_DOCUMENTS: f64 = 10.0;
 /// Distinct tokens of a query that are matched. Of a longer query the tokens with the largest norms are kept.
@@ -48,6 +57,8 @@ struct QueryTokens {
     norms: Vec<f64>,
     /// The vectors at length 1: `ids.len()` rows of `dimensions` numbers.
     units: Vec<f32>,
+    /// Whether no document contains the token. The documents are known only later, so this is false at first.
+    absent: Vec<bool>,
 }
 
 /// The soft term frequencies of every document, and what the score needs beside them.
@@ -70,9 +81,11 @@ impl SoftMatches {
         documents: &[&[u32]],
         at: &dyn YieldPoint,
     ) -> Result<Self, EmbedError> {
-        let query = QueryTokens::new(embedder, query, at)?;
+        let mut query = QueryTokens::new(embedder, query, at)?;
         let lengths = documents.iter().map(|document| document.len().max(1) as f64).collect();
-        let frequencies = query.frequencies(embedder, documents, at)?;
+        let numbered = NumberedTokens::new(embedder, documents, at)?;
+        query.absent = query.ids.iter().map(|&id| !numbered.places.contains(id)).collect();
+        let frequencies = query.frequencies(embedder, documents, &numbered, at)?;
         Ok(Self { query, frequencies, lengths })
     }
 
@@ -86,7 +99,7 @@ impl SoftMatches {
         texts: &[&[u32]],
         at: &dyn YieldPoint,
     ) -> Result<Vec<f32>, EmbedError> {
-        self.query.frequencies(embedder, texts, at)
+        self.query.frequencies(embedder, texts, &NumberedTokens::new(embedder, texts, at)?, at)
     }
 
     /// The number of bytes that matching `query` tokens with documents takes at most: `documents` of `tokens` tokens in all, over a table
@@ -104,12 +117,21 @@ impl SoftMatches {
         let mean = self.lengths.iter().sum::<f64>() / n.max(1.0);
         let width = weights.len().max(1);
         let score = |(length, row): (&f64, &[f32])| {
-            let saturation = K1 * (1.0 - B + B * length / mean);
-            weights.iter().zip(row).map(|(weight, &x)| weight * f64::from(x) / (f64::from(x) + saturation)).sum()
+            let gains = self.gains(&weights, row, length / mean);
+            gains.zip(row).map(|(gain, &x)| gain * f64::from(x)).sum()
         };
         let mut scores: Vec<f64> = self.lengths.iter().zip(self.frequencies.chunks(width)).map(score).collect();
         scores.resize(self.lengths.len(), 0.0);
         scores
+    }
+
+    /// What a similarity of 1 with each of the query's tokens adds to the score of a document with the soft term frequencies `frequencies`,
+    /// whose length is `length` times the mean: `w(t) / (x(t, d) + k1 (1 - b + b |d| / mean |d|))`.
+    fn gains<'a>(&'a self, weights: &'a [f64], frequencies: &'a [f32], length: f64) -> impl Iterator<Item = f64> + 'a {
+        let present = K1 * (1.0 - B + B * length);
+        let absent = K1_ABSENT * (1.0 - B_ABSENT + B_ABSENT * length);
+        let tokens = weights.iter().zip(frequencies).zip(&self.query.absent);
+        tokens.map(move |((weight, &x), &is_absent)| weight / (f64::from(x) + if is_absent { absent } else { present }))
     }
 
     /// Returns the share of each token of a document in the document's score. `document` is the index of the document among those that were
@@ -131,10 +153,7 @@ impl SoftMatches {
         let frequencies = self.frequencies.get(document * width..(document + 1) * width).unwrap_or_default();
         let mean = self.lengths.iter().sum::<f64>() / (self.lengths.len() as f64).max(1.0);
         let length = self.lengths.get(document).copied().unwrap_or(1.0);
-        let saturation = K1 * (1.0 - B + B * length / mean);
-        // What a similarity of 1 with each of the query's tokens adds.
-        let each: Vec<f64> =
-            weights.iter().zip(frequencies).map(|(weight, &x)| weight / (f64::from(x) + saturation)).collect();
+        let each: Vec<f64> = self.gains(&weights, frequencies, length / mean).collect();
         let score = each.iter().zip(frequencies).map(|(each, &x)| each * f64::from(x)).sum::<f64>();
         if score <= 0.0 {
             return Ok(vec![0.0; ids.len()]);
@@ -174,6 +193,30 @@ impl SoftMatches {
     }
 }
 
+/// The tokens of texts, each replaced by the number of the distinct token that it is.
+struct NumberedTokens {
+    places: Places,
+    /// The numbers of all tokens of all texts.
+    numbers: Vec<u32>,
+}
+
+impl NumberedTokens {
+    fn new(embedder: &Embedder, texts: &[&[u32]], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
+        let tokens = texts.iter().map(|text| text.len()).sum();
+        let mut places = Places::new(tokens, embedder.rows());
+        let mut numbers = Vec::with_capacity(tokens);
+        for (text, i) in texts.iter().zip(1..) {
+            for ids in text.chunks(STEP) {
+                numbers.extend(ids.iter().map(|&id| places.number(id)));
+                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
+                    at.reached()?;
+                }
+            }
+        }
+        Ok(Self { places, numbers })
+    }
+}
+
 /// The distinct tokens of the documents that are similar to a token of the query.
 struct SimilarTokens {
     /// For each distinct token, the index of its row plus 1. 0 stands for a token that is similar to none of the query's tokens; most are.
@@ -186,7 +229,8 @@ struct SimilarTokens {
 impl SimilarTokens {
     /// Compares each token of `ids` with each token of the query.
     fn new(embedder: &Embedder, query: &QueryTokens, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
-        let mut comparison = QueryComparison::new(embedder, &query.ids, &query.units)?;
+        let scales: Vec<f32> = query.absent.iter().map(|&absent| if absent { SCALE_ABSENT } else { 1.0 }).collect();
+        let mut comparison = QueryComparison::new(embedder, &query.ids, &query.units)?.scaled(&scales);
         let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
         let blocks = comparison.blocks();
         let mut found = Self { rows: Vec::with_capacity(ids.len()), similarities: Vec::new(), blocks };
@@ -218,31 +262,25 @@ impl SimilarTokens {
 }
 
 impl QueryTokens {
-    /// Returns the soft term frequencies of the query's tokens in each text, `[texts, query tokens]`.
-    fn frequencies(&self, embedder: &Embedder, texts: &[&[u32]], at: &dyn YieldPoint) -> Result<Vec<f32>, EmbedError> {
+    /// Returns the soft term frequencies of the query's tokens in each text, `[texts, query tokens]`. `numbered` has the tokens of the texts.
+    fn frequencies(
+        &self,
+        embedder: &Embedder,
+        texts: &[&[u32]],
+        numbered: &NumberedTokens,
+        at: &dyn YieldPoint,
+    ) -> Result<Vec<f32>, EmbedError> {
         let width = self.ids.len();
         let mut frequencies = vec![0.0; width * texts.len()];
         if width == 0 {
             return Ok(frequencies);
         }
-        let tokens = texts.iter().map(|text| text.len()).sum();
-        let mut places = Places::new(tokens, embedder.rows());
-        // The numbers of all tokens of all texts.
-        let mut numbers = Vec::with_capacity(tokens);
-        for (text, i) in texts.iter().zip(1..) {
-            for ids in text.chunks(STEP) {
-                numbers.extend(ids.iter().map(|&id| places.number(id)));
-                if i % DOCUMENTS_A_STEP == 0 || ids.len() == STEP {
-                    at.reached()?;
-                }
-            }
-        }
-        let similar = SimilarTokens::new(embedder, self, places.ids(), at)?;
+        let similar = SimilarTokens::new(embedder, self, numbered.places.ids(), at)?;
 
         let kernel = kernel::best();
         let mut sums = vec![[0.0f32; LANES]; width.div_ceil(LANES)];
         let mut indices = Vec::with_capacity(STEP);
-        let mut rest = numbers.as_slice();
+        let mut rest = numbered.numbers.as_slice();
         let mut since_report = 0;
         for (text, frequencies) in texts.iter().zip(frequencies.chunks_mut(width)) {
             let of_text = rest.split_off(..text.len()).unwrap_or_default();
@@ -295,6 +333,7 @@ impl QueryTokens {
             ids: found.iter().map(|(_, id, ..)| *id).collect(),
             counts: found.iter().map(|(_, _, count, _)| *count).collect(),
             norms: found.iter().map(|(norm, ..)| *norm).collect(),
+            absent: vec![false; found.len()],
             units: found.into_iter().flat_map(|(.., unit)| unit).collect(),
         })
     }
