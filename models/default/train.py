@@ -174,34 +174,39 @@ class Data:
         raw = {of: np.concatenate(parts)[kept[names[where[of]]]] for of, parts in vectors.items()}
         where = {of: at[kept[names[at]]] for of, at in where.items()}
         del vectors
+        self.raw, self.where = raw, where
+        self.targets(gamma, nearest, report)
+        self.development = Development(args.evaluation, self.bags, tatoeba)
+        if len(self.bags.texts) > known:
+            self.bags.save(tokens)
+
+    def targets(self, gamma: float, nearest: bool, report=print) -> None:
+        """Makes the teacher's vectors that a table is to follow: those of `raw`, centered by language and whitened by `gamma`."""
         # Centered by language, and whitened by the covariance over languages.
-        means = {of: z.astype(np.float32).mean(0) for of, z in raw.items()}
-        sample = np.concatenate([z[:3000].astype(np.float32) - means[of] for of, z in sorted(raw.items())])
+        means = {of: z.astype(np.float32).mean(0) for of, z in self.raw.items()}
+        sample = np.concatenate([z[:3000].astype(np.float32) - means[of] for of, z in sorted(self.raw.items())])
         variances, axes = np.linalg.eigh(np.cov(sample, rowvar=False, dtype=np.float64))
         whitening = (axes * (variances + 1e-3 * variances.mean()) ** (-gamma / 2)).astype(np.float32)
         self.taught = []
-        for of, z in sorted(raw.items()):
+        for of, z in sorted(self.raw.items()):
             white = fit.unit((z.astype(np.float32) - means[of]) @ whitening).astype(np.float16)
-            self.taught.append(Taught(of, where[of], white, neighbours(white) if nearest and len(white) > 500 else None))
-        say(f"{sum(len(t.texts) for t in self.taught)} texts with the teacher's vectors")
+            self.taught.append(Taught(of, self.where[of], white, neighbours(white) if nearest and len(white) > 500 else None))
+        report(f"{sum(len(t.texts) for t in self.taught)} texts with the teacher's vectors", flush=True)
         english = next(t for t in self.taught if t.language == "en")
-        taught_at = np.full(names.max() + 1, -1, np.int64)
-        taught_at[names[english.texts]] = np.arange(len(english.texts))
+        taught_at = np.full(self.bags.names.max() + 1, -1, np.int64)
+        taught_at[self.bags.names[english.texts]] = np.arange(len(english.texts))
         by_language = defaultdict(list)
         for group in self.pairs:
             if "en" in group.languages and group.languages[0] != group.languages[1] and group.source not in pair_sources.WORDS:
                 text, original = (group.left, group.right) if group.languages[1] == "en" else (group.right, group.left)
-                at = taught_at[names[original]]
+                at = taught_at[self.bags.names[original]]
                 by_language[next(of for of in group.languages if of != "en")].append((text[at >= 0], at[at >= 0]))
         self.translations = []
         for of, some in sorted(by_language.items()):
             text, at = (np.concatenate([one[side] for one in some]) for side in (0, 1))
             if len(text) > 500:
                 self.translations.append(Taught(of, text, english.vectors[at]))
-        say(f"{sum(len(t.texts) for t in self.translations)} translations of texts with the teacher's vectors")
-        self.development = Development(args.evaluation, self.bags, tatoeba)
-        if len(self.bags.texts) > known:
-            self.bags.save(tokens)
+        report(f"{sum(len(t.texts) for t in self.translations)} translations of texts with the teacher's vectors", flush=True)
 
 
 def quantized(table: np.ndarray) -> np.ndarray:
