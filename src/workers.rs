@@ -18,6 +18,9 @@
 //! So S waits for the rest of one turn, 3 more slices, and not for the other 9. If L0 to L9 were a single slice of 100
 //! ms with yield points, S would run at the first yield point after 4 ms. The window of a job is `2 * threads + 2` = 4
 //! slices: if nobody reads the results of L, it stops after L3 and leaves the queue until a result is read.
+//!
+//! A background job ([`Workers::run_background`]) has the lowest turn: its next slice begins only while no other job waits, and all other
+//! jobs are run at the yield points of its slices.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -60,6 +63,8 @@ struct Queue {
 struct QueueState {
     /// The jobs that have a slice to claim, in the order of their turns. A job is listed at most once.
     jobs: VecDeque<Turn>,
+    /// The background jobs that have a slice to claim, in the order of their turns. They are run while `jobs` is empty.
+    background: VecDeque<Turn>,
     /// For each thread, the slices that only this thread may run.
     pinned: Vec<VecDeque<(Arc<dyn SlicedJob>, usize)>>,
     /// The number of threads that are blocked in [`Workers::wait_while_busy`].
@@ -81,6 +86,8 @@ trait SlicedJob: Send + Sync {
     fn run(&self, slice: usize, queue: &Queue, thread: usize);
     /// Returns how long the longest slice takes, or zero if none takes more than a few milliseconds.
     fn longest(&self) -> Duration;
+    /// Returns whether the job is run only while no other job waits.
+    fn is_background(&self) -> bool;
     /// Returns whether the results will never be read, because their reader was dropped.
     fn is_abandoned(&self) -> bool;
 }
@@ -88,6 +95,7 @@ trait SlicedJob: Send + Sync {
 struct Job<T, F> {
     work: F,
     longest: Duration,
+    background: bool,
     state: Mutex<JobState<T>>,
 }
 
@@ -105,19 +113,35 @@ struct LongSlice<'a> {
 /// How long a long slice runs before other jobs may take a turn inside it.
 const YIELD_INTERVAL: Duration = Duration::from_millis(4);
 
+/// How long a slice of a background job runs before other jobs may take turns inside it.
+const BACKGROUND_YIELD_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The assumed length of the longest slice of a background job. The value matters only in that it is not zero, so that the slices
+/// receive a yield point.
+const BACKGROUND_SLICE: Duration = Duration::from_secs(1);
+
 /// A job may take a turn inside a slice only if its own slices are shorter by this factor, which also limits the
 /// nesting.
 const NESTING_RATIO: u32 = 4;
 
 impl YieldPoint for LongSlice<'_> {
     fn reached(&self) -> Result<(), Stopped> {
-        if self.since.get().elapsed() < YIELD_INTERVAL {
+        let background = self.job.is_background();
+        let interval = if background { BACKGROUND_YIELD_INTERVAL } else { YIELD_INTERVAL };
+        if self.since.get().elapsed() < interval {
             return Ok(());
         }
         if self.job.is_abandoned() {
             return Err(Stopped);
         }
-        self.queue.run_shorter(self.job.longest() / NESTING_RATIO, self.thread)?;
+        if background {
+            // The threads of the connections, which may be waiting for a processor, come first as well.
+            thread::yield_now();
+            // A background job waits for all other jobs. None of them ever runs a background job inside itself.
+            while self.queue.run_shorter(Duration::MAX, self.thread)? {}
+        } else {
+            self.queue.run_shorter(self.job.longest() / NESTING_RATIO, self.thread)?;
+        }
         self.since.set(Instant::now());
         Ok(())
     }
@@ -203,7 +227,7 @@ impl Workers {
         T: Send + 'static,
         F: Fn(usize) -> T + Send + Sync + 'static,
     {
-        self.enqueue(slices, Duration::ZERO, move |slice, _| work(slice), VecDeque::push_back)
+        self.enqueue(slices, Duration::ZERO, false, move |slice, _| work(slice), VecDeque::push_back)
     }
 
     /// Like [`Workers::run`], for slices of which the longest takes about `longest`. If that is more than a few
@@ -214,7 +238,7 @@ impl Workers {
         T: Send + 'static,
         F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
     {
-        self.enqueue(slices, longest, work, VecDeque::push_back)
+        self.enqueue(slices, longest, false, work, VecDeque::push_back)
     }
 
     /// Like [`Workers::run_long`], but the job goes to the front of the queue. It is for the second job of a request,
@@ -224,13 +248,24 @@ impl Workers {
         T: Send + 'static,
         F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
     {
-        self.enqueue(slices, longest, work, VecDeque::push_front)
+        self.enqueue(slices, longest, false, work, VecDeque::push_front)
+    }
+
+    /// Like [`Workers::run_long`], for work that nobody waits for: its slices begin only while no other job waits, and at
+    /// their yield points all waiting jobs are run.
+    pub fn run_background<T, F>(&self, slices: usize, work: F) -> Slices<T>
+    where
+        T: Send + 'static,
+        F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync + 'static,
+    {
+        self.enqueue(slices, BACKGROUND_SLICE, true, work, VecDeque::push_back)
     }
 
     fn enqueue<T, F>(
         &self,
         slices: usize,
         longest: Duration,
+        background: bool,
         work: F,
         place: fn(&mut VecDeque<Turn>, Turn),
     ) -> Slices<T>
@@ -248,7 +283,7 @@ impl Workers {
             queued: slices > 0,
             abandoned: false,
         };
-        let job = Arc::new(Job { work, longest, state: Mutex::new(state) });
+        let job = Arc::new(Job { work, longest, background, state: Mutex::new(state) });
         if slices > 0 {
             self.queue.push(Arc::clone(&job) as Arc<dyn SlicedJob>, place);
         }
@@ -274,12 +309,18 @@ impl Workers {
             abandoned: false,
         };
         let work = move |slice, _: &dyn YieldPoint| work(slice);
-        let job = Arc::new(Job { work, longest: Duration::ZERO, state: Mutex::new(state) });
+        let job = Arc::new(Job { work, longest: Duration::ZERO, background: false, state: Mutex::new(state) });
         for (thread, pinned) in lock(&self.queue.state).pinned.iter_mut().enumerate().take(threads) {
             pinned.push_back((Arc::clone(&job) as Arc<dyn SlicedJob>, thread));
         }
         self.queue.wake.notify_all();
         Slices { queue: Arc::clone(&self.queue), job }
+    }
+}
+
+impl QueueState {
+    fn turns(&mut self, background: bool) -> &mut VecDeque<Turn> {
+        if background { &mut self.background } else { &mut self.jobs }
     }
 }
 
@@ -292,14 +333,15 @@ impl Drop for Workers {
 
 impl Queue {
     fn push(&self, job: Arc<dyn SlicedJob>, place: fn(&mut VecDeque<Turn>, Turn)) {
-        place(&mut lock(&self.state).jobs, Turn { job, claimed_slices: 0 });
+        place(lock(&self.state).turns(job.is_background()), Turn { job, claimed_slices: 0 });
         self.wake.notify_one();
     }
 
     /// Removes a job whose reader was dropped.
     fn remove(&self, job: &Arc<dyn SlicedJob>) {
         let mut state = lock(&self.state);
-        state.jobs.retain(|turn| !std::ptr::addr_eq(Arc::as_ptr(&turn.job), Arc::as_ptr(job)));
+        let turns = state.turns(job.is_background());
+        turns.retain(|turn| !std::ptr::addr_eq(Arc::as_ptr(&turn.job), Arc::as_ptr(job)));
         self.notify_if_not_busy(&state);
     }
 
@@ -320,8 +362,8 @@ impl Queue {
     }
 
     /// Runs a turn of the first job whose slices take at most `longest`, and slices that only this thread may run,
-    /// inside the slice that this thread is running.
-    fn run_shorter(&self, longest: Duration, thread: usize) -> Result<(), Stopped> {
+    /// inside the slice that this thread is running. Returns whether the turn was used up, so that more slices may wait.
+    fn run_shorter(&self, longest: Duration, thread: usize) -> Result<bool, Stopped> {
         for _ in 0..SLICES_PER_TURN {
             let mut state = lock(&self.state);
             if state.closed {
@@ -329,23 +371,25 @@ impl Queue {
             }
             let pinned = state.pinned.get_mut(thread).and_then(VecDeque::pop_front);
             let first = |state: &QueueState| state.jobs.iter().position(|turn| turn.job.longest() <= longest);
-            let found = pinned.or_else(|| first(&state).and_then(|at| self.claim(&mut state, at)));
+            let found = pinned.or_else(|| first(&state).and_then(|at| self.claim(&mut state, at, false)));
             drop(state);
-            let Some((job, slice)) = found else { break };
+            let Some((job, slice)) = found else { return Ok(false) };
             job.run(slice, self, thread);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Claims the next slice of the job at index `at` of the queue, and moves the job to the place of its next turn.
-    fn claim(&self, state: &mut QueueState, at: usize) -> Option<(Arc<dyn SlicedJob>, usize)> {
-        let Turn { job, claimed_slices } = state.jobs.remove(at)?;
+    /// Claims the next slice of the job at index `at` of the queue or of the background queue, and moves the job to the
+    /// place of its next turn.
+    fn claim(&self, state: &mut QueueState, at: usize, background: bool) -> Option<(Arc<dyn SlicedJob>, usize)> {
+        let turns = state.turns(background);
+        let Turn { job, claimed_slices } = turns.remove(at)?;
         let claimed = job.claim();
         if let Some((_, true)) = claimed {
             let job = Arc::clone(&job);
             match claimed_slices + 1 {
-                SLICES_PER_TURN.. => state.jobs.push_back(Turn { job, claimed_slices: 0 }),
-                claimed_slices => state.jobs.push_front(Turn { job, claimed_slices }),
+                SLICES_PER_TURN.. => turns.push_back(Turn { job, claimed_slices: 0 }),
+                claimed_slices => turns.push_front(Turn { job, claimed_slices }),
             }
             self.wake.notify_one();
         } else {
@@ -363,9 +407,10 @@ impl Queue {
             if let Some(pinned) = state.pinned.get_mut(thread).and_then(VecDeque::pop_front) {
                 return Some(pinned);
             }
-            if state.jobs.is_empty() {
+            let background = state.jobs.is_empty();
+            if background && state.background.is_empty() {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
-            } else if let Some(claimed) = self.claim(&mut state, 0) {
+            } else if let Some(claimed) = self.claim(&mut state, 0, background) {
                 return Some(claimed);
             }
         }
@@ -407,6 +452,10 @@ impl<T: Send, F: Fn(usize, &dyn YieldPoint) -> T + Send + Sync> SlicedJob for Jo
 
     fn longest(&self) -> Duration {
         self.longest
+    }
+
+    fn is_background(&self) -> bool {
+        self.background
     }
 
     fn is_abandoned(&self) -> bool {

@@ -205,3 +205,56 @@ async fn a_job_stays_within_its_window_and_ends_with_its_reader() {
     collect(workers.run(100, |_| ())).await;
     assert_eq!(ran.load(Ordering::SeqCst), 5);
 }
+
+/// The only thread is held at the first slice of a background job while other jobs arrive.
+#[tokio::test]
+async fn a_background_job_waits_for_all_other_jobs() {
+    let workers = Workers::start(1).unwrap();
+    let (started, at_first) = mpsc::channel();
+    let (go, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let say = |name| {
+        let log = Arc::clone(&order);
+        move |i: usize| lock(&log).push((name, i))
+    };
+    let background = say("background");
+    let background = workers.run_background(2, move |i, _| {
+        if i == 0 {
+            started.send(()).unwrap();
+            lock(&held).recv().unwrap();
+        }
+        background(i);
+    });
+    at_first.recv().unwrap();
+    let jobs = ["first", "second"].map(|name| workers.run(SLICES_PER_TURN, say(name)));
+    go.send(()).unwrap();
+    let [first, second] = jobs;
+    let (..) = tokio::join!(collect(background), collect(first), collect(second));
+    let order = lock(&order).clone();
+    assert_eq!((order.first(), order.last()), (Some(&("background", 0)), Some(&("background", 1))), "{order:?}");
+    assert_eq!(order.len(), 2 + 2 * SLICES_PER_TURN);
+}
+
+#[tokio::test]
+async fn every_job_runs_at_the_yield_points_of_a_background_job() {
+    let workers = Workers::start(1).unwrap();
+    let (started, at_first) = mpsc::channel();
+    let done = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&done);
+    let background = workers.run_background(1, move |_, at| {
+        started.send(()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while seen.load(Ordering::Relaxed) < 3 && Instant::now() < deadline {
+            at.reached().unwrap();
+        }
+        seen.load(Ordering::Relaxed)
+    });
+    at_first.recv().unwrap();
+    let count = move |_, _: &dyn YieldPoint| done.fetch_add(1, Ordering::Relaxed);
+    // The slices of one of the jobs are longer than any of the background job.
+    let short = workers.run_long(2, Duration::ZERO, count.clone());
+    let long = workers.run_long(1, Duration::from_secs(3600), count);
+    assert_eq!(collect(background).await, [Ok(3)]);
+    let (..) = tokio::join!(collect(short), collect(long));
+}
