@@ -1,6 +1,7 @@
 //! The request and response types of the HTTP API, named as in OpenAI's API description. They know neither the limits
 //! of a model nor status codes.
 
+pub mod batch_line;
 mod cohere;
 mod ollama;
 mod request;

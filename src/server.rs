@@ -18,8 +18,6 @@
 
 mod error;
 mod observe;
-#[cfg(feature = "bulk")]
-pub mod offline;
 pub mod preflight;
 pub mod reload;
 mod request;
@@ -31,6 +29,7 @@ mod socket;
 mod state;
 
 pub use observe::trace;
+pub use response::offline;
 pub use router::active::ActiveRoutes;
 pub use router::{Routes, router};
 pub use serve::{StopSignals, serve};

@@ -3,6 +3,7 @@
 pub mod accounted;
 pub mod form;
 pub mod guarded_body;
+pub mod offline;
 pub mod slices;
 pub mod stream;
 pub mod weighed_body;

@@ -8,7 +8,7 @@ use crate::architecture::{only_in, sources};
 const ROOMS: [&str; 8] = ["observe", "error", "state", "response", "request", "routes", "router", "socket"];
 
 /// The files above the rooms. They do not import each other.
-const ABOVE_THE_ROOMS: [&str; 4] = ["offline", "preflight", "reload", "serve"];
+const ABOVE_THE_ROOMS: [&str; 3] = ["preflight", "reload", "serve"];
 
 /// Returns the paths that `tree`, the rest of a path or a `use` declaration, stands for: `a::{b, c::d}` is `a::b` and
 /// `a::c::d`. Whatever follows the path is ignored.
