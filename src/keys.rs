@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use layer0_files::hexadecimal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -306,6 +307,15 @@ impl Key {
     /// Returns the name of the key in the log and the metrics.
     pub fn name(&self) -> Option<&str> {
         self.options.name.as_deref()
+    }
+
+    /// Returns whom files and batches belong to that this key stores: the name of the key, so that a new secret under the same
+    /// name finds them, or else a digest, which does not reveal the key.
+    pub fn owner(&self) -> String {
+        match self.name() {
+            Some(name) => format!("name:{name}"),
+            None => format!("digest:{}", hexadecimal(&Sha256::digest(self.digest))),
+        }
     }
 
     pub fn rates(&self) -> KeyRates {

@@ -16,6 +16,7 @@
 // These macros panic if their stream is closed or full. `cli::output` writes without panicking.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+pub mod batches;
 pub mod builtin;
 #[cfg(feature = "bulk")]
 pub mod bulk;

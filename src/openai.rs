@@ -1,6 +1,18 @@
 //! The request and response types of the HTTP API, named as in OpenAI's API description. They know neither the limits
 //! of a model nor status codes.
 
+/// Defines the type of an `object` field, which has a single possible value.
+macro_rules! object {
+    ($name:ident, $value:ident) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $name {
+            $value,
+        }
+    };
+}
+
+mod batch;
 pub mod batch_line;
 mod cohere;
 mod ollama;
@@ -15,6 +27,11 @@ use utoipa::openapi::schema::{ArrayBuilder, OneOfBuilder};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+pub use batch::{
+    Batch, BatchError, BatchErrors, BatchObjectKind, BatchRequestCounts, BatchStatus, BatchUsage, COMPLETION_WINDOW,
+    CreateBatchRequest, CreateFileRequest, DeleteFileResponse, ExpiresAfterFields, FileObjectKind, FilePurpose,
+    LIFETIME, ListBatchesQuery, ListBatchesResponse, ListFilesQuery, ListFilesResponse, ListOrder, OpenAiFile,
+};
 pub use cohere::{CohereEmbedRequest, CohereEmbedResponse, CohereType};
 pub use ollama::{
     OllamaDetails, OllamaEmbedRequest, OllamaEmbedResponse, OllamaEmbeddingsRequest, OllamaEmbeddingsResponse,
@@ -123,16 +140,6 @@ pub enum OutputDtypeName {
     Ubinary,
 }
 
-/// Defines the type of an `object` field, which has a single possible value.
-macro_rules! object {
-    ($name:ident, $value:ident) => {
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-        #[serde(rename_all = "lowercase")]
-        pub enum $name {
-            $value,
-        }
-    };
-}
 object!(ListObject, List);
 object!(ModelObject, Model);
 object!(EmbeddingObject, Embedding);

@@ -14,8 +14,10 @@
 //! 6. `routes`: the resources of the API, one file each;
 //! 7. `router`: the list of all routes, and the steps that every request passes;
 //! 8. `socket`: connections, below HTTP;
-//! 9. `preflight`, `reload` and `serve`: the life cycle of the process.
+//! 9. `batches`: the work on batches, in the background;
+//! 10. `preflight`, `reload` and `serve`: the life cycle of the process.
 
+mod batches;
 mod error;
 mod observe;
 pub mod preflight;

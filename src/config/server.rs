@@ -10,6 +10,7 @@ use super::settings::Flag;
 use super::units::{ByteCount, Seconds};
 use super::values::ValueKind::{self, Form, Keys, List, Path, Size, Time, Truth, Whole};
 use super::{cors, values};
+use crate::batches::StorageLimits;
 use crate::keys::ApiKeys;
 use layer0::pooling::place::DeviceChoice;
 
@@ -17,6 +18,8 @@ const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const DAY: u64 = 24 * 60 * 60 * 1000;
+/// A year of 365.25 days, as times are written.
+const YEAR: u64 = 31_557_600_000;
 
 /// A length of time from 1 ms to 1 day.
 const TIME: ValueKind = Time { zero: false, least: 1, most: DAY };
@@ -103,6 +106,54 @@ declare_settings! {
             default: ByteCount(64 * MIB),
             check: Size { least: KIB, most: 1024 * GIB },
             variable: "EMBEDDING_SERVER_MAX_IN_FLIGHT",
+        }
+        /// The directory of files and batches, which switches on /v1/files and /v1/batches. It is created if it is missing, only one
+        /// process may use it, and it outlives the process: batches continue after a restart. Files hold the texts and the vectors of
+        /// clients.
+        batch_directory: Option<PathBuf> {
+            check: Path,
+            variable: "EMBEDDING_SERVER_BATCH_DIRECTORY",
+            unset: "no files and batches",
+            example: "/var/lib/embedding-server/batches",
+            restart: true,
+        }
+        /// The largest file that a client may upload. A larger one gets 413. The limit on one line of it is `max_body`.
+        max_file_bytes: ByteCount {
+            default: ByteCount(200 * MIB),
+            check: Size { least: KIB, most: 1024 * GIB },
+            variable: "EMBEDDING_SERVER_MAX_FILE_BYTES",
+        }
+        /// The largest size of all files together, with the answers to batches. If it is reached, uploads get 413, and
+        /// batches fail.
+        max_stored_bytes: ByteCount {
+            default: ByteCount(10 * GIB),
+            check: Size { least: KIB, most: 1024 * 1024 * GIB },
+            variable: "EMBEDDING_SERVER_MAX_STORED_BYTES",
+        }
+        /// The largest number of files and batches together.
+        max_stored_files: usize {
+            default: 10_000,
+            check: Whole { least: 1, most: 1_000_000 },
+            variable: "EMBEDDING_SERVER_MAX_STORED_FILES",
+        }
+        /// The time after which files and batches that have ended are deleted. A client may ask for another time from 1 hour to 30
+        /// days.
+        file_expires_after: Seconds {
+            default: seconds(30 * 24 * 60 * 60),
+            check: Time { zero: false, least: 1000, most: YEAR },
+            variable: "EMBEDDING_SERVER_FILE_EXPIRES_AFTER",
+        }
+        /// The largest number of requests in one batch. The default is OpenAI's limit.
+        max_batch_requests: u64 {
+            default: 50_000,
+            check: Whole { least: 1, most: 1_000_000_000 },
+            variable: "EMBEDDING_SERVER_MAX_BATCH_REQUESTS",
+        }
+        /// The largest number of batches that are worked on at the same time. Further batches wait.
+        max_running_batches: usize {
+            default: 4,
+            check: Whole { least: 1, most: 1024 },
+            variable: "EMBEDDING_SERVER_MAX_RUNNING_BATCHES",
         }
         /// The largest number of open connections. Further connections get 503 and are closed.
         max_connections: usize {
@@ -223,5 +274,21 @@ declare_settings! {
             check: Truth,
             variable: "EMBEDDING_SERVER_PLAYGROUND",
         }
+    }
+}
+
+impl ServerConfig {
+    /// Returns the limits on the files of batches.
+    pub fn storage_limits(&self) -> StorageLimits {
+        StorageLimits {
+            max_file_bytes: self.max_file_bytes.0,
+            max_stored_bytes: self.max_stored_bytes.0,
+            max_stored_files: self.max_stored_files,
+        }
+    }
+
+    /// Returns after how many seconds files and batches that have ended are deleted.
+    pub fn file_lifetime(&self) -> u64 {
+        self.file_expires_after.0.as_secs()
     }
 }

@@ -58,7 +58,7 @@ use super::{
     CreateEmbeddingRequest, CreateSimilarityRequest, CreateSparseEmbeddingRequest, CreateTokensRequest, EncodingFormat,
     InputType, Inputs,
 };
-use super::{cohere, ollama, rerank, sparse, tei};
+use super::{batch, cohere, ollama, rerank, sparse, tei};
 use layer0::OutputDtype;
 use layer0::retrieval::sparse::MAX_NEIGHBORS;
 use layer0_files::json::{self, NonFinite};
@@ -227,6 +227,7 @@ fn explain(body: &[u8], error: &serde_json::Error) -> BodyError {
         let message = text.strip_suffix(&position).unwrap_or(&text).to_owned();
         let mut fields = [INPUT, QUERIES, MODEL, ENCODING_FORMAT, DIMENSIONS, OUTPUT_DTYPE, INPUT_TYPE, EXPAND]
             .into_iter()
+            .chain(batch::FIELDS)
             .chain(rerank::FIELDS)
             .chain(sparse::FIELDS)
             .chain(cohere::FIELDS)

@@ -14,6 +14,7 @@ use axum::response::IntoResponse;
 use bytes::Bytes;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
+use crate::batches::{StorageError, StorageErrorKind};
 use crate::config::units::{ByteCount, Seconds};
 use crate::openai::{ErrorBody, ErrorResponse};
 use crate::server::observe::accounting::{ErrorClass, ResponseAccounting};
@@ -174,6 +175,36 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, "The request body ended before its announced length.")
     }
 
+    /// The body must be a form, and `found` is its content type.
+    pub fn not_multipart(found: &str) -> Self {
+        let found = bounded(found, LONGEST_NAME);
+        let message = format!(
+            "Unsupported content type: '{found}'. Send the file as a form, with the header `Content-Type: multipart/form-data; \
+             boundary=...`."
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, message).code("unsupported_content_type")
+    }
+
+    /// The body is a form, but cannot be read.
+    pub fn malformed_form(problem: &str) -> Self {
+        let message = format!("We could not parse the form of your request: {problem}.");
+        Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message)
+    }
+
+    /// The body is a form with a `Content-Encoding`.
+    pub fn compressed_form() -> Self {
+        const MESSAGE: &str = "Forms cannot be compressed: send the file without the header `Content-Encoding`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_REQUEST, MESSAGE)
+            .code("unsupported_content_encoding_of_form")
+    }
+
+    /// The server stores no files and batches.
+    pub fn batches_are_off() -> Self {
+        const MESSAGE: &str = "Files and batches are switched off on this server. Its operator can switch them on with the setting \
+                               server.batch_directory.";
+        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, MESSAGE).code("batches_are_off")
+    }
+
     pub fn loading(models: &[&str]) -> Self {
         let message = format!("Not ready: loading {}.", models.join(", "));
         Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, message).code("not_ready")
@@ -304,6 +335,12 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, "The path of this URL is not UTF-8.")
     }
 
+    /// Returns the error about a file with `field` as its `param`, for a body that names the file in this field.
+    #[must_use]
+    pub fn for_file(self, field: &str) -> Self {
+        if self.param.as_deref() == Some("id") { self.param(field) } else { self }
+    }
+
     /// Returns the error with `field` as its `param`, for inputs that are in another field than `input`.
     #[must_use]
     pub fn for_field(self, field: &str) -> Self {
@@ -396,6 +433,32 @@ fn advice(error: &EmbedError) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+impl From<StorageError> for ApiError {
+    fn from(error: StorageError) -> Self {
+        let (kind, message) = (error.kind(), error.to_string());
+        match kind {
+            StorageErrorKind::NoSuchFile | StorageErrorKind::NoSuchBatch => {
+                Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, message).param("id")
+            }
+            StorageErrorKind::FileTooLarge => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).code("file_too_large")
+            }
+            StorageErrorKind::Full => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, message).code("storage_limit_exceeded")
+            }
+            StorageErrorKind::Busy => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", message).code("rate_limit_exceeded")
+            }
+            // Not 409, which OpenAI's clients send again.
+            StorageErrorKind::Conflict => Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, message),
+            StorageErrorKind::Disk => {
+                tracing::error!(%error, "the directory of batches cannot be used");
+                Self::internal()
+            }
+        }
+    }
 }
 
 impl From<EmbedError> for ApiError {

@@ -10,3 +10,5 @@ pub mod context;
 pub mod inputs;
 pub mod json;
 pub mod model_id;
+pub mod query;
+pub mod upload;

@@ -33,7 +33,8 @@ use crate::server::request::authorize::KeyGate;
 use crate::server::request::context::RequestContext;
 use crate::server::request::json;
 use crate::server::routes::{
-    cohere, docs, embeddings, health, metrics, models, ollama, playground, rerank, similarity, sparse, tei, tokenize,
+    batches, cohere, docs, embeddings, files, health, metrics, models, ollama, playground, rerank, similarity, sparse,
+    tei, tokenize,
 };
 use crate::server::state::ServerState;
 use scope::RequestScope;
@@ -78,6 +79,12 @@ pub fn router(state: &Arc<ServerState>) -> Routes {
         .routes(routes!(ollama::tags))
         .routes(routes!(ollama::show))
         .routes(routes!(ollama::version))
+        .routes(routes!(files::create, files::list))
+        .routes(routes!(files::retrieve, files::delete))
+        .routes(routes!(files::content))
+        .routes(routes!(batches::create, batches::list))
+        .routes(routes!(batches::retrieve))
+        .routes(routes!(batches::cancel))
         .routes(routes!(health::health))
         .routes(routes!(health::ready));
     let described = if server.metrics { described.routes(routes!(metrics::metrics)) } else { described };

@@ -3,7 +3,11 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use tokio::sync::watch;
+
+use crate::server::batches;
 use crate::server::router::active::ActiveRoutes;
 use crate::server::socket::accept_loop::accept;
 use crate::server::socket::connection::Connections;
@@ -11,6 +15,9 @@ use crate::server::socket::drain::Drain;
 use crate::server::socket::listen::Listeners;
 use crate::server::socket::systemd;
 use crate::server::socket::threads::SocketThreads;
+
+/// The longest time that the batches may take to save their progress after the last connection is closed.
+const SAVING: Duration = Duration::from_secs(10);
 
 /// Accepts connections on `listeners` until `shutdown` resolves, and for `server.drain_delay` after that, while /ready
 /// answers 503. Then requests in flight may finish for at most `server.drain_timeout`. If `cut` resolves, both waits
@@ -25,6 +32,26 @@ pub async fn serve(
     cut: impl Future<Output = ()>,
 ) -> std::io::Result<usize> {
     let (listeners, active) = (listeners.into(), active.into());
+    let stop_batches = watch::Sender::new(false);
+    let batches = tokio::spawn(batches::run(active.clone(), stop_batches.subscribe()));
+    let cut = accept_and_drain(listeners, active, shutdown, cut, &stop_batches).await?;
+    // Batches stop at the end of the requests that they are answering.
+    stop_batches.send_replace(true);
+    if tokio::time::timeout(SAVING, batches).await.is_err() {
+        tracing::warn!(
+            "the progress of the batches was not saved in time; some requests are answered again after the next start"
+        );
+    }
+    Ok(cut)
+}
+
+async fn accept_and_drain(
+    listeners: Listeners,
+    active: ActiveRoutes,
+    shutdown: impl Future<Output = ()>,
+    cut: impl Future<Output = ()>,
+    stop_batches: &watch::Sender<bool>,
+) -> std::io::Result<usize> {
     let process = Arc::clone(&active.state().process);
     let (admission, workers) = (Arc::clone(&process.admission), Arc::downgrade(&process.workers));
     let wait_while_busy = move |limit| {
@@ -39,6 +66,7 @@ pub async fn serve(
     accept(&listeners, &connections, shutdown).await;
     systemd::stopping();
     process.draining.store(true, Ordering::Relaxed);
+    stop_batches.send_replace(true);
     let config = Arc::clone(&active.state().config);
     let (delay, deadline) = (config.server.drain_delay, config.server.drain_timeout);
     if !delay.0.is_zero() {

@@ -16,12 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use crate::batches::{BatchStore, Owner};
 use crate::config::Config;
 use crate::config::error::{ConfigError, ConfigErrorKind};
 use crate::keys::{Key, Keys};
 use crate::model_error::ModelError;
 use crate::registry::Registry;
-use crate::server::observe::metrics::Metrics;
+use crate::server::observe::metrics::{KeyMetrics, Metrics};
 use crate::workers::Workers;
 use admission::Admission;
 use rates::{KeyLimiter, KeyUsage};
@@ -54,6 +55,8 @@ pub struct ProcessState {
     pub metrics: Arc<Metrics>,
     /// The in-flight budget.
     pub admission: Arc<Admission>,
+    /// The files and batches, if the configuration names a directory for them.
+    pub batches: Option<Arc<BatchStore>>,
     /// Whether the server was asked to stop.
     pub draining: AtomicBool,
 }
@@ -76,6 +79,7 @@ impl ServerState {
             workers: Arc::new(Workers::start(config.server.threads).map_err(threads)?),
             metrics: Arc::default(),
             admission: Arc::default(),
+            batches: open_batches(&config)?,
             draining: AtomicBool::new(false),
         };
         Ok(Self {
@@ -132,6 +136,17 @@ impl ServerState {
         }
     }
 
+    /// Returns the models that the owner of a batch may use and the counters of its key, or `None` if its API key is gone.
+    pub(in crate::server) fn of_owner(&self, owner: &Owner) -> Option<(Registry, Option<KeyMetrics>)> {
+        let Some(name) = &owner.0 else { return self.keys.is_empty().then(|| (self.registry.clone(), None)) };
+        let key = self.keys.iter().find(|key| key.owner() == *name)?;
+        let registry = match key.models() {
+            [] => self.registry.clone(),
+            models => self.registry.restricted_to(models),
+        };
+        Some((registry, Some(self.process.metrics.key(key.name()))))
+    }
+
     /// Returns this state restricted to what `key` may use, or `None` if the key has no restriction.
     pub(in crate::server) fn restricted_to_key(&self, key: &Key, limiter: Option<&Arc<KeyLimiter>>) -> Option<Self> {
         let limiter = limiter.filter(|limiter| limiter.limits_tokens()).cloned();
@@ -141,6 +156,15 @@ impl ServerState {
             models => Some(Self { registry: self.registry.restricted_to(models), limiter, ..self.clone() }),
         }
     }
+}
+
+/// Opens the directory of files and batches that `config` names.
+fn open_batches(config: &Config) -> Result<Option<Arc<BatchStore>>, ConfigError> {
+    let Some(path) = &config.server.batch_directory else { return Ok(None) };
+    let store = BatchStore::open(path).map_err(|error| {
+        ConfigError::new(ConfigErrorKind::System, format!("server.batch_directory cannot be used: {error}"))
+    })?;
+    Ok(Some(Arc::new(store)))
 }
 
 /// Reads the API keys and checks that they name only configured models.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::architecture::{only_in, sources};
 
 /// The rooms of the server. A file imports only from rooms that stand before its own.
-const ROOMS: [&str; 8] = ["observe", "error", "state", "response", "request", "routes", "router", "socket"];
+const ROOMS: [&str; 9] = ["observe", "error", "state", "response", "request", "routes", "router", "socket", "batches"];
 
 /// The files above the rooms. They do not import each other.
 const ABOVE_THE_ROOMS: [&str; 3] = ["preflight", "reload", "serve"];

@@ -17,12 +17,17 @@ use prometheus_client::registry::Registry as Series;
 
 use super::histogram::Histogram;
 use crate::keys::UNNAMED;
+use crate::openai::BatchStatus;
 use crate::registry::RegisteredModel;
 use crate::{line_queue, workers};
 
 /// The results that a reload can have, as label values.
 pub const RELOADED: &str = "reloaded";
 pub const REFUSED: &str = "refused";
+
+/// The results that the request of a batch can have, as label values.
+const COMPLETED: &str = "completed";
+const FAILED: &str = "failed";
 
 /// A stage of the work on a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +108,12 @@ impl KeyMetrics {
         self.name.as_deref()
     }
 
+    /// Counts inputs of a batch that the key has created.
+    pub fn embedded(&self, inputs: usize, tokens: usize) {
+        self.inputs.inc_by(inputs as u64);
+        self.tokens.inc_by(tokens as u64);
+    }
+
     /// Counts a response to a request with this key, with its inputs and tokens.
     pub fn answered(&self, inputs: usize, tokens: usize) {
         self.requests.inc();
@@ -119,6 +130,10 @@ pub struct Gauges<'a> {
     pub bytes_in_flight: u64,
     /// The models of the configuration.
     pub models: &'a [Arc<RegisteredModel>],
+    /// The number of batches with each status, in the order of [`BatchStatus::ALL`].
+    pub batches: [usize; BatchStatus::ALL.len()],
+    /// The number of files, and their size in bytes.
+    pub stored_files: (usize, u64),
 }
 
 /// All metrics of the process.
@@ -139,6 +154,10 @@ pub struct Metrics {
     waiting: Gauge,
     connections: Gauge,
     reloads: Family<[(&'static str, &'static str); 1], Counter>,
+    batches: Family<[(&'static str, &'static str); 1], Gauge>,
+    batch_requests: Family<[(&'static str, &'static str); 1], Counter>,
+    stored_files: Gauge,
+    stored_bytes: Gauge,
     panics: Counter,
     dropped_lines: Counter,
     table_bytes: Family<Labels, Gauge>,
@@ -210,6 +229,19 @@ impl Default for Metrics {
         for result in [RELOADED, REFUSED] {
             drop(reloads.get_or_create(&[("result", result)]));
         }
+        let batches = Family::default();
+        series.register(metric_name("batches"), "Batches in the directory of batches, by status", batches.clone());
+        let batch_requests: Family<[(&'static str, &'static str); 1], Counter> = Family::default();
+        let text = "Requests of batches, by whether they were completed or failed";
+        series.register(metric_name("batch_requests"), text, batch_requests.clone());
+        for result in [COMPLETED, FAILED] {
+            drop(batch_requests.get_or_create(&[("result", result)]));
+        }
+        let stored_files = Gauge::default();
+        series.register(metric_name("stored_files"), "Files in the directory of batches", stored_files.clone());
+        let stored_bytes = Gauge::default();
+        let text = "Size of the files in the directory of batches, in bytes; the limit is server.max_stored_bytes";
+        series.register(metric_name("stored_bytes"), text, stored_bytes.clone());
         let panics = Counter::default();
         series.register(
             metric_name("panics"),
@@ -251,6 +283,10 @@ impl Default for Metrics {
             waiting,
             connections,
             reloads,
+            batches,
+            batch_requests,
+            stored_files,
+            stored_bytes,
             panics,
             dropped_lines,
             table_bytes,
@@ -299,6 +335,13 @@ impl Metrics {
         self.reloads.get_or_create(&[("result", result)]).inc();
     }
 
+    /// Counts the requests of a batch that were answered with embeddings, and with errors.
+    pub fn answered_batch_requests(&self, completed: u64, failed: u64) {
+        for (result, count) in [(COMPLETED, completed), (FAILED, failed)] {
+            self.batch_requests.get_or_create(&[("result", result)]).inc_by(count);
+        }
+    }
+
     /// Counts a connection as open until the returned guard is dropped.
     pub fn count_connection(&self) -> GaugeGuard {
         self.connections.inc();
@@ -326,6 +369,12 @@ impl Metrics {
         self.bytes_in_flight.set(i64::try_from(gauges.bytes_in_flight).unwrap_or(i64::MAX));
         self.panics.inc_by(workers::panics().saturating_sub(self.panics.get()));
         self.dropped_lines.inc_by(line_queue::dropped().saturating_sub(self.dropped_lines.get()));
+        for (status, count) in BatchStatus::ALL.iter().zip(gauges.batches) {
+            self.batches.get_or_create(&[("status", status.name())]).set(signed(count));
+        }
+        let (files, bytes) = gauges.stored_files;
+        self.stored_files.set(signed(files));
+        self.stored_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
         // The series of models that a reload has removed must go.
         self.loaded.clear();
         self.table_bytes.clear();

@@ -10,6 +10,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::context::RequestContext;
+use crate::batches::Owner;
 use crate::keys::Key;
 use crate::server::error::ApiError;
 use crate::server::observe::metrics::KeyMetrics;
@@ -53,6 +54,8 @@ impl Caller {
 struct KeyAccess {
     /// The state that the key may see, or `None` if it may see everything.
     view: Option<Arc<ServerState>>,
+    /// Whom the key's files and batches belong to.
+    owner: Arc<Owner>,
     caller: Caller,
 }
 
@@ -71,7 +74,8 @@ impl KeyGate {
     pub fn new(state: &Arc<ServerState>, protected: Vec<String>) -> Self {
         let access = |key: &Key| {
             let caller = Caller::new(state, key);
-            KeyAccess { view: state.restricted_to_key(key, caller.limiter.as_ref()).map(Arc::new), caller }
+            let view = state.restricted_to_key(key, caller.limiter.as_ref()).map(Arc::new);
+            KeyAccess { view, owner: Arc::new(Owner(Some(key.owner()))), caller }
         };
         Self { state: Arc::clone(state), accesses: state.keys.iter().map(access).collect(), protected }
     }
@@ -102,6 +106,7 @@ impl KeyGate {
         };
         context.has_known_key = true;
         let access = self.accesses.get(key);
+        context.owner = access.map(|access| Arc::clone(&access.owner));
         if let Some(view) = access.and_then(|access| access.view.as_ref()) {
             context.state = Arc::clone(view);
         }

@@ -18,7 +18,7 @@ use crate::server::state::clients::{BudgetedRequest, MINIMUM_RATE, WINDOW};
 const FIRST_CAPACITY: usize = 64 << 10;
 
 /// The interval at which the arrival of a body is checked.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Receives all of `body`.
 ///
@@ -72,7 +72,7 @@ async fn receive(
 }
 
 /// A period of time in which a client must send at least a certain number of bytes.
-struct ProgressWindow {
+pub(super) struct ProgressWindow {
     length: Duration,
     begin: Instant,
     /// The number of bytes that had arrived when the period began, and at the last check.
@@ -81,15 +81,20 @@ struct ProgressWindow {
 }
 
 impl ProgressWindow {
-    fn new(length: Duration) -> Self {
+    pub fn new(length: Duration) -> Self {
         Self { length, begin: Instant::now(), before: 0, seen: 0 }
+    }
+
+    /// Returns the length of the period.
+    pub fn length(&self) -> Duration {
+        self.length
     }
 
     /// Checks the client's progress: `arrived` bytes have arrived, and the body is not complete.
     ///
     /// # Errors
     /// If the client is too slow, or its request was abandoned to make room for others.
-    fn check(&mut self, arrived: usize, weight: Option<&Arc<RequestWeight>>) -> Result<(), ApiError> {
+    pub fn check(&mut self, arrived: usize, weight: Option<&Arc<RequestWeight>>) -> Result<(), ApiError> {
         let least = (MINIMUM_RATE as f64 * self.length.as_secs_f64()) as usize;
         let is_over = self.begin.elapsed() >= self.length;
         if (is_over && arrived - self.before < least) || weight.is_some_and(|weight| weight.wait.is_abandoned()) {

@@ -6,6 +6,7 @@ use axum::extract::{FromRequestParts, Request};
 use axum::http::Uri;
 use axum::http::request::Parts;
 
+use crate::batches::Owner;
 use crate::server::error::ApiError;
 use crate::server::observe::peer::Peer;
 use crate::server::state::ServerState;
@@ -24,6 +25,8 @@ pub struct RequestContext {
     pub weight: Option<Arc<RequestWeight>>,
     /// Whether the request has a known API key.
     pub has_known_key: bool,
+    /// Whom the files and batches belong to that the request stores or asks for: its API key, or everybody.
+    pub owner: Option<Arc<Owner>>,
     /// The other end of the connection, or `None` if it is not known.
     pub peer: Option<Peer>,
     /// The URI that the client wrote, if the router has replaced its path.
@@ -33,7 +36,7 @@ pub struct RequestContext {
 impl RequestContext {
     /// Returns the context of a request that has just arrived.
     pub fn new(state: &Arc<ServerState>, peer: Option<Peer>) -> Self {
-        Self { state: Arc::clone(state), weight: None, has_known_key: false, peer, original_uri: None }
+        Self { state: Arc::clone(state), weight: None, has_known_key: false, owner: None, peer, original_uri: None }
     }
 
     /// Returns the URI of the request as the client wrote it.
@@ -45,6 +48,11 @@ impl RequestContext {
     /// no keys.
     pub fn may_see_names(&self) -> bool {
         self.has_known_key || self.state.keys.is_empty()
+    }
+
+    /// Returns whom the files and batches belong to that the request stores or asks for.
+    pub fn owner(&self) -> Owner {
+        self.owner.as_deref().cloned().unwrap_or_default()
     }
 
     /// Adds `bytes` bytes of memory that the request takes to its weight.

@@ -5,21 +5,19 @@ use std::borrow::Cow;
 use crate::server::routes::embeddings;
 
 /// The first path segments of the API below `/v1`. They also work without `/v1`, and below `/openai`.
-const RESOURCES: [&str; 7] =
-    ["embeddings", "models", "engines", "tokenize", "similarity", "rerank", "sparse-embeddings"];
+const RESOURCES: [&str; 9] =
+    ["embeddings", "models", "engines", "tokenize", "similarity", "rerank", "sparse-embeddings", "files", "batches"];
 
 /// Resources of OpenAI's API and of other servers' APIs that this server does not have.
-const FOREIGN: [&str; 20] = [
+const FOREIGN: [&str; 18] = [
     "assistants",
     "audio",
-    "batches",
     "chat",
     "chat/completions",
     "completions",
     "embed",
     "embed_all",
     "edits",
-    "files",
     "fine_tuning",
     "generate",
     "images",
@@ -200,7 +198,7 @@ mod tests {
             "/v1/completions",
             "/v1/responses",
             "/v1/audio/transcriptions",
-            "/v1/files/a",
+            "/v1/vector_stores/a",
             "/api/embed",
             "/embed",
             "/v2/embed",

@@ -28,12 +28,13 @@ pub const SCRIPT: &str = "/docs/rapidoc-min.js";
 const RAPIDOC: &[u8] = include_bytes!("../../../assets/rapidoc/rapidoc-min.js.gz");
 
 /// The tags that group the operations, in the order of the page at [`PAGE`].
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 7] = [
     ("embeddings", "Embeddings, as in OpenAI's API. The paths of Azure OpenAI and of older clients work too."),
     (
         "retrieval",
         "Documents ranked by their relevance to a query, in the form that Cohere, Jina and vLLM share, and sparse vectors.",
     ),
+    ("batches", "Files and batches, as in OpenAI's API: requests that are answered in the background."),
     ("models", "The models that this server offers, as in OpenAI's API."),
     ("tools", "Tokens of texts and similarities between texts. OpenAI's API does not have these."),
     ("other systems", "Embeddings in the forms of Ollama, text-embeddings-inference and Cohere, for their clients."),

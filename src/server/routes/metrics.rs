@@ -48,5 +48,7 @@ pub fn text(state: &ServerState) -> Result<String, std::fmt::Error> {
         waiting_jobs: process.workers.waiting(),
         bytes_in_flight: process.admission.in_flight(),
         models: state.registry.models(),
+        batches: process.batches.as_ref().map(|batches| batches.statuses()).unwrap_or_default(),
+        stored_files: process.batches.as_ref().map(|batches| batches.size()).unwrap_or_default(),
     })
 }

@@ -166,13 +166,18 @@ impl RequestWeight {
     /// # Errors
     /// If the inputs do not fit and other requests are in flight.
     pub fn received(&self) -> Result<(), ApiError> {
-        self.wait.end();
-        let _ = self.received.set(Instant::now());
-        self.release_announced(u64::MAX);
+        self.body_arrived();
         let expected = self.in_flight.expected();
         self.add(expected)?;
         self.expected.store(expected, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Records that the whole body of a request without inputs has arrived. The time limit of the server starts now.
+    pub fn body_arrived(&self) {
+        self.wait.end();
+        let _ = self.received.set(Instant::now());
+        self.release_announced(u64::MAX);
     }
 
     /// Replaces the expected weight of the inputs by the weight of `count` inputs.
