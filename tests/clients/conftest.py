@@ -16,6 +16,9 @@ from harness import Checkpoint, Server  # noqa: E402
 CONFIG = """
 default_model = "text-embedding-3-small"
 
+[server]
+batch_directory = '{batches}'
+
 [[models]]
 id = "text-embedding-3-small"
 path = '{path}'
@@ -37,7 +40,7 @@ token_input = "reject"
 def served(tmp_path_factory):
     path = Path(os.environ.get("CLIENT_CHECKPOINT", HERE.parent / "fixtures/checkpoints/llama")).resolve()
     config = tmp_path_factory.mktemp("config") / "config.toml"
-    config.write_text(CONFIG.format(path=path))
+    config.write_text(CONFIG.format(path=path, batches=config.with_name("batches")))
     with Server(config=config) as server:
         # Clients read these variables, as in real use.
         os.environ["OPENAI_BASE_URL"] = server.url + "/v1"

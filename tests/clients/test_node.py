@@ -35,6 +35,10 @@ def test_openai_node(environment):
     run("openai.test.mjs", environment)
 
 
+def test_openai_batches_node(environment):
+    run("openai-batches.test.mjs", environment)
+
+
 def test_langchain_js(environment):
     run("langchain.test.mjs", environment)
 
