@@ -74,6 +74,33 @@ pub fn open(path: &Path) -> io::Result<File> {
     Err(not_regular(&metadata))
 }
 
+/// Opens a file that nobody could have written but root and this user, or, with `like`, nobody but root and those who can write the
+/// file with that metadata. A link is not followed.
+///
+/// # Errors
+/// Returns the errors of the file system, and an error for a file that others could have written.
+pub fn open_trusted(path: &Path, like: Option<&Metadata>) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    let file = without_links(options.read(true)).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(not_regular(&metadata));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let owned =
+            metadata.uid() == 0 || like.map_or_else(|| is_own(&metadata, path), |like| like.uid() == metadata.uid());
+        let others = metadata.mode() & 0o022 & !like.map_or(0, MetadataExt::mode);
+        if !owned || others != 0 {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "could have been written by another user"));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = like;
+    Ok(file)
+}
+
 /// Returns the whole content of a file that [`open`] can open.
 ///
 /// # Errors
@@ -345,6 +372,33 @@ mod tests {
             let problem = open(&at(name)).unwrap_err().to_string();
             assert!(problem.contains(kind) && problem.contains("not a regular file"), "{name}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_file_that_others_could_have_written_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        fs::write(&path, "text").unwrap();
+        fs::write(&other, "text").unwrap();
+        let set = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, other_mode, alone, beside) in [
+            (0o644, 0o644, true, true),
+            (0o400, 0o644, true, true),
+            (0o664, 0o644, false, false),
+            (0o664, 0o664, false, true),
+            (0o666, 0o664, false, false),
+        ] {
+            set(&path, mode);
+            set(&other, other_mode);
+            let like = fs::metadata(&other).unwrap();
+            assert_eq!(open_trusted(&path, None).is_ok(), alone, "{mode:o}");
+            assert_eq!(open_trusted(&path, Some(&like)).is_ok(), beside, "{mode:o} beside {other_mode:o}");
+        }
+        set(&path, 0o644);
+        symlink("file", dir.path().join("link")).unwrap();
+        assert!(open_trusted(&dir.path().join("link"), None).is_err());
+        assert_eq!(open_trusted(&dir.path().join("none"), None).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

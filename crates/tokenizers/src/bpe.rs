@@ -17,6 +17,7 @@ use std::ops::Range;
 
 use foldhash::{HashMap, HashMapExt};
 
+use super::compiled::{CompiledError, Reader, Writer};
 use super::words::cache::{self, FrequentWords, PackedIds};
 use super::words::{Key, ShortKey, WholeWords};
 use crate::yield_point::{Steps, Stopped};
@@ -32,6 +33,17 @@ type WordCache = cache::WordCache<{ cache::LINES_FOR_BPE }>;
 pub trait Alphabet {
     /// Appends the symbols of `word`.
     fn symbols(&self, word: &str, symbols: &mut Vec<u32>);
+
+    /// Writes the alphabet to a compiled tokenizer.
+    fn write(&self, to: &mut Writer);
+
+    /// Reads what [`Alphabet::write`] wrote.
+    ///
+    /// # Errors
+    /// When it is not an alphabet, or has other tokens than the vocabulary.
+    fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError>
+    where
+        Self: Sized;
 }
 
 pub struct Bpe<A> {
@@ -119,6 +131,35 @@ impl<A: Alphabet> Bpe<A> {
         };
         let whole_words = WholeWords::new(&words)?;
         Some(Self { alphabet, merges, early, whole_words, long_words, longest: longest.max(1) })
+    }
+
+    /// Writes the model to a compiled tokenizer.
+    pub fn write(&self, to: &mut Writer) {
+        self.alphabet.write(to);
+        self.merges.write(to);
+        self.early.write(to);
+        self.whole_words.write(to);
+        to.number(self.long_words.len());
+        for (word, id) in &self.long_words {
+            to.text(word);
+            to.number(*id as usize);
+        }
+        to.number(self.longest);
+    }
+
+    /// Reads what [`Bpe::write`] wrote.
+    ///
+    /// # Errors
+    /// When a part of the model is damaged.
+    pub fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let (alphabet, merges) = (A::read(from)?, Merges::read(from)?);
+        let (early, whole_words) = (EarlyMerges::read(from)?, WholeWords::read(from)?);
+        let mut long_words = HashMap::new();
+        for _ in 0..from.number()? {
+            let (word, id) = (from.text()?, from.id()?);
+            long_words.insert(word, id);
+        }
+        Ok(Self { alphabet, merges, early, whole_words, long_words, longest: from.number()?.max(1) })
     }
 
     /// Appends the tokens of `text`. `end_of_word` returns the end of the word that begins at a position. It is called for the first word,

@@ -15,7 +15,8 @@ use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Model;
 use super::bpe::{self, Alphabet, Bpe, PaddedText};
-use super::json::{self, Added, NO_MEMORY, Template, kind};
+use super::compiled::{CompiledError, Reader, Writer};
+use super::json::{self, Added, NO_MEMORY, Parts, Template, kind};
 use super::per_thread::{Owner, PerThread};
 use super::pieces::{byte_characters, bytes_by_character};
 use super::{EncodeError, Tokenize};
@@ -75,15 +76,12 @@ impl ByteBpe {
     /// Names the part of the file that is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         let definition = Definition::parse(json, "BPE")?;
-        let Definition { model, added_tokens, normalizer, pre_tokenizer, post_processor } = &definition;
+        let model = &definition.model;
         model.check()?;
         if model.byte_fallback {
             return Err(DefinitionError::unsupported("the model has byte_fallback"));
         }
-        let splitter = Splitter::new(pre_tokenizer.as_ref())?;
-        let nfc = normalizes(normalizer.as_ref())?.then(Nfc::new);
-        let template = Template::parse(post_processor.as_ref())?;
-        let (added, added_normalized) = matchers(added_tokens, nfc.is_some())?;
+        let around = Around::new(&definition)?;
         let vocabulary = model.vocabulary()?;
         let by_byte = byte_tokens(&vocabulary, model.unk_token.is_some())?;
         let merges: Vec<_> = model.merges(&vocabulary).map(|merge| merge.map(|m| m.ids)).collect::<Result<_, _>>()?;
@@ -109,7 +107,21 @@ impl ByteBpe {
             longest,
         )
         .ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?;
-        Ok(Self { bpe, splitter, nfc, added, added_normalized, template, owner: Owner::default() })
+        Ok(Self::new(bpe, around))
+    }
+
+    fn new(bpe: Bpe<Bytes>, around: Around) -> Self {
+        let Around { splitter, nfc, added, added_normalized, template } = around;
+        Self { bpe, splitter, nfc, added, added_normalized, template, owner: Owner::default() }
+    }
+
+    /// Reads the tables of a compiled tokenizer. `parts` are the other parts of its tokenizer.json.
+    ///
+    /// # Errors
+    /// When the tables are damaged, or `parts` are not those of such a tokenizer.
+    pub(crate) fn read(parts: &Parts, from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let around = Around::new(parts).map_err(|_| CompiledError::Damaged("it has parts of another tokenizer"))?;
+        Ok(Self::new(Bpe::read(from)?, around))
     }
 
     fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
@@ -161,6 +173,25 @@ impl ByteBpe {
     }
 }
 
+/// The parts of the tokenizer that are not the model.
+struct Around {
+    splitter: Splitter,
+    nfc: Option<Nfc>,
+    added: Option<AddedTokens>,
+    added_normalized: Option<AddedTokens>,
+    template: Template,
+}
+
+impl Around {
+    fn new<M>(definition: &json::Definition<M>) -> Result<Self, DefinitionError> {
+        let splitter = Splitter::new(definition.pre_tokenizer.as_ref())?;
+        let nfc = normalizes(definition.normalizer.as_ref())?.then(Nfc::new);
+        let template = Template::parse(definition.post_processor.as_ref())?;
+        let (added, added_normalized) = matchers(&definition.added_tokens, nfc.is_some())?;
+        Ok(Self { splitter, nfc, added, added_normalized, template })
+    }
+}
+
 impl Bytes {
     /// Returns the edges of the token that consists of `bytes`. A character may start as one token or as its bytes.
     fn edges(&self, bytes: &[u8]) -> Edges {
@@ -179,6 +210,19 @@ impl Alphabet for Bytes {
             return symbols.extend(word.bytes().map(token).filter(|&token| token != NONE));
         }
         start(word, &self.characters, token, symbols);
+    }
+
+    fn write(&self, to: &mut Writer) {
+        to.list(&self.tokens);
+        self.characters.write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let tokens = from.list::<u32>()?;
+        let tokens: [u32; 256] = tokens.try_into().map_err(|_| CompiledError::Damaged("it lacks bytes"))?;
+        from.check_ids(tokens.into_iter().filter(|&id| id != NONE))?;
+        let characters = Characters::read(from)?;
+        Ok(Self { tokens, lacks_bytes: tokens.contains(&NONE), characters })
     }
 }
 
@@ -255,6 +299,11 @@ impl Tokenize for ByteBpe {
     }
 
     fn takes_steps(&self) -> bool {
+        true
+    }
+
+    fn write_tables(&self, to: &mut Writer) -> bool {
+        self.bpe.write(to);
         true
     }
 

@@ -1,5 +1,7 @@
 //! Chooses the fastest tokenizer that gives the same IDs as the reference.
 
+mod compile;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;

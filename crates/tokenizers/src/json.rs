@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
 use serde_json::Value;
 
 use super::EncodeError;
@@ -26,6 +26,9 @@ pub struct Definition<M> {
     pub pre_tokenizer: Option<Value>,
     pub post_processor: Option<Value>,
 }
+
+/// The parts of a tokenizer.json that are not its model.
+pub type Parts = Definition<IgnoredAny>;
 
 impl<'a, M: Deserialize<'a>> Definition<M> {
     /// # Errors

@@ -21,6 +21,8 @@ mod bpe;
 #[doc(hidden)]
 pub mod bytebpe;
 pub mod choose;
+#[doc(hidden)]
+pub mod compiled;
 mod error;
 mod json;
 #[doc(hidden)]
@@ -72,6 +74,13 @@ pub trait Tokenize: Send + Sync {
 
     /// Returns whether [`Tokenize::encode_in_steps`] calls `steps` while it works, and not only at the end.
     fn takes_steps(&self) -> bool {
+        false
+    }
+
+    /// Writes the tables of the implementation, so that it can be opened again without building them. Returns false if it cannot be
+    /// compiled.
+    #[doc(hidden)]
+    fn write_tables(&self, _to: &mut compiled::Writer) -> bool {
         false
     }
 

@@ -6,6 +6,8 @@ use std::fmt::Write;
 
 use foldhash::HashMap;
 
+use crate::compiled::{CompiledError, Reader, Writer};
+
 /// The text or bytes of every token, by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pieces {
@@ -50,6 +52,19 @@ impl Pieces {
             pieces.ends.push(u32::try_from(pieces.bytes.len()).unwrap_or(u32::MAX));
         }
         pieces
+    }
+
+    pub(crate) fn write_to(&self, to: &mut Writer) {
+        to.list(&self.bytes);
+        to.list(&self.ends);
+    }
+
+    /// Reads what [`Pieces::write_to`] wrote.
+    ///
+    /// # Errors
+    /// When the lists are damaged.
+    pub(crate) fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        Ok(Self { bytes: from.list()?, ends: from.list()? })
     }
 
     /// Appends the piece of `id` to `out`, or nothing if the tokenizer has no such ID.

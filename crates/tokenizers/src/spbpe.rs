@@ -17,7 +17,8 @@ use super::bpe::early::{EarlyMerges, Edges};
 use super::bpe::merges::{Merges, NONE, TOO_LARGE};
 use super::bpe::model::Merge;
 use super::bpe::{self, Alphabet, Bpe, PaddedText};
-use super::json::{NO_MEMORY, SPACE_MARK, Template};
+use super::compiled::{CompiledError, Reader, Writer};
+use super::json::{self, Added, NO_MEMORY, Parts, SPACE_MARK, Template};
 use super::per_thread::{Owner, PerThread};
 use super::{EncodeError, Tokenize};
 use crate::DefinitionError;
@@ -74,9 +75,8 @@ impl SentencePieceBpe {
     /// Names the part of the file that is not reproduced here.
     pub fn from_json(json: &[u8]) -> Result<Self, DefinitionError> {
         let definition = Definition::parse(json, "BPE")?;
-        let prepends_space = definition.prepends_space()?;
-        let template = Template::parse(definition.post_processor.as_ref())?;
-        let (added, added_normalized) = added_tokens(&definition, prepends_space)?;
+        definition.check()?;
+        let around = Around::new(&definition)?;
         let vocabulary = definition.model.vocabulary()?;
         let alphabet = Characters { characters: characters(&vocabulary)?, bytes: byte_tokens(&vocabulary)? };
         let (joins, merges) = rules(&definition, &vocabulary)?;
@@ -94,7 +94,21 @@ impl SentencePieceBpe {
             longest,
         )
         .ok_or_else(|| DefinitionError::too_large(NO_MEMORY))?;
-        Ok(Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() })
+        Ok(Self::new(bpe, joins, around))
+    }
+
+    fn new(bpe: Bpe<Characters>, joins: Joins, around: Around) -> Self {
+        let Around { added, added_normalized, prepends_space, template } = around;
+        Self { bpe, joins, added, added_normalized, prepends_space, template, owner: Owner::default() }
+    }
+
+    /// Reads the tables of a compiled tokenizer. `parts` are the other parts of its tokenizer.json.
+    ///
+    /// # Errors
+    /// When the tables are damaged, or `parts` are not those of such a tokenizer.
+    pub(crate) fn read(parts: &Parts, from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let around = Around::new(parts).map_err(|_| CompiledError::Damaged("it has parts of another tokenizer"))?;
+        Ok(Self::new(Bpe::read(from)?, Joins::read(from)?, around))
     }
 
     fn text(&self, text: &str, scratch: &mut Scratch, ids: &mut Vec<u32>, steps: &Steps<'_>) -> Result<(), Stopped> {
@@ -190,6 +204,24 @@ impl Alphabet for Characters {
             self.character(character, symbols);
         }
     }
+
+    fn write(&self, to: &mut Writer) {
+        to.list(&self.characters);
+        to.list(&self.bytes);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let (characters, bytes) = (from.list::<u32>()?, from.list::<u32>()?);
+        let bytes: [u32; 256] = bytes.try_into().map_err(|_| CompiledError::Damaged("it lacks bytes"))?;
+        from.check_ids(characters.iter().chain(&bytes).copied().filter(|&id| id != NONE))?;
+        let has = |byte: u8| characters.get(usize::from(byte)).is_some_and(|&id| id != NONE);
+        // As in `byte_tokens`, so that every character has a token.
+        let lacks = |byte: u8| !(byte.is_ascii() && has(byte) || matches!(byte, 0xC0 | 0xC1 | 0xF5..));
+        if !has(b' ') || (0..=u8::MAX).zip(bytes).any(|(byte, id)| id == NONE && lacks(byte)) {
+            return Err(CompiledError::Damaged("it lacks characters"));
+        }
+        Ok(Self { characters, bytes })
+    }
 }
 
 const SPACE_MARK_BYTES: &[u8] = "▁".as_bytes();
@@ -211,16 +243,39 @@ impl Tokenize for SentencePieceBpe {
         true
     }
 
+    fn write_tables(&self, to: &mut Writer) -> bool {
+        self.bpe.write(to);
+        self.joins.write(to);
+        true
+    }
+
     fn name(&self) -> &'static str {
         Self::NAME
     }
 }
 
+/// The parts of the tokenizer that are not the model.
+struct Around {
+    added: Option<AddedTokens>,
+    added_normalized: Option<AddedTokens>,
+    prepends_space: bool,
+    template: Template,
+}
+
+impl Around {
+    fn new<M>(definition: &json::Definition<M>) -> Result<Self, DefinitionError> {
+        let prepends_space = definition::prepends_space(definition)?;
+        let template = Template::parse(definition.post_processor.as_ref())?;
+        let (added, added_normalized) = added_tokens(&definition.added_tokens, prepends_space)?;
+        Ok(Self { added, added_normalized, prepends_space, template })
+    }
+}
+
 type Matchers = (Option<AddedTokens>, Option<AddedTokens>);
 
-fn added_tokens(definition: &Definition<'_>, prepends_space: bool) -> Result<Matchers, DefinitionError> {
+fn added_tokens(tokens: &[Added], prepends_space: bool) -> Result<Matchers, DefinitionError> {
     let (mut given, mut normalized) = (Vec::new(), Vec::new());
-    for token in &definition.added_tokens {
+    for token in tokens {
         let content = token.content.as_str();
         if token.normalized {
             let prefix = if prepends_space { " " } else { "" };

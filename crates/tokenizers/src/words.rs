@@ -5,6 +5,7 @@ mod key;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::compiled::{self, CompiledError, Writer};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 pub use key::{Key, PADDING, ShortKey};
@@ -19,7 +20,7 @@ pub struct WholeWords {
 }
 
 /// One word and its token, in half a cache line.
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C)]
 struct Slot {
     key: ShortKey,
@@ -48,6 +49,25 @@ impl WholeWords {
             }
         }
         Some(Self { slots, filter })
+    }
+
+    pub fn write(&self, to: &mut Writer) {
+        to.table(&self.slots, Slot::zeroed());
+        to.list(&self.filter);
+    }
+
+    /// Reads what [`WholeWords::write`] wrote.
+    ///
+    /// # Errors
+    /// When it is not a table of tokens of the vocabulary.
+    pub fn read(from: &mut compiled::Reader<'_>) -> Result<Self, CompiledError> {
+        // At most half of the slots are used, so that a search for a word ends.
+        let slots = from.table(None, |slot: &Slot, max_id| slot.id <= max_id)?;
+        let filter = from.list()?.into_boxed_slice();
+        match filter.len().is_power_of_two() {
+            true => Ok(Self { slots, filter }),
+            false => Err(CompiledError::Damaged("the length of a filter is not a power of two")),
+        }
     }
 
     /// Returns whether the table may contain the word. Returns false for most words that it does not contain.

@@ -25,6 +25,7 @@ use bytemuck::{Pod, Zeroable};
 use foldhash::{HashMap, HashMapExt};
 
 use super::merges::{NONE, pair, place};
+use crate::compiled::{self, CompiledError, Writer};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 
@@ -35,7 +36,7 @@ pub struct EarlyMerges {
     shift: u32,
 }
 
-#[derive(Clone, Copy, Pod, Zeroable)]
+#[derive(Clone, Copy, PartialEq, Pod, Zeroable)]
 #[repr(C, align(32))]
 struct Slot {
     /// The left symbol in the upper half, the right symbol in the lower half.
@@ -123,6 +124,23 @@ impl EarlyMerges {
     #[inline]
     pub fn reader(&self) -> Reader<'_> {
         Reader { slots: &self.slots, shift: self.shift }
+    }
+
+    pub fn write(&self, to: &mut Writer) {
+        to.table(&self.slots, EMPTY);
+    }
+
+    /// Reads what [`EarlyMerges::write`] wrote.
+    ///
+    /// # Errors
+    /// When it is not a table of merges that make tokens of the vocabulary.
+    pub fn read(from: &mut compiled::Reader<'_>) -> Result<Self, CompiledError> {
+        let slots = from.table(Some(EMPTY), |slot: &Slot, max_id| slot.rank == NONE || slot.made <= max_id)?;
+        // A shift by all bits of a number would panic.
+        match slots.len().trailing_zeros() {
+            0 => Err(CompiledError::Damaged("a table has one entry")),
+            bits => Ok(Self { slots, shift: u64::BITS - bits }),
+        }
     }
 }
 

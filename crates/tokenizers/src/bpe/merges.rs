@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 
 use bytemuck::{Pod, Zeroable};
 
+use crate::compiled::{self, CompiledError, Writer};
 use crate::large_pages::LargePages;
 use crate::prefetch::prefetch;
 use crate::yield_point::{Steps, Stopped};
@@ -100,10 +101,7 @@ impl Merges {
         loop {
             let mut buckets = LargePages::zeroed(1 << bucket_bits)?;
             buckets.fill(Bucket([EMPTY; 8]));
-            // The golden ratio, as a fraction of the numbers of as many bits as a pair has, spreads pairs with a token in common.
-            let factor = 0x9E37_79B9_7F4A_7C15_u64.unbounded_shr(u64::BITS - 2 * id_bits) | 1;
-            let shape = Shape { id_bits, tag_bits: (2 * id_bits).saturating_sub(bucket_bits), factor };
-            let mut table = Self { buckets, shape };
+            let mut table = Self { buckets, shape: Shape::new(id_bits, bucket_bits) };
             if (0..).zip(merges).all(|(rank, merge)| table.insert(rank, merge).is_some()) {
                 return Some(table);
             }
@@ -130,6 +128,26 @@ impl Merges {
     #[inline]
     pub fn reader(&self) -> Reader<'_> {
         Reader { buckets: &self.buckets, shape: self.shape }
+    }
+
+    pub fn write(&self, to: &mut Writer) {
+        to.number(self.shape.id_bits as usize);
+        to.list(&self.buckets);
+    }
+
+    /// Reads what [`Merges::write`] wrote.
+    ///
+    /// # Errors
+    /// When it is not a table of merges between tokens of the vocabulary.
+    pub fn read(from: &mut compiled::Reader<'_>) -> Result<Self, CompiledError> {
+        let id_bits = from.number()?;
+        let id_bits = u32::try_from(id_bits).ok().filter(|&bits| bits <= ID_BITS);
+        let id_bits = id_bits.ok_or(CompiledError::Damaged("the IDs of merges have too many bits"))?;
+        let buckets = from.large_list::<Bucket>()?;
+        let used = buckets.iter().flat_map(|Bucket(entries)| entries).filter(|&&entry| entry != EMPTY);
+        from.check_ids(used.map(|&entry| entry as u32 & ((1 << ID_BITS) - 1)))?;
+        let shape = Shape::new(id_bits, buckets.len().trailing_zeros());
+        Ok(Self { buckets, shape })
     }
 
     /// Merges `symbols` to tokens: always the pair of the lowest rank, and of equal ranks the leftmost pair. Returns the highest
@@ -208,6 +226,12 @@ impl Merges {
 }
 
 impl Shape {
+    fn new(id_bits: u32, bucket_bits: u32) -> Self {
+        // The golden ratio, as a fraction of the numbers of as many bits as a pair has, spreads pairs with a token in common.
+        let factor = 0x9E37_79B9_7F4A_7C15_u64.unbounded_shr(u64::BITS - 2 * id_bits) | 1;
+        Self { id_bits, tag_bits: (2 * id_bits).saturating_sub(bucket_bits), factor }
+    }
+
     /// Returns the bucket of a pair, and its tag in the place that it has in an entry.
     #[inline]
     fn place(self, left: u32, right: u32) -> (usize, u64) {

@@ -9,9 +9,11 @@
 //! For example, let `é` be the bytes `C3 A9`, with the ranks `20 C3` 0, `C3 A9` 1 and `éz` 2. `é` starts as one token in `éa`,
 //! and in `éz`. In ` é`, the space would take the byte `C3` first, so the bytes are merged.
 
+use bytemuck::{Pod, Zeroable};
 use foldhash::{HashMap, HashMapExt};
 
 use crate::bpe::merges::{Merges, NONE, Workspace};
+use crate::compiled::{CompiledError, Reader, Writer};
 
 /// A set of bytes, with a bit for each byte.
 type ByteSet = [u64; 4];
@@ -23,7 +25,8 @@ pub struct Characters {
     sets: Vec<ByteSet>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
 struct Start {
     /// The token of the character, or `NONE` if its bytes always have to be merged.
     token: u32,
@@ -106,6 +109,21 @@ impl Characters {
             }
         }
         this
+    }
+
+    pub fn write(&self, to: &mut Writer) {
+        to.list(&self.starts);
+        to.list(&self.sets);
+    }
+
+    /// Reads what [`Characters::write`] wrote.
+    ///
+    /// # Errors
+    /// When a character starts as a token that the vocabulary lacks.
+    pub fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let (starts, sets) = (from.list::<Start>()?, from.list()?);
+        from.check_ids(starts.iter().map(|start| start.token).filter(|&token| token != NONE))?;
+        Ok(Self { starts, sets })
     }
 
     /// Returns the token that `character` may start as, in some context.

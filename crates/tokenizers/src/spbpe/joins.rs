@@ -4,6 +4,8 @@
 //! merge joins a token that ends with `w` to a token that begins with `▁`. So `▁low▁low` can be cut between `w` and `▁`, and each
 //! half merges to the tokens that it has in the whole text.
 
+use crate::compiled::{CompiledError, Reader, Writer};
+
 /// The pairs of characters that can be on the two sides of a merge.
 ///
 /// The first token that spans a position in a text comes from a merge whose left part ends with the character before the
@@ -36,6 +38,27 @@ impl Joins {
             }
         }
         joins
+    }
+
+    pub fn write(&self, to: &mut Writer) {
+        to.list(&self.ascii.map(u128::to_le_bytes));
+        to.list(&self.filter);
+    }
+
+    /// Reads what [`Joins::write`] wrote.
+    ///
+    /// # Errors
+    /// When the parts do not have the lengths that they are written with.
+    pub fn read(from: &mut Reader<'_>) -> Result<Self, CompiledError> {
+        let (ascii, filter) = (from.list::<[u8; 16]>()?, from.list::<u64>()?);
+        let ascii: Option<[[u8; 16]; 128]> = ascii.try_into().ok();
+        let bits = 64 * filter.len();
+        match ascii.filter(|_| bits.is_power_of_two() && bits <= 1 << 30) {
+            Some(ascii) => {
+                Ok(Self { ascii: ascii.map(u128::from_le_bytes), filter, shift: u64::BITS - bits.trailing_zeros() })
+            }
+            None => Err(CompiledError::Damaged("the pairs that join do not have their length")),
+        }
     }
 
     fn place(&self, x: char, y: char) -> (usize, u64) {
