@@ -54,6 +54,7 @@ pub fn run(args: &ExtractArgs) -> Result<String, Failure> {
             token_count_exponent: overrides.token_count_exponent,
             lexical_dimensions: overrides.lexical_dimensions,
             lexical_weight: overrides.lexical_weight,
+            tokenizer_cache: overrides.tokenizer_cache,
             ..Overrides::default()
         };
         Box::new(source)

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::ServerConfig;
 use super::declare::declare_settings;
-use super::server::DEVICE;
+use super::server::{DEVICE, TOKENIZER_CACHE};
 use super::settings::Flag;
 use super::values::InvalidValue;
 use super::values::ValueKind::{Form, List, Name, Number, Path, Truth, Whole, Word};
 use layer0::Fingerprint;
-use layer0::checkpoint::Overrides;
+use layer0::checkpoint::{Overrides, TokenizerCache};
 use layer0::embedder::{EmptyInput, Memory, Settings, TokenInput};
 use layer0::norm::NormKind;
 use layer0::pooling::place::DeviceChoice;
@@ -160,6 +160,14 @@ declare_settings! {
             unset: "the model's own, which is 0.8 unless its config.json says otherwise",
             example: "0.6",
         }
+        /// Where the compiled form of the model's tokenizer is kept: user, off, or a directory. The setting
+        /// `tokenizer_cache` of the section [server] describes the values.
+        tokenizer_cache: Option<TokenizerCache> {
+            check: TOKENIZER_CACHE,
+            flag: Flag::new("--tokenizer-cache", "DIRECTORY"),
+            unset: "the server's",
+            example: "/var/cache/embedding-server",
+        }
         /// The name of the tensor that holds the embedding table.
         embedding_tensor: Option<String> {
             check: Name,
@@ -188,10 +196,11 @@ impl ModelConfig {
         Self { id: id.into(), path: path.into(), ..Self::default() }
     }
 
-    /// Returns the model with the server's device, if the model has no device of its own.
+    /// Returns the model with the server's device and tokenizer cache, if the model has none of its own.
     #[must_use]
     pub fn on(self, server: &ServerConfig) -> Self {
-        Self { device: self.device.or(Some(server.device)), ..self }
+        let tokenizer_cache = self.tokenizer_cache.or_else(|| Some(server.tokenizer_cache.clone()));
+        Self { device: self.device.or(Some(server.device)), tokenizer_cache, ..self }
     }
 
     /// Returns the settings that determine how the model's vectors are computed.
@@ -223,6 +232,7 @@ impl ModelConfig {
             token_count_exponent: self.token_count_exponent,
             lexical_dimensions: self.lexical_dimensions,
             lexical_weight: self.lexical_weight,
+            tokenizer_cache: self.tokenizer_cache.clone().unwrap_or_default(),
         }
     }
 }

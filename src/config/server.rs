@@ -12,6 +12,7 @@ use super::values::ValueKind::{self, Form, Keys, List, Path, Size, Time, Truth, 
 use super::{cors, values};
 use crate::batches::StorageLimits;
 use crate::keys::ApiKeys;
+use layer0::checkpoint::TokenizerCache;
 use layer0::pooling::place::DeviceChoice;
 
 const KIB: u64 = 1 << 10;
@@ -36,6 +37,14 @@ pub(super) const DEVICE: ValueKind = Form {
         device.map(String::from).ok_or_else(|| {
             "write auto, cpu, cuda, cuda:N, metal or metal:N, where N is a device number up to 255".into()
         })
+    },
+};
+
+pub(super) const TOKENIZER_CACHE: ValueKind = Form {
+    values: "`user`, `off`, or a directory",
+    parse: |text| match text {
+        "" => Err("write user, off, or the path of a directory".into()),
+        _ => Ok(text.to_owned()),
     },
 };
 
@@ -84,6 +93,14 @@ declare_settings! {
             check: DEVICE,
             variable: "EMBEDDING_SERVER_DEVICE",
             flag: Flag::new("--device", "DEVICE"),
+        }
+        /// Where the compiled form of a tokenizer of 1 MB and more is kept, which makes later starts and reloads faster:
+        /// user, off, or a directory. "user" is embedding-server/tokenizers in the cache directory of the user
+        /// (`XDG_CACHE_HOME` or ~/.cache). With "off", compiled tokenizers are neither written nor read, not even the
+        /// one that `extract`, `refine` and `fit` write beside a tokenizer.json.
+        tokenizer_cache: TokenizerCache {
+            check: TOKENIZER_CACHE,
+            variable: "EMBEDDING_SERVER_TOKENIZER_CACHE",
         }
         /// The largest request body, decompressed. A larger one gets 413.
         max_body: ByteCount {

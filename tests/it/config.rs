@@ -85,6 +85,7 @@ fn other_value(setting: &Setting) -> String {
             "server.host" => "::1".to_owned(),
             "server.device" => "auto".to_owned(),
             "server.path_prefix" => "/models/a".to_owned(),
+            "server.tokenizer_cache" => "off".to_owned(),
             "log.level" => "debug".to_owned(),
             name => panic!("write a value of {name} here"),
         },
@@ -117,6 +118,7 @@ fn environment_variables_are_read_into_the_fields_of_the_same_names() {
         ("PORT", "7"),
         ("THREADS", "3"),
         ("DEVICE", "auto"),
+        ("TOKENIZER_CACHE", "/cache"),
         ("MAX_BODY", "1 MiB"),
         ("MAX_INPUTS", "5"),
         ("MAX_IN_FLIGHT", "2 MiB"),
@@ -162,6 +164,7 @@ fn environment_variables_are_read_into_the_fields_of_the_same_names() {
     assert_eq!(server.allowed_hosts, ["a.example", "b.example"]);
     assert_eq!((server.path_prefix.as_str(), log.access), ("/models/a", false));
     assert_eq!((log.level.as_str(), format!("{:?}", log.format).as_str()), ("debug", "Json"));
+    assert_eq!(server.tokenizer_cache.directory(), Some("/cache".into()));
     assert_eq!(models.iter().map(|m| m.id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 

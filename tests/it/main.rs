@@ -7,6 +7,7 @@ mod architecture;
 mod batches;
 mod checkpoint_files;
 mod common;
+mod compiled_tokenizers;
 mod config;
 mod config_reference;
 mod contract;

@@ -15,6 +15,7 @@ use std::path::Path;
 
 use layer0::checkpoint::tokenizer_json;
 use layer0_tokenizers::Tokenize;
+use layer0_tokenizers::choose::Tokenizer;
 use layer0_tokenizers::reference::HfTokenizer;
 
 fn main() {
@@ -44,10 +45,14 @@ fn compare(path: &Path, count: usize, more: &[String]) {
     let reference = HfTokenizer::from_json(&json).unwrap();
     let added: Vec<String> = reference.vocabulary().added.into_iter().map(|token| token.content).collect();
     let pieces = texts::pieces(&json, &reference);
-    let opened = tokenizer_json::open(path).unwrap();
-    let chosen = opened.choice;
-    assert_eq!(chosen.remark(), None, "{}", path.display());
-    let implementation = chosen.implementation;
+    let (opened, compiled, key) = tokenizer_json::open_and_compile(path).unwrap();
+    assert_eq!(opened.choice.remark(), None, "{}", path.display());
+    // A compiled tokenizer is compared instead of the one that it was compiled from: no table may be lost on the way.
+    let opened = match compiled {
+        Some(bytes) => Tokenizer::from_compiled(&mut &*bytes, bytes.len() as u64, key).unwrap(),
+        None => opened,
+    };
+    let implementation = opened.choice.implementation;
     let (mut bytes, mut tokens) = (0, 0);
     let (mut expected, mut found) = (Vec::new(), Vec::new());
     let texts = texts::Texts::new(11, &pieces, &added, more).take(count);

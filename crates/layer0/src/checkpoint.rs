@@ -21,6 +21,8 @@ pub mod refined;
 #[doc(hidden)]
 pub mod static_table;
 #[doc(hidden)]
+pub mod tokenizer_cache;
+#[doc(hidden)]
 pub mod tokenizer_json;
 #[doc(hidden)]
 pub mod weights;
@@ -40,6 +42,7 @@ use layer0_tokenizers::choose::Tokenizer;
 use map::Map;
 pub use preview::Preview;
 use static_table::StaticTable;
+pub use tokenizer_cache::TokenizerCache;
 use weights::StoredTensor;
 
 /// The settings of the user that replace what the checkpoint says. `Default` overrides nothing.
@@ -65,6 +68,8 @@ pub struct Overrides {
     pub lexical_dimensions: Option<usize>,
     /// The length of the lexical tail: see [`Conventions::lexical_weight`].
     pub lexical_weight: Option<f64>,
+    /// Where the tokenizer's compiled form is kept. It has no effect on vectors.
+    pub tokenizer_cache: TokenizerCache,
 }
 
 /// The format of a checkpoint.
@@ -275,7 +280,7 @@ impl Source {
 /// file.
 fn open_tokenizer(dir: &Path, overrides: &Overrides) -> Result<(Tokenizer, PathBuf), LoadError> {
     let path = tokenizer_file(dir, overrides)?;
-    Ok((tokenizer_json::open(&path)?, path))
+    Ok((tokenizer_cache::open(&path, &overrides.tokenizer_cache)?, path))
 }
 
 /// Returns the path of the tokenizer.json of the directory `dir`, or of the one that the user named.

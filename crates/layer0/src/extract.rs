@@ -20,7 +20,7 @@ pub mod tensors;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::family::{self, ModelConfig, overridden};
-use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer};
+use crate::checkpoint::{Checkpoint, Overrides, missing_tokenizer, tokenizer_cache};
 use crate::error::{ExtractError, FileError};
 use crate::progress::Progress;
 use crate::table::TableDtype;
@@ -110,6 +110,10 @@ pub fn extract(
     }
     let card = card::text(source.origin(), &written, options.dtype);
     staging::write(&dir.join("README.md"), card.as_bytes())?;
+
+    if let Some(compiled) = tokenizer_cache::compiled(dir) {
+        staging::write(&dir.join(tokenizer_cache::BESIDE), &compiled)?;
+    }
 
     // The output is opened once, so that a damaged table or another model's tokenizer is reported here and not when a
     // server starts.

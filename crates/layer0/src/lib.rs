@@ -60,7 +60,7 @@ pub mod retrieval;
 #[doc(hidden)]
 pub mod table;
 
-pub use checkpoint::{Checkpoint, Overrides};
+pub use checkpoint::{Checkpoint, Overrides, TokenizerCache};
 pub use embedder::{Embedder, EmbedderBuilder, EmptyInput, Input, Memory, PooledTokens, TokenInput};
 pub use error::{Damage, EmbedError, ExtractError, HubError, LoadError, LoadErrorKind};
 pub use fingerprint::{Fingerprint, InvalidFingerprint};

@@ -9,6 +9,8 @@ use layer0_tokenizers::bounds;
 use layer0_tokenizers::choose::Tokenizer;
 use layer0_tokenizers::reference::HfTokenizer;
 
+use twox_hash::XxHash3_128;
+
 use super::Checkpoint;
 use crate::error::LoadError;
 
@@ -17,7 +19,20 @@ use crate::error::LoadError;
 /// # Errors
 /// Returns an error if the file is missing, or is not a tokenizer.json.
 pub fn open(path: &Path) -> Result<Tokenizer, LoadError> {
-    read(path, Tokenizer::from_json)
+    read(path, |json, _| Tokenizer::from_json(json))
+}
+
+/// Opens the tokenizer.json at `path` like [`open`], and also returns the tokenizer's compiled form, if it has one, and its key: the
+/// 128 bits of XXH3 over the file.
+///
+/// # Errors
+/// Returns the errors of [`open`].
+pub fn open_and_compile(path: &Path) -> Result<(Tokenizer, Option<Vec<u8>>, u128), LoadError> {
+    read(path, |json, content| {
+        let (tokenizer, key) = (Tokenizer::from_json(json)?, XxHash3_128::oneshot(content));
+        let compiled = tokenizer.compile(json, key);
+        Ok((tokenizer, compiled, key))
+    })
 }
 
 /// Loads the tokenizer of a checkpoint again, with the `tokenizers` library.
@@ -28,7 +43,7 @@ pub fn reference(checkpoint: &Checkpoint) -> Result<HfTokenizer, LoadError> {
     let path = &checkpoint.tokenizer_path;
     match &checkpoint.tokenizer.rebuilt {
         Some(json) => HfTokenizer::from_json(json.as_bytes()).map_err(|error| load_error(path, &error)),
-        None => read(path, |json| {
+        None => read(path, |json, _| {
             // The file may have changed since it was opened.
             bounds::check(json)?;
             HfTokenizer::from_json(json)
@@ -36,13 +51,14 @@ pub fn reference(checkpoint: &Checkpoint) -> Result<HfTokenizer, LoadError> {
     }
 }
 
-fn read<T>(path: &Path, parse: impl Fn(&[u8]) -> Result<T, TokenizerError>) -> Result<T, LoadError> {
+/// Reads a tokenizer.json. `parse` gets the JSON and the content of the file.
+fn read<T>(path: &Path, parse: impl Fn(&[u8], &[u8]) -> Result<T, TokenizerError>) -> Result<T, LoadError> {
     let content = layer0_files::read(path).map_err(|e| LoadError::io(path, &e))?;
     let json = json::utf8(&content);
-    parse(&json)
+    parse(&json, &content)
         .or_else(|error| match json::strict(&json, NonFinite::Null) {
             // Python and JavaScript write more than the tokenizers library reads.
-            Cow::Owned(strict) => parse(&strict),
+            Cow::Owned(strict) => parse(&strict, &content),
             Cow::Borrowed(_) => Err(error),
         })
         .map_err(|error| load_error(path, &error))

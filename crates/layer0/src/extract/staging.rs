@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::checkpoint::tokenizer_cache;
 use crate::progress::Progress;
 use layer0_files::{self as files, FileError, FileErrorKind, json};
 
@@ -140,7 +141,8 @@ fn delete_checkpoint(dir: &Path) -> Result<(), FileError> {
 /// Returns whether a checkpoint's directory may hold a file of this name. The names are those that this program,
 /// transformers, mergekit, sentence-transformers, Model2Vec and a download from the Hub write.
 pub fn is_checkpoint_file(name: &str) -> bool {
-    const FILES: [&str; 15] = [
+    const FILES: [&str; 16] = [
+        tokenizer_cache::BESIDE,
         "config.json",
         "modules.json",
         "README.md",

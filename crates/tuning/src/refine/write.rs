@@ -13,6 +13,7 @@ use super::Rows;
 use crate::error::RefineError;
 use layer0::checkpoint::Checkpoint;
 use layer0::checkpoint::refined::{self, EMBEDDINGS, KEY, SCALES};
+use layer0::checkpoint::tokenizer_cache;
 use layer0::extract::staging::{self, Existing, Staging};
 use layer0::progress::Progress;
 use layer0::table::TableDtype;
@@ -106,6 +107,9 @@ pub fn write(
     match &checkpoint.tokenizer.rebuilt {
         Some(json) => staging::write(&at("tokenizer.json"), json.as_bytes())?,
         None => staging::copy(&checkpoint.tokenizer_path, &at("tokenizer.json"))?,
+    }
+    if let Some(compiled) = tokenizer_cache::compiled(staging.dir()) {
+        staging::write(&at(tokenizer_cache::BESIDE), &compiled)?;
     }
     let metadata = provenance(dtype, checkpoint, made, &description.made);
     write_json(&at("config.json"), &config(dtype, made, &metadata))?;
