@@ -41,6 +41,9 @@ const MAX_VALUE: usize = 1 << 10;
 /// The longest name of a file that is kept, in characters.
 const MAX_FILENAME: usize = 255;
 
+/// The longest name of a field, in bytes.
+const MAX_NAME: usize = 64;
+
 /// The most fields of a form.
 const MAX_FIELDS: usize = 64;
 
@@ -156,6 +159,12 @@ impl FormReader {
             let Some(mut field) = self.multipart.next_field().await.map_err(malformed)? else { return Ok(fields) };
             let (weight, arrived) = (self.weight.as_deref(), &*self.arrived);
             let name = field.name().unwrap_or_default().to_owned();
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-[]".contains(&byte);
+            if !(1..=MAX_NAME).contains(&name.len()) || !name.bytes().all(is_plain) {
+                return Err(ApiError::malformed_form(
+                    "the name of a field must have 1 to 64 letters, digits, _, -, [ or ]",
+                ));
+            }
             let value = match name.as_str() {
                 "file" => {
                     let filename = field.file_name().unwrap_or("file").chars().take(MAX_FILENAME).collect();
