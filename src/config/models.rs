@@ -161,7 +161,7 @@ declare_settings! {
             example: "0.6",
         }
         /// Where the compiled form of the model's tokenizer is kept: user, off, or a directory. The setting
-        /// `tokenizer_cache` of the section [server] describes the values.
+        /// `tokenizer_cache` of the section `[server]` describes the values.
         tokenizer_cache: Option<TokenizerCache> {
             check: TOKENIZER_CACHE,
             flag: Flag::new("--tokenizer-cache", "DIRECTORY"),
