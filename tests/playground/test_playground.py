@@ -488,6 +488,15 @@ OPERATIONS = [
     "POST /v1/sparse-embeddings",
     "POST /embed_sparse",
     "POST /v2/rerank",
+    "GET /v1/batches",
+    "POST /v1/batches",
+    "GET /v1/batches/{batch_id}",
+    "POST /v1/batches/{batch_id}/cancel",
+    "GET /v1/files",
+    "POST /v1/files",
+    "GET /v1/files/{file_id}",
+    "DELETE /v1/files/{file_id}",
+    "GET /v1/files/{file_id}/content",
     "GET /v1/models",
     "GET /v1/models/{id}",
     "POST /v1/tokenize",
@@ -511,7 +520,7 @@ def test_the_page_of_the_api_tries_it(open_page, server):
     page = open_page(server.url + "/docs", ready=False)
     groups = page.locator(".nav-bar-tag")
     groups.last.wait_for()
-    assert groups.all_inner_texts() == ["Embeddings", "Retrieval", "Models", "Tools", "Other Systems", "Operations"]
+    assert groups.all_inner_texts() == ["Embeddings", "Retrieval", "Batches", "Models", "Tools", "Other Systems", "Operations"]
     listed = page.locator(".nav-bar-path").evaluate_all("all => all.map(it => it.textContent.trim().split(/\\s+/).join(' '))")
     assert [" ".join([line.split()[0].upper(), *line.split()[1:]]) for line in listed] == OPERATIONS
     operation = page.locator("#post-\\/v1\\/embeddings")
