@@ -61,13 +61,9 @@ impl<'a> Comparison<'a> {
         Some(Self { table, norm, kernel, packed: Packed::Integers(packed), factors, decoded: Vec::new() })
     }
 
-    /// Multiplies the cosines with each of the tokens by its factor in `scales`.
-    #[must_use]
-    pub fn scaled(mut self, scales: &[f32]) -> Self {
-        for (factor, scale) in self.factors.iter_mut().zip(scales) {
-            *factor *= scale;
-        }
-        self
+    /// Returns the factors by which the cosines with each of the tokens are multiplied.
+    pub fn factors_mut(&mut self) -> &mut [f32] {
+        &mut self.factors
     }
 
     /// Returns the number of similarities of each token: the number of packed rows, rounded up to a multiple of 16.

@@ -62,15 +62,14 @@ impl<'a> QueryComparison<'a> {
     }
 
     /// Multiplies the cosines with each of the tokens by its factor in `scales`.
-    pub fn scaled(mut self, scales: &[f32]) -> Self {
-        self.cosines = match self.cosines {
-            Cosines::Stored(stored) => Cosines::Stored(stored.scaled(scales)),
-            Cosines::Computed { units, vectors, products, mut factors } => {
-                factors.iter_mut().zip(scales).for_each(|(factor, scale)| *factor *= scale);
-                Cosines::Computed { units, vectors, products, factors }
-            }
+    pub fn scale(&mut self, scales: impl Iterator<Item = f32>) {
+        let factors = match &mut self.cosines {
+            Cosines::Stored(stored) => stored.factors_mut(),
+            Cosines::Computed { factors, .. } => factors,
         };
-        self
+        for (factor, scale) in factors.iter_mut().zip(scales) {
+            *factor *= scale;
+        }
     }
 
     /// Returns the number of blocks of [`LANES`] similarities that each token has.

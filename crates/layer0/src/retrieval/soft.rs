@@ -229,8 +229,8 @@ struct SimilarTokens {
 impl SimilarTokens {
     /// Compares each token of `ids` with each token of the query.
     fn new(embedder: &Embedder, query: &QueryTokens, ids: &[u32], at: &dyn YieldPoint) -> Result<Self, EmbedError> {
-        let scales: Vec<f32> = query.absent.iter().map(|&absent| if absent { SCALE_ABSENT } else { 1.0 }).collect();
-        let mut comparison = QueryComparison::new(embedder, &query.ids, &query.units)?.scaled(&scales);
+        let mut comparison = QueryComparison::new(embedder, &query.ids, &query.units)?;
+        comparison.scale(query.absent.iter().map(|&absent| if absent { SCALE_ABSENT } else { 1.0 }));
         let places: HashMap<u32, usize> = query.ids.iter().copied().zip(0..).collect();
         let blocks = comparison.blocks();
         let mut found = Self { rows: Vec::with_capacity(ids.len()), similarities: Vec::new(), blocks };
