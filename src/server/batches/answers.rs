@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::batches::{InputLine, LineReader};
+use crate::batches::InputLine;
 use crate::openai::EncodingFormat;
 use crate::openai::batch_line::{BatchLine, write_answer, write_unprocessed};
 use crate::server::error::ApiError;
@@ -14,8 +14,6 @@ use crate::workers::{self, Slices, Workers};
 use layer0::OutputDtype;
 use layer0::embedder::Embedder;
 use layer0::yield_point::YieldPoint;
-
-pub type GroupReader = LineReader;
 
 /// The size of a slice in bytes of lines: a few milliseconds, or 1 MiB of answers.
 const SLICE: usize = 16 << 10;

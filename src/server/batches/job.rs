@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::answers::{Answers, GroupReader, RequestGroup};
+use super::answers::{Answers, RequestGroup};
 use crate::batches::{
-    BatchOutput, BatchRecord, BatchStore, CheckedLine, InputLine, Progress, StorageError, Validation, now,
+    BatchOutput, BatchRecord, BatchStore, CheckedLine, InputLine, LineReader, Progress, StorageError, Validation, now,
 };
 use crate::openai::{BatchError, BatchStatus};
 use crate::registry::RegisteredModel;
@@ -250,9 +250,9 @@ impl BatchJob {
     /// Answers the next requests. Returns the reader, or `None` if there are no more requests.
     async fn answer_group(
         &mut self,
-        reader: GroupReader,
+        reader: LineReader,
         written: &mut Written,
-    ) -> Result<Option<GroupReader>, Interruption> {
+    ) -> Result<Option<LineReader>, Interruption> {
         let model = self.model(&written.record).await?;
         let fingerprint = model.embedder.fingerprint().to_string();
         if written.record.fingerprint.get_or_insert_with(|| fingerprint.clone()) != &fingerprint {
@@ -343,10 +343,10 @@ fn find_model(
 
 /// Reads the next lines on a thread that serves no connections.
 async fn read_group(
-    mut reader: GroupReader,
+    mut reader: LineReader,
     budget: u64,
     cost: impl Fn(&InputLine) -> u64 + Send + 'static,
-) -> Result<(GroupReader, Vec<InputLine>), Interruption> {
+) -> Result<(LineReader, Vec<InputLine>), Interruption> {
     let read = tokio::task::spawn_blocking(move || reader.next_lines(budget, cost).map(|lines| (reader, lines)));
     match read.await {
         Ok(Ok(read)) => Ok(read),
