@@ -168,6 +168,17 @@ fn process(dir: &Path, settings: &str) -> Server {
     server
 }
 
+/// Stops a server that has answered some of the 4000 requests of a batch, and returns the ID of the batch.
+fn stopped_in_progress(dir: &Path) -> String {
+    let server = process(dir, "threads = 1");
+    let client = Client::of_process(&server);
+    let id = client.begin(&process_lines(4000));
+    client.wait(&id, |batch| batch["request_counts"]["completed"].as_u64().unwrap() > 0);
+    server.signal("TERM");
+    server.end();
+    id
+}
+
 /// Lines for the model of [`process`].
 fn process_lines(count: usize) -> Vec<u8> {
     String::from_utf8(lines(count, &"word ".repeat(200))).unwrap().replace(MODEL, "m").into_bytes()
@@ -385,12 +396,7 @@ fn a_stop_ends_the_work_after_a_request_and_a_start_continues_it() {
 #[test]
 fn a_batch_whose_model_was_replaced_fails_and_keeps_its_answers() {
     let dir = tempfile::tempdir().unwrap();
-    let server = process(dir.path(), "threads = 1");
-    let client = Client::of_process(&server);
-    let id = client.begin(&process_lines(4000));
-    client.wait(&id, |batch| batch["request_counts"]["completed"].as_u64().unwrap() > 0);
-    server.signal("TERM");
-    server.end();
+    let id = stopped_in_progress(dir.path());
     let config = dir.path().join("c.toml");
     let changed = std::fs::read_to_string(&config).unwrap() + "\nspecial_tokens = false\n";
     std::fs::write(&config, changed).unwrap();
@@ -405,12 +411,7 @@ fn a_batch_whose_model_was_replaced_fails_and_keeps_its_answers() {
 #[test]
 fn a_batch_over_its_completion_window_expires_with_an_error_for_each_request_that_is_left() {
     let dir = tempfile::tempdir().unwrap();
-    let server = process(dir.path(), "threads = 1");
-    let client = Client::of_process(&server);
-    let id = client.begin(&process_lines(4000));
-    client.wait(&id, |batch| batch["request_counts"]["completed"].as_u64().unwrap() > 0);
-    server.signal("TERM");
-    server.end();
+    let id = stopped_in_progress(dir.path());
     let path = dir.path().join(format!("batches/batches/{id}.json"));
     let mut record: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     record["created_at"] = json!(record["created_at"].as_u64().unwrap() - 24 * 60 * 60 - 1);
